@@ -1,0 +1,30 @@
+"""HTTP clients towards replicas: the only importers of one."""
+
+from backends.clients.base import InferenceClient, Outgoing, Reply
+from backends.clients.general import GeneralClient
+from backends.clients.plain import PlainClient
+
+
+class Clients:
+    """Sends each request by the client that suits its scheme."""
+
+    def __init__(self) -> None:
+        self._plain = PlainClient()
+        self._general: GeneralClient | None = None
+
+    async def send(self, request: Outgoing) -> Reply:
+        """Send and wait for the head of the answer; see ``InferenceClient.send``."""
+        if request.url.startswith("http:"):
+            return await self._plain.send(request)
+        if self._general is None:
+            self._general = GeneralClient()
+        return await self._general.send(request)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._plain.close()
+        if self._general is not None:
+            await self._general.close()
+
+
+__all__ = ["Clients", "InferenceClient", "Outgoing", "Reply"]

@@ -1,0 +1,87 @@
+"""The seam towards replicas: what a client sends, gets and raises.
+
+Order of events: ``send`` returns once status line and headers are in; then ``read`` gives the body as it
+comes, in pieces, and ``b""`` at its end; ``close`` is called exactly once, whatever happened, and aborts
+the exchange where the body is not complete, so that an inference server stops computing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class ClientError(Exception):
+    """An exchange with a replica failed.
+
+    ClientError
+    +-- ConnectFailed     nothing was sent
+    +-- ConnectionBroken  closed, reset or garbled; ``started`` tells whether the answer had begun
+    +-- ReplyTimeout      silent for too long, before or within the answer
+    +-- ReplyTooLarge     over the size cap
+    """
+
+
+class ConnectFailed(ClientError):
+    """No connection could be made: refused, unreachable, unknown host, or the connect time ran out."""
+
+
+class ConnectionBroken(ClientError):
+    """The connection ended, or what came over it is not HTTP."""
+
+
+class ReplyTimeout(ClientError):
+    """No byte for longer than the request's ``first_byte_s`` or ``idle_s``."""
+
+
+class ReplyTooLarge(ClientError):
+    """A body or header block over the cap."""
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """One request to a replica.
+
+    ``headers`` are sent as they are, beside host, content-type and content-length. ``deadline_s`` is a time of
+    the event loop's clock after which the exchange counts as silent, however much came.
+    """
+
+    url: str
+    body: bytes = b""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    method: str = "POST"
+    first_byte_s: float = 120.0
+    idle_s: float = 60.0
+    deadline_s: float = math.inf
+
+
+class Reply(Protocol):
+    """An answer whose head is in."""
+
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+
+    async def read(self) -> bytes:
+        """Wait for the next bytes of the body; ``b""`` at its end.
+
+        Raises ConnectionBroken where the body ends early, ReplyTimeout where it stalls.
+        """
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        """Give the whole body; raises ReplyTooLarge over the limit, else as ``read``."""
+
+    def close(self) -> None:
+        """Give the connection back, or abort it where the body is not complete."""
+
+
+class InferenceClient(Protocol):
+    """Speaks HTTP to inference servers; keeps connections open between requests."""
+
+    async def send(self, request: Outgoing) -> Reply:
+        """Send and wait for the head of the answer.
+
+        Raises ConnectFailed before anything was sent, ConnectionBroken or ReplyTimeout after.
+        """
+
+    async def close(self) -> None:
+        """Close every connection."""

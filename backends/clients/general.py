@@ -1,0 +1,94 @@
+"""The client for TLS and for strange servers: aiohttp behind the same seam."""
+
+import asyncio
+import contextlib
+
+import aiohttp
+
+from backends.clients.base import (
+    ConnectFailed,
+    ConnectionBroken,
+    Outgoing,
+    ReplyTimeout,
+    ReplyTooLarge,
+)
+from backends.clients.plain import CONNECT_TIMEOUT_S, CONNECTIONS_PER_ORIGIN
+
+
+class GeneralReply:
+    """An aiohttp response as a ``Reply``."""
+
+    def __init__(self, response: aiohttp.ClientResponse, request: Outgoing) -> None:
+        self._response = response
+        self._request = request
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+
+    async def read(self) -> bytes:
+        """Wait for the next bytes; see ``Reply.read``."""
+        try:
+            async with asyncio.timeout_at(_until(self._request.idle_s, self._request.deadline_s)):
+                return await self._response.content.readany()
+        except TimeoutError:
+            raise ReplyTimeout("no byte in time within the answer") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionBroken(str(error) or type(error).__name__) from None
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        """Give the whole body; see ``Reply.read_all``."""
+        pieces: list[bytes] = []
+        total_bytes = 0
+        while data := await self.read():
+            total_bytes += len(data)
+            if total_bytes > limit_bytes:
+                raise ReplyTooLarge(f"a body over {limit_bytes} bytes")
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Give the connection back, or close it where the body is not complete."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+
+class GeneralClient:
+    """One aiohttp session; belongs to the event loop in which it was made."""
+
+    def __init__(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS_PER_ORIGIN),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            auto_decompress=True,
+        )
+
+    async def send(self, request: Outgoing) -> GeneralReply:
+        """Send and wait for the head; see ``InferenceClient.send``."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+        headers.setdefault("content-type", "application/json")
+        try:
+            async with asyncio.timeout_at(_until(request.first_byte_s, request.deadline_s)):
+                response = await self._session.request(
+                    request.method,
+                    request.url,
+                    data=request.body or None,
+                    headers=headers,
+                    allow_redirects=False,
+                )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+            raise ConnectFailed(str(error)) from None
+        except TimeoutError:
+            raise ReplyTimeout("no byte in time before the answer") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionBroken(str(error) or type(error).__name__) from None
+        return GeneralReply(response, request)
+
+    async def close(self) -> None:
+        """Close the session."""
+        with contextlib.suppress(aiohttp.ClientError):
+            await self._session.close()
+
+
+def _until(silence_s: float, deadline_s: float) -> float:
+    return min(asyncio.get_running_loop().time() + silence_s, deadline_s)

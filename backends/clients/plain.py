@@ -1,0 +1,324 @@
+"""A small HTTP/1.1 client for plain-HTTP replicas, on asyncio protocols and httptools.
+
+It exists because the client is the dearest piece of the hot path: this one costs a quarter of a
+general-purpose library. Rules: one request at a time per connection; a reused connection that ends before
+the first byte of an answer is replaced once; silence is found by one sweep a second over all exchanges,
+not by a timer each; a reader that lags pauses the socket.
+"""
+
+import asyncio
+from collections import deque
+from urllib.parse import urlsplit
+
+import httptools
+
+from backends.clients.base import (
+    ConnectFailed,
+    ConnectionBroken,
+    Outgoing,
+    ReplyTimeout,
+    ReplyTooLarge,
+)
+
+CONNECT_TIMEOUT_S = 5.0
+SWEEP_S = 1.0
+HEADERS_LIMIT_BYTES = 64 * 1024
+PAUSE_ABOVE_BYTES = 256 * 1024
+CONNECTIONS_PER_ORIGIN = 1024
+IDLE_PER_ORIGIN = 256
+
+type_json = b"content-type: application/json\r\naccept-encoding: identity\r\n"
+
+
+class Origin:
+    """One host and port: its idle connections, newest last, and a cap on all of them."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.idle: deque[Connection] = deque()
+        self.permits = asyncio.Semaphore(CONNECTIONS_PER_ORIGIN)
+
+
+class Connection(asyncio.Protocol):
+    """One socket and the exchange on it: httptools calls the ``on_*`` methods."""
+
+    def __init__(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
+        self.origin = origin
+        self.loop = loop
+        self.transport: asyncio.Transport | None = None
+        self.parser = httptools.HttpResponseParser(self)
+        self.lost = False
+        self.begin(Outgoing(""))
+
+    def begin(self, request: Outgoing) -> None:
+        """Reset for the next exchange."""
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.header_bytes = 0
+        self.chunks: list[bytes] = []
+        self.buffered_bytes = 0
+        self.paused = False
+        self.head_done = False
+        self.complete = False
+        self.keep_alive = True
+        self.error: Exception | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self.idle_s = request.idle_s
+        self.deadline_s = request.deadline_s
+        self.quiet_until = min(self.loop.time() + request.first_byte_s, request.deadline_s)
+
+    # asyncio.Protocol
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # create_connection gives a full Transport
+
+    def data_received(self, data: bytes) -> None:
+        self.quiet_until = min(self.loop.time() + self.idle_s, self.deadline_s)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.fail(ConnectionBroken(f"not a valid HTTP answer ({error})"))
+            return
+        if self.complete and self.transport is None:
+            return
+        if self.buffered_bytes > PAUSE_ABOVE_BYTES and not self.paused and self.transport is not None:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if self in self.origin.idle:
+            self.origin.idle.remove(self)
+        if self.complete:
+            return
+        if exc is None and self.head_done and self._ends_with_connection():
+            self.complete = True
+            self.keep_alive = False
+            self.wake()
+        else:
+            self.fail(ConnectionBroken("the connection was closed before the answer was complete"))
+
+    # httptools
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.header_bytes += len(name) + len(value)
+        if self.header_bytes <= HEADERS_LIMIT_BYTES:
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self.status = self.parser.get_status_code()
+        if self.status < 200:  # 100 Continue and its kin: the real answer follows
+            self.headers = {}
+            return
+        if self.header_bytes > HEADERS_LIMIT_BYTES:
+            self.fail(ReplyTooLarge(f"headers over {HEADERS_LIMIT_BYTES} bytes"))
+            return
+        self.keep_alive = self.parser.should_keep_alive()
+        self.head_done = True
+        self.wake()
+
+    def on_body(self, body: bytes) -> None:
+        self.chunks.append(body)
+        self.buffered_bytes += len(body)
+        self.wake()
+
+    def on_message_complete(self) -> None:
+        if self.status >= 200:
+            self.complete = True
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the one reader go on."""
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """End the exchange with an error; the first one counts."""
+        if self.error is None and not self.complete:
+            self.error = error
+        self.keep_alive = False
+        if self.transport is not None and not self.lost:
+            self.transport.abort()
+        self.wake()
+
+    async def wait(self) -> None:
+        """Wait for anything new."""
+        self.waiter = self.loop.create_future()
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
+
+    def _ends_with_connection(self) -> bool:
+        return "content-length" not in self.headers and "transfer-encoding" not in self.headers
+
+
+class PlainReply:
+    """The answer on one connection."""
+
+    def __init__(self, client: "PlainClient", connection: Connection) -> None:
+        self._client = client
+        self._connection = connection
+        self.status = connection.status
+        self.headers = connection.headers
+        self._closed = False
+
+    async def read(self) -> bytes:
+        """Wait for the next bytes; see ``Reply.read``."""
+        connection = self._connection
+        while not connection.chunks:
+            if connection.error is not None:
+                raise connection.error
+            if connection.complete:
+                return b""
+            await connection.wait()
+        chunks = connection.chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        connection.chunks = []
+        connection.buffered_bytes = 0
+        if connection.paused and connection.transport is not None:
+            connection.paused = False
+            connection.quiet_until = min(connection.loop.time() + connection.idle_s, connection.deadline_s)
+            connection.transport.resume_reading()
+        return data
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        """Give the whole body; see ``Reply.read_all``."""
+        pieces: list[bytes] = []
+        total_bytes = 0
+        while data := await self.read():
+            total_bytes += len(data)
+            if total_bytes > limit_bytes:
+                raise ReplyTooLarge(f"a body over {limit_bytes} bytes")
+            pieces.append(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        """Give the connection back or abort it; further calls do nothing."""
+        if not self._closed:
+            self._closed = True
+            self._client.release(self._connection)
+
+
+class PlainClient:
+    """Pool and exchanges; belongs to the event loop in which it was made."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._origins: dict[tuple[str, int], Origin] = {}
+        self._heads: dict[tuple[str, str], tuple[Origin, bytes]] = {}
+        self._active: set[Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def send(self, request: Outgoing) -> PlainReply:
+        """Send and wait for the head; see ``InferenceClient.send``."""
+        origin, head = self._route(request)
+        await origin.permits.acquire()
+        try:
+            while True:
+                reused = bool(origin.idle)
+                connection = origin.idle.pop() if reused else await self._connect(origin)
+                try:
+                    await self._exchange(connection, head, request)
+                except ConnectionBroken:
+                    self._abandon(connection)
+                    if reused and not connection.head_done:
+                        continue  # the server had closed it while it lay idle
+                    raise
+                except BaseException:
+                    self._abandon(connection)
+                    raise
+                return PlainReply(self, connection)
+        except BaseException:
+            origin.permits.release()
+            raise
+
+    def release(self, connection: Connection) -> None:
+        """Take back a connection whose reply was closed."""
+        self._active.discard(connection)
+        origin = connection.origin
+        origin.permits.release()
+        reusable = connection.complete and connection.keep_alive and not connection.lost
+        if reusable and len(origin.idle) < IDLE_PER_ORIGIN:
+            if connection.paused and connection.transport is not None:
+                connection.transport.resume_reading()
+            origin.idle.append(connection)
+        else:
+            self._abandon(connection)
+
+    async def close(self) -> None:
+        """Close every connection, exchanges included."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for origin in self._origins.values():
+            for connection in list(origin.idle):
+                self._abandon(connection)
+        for connection in list(self._active):
+            connection.fail(ConnectionBroken("the client was closed"))
+
+    async def _exchange(self, connection: Connection, head: bytes, request: Outgoing) -> None:
+        connection.begin(request)
+        self._active.add(connection)
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(SWEEP_S, self._sweep_silent)
+        pieces = [head]
+        for name, value in request.headers:
+            pieces += (name, b": ", value, b"\r\n")
+        pieces += (b"content-length: ", str(len(request.body)).encode(), b"\r\n\r\n", request.body)
+        assert connection.transport is not None
+        connection.transport.write(b"".join(pieces))
+        while not connection.head_done:
+            if connection.error is not None:
+                raise connection.error
+            if connection.lost:
+                raise ConnectionBroken("the connection was closed before the answer began")
+            await connection.wait()
+
+    async def _connect(self, origin: Origin) -> Connection:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(origin, self._loop), origin.host, origin.port
+                )
+        except TimeoutError:
+            raise ConnectFailed(
+                f"no connection to {origin.host}:{origin.port} in {CONNECT_TIMEOUT_S} s"
+            ) from None
+        except OSError as error:
+            raise ConnectFailed(
+                f"no connection to {origin.host}:{origin.port} ({error.strerror or error})"
+            ) from None
+        return connection
+
+    def _route(self, request: Outgoing) -> tuple[Origin, bytes]:
+        cached = self._heads.get((request.method, request.url))
+        if cached is None:
+            cached = self._resolve(request)
+            self._heads[(request.method, request.url)] = cached
+        return cached
+
+    def _resolve(self, request: Outgoing) -> tuple[Origin, bytes]:
+        parts = urlsplit(request.url)
+        if parts.scheme != "http" or parts.hostname is None:
+            raise ConnectFailed(f"this client speaks plain http only, not {parts.scheme!r}")
+        where = (parts.hostname, parts.port or 80)
+        origin = self._origins.setdefault(where, Origin(*where))
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        head = f"{request.method} {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n".encode("latin-1") + type_json
+        return origin, head
+
+    def _abandon(self, connection: Connection) -> None:
+        self._active.discard(connection)
+        if connection in connection.origin.idle:
+            connection.origin.idle.remove(connection)
+        if connection.transport is not None and not connection.lost:
+            connection.transport.abort()
+
+    def _sweep_silent(self) -> None:
+        """Fail exchanges that were silent for too long; a paused one waits for its own reader."""
+        now_s = self._loop.time()
+        for connection in list(self._active):
+            if now_s > connection.quiet_until and not connection.paused and not connection.complete:
+                phase = "within" if connection.head_done else "before"
+                connection.fail(ReplyTimeout(f"no byte in time {phase} the answer"))
+        self._sweep = self._loop.call_later(SWEEP_S, self._sweep_silent) if self._active else None

@@ -1,0 +1,25 @@
+"""The kinds of inference servers: a file each, a line in `ENGINES` each."""
+
+from backends.engines import local, openai, vllm
+from backends.engines.profile import (
+    CannotLaunch,
+    Engine,
+    LaunchCommand,
+    LaunchContext,
+    LaunchProfile,
+    Speculative,
+    stage,
+)
+
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (vllm.ENGINE, local.ENGINE, openai.ENGINE)}
+
+__all__ = [
+    "ENGINES",
+    "CannotLaunch",
+    "Engine",
+    "LaunchCommand",
+    "LaunchContext",
+    "LaunchProfile",
+    "Speculative",
+    "stage",
+]

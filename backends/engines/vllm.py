@@ -1,0 +1,140 @@
+"""vLLM: launch arguments for the official build (GPU) and the CPU build, metric names, wire facts.
+
+Facts of vLLM 0.32 and 0.33:
+- The CPU build's console script dies (it looks for a distribution called `vllm`), so its server module is
+  started; the official build is started by its command-line module, which follows it through moves.
+- `VLLM_CPU_OMP_THREADS_BIND=auto` puts two servers on one core: give every server its own `cpu_cores`.
+- `--scheduling-policy priority` is needed for `priority` in a request; without it such a request is a 400.
+- The development endpoints stay shut (`VLLM_SERVER_DEV_MODE` is never set), and it listens on 127.0.0.1 only.
+"""
+
+import math
+
+import msgspec
+
+from backends.engines.profile import Engine, LaunchCommand, LaunchContext, LaunchProfile
+from backends.load import LoadMetrics
+
+GIB = 1 << 30
+CPU_MODULE = "vllm.entrypoints.launchers.api_server.entry"
+GPU_MODULE = "vllm.entrypoints.cli.main"
+
+
+def launch(profile: LaunchProfile, context: LaunchContext) -> LaunchCommand:
+    server = (
+        [GPU_MODULE, "serve", profile.weights] if profile.gpus else [CPU_MODULE, "--model", profile.weights]
+    )
+    argv = [context.python, "-P", "-m", *server]
+    argv += ["--served-model-name", context.served_name, "--host", "127.0.0.1", "--port", str(context.port)]
+    argv += _shape(profile, context)
+    argv += _memory(profile)
+    argv += _serving(profile)
+    return LaunchCommand(
+        argv=(*argv, *profile.extra_args),
+        env=_environment(profile) | profile.env,
+        shutdown_timeout_s=profile.shutdown_timeout_s,
+    )
+
+
+def _shape(profile: LaunchProfile, context: LaunchContext) -> list[str]:
+    """What the model is and over which devices it is spread."""
+    eager = profile.gpus == 0 if profile.eager is None else profile.eager
+    return [
+        *(["--runner", "pooling"] if context.kind == "embedding" else []),
+        *(["--max-model-len", str(context.context_tokens)] if context.context_tokens else []),
+        *(["--dtype", profile.dtype] if profile.dtype else []),
+        *(["--quantization", profile.quantization] if profile.quantization else []),
+        *(["--tensor-parallel-size", str(profile.tensor_parallel)] if profile.tensor_parallel > 1 else []),
+        *(
+            ["--pipeline-parallel-size", str(profile.pipeline_parallel)]
+            if profile.pipeline_parallel > 1
+            else []
+        ),
+        *(["--enforce-eager"] if eager else []),
+    ]
+
+
+def _memory(profile: LaunchProfile) -> list[str]:
+    gpu_bytes = profile.kv_cache_bytes if profile.gpus else None
+    share = profile.gpu_memory_utilization if profile.gpus else None
+    return [
+        *(["--kv-cache-dtype", profile.kv_cache_dtype] if profile.kv_cache_dtype else []),
+        *(["--kv-cache-memory-bytes", str(gpu_bytes)] if gpu_bytes else []),
+        *(["--gpu-memory-utilization", str(share)] if share else []),
+        *(["--max-num-seqs", str(profile.max_num_seqs)] if profile.max_num_seqs else []),
+        *(
+            ["--max-num-batched-tokens", str(profile.max_num_batched_tokens)]
+            if profile.max_num_batched_tokens
+            else []
+        ),
+        "--enable-prefix-caching" if profile.prefix_caching else "--no-enable-prefix-caching",
+    ]
+
+
+def _serving(profile: LaunchProfile) -> list[str]:
+    arguments = [
+        "--scheduling-policy",
+        "priority",
+        "--enable-prompt-tokens-details",
+        "--disable-uvicorn-access-log",
+    ]
+    arguments += ["--shutdown-timeout", str(profile.shutdown_timeout_s)]
+    if profile.tool_parser:
+        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", profile.tool_parser]
+    if profile.reasoning_parser:
+        arguments += ["--reasoning-parser", profile.reasoning_parser]
+    if profile.chat_template:
+        arguments += ["--chat-template", profile.chat_template]
+    if profile.speculative:
+        arguments += ["--speculative-config", msgspec.json.encode(profile.speculative).decode()]
+    return arguments
+
+
+def _environment(profile: LaunchProfile) -> dict[str, str]:
+    env = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1"}
+    if profile.local:
+        env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if profile.gpus:
+        if profile.devices:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, profile.devices))
+        return env
+    env["TORCHDYNAMO_DISABLE"] = "1"
+    env["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil((profile.kv_cache_bytes or GIB) / GIB))
+    if profile.cpu_cores:
+        env["VLLM_CPU_OMP_THREADS_BIND"] = _binding(
+            profile.cpu_cores, profile.tensor_parallel * profile.pipeline_parallel
+        )
+    return env
+
+
+def _binding(cores: tuple[int, ...], ranks: int) -> str:
+    """vLLM's notation: the cores of a rank by commas, the ranks by bars."""
+    share = len(cores) // ranks
+    return "|".join(",".join(map(str, cores[rank * share : (rank + 1) * share])) for rank in range(ranks))
+
+
+ENGINE = Engine(
+    name="vllm",
+    launch=launch,
+    health_path="/health",
+    metrics_path="/metrics",
+    load_metrics=LoadMetrics(
+        running=("vllm:num_requests_running",),
+        waiting=("vllm:num_requests_waiting",),
+        kv_usage=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+    ),
+    takes_priority=True,
+    returns_token_ids=True,
+    stages=(
+        ("Initializing a V1 LLM engine", "starting the engine"),
+        ("Starting to load model", "loading weights"),
+        ("Loading safetensors checkpoint shards", "loading weights"),
+        ("Loading weights took", "weights loaded"),
+        ("torch.compile", "compiling"),
+        ("Capturing CUDA graph", "capturing CUDA graphs"),
+        ("GPU KV cache size", "sizing the KV cache"),
+        ("CPU KV cache size", "sizing the KV cache"),
+        ("Starting vLLM server", "opening the server"),
+        ("Application startup complete", "warming up"),
+    ),
+)

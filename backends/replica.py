@@ -1,0 +1,196 @@
+"""One replica's life: the phases, the events, and the one table that ties them.
+
+Pure: takes values and `now_s`, gives values. Only `step` changes a phase, and only by `TRANSITIONS`.
+Requests that went wrong (`FAILED`, `REFUSED`) and probes that went unanswered (`MISSED`, `REFUSED`) feed the
+same table. An answer below 500 is never a failure: the replica is well, the request was not.
+
+A good probe does not wipe out failed requests, because engines exist that answer `/health` with 200 while
+every request ends in a 500; a good request wipes out both.
+"""
+
+from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+EJECT_AFTER = 3
+"""So many failures in a row take a replica out of routing."""
+READMIT_FIRST_S = 1.0
+READMIT_MAX_S = 30.0
+"""Back-off before an ejected replica may return: doubles with each ejection, up to this."""
+STEADY_S = 60.0
+"""Ready for so long, and earlier ejections are forgotten."""
+
+
+class Phase(StrEnum):
+    WAITING = "waiting"
+    """Declared; has not answered yet, or is to be started (again)."""
+    LOADING = "loading"
+    """Its process runs and does not serve yet."""
+    READY = "ready"
+    """The only phase that gets requests."""
+    EJECTED = "ejected"
+    """Was ready, then failed; comes back by a good probe after its back-off."""
+    DRAINING = "draining"
+    """No new requests; running ones finish."""
+    STOPPED = "stopped"
+    """Ended on purpose."""
+    FAILED = "failed"
+    """Crashed so often that it is tried again slowly only."""
+
+
+class Event(StrEnum):
+    LAUNCHED = "launched"
+    """A process was started for it."""
+    ANSWERED = "answered"
+    """A probe was answered well (and the warm-up, where it was launched)."""
+    MISSED = "missed"
+    """A probe was not answered, or with 5xx."""
+    SUCCEEDED = "succeeded"
+    """A request was served."""
+    FAILED = "failed"
+    """A request ended in 5xx, a time-out or a broken connection."""
+    REFUSED = "refused"
+    """The connection was refused: nobody listens, no need to ask three times."""
+    LOST = "lost"
+    """Enough failures in a row. `step` makes it from the three above; nobody sends it."""
+    DRAIN = "drain"
+    RESUME = "resume"
+    EXITED = "exited"
+    """Its process ended by itself."""
+    GAVE_UP = "gave_up"
+    """Its process ended by itself, too often and too soon."""
+    STOPPED = "stopped"
+    """Its process was ended, or it is no longer wanted."""
+
+
+TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
+    Phase.WAITING: {
+        Event.LAUNCHED: Phase.LOADING,
+        Event.ANSWERED: Phase.READY,
+        Event.DRAIN: Phase.DRAINING,
+        Event.GAVE_UP: Phase.FAILED,
+        Event.STOPPED: Phase.STOPPED,
+    },
+    Phase.LOADING: {
+        Event.ANSWERED: Phase.READY,
+        Event.DRAIN: Phase.DRAINING,
+        Event.EXITED: Phase.WAITING,
+        Event.GAVE_UP: Phase.FAILED,
+        Event.STOPPED: Phase.STOPPED,
+    },
+    Phase.READY: {
+        Event.LOST: Phase.EJECTED,
+        Event.DRAIN: Phase.DRAINING,
+        Event.EXITED: Phase.WAITING,
+        Event.GAVE_UP: Phase.FAILED,
+        Event.STOPPED: Phase.STOPPED,
+    },
+    Phase.EJECTED: {
+        Event.ANSWERED: Phase.READY,
+        Event.LAUNCHED: Phase.LOADING,
+        Event.DRAIN: Phase.DRAINING,
+        Event.EXITED: Phase.WAITING,
+        Event.GAVE_UP: Phase.FAILED,
+        Event.STOPPED: Phase.STOPPED,
+    },
+    Phase.DRAINING: {
+        Event.RESUME: Phase.WAITING,
+        Event.EXITED: Phase.STOPPED,
+        Event.GAVE_UP: Phase.STOPPED,
+        Event.STOPPED: Phase.STOPPED,
+    },
+    Phase.STOPPED: {
+        Event.RESUME: Phase.WAITING,
+        Event.LAUNCHED: Phase.LOADING,
+    },
+    Phase.FAILED: {
+        Event.LAUNCHED: Phase.LOADING,
+        Event.DRAIN: Phase.DRAINING,
+        Event.STOPPED: Phase.STOPPED,
+    },
+}
+"""An event that a phase does not list leaves the phase as it is."""
+
+
+class Replica(Struct, frozen=True, kw_only=True):
+    """A snapshot of one serving process; `url` is its base and ends in `/v1`."""
+
+    id: str
+    model: str
+    url: str = ""
+    phase: Phase = Phase.WAITING
+    since_s: float = 0.0
+    consecutive_failures: int = 0
+    """Failed requests since the last served one."""
+    missed_probes: int = 0
+    """Unanswered probes since the last answered one."""
+    ejections: int = 0
+    """How often it was ejected since it last stood firm for `STEADY_S`."""
+    reason: str = ""
+    spot: bool = False
+    weight: float = 1.0
+    version: str = ""
+    max_concurrency: int = 64
+    launched: bool = False
+    """True where this gateway started its process."""
+
+    @property
+    def readmit_at_s(self) -> float:
+        """The earliest time at which a good probe ends the ejection."""
+        return self.since_s + min(READMIT_FIRST_S * 2.0 ** min(max(self.ejections - 1, 0), 30), READMIT_MAX_S)
+
+
+def step(replica: Replica, event: Event, now_s: float, reason: str = "") -> Replica:
+    """The replica after the event; the same object where nothing changed."""
+    replica, event = _count(replica, event, now_s)
+    after = TRANSITIONS[replica.phase].get(event, replica.phase)
+    if replica.phase is Phase.EJECTED and after is Phase.READY and now_s < replica.readmit_at_s:
+        return replica
+    if after is replica.phase:
+        return replica if not reason or reason == replica.reason else replace(replica, reason=reason)
+    lost = event is Event.LOST
+    return replace(
+        replica,
+        phase=after,
+        since_s=now_s,
+        reason=reason,
+        consecutive_failures=replica.consecutive_failures if lost else 0,
+        missed_probes=replica.missed_probes if lost else 0,
+        ejections=replica.ejections + 1 if lost else replica.ejections,
+    )
+
+
+def outcome(status: int) -> Event | None:
+    """What a request's HTTP status says of its replica: nothing where the request was at fault (4xx)."""
+    if status >= 500:
+        return Event.FAILED
+    return Event.SUCCEEDED if status < 400 else None
+
+
+def _count(replica: Replica, event: Event, now_s: float) -> tuple[Replica, Event]:
+    """The counters after the event, and the event it amounts to."""
+    failures, missed, ejections = replica.consecutive_failures, replica.missed_probes, replica.ejections
+    match event:
+        case Event.SUCCEEDED:
+            failures = missed = 0
+        case Event.ANSWERED:
+            missed = 0
+            if replica.phase is Phase.READY and now_s - replica.since_s >= STEADY_S:
+                ejections = 0
+        case Event.FAILED:
+            failures += 1
+        case Event.MISSED | Event.REFUSED:
+            missed += 1
+        case _:
+            return replica, event
+    if (failures, missed, ejections) != (
+        replica.consecutive_failures,
+        replica.missed_probes,
+        replica.ejections,
+    ):
+        replica = replace(replica, consecutive_failures=failures, missed_probes=missed, ejections=ejections)
+    failed = event in (Event.FAILED, Event.MISSED)
+    if event is Event.REFUSED or (failed and failures + missed >= EJECT_AFTER):
+        return replica, Event.LOST
+    return replica, event

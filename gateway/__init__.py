@@ -1,0 +1,1 @@
+"""The HTTP edge: OpenAI API, tenancy, billing and the wiring of the other four packages."""

@@ -1,0 +1,1 @@
+"""One file per OpenAI resource; raw ASGI shells around the pipeline."""

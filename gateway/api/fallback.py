@@ -1,0 +1,49 @@
+"""Errors outside the pipeline: unknown paths, wrong methods, failures of ordinary handlers."""
+
+import logging
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from gateway.api.inference import new_request_id
+from gateway.errors import (
+    ApiError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    error_body,
+    error_headers,
+)
+
+log = logging.getLogger("switchgear.api")
+
+
+def render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Render any exception of an ordinary handler in OpenAI's shape."""
+    request_id = new_request_id()
+    known = _known(request, error)
+    if isinstance(known, InternalError):
+        log.error("request %s failed", request_id, exc_info=error)
+    headers = {name.decode(): value.decode() for name, value in error_headers(known)}
+    return Response(
+        error_body(known),
+        status_code=known.status,
+        media_type="application/json",
+        headers={"x-request-id": request_id, **headers},
+    )
+
+
+def _known(request: Request[Any, Any, Any], error: Exception) -> ApiError:
+    match error:
+        case ApiError():
+            return error
+        case NotFoundException():
+            return NotFound(f"Unknown request URL: {request.method} {request.url.path}.")
+        case MethodNotAllowedException():
+            return MethodNotAllowed(f"{request.url.path} does not take {request.method}.")
+        case HTTPException(status_code=status) if status < 500:
+            return InvalidRequest(error.detail)
+        case _:
+            return InternalError("The server had an error while processing your request.")

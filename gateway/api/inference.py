@@ -1,0 +1,53 @@
+"""``/v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings``: one shell, three schemas."""
+
+import os
+
+from litestar import asgi
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import Receive, Scope, Send
+
+from gateway.api.exchange import ClientGone, Exchange, read_body, send_error
+from gateway.errors import ApiError, MethodNotAllowed, ShuttingDown
+from gateway.openai.schemas import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
+from gateway.pipeline import Incoming
+from gateway.process import Process
+
+
+def new_request_id() -> str:
+    """Make an id that nobody can guess."""
+    return "req_" + os.urandom(16).hex()
+
+
+def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:
+    """Make the handler of one endpoint."""
+
+    @asgi(f"/v1{endpoint.path}", opt={"exclude_from_csrf": True})
+    async def infer(scope: Scope, receive: Receive, send: Send) -> None:
+        started_s = process.now()
+        request_id = new_request_id()
+        headers = dict(scope["headers"])
+        try:
+            method = scope.get("method")
+            if method != "POST":
+                raise MethodNotAllowed(f"/v1{endpoint.path} takes POST, not {method}.")
+            if process.draining:
+                raise ShuttingDown("The gateway is shutting down.", retry_after_s=1.0)
+            body = await read_body(receive, headers, process.settings.server.max_body_bytes)
+        except ApiError as error:
+            await send_error(send, error, request_id)
+            return
+        except ClientGone:
+            return
+        incoming = Incoming(
+            endpoint=endpoint, headers=headers, body=body, request_id=request_id, started_s=started_s
+        )
+        exchange = Exchange(receive, send, request_id, process.settings.server.heartbeat_after_s)
+        with process.live(exchange.abort):
+            await exchange.run(process.pipeline.infer(incoming))
+
+    return infer
+
+
+def handlers(process: Process) -> list[ASGIRouteHandler]:
+    """Give the handlers of the inference endpoints."""
+    return [handler(process, endpoint) for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS)]

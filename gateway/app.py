@@ -1,0 +1,285 @@
+"""The composition root: settings and edges in, one running gateway out. Nothing else wires anything."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+from litestar import Litestar
+from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
+
+from backends.clients import Clients, Outgoing
+from backends.clients.base import ClientError, ConnectFailed, InferenceClient, ReplyTimeout
+from backends.engines import ENGINES
+from backends.launchers import LAUNCHERS
+from backends.probing import ProbeReply
+from backends.replica import Replica
+from backends.supervisor import ReplicaSpec, Supervisor
+from gateway.api import fallback, inference, models, probes
+from gateway.attempts import Attempts
+from gateway.catalogue import Catalogue
+from gateway.checks import check
+from gateway.choosing import Chooser
+from gateway.dispatcher import Dispatcher
+from gateway.grading import Grading
+from gateway.loops import Loop, running
+from gateway.pipeline import Pipeline
+from gateway.process import Process
+from gateway.settings import ModelSettings, Settings
+from gateway.state.limits import MemoryLimits
+from gateway.telemetry import Telemetry
+from gateway.tenancy.billing import Billing
+from gateway.tenancy.books import Books
+from gateway.tenancy.journal import Journal
+from gateway.tenancy.keys import KeyTable
+from semantic_cache.stores.memory import MemoryStore
+
+ROUTES = (inference.handlers, models.handlers, probes.handlers)
+
+PROBE_BODY_LIMIT_BYTES = 4 * 1024 * 1024
+
+
+class Edges(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes from outside: clocks in seconds, chance, the environment, how a file is read again."""
+
+    now: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    draw: Callable[[], float] = random.random
+    environ: Mapping[str, str] = os.environ
+    load: Callable[[], Settings] | None = None
+    source: str = "the configuration"
+    engine_python: str = ""
+    stop_beyond_s: float = 10.0
+
+
+def loops(supervisor: Supervisor, books: Books) -> tuple[Loop, ...]:
+    """Everything that repeats beside the requests: name, period in seconds, step."""
+    return (
+        Loop("reconcile", 0.5, supervisor.reconcile_once),
+        Loop("probe", 1.0, supervisor.probe_once),
+        Loop("scrape", 2.0, supervisor.scrape_once),
+        Loop("ledger", 0.5, books.carry),
+        Loop("keys", 1.0, books.refresh_keys),
+    )
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, None]:
+    """Build a gateway and run its loops inside the block; closes everything at the end.
+
+    Raises ConfigError, DatabaseError for an unusable URL, or JournalError.
+    """
+    check(settings, edges.source, edges.environ)
+    state_dir = Path(settings.server.state_dir)
+    telemetry = Telemetry()
+    clients = Clients()
+    keys = KeyTable()
+    limits = MemoryLimits()
+    journal = Journal(state_dir / "journal", f"{int(edges.wall() * 1000)}-{os.getpid()}")
+    books = Books(
+        settings, journal, keys, limits, state_dir=state_dir, wall=edges.wall, environ=edges.environ
+    )
+    fleet: list[Dispatcher] = []
+    supervisor = Supervisor(
+        specs(settings, edges),
+        launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
+        probe=_Probe(clients),
+        now=edges.now,
+        state_dir=state_dir,
+        on_change=lambda _before, _after: fleet[0].update(supervisor.replicas),
+    )
+    dispatcher = Dispatcher(now=edges.now, draw=edges.draw, expected_ready_s=supervisor.expected_ready_s)
+    fleet.append(dispatcher)
+    credentials: dict[str, bytes] = {}
+    store = MemoryStore(settings.cache.max_bytes)
+    grading = Grading.load() if settings.routes else None
+    pipeline = Pipeline(
+        keys=keys,
+        billing=Billing(journal, limits, edges.wall),
+        store=store,
+        chooser=Chooser(grading, dispatcher.ready),
+        attempts=Attempts(dispatcher, clients, supervisor.report, telemetry, credentials),
+        telemetry=telemetry,
+        clocks=(edges.now, edges.wall),
+    )
+
+    def adopt(new: Settings) -> Catalogue:
+        """Put settings in force: names, replicas, prices, cache."""
+        catalogue = Catalogue(new, {name: engine.returns_token_ids for name, engine in ENGINES.items()})
+        dispatcher.configure(
+            (one.name, one.policy, one.queue_limit, one.queue_timeout_s) for one in new.models
+        )
+        pipeline.adopt(catalogue, new.cache)
+        credentials.clear()
+        credentials.update(_credentials(new, edges.environ))
+        return catalogue
+
+    def reload() -> None:
+        """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
+        if edges.load is None:
+            return
+        new = edges.load()
+        check(new, edges.source, edges.environ)
+        process.catalogue = adopt(new)
+        process.settings = new
+        books.settings = new
+        supervisor.declare(specs(new, edges))
+        dispatcher.update(supervisor.replicas)
+
+    catalogue = adopt(settings)
+    token = settings.server.metrics_token_env
+    admin_key = edges.environ.get("SWITCHGEAR_ADMIN_KEY")
+    process = Process(
+        settings=settings,
+        catalogue=catalogue,
+        pipeline=pipeline,
+        supervisor=supervisor,
+        telemetry=telemetry,
+        now=edges.now,
+        admin_key_sha256=hashlib.sha256(admin_key.encode()).hexdigest() if admin_key else None,
+        metrics_token=edges.environ[token] if token else None,
+        reload=reload,
+        loops=loops(supervisor, books),
+        part_errors=books.errors,
+        exchanges=set(),
+    )
+    _wire_probes(telemetry, dispatcher, supervisor, store)
+    failed = _counter(telemetry)
+    try:
+        await books.open()
+        await supervisor.sweep()
+        await supervisor.reconcile_once()
+        await supervisor.probe_once()
+        async with running(process.loops, failed):
+            yield process
+    finally:
+        await supervisor.stop()
+        await clients.close()
+        await books.close()
+
+
+def build(process: Process) -> Litestar:
+    """Make the HTTP application of a process."""
+    handlers: list[ASGIRouteHandler | HTTPRouteHandler] = [
+        handler for make in ROUTES for handler in make(process)
+    ]
+    return Litestar(
+        handlers,
+        exception_handlers={Exception: fallback.render},
+        openapi_config=None,
+        request_max_body_size=process.settings.server.max_body_bytes,
+    )
+
+
+def specs(settings: Settings, edges: Edges) -> list[ReplicaSpec]:
+    """Say which replicas are wanted."""
+    found = []
+    for model in settings.models:
+        if model.launch is not None:
+            count = model.launch.min_replicas
+            found += [_launched(model, f"{model.name}-{number}", edges) for number in range(count)]
+        found += [_attached(model, number, edges) for number in range(len(model.replicas))]
+    return found
+
+
+def _launched(model: ModelSettings, replica_id: str, edges: Edges) -> ReplicaSpec:
+    return ReplicaSpec(
+        id=replica_id,
+        model=model.name,
+        engine=model.engine,
+        launcher="local",
+        launch=model.launch,
+        python=edges.engine_python,
+        upstream_model=model.upstream_name,
+        kind=model.kind,
+        context_tokens=model.context_tokens,
+    )
+
+
+def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
+    replica = model.replicas[number]
+    key = edges.environ.get(replica.api_key_env or "")
+    return ReplicaSpec(
+        id=f"{model.name}-{number}",
+        model=model.name,
+        engine=model.engine,
+        url=replica.url.rstrip("/"),
+        upstream_model=model.upstream_name,
+        kind=model.kind,
+        context_tokens=model.context_tokens,
+        headers={"authorization": f"Bearer {key}"} if key else {},
+        spot=replica.spot,
+        weight=replica.weight,
+        version=replica.version,
+        max_concurrency=replica.max_concurrency,
+    )
+
+
+def _credentials(settings: Settings, environ: Mapping[str, str]) -> dict[str, bytes]:
+    """Give the Authorization header of each replica that needs one."""
+    return {
+        f"{model.name}-{number}": f"Bearer {environ[replica.api_key_env]}".encode()
+        for model in settings.models
+        for number, replica in enumerate(model.replicas)
+        if replica.api_key_env is not None
+    }
+
+
+class _Probe:
+    """Asks by the same clients as the requests; see ``backends.probing.Probe``."""
+
+    def __init__(self, client: InferenceClient) -> None:
+        self._client = client
+
+    async def __call__(
+        self, url: str, headers: Mapping[str, str], timeout_s: float, body: bytes | None = None
+    ) -> ProbeReply:
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items() if name != "content-type"]
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        request = Outgoing(
+            url, body or b"", pairs, method="GET" if body is None else "POST", deadline_s=deadline_s
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await self._client.send(request)
+                try:
+                    return ProbeReply(reply.status, await reply.read_all(PROBE_BODY_LIMIT_BYTES))
+                finally:
+                    reply.close()
+        except ConnectFailed as error:
+            raise ConnectionRefusedError(str(error)) from None
+        except ReplyTimeout as error:
+            raise TimeoutError(str(error)) from None
+        except ClientError as error:
+            raise OSError(str(error)) from None
+
+
+def _wire_probes(
+    telemetry: Telemetry, dispatcher: Dispatcher, supervisor: Supervisor, store: MemoryStore
+) -> None:
+    telemetry.probe("switchgear_queue_depth", lambda: _by_model(dispatcher.depth()))
+    telemetry.probe("switchgear_running", lambda: _by_model(dispatcher.running()))
+    telemetry.probe("switchgear_replicas", lambda: _phases(supervisor.replicas))
+    telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
+    telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
+
+
+def _by_model(counts: Mapping[str, int]) -> Iterable[tuple[tuple[str, ...], float]]:
+    return [((model,), float(count)) for model, count in counts.items()]
+
+
+def _phases(replicas: Mapping[str, Replica]) -> Iterable[tuple[tuple[str, ...], float]]:
+    counts: dict[tuple[str, ...], float] = {}
+    for one in replicas.values():
+        key = (one.model, str(one.phase))
+        counts[key] = counts.get(key, 0.0) + 1.0
+    return counts.items()
+
+
+def _counter(telemetry: Telemetry) -> Callable[[str], None]:
+    return lambda name: telemetry.count("switchgear_loop_failures_total", (name,))

@@ -1,0 +1,215 @@
+"""From a call to its bytes: retry and fail over before the first byte, one error after it.
+
+A failure of a replica is tried again on another one, up to the model's ``max_attempts`` and within the
+deadline; a client's own mistake (4xx) is never retried. Once a byte is delivered nothing is started again.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Protocol
+
+import msgspec
+
+from backends.clients.base import (
+    ClientError,
+    ConnectFailed,
+    InferenceClient,
+    Outgoing,
+    Reply,
+    ReplyTimeout,
+)
+from backends.replica import Replica
+from gateway.dispatcher import Dispatcher
+from gateway.errors import (
+    ApiError,
+    ModelLoading,
+    Overloaded,
+    RateLimited,
+    UpstreamFailed,
+    UpstreamRefused,
+    translate,
+)
+from gateway.openai.events import StreamBroken
+from gateway.telemetry import Telemetry
+from routing.decision import Query
+
+ERROR_BODY_LIMIT_BYTES = 256 * 1024
+BACKOFF_S = 0.05
+
+
+class Receiver(Protocol):
+    """Takes the upstream's body, gives what the client gets; see StreamReceiver and WholeReceiver."""
+
+    def begin(self) -> None:
+        """Reset for an attempt."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes, give bytes; raises StreamBroken."""
+
+    def finish(self) -> bytes:
+        """Take the end; raises StreamBroken where it came early."""
+
+
+class Call(msgspec.Struct, kw_only=True, eq=False):
+    """One request to a model; ``tried``, ``queue_s`` and ``upstream_s`` are written while it runs."""
+
+    model: str
+    path: str
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+    receiver: Receiver
+    query: Query
+    band: str
+    deadline_s: float
+    first_byte_s: float
+    idle_s: float
+    max_attempts: int
+    tried: list[str] = []
+    queue_s: float = 0.0
+    upstream_s: float = 0.0
+
+
+class UpstreamError(Exception):
+    """A replica answered with a status that another replica may not answer with."""
+
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+        self.refusal = UpstreamRefused(status, body, headers)
+
+
+class Report(Protocol):
+    """Hears how an attempt on a replica went."""
+
+    def __call__(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
+        """``refused``: nobody listens there."""
+
+
+class Attempts:
+    """Runs calls on replicas."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        client: InferenceClient,
+        report: Report,
+        telemetry: Telemetry,
+        credentials: Mapping[str, bytes],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._client = client
+        self._report = report
+        self._telemetry = telemetry
+        self._credentials = credentials
+
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Give the answer's bytes as they come. Raises ApiError or an exception that ``translate`` knows."""
+        failure: Exception
+        while True:
+            delivered = False
+            query = msgspec.structs.replace(call.query, exclude=frozenset(call.tried))
+            asked_s = self._dispatcher.now()
+            try:
+                async with self._dispatcher.slot(query, band=call.band, deadline_s=call.deadline_s) as slot:
+                    sent_s = self._dispatcher.now()
+                    call.queue_s += sent_s - asked_s
+                    call.tried.append(slot.replica.id)
+                    call.receiver.begin()
+                    try:
+                        # Only the generator that holds the slot reads the reply, so both end together.
+                        reply = await self._send(call, slot.replica)
+                        try:
+                            while data := await reply.read():
+                                out = call.receiver.feed(data)
+                                if out:
+                                    if not delivered:
+                                        call.upstream_s += self._dispatcher.now() - sent_s
+                                        delivered = True
+                                    yield out
+                        finally:
+                            reply.close()
+                        out = call.receiver.finish()
+                        if out:
+                            if not delivered:
+                                call.upstream_s += self._dispatcher.now() - sent_s
+                                delivered = True
+                            yield out
+                    except (ClientError, StreamBroken, UpstreamError) as error:
+                        self._failed(call, slot.replica, error)
+                        raise
+                    self._served(call, slot.replica, "ok")
+                return
+            except ModelLoading:
+                if not call.tried:
+                    raise
+                raise _final(failure) from failure
+            except (ClientError, StreamBroken, UpstreamError) as error:
+                failure = error
+            if delivered or len(call.tried) >= call.max_attempts or self._dispatcher.now() > call.deadline_s:
+                raise _final(failure) from failure
+            await asyncio.sleep(BACKOFF_S * 2 ** (len(call.tried) - 1))
+
+    async def _send(self, call: Call, replica: Replica) -> Reply:
+        """Send; gives a reply with status 200. Raises UpstreamRefused or UpstreamError for any other."""
+        headers = call.headers
+        credential = self._credentials.get(replica.id)
+        if credential is not None:
+            headers = [*headers, (b"authorization", credential)]
+        reply = await self._client.send(
+            Outgoing(
+                replica.url + call.path,
+                call.body,
+                headers,
+                first_byte_s=call.first_byte_s,
+                idle_s=call.idle_s,
+                deadline_s=call.deadline_s,
+            )
+        )
+        if reply.status == 200:
+            return reply
+        try:
+            body = await reply.read_all(ERROR_BODY_LIMIT_BYTES)
+        finally:
+            reply.close()
+        error = UpstreamError(reply.status, body, reply.headers)
+        if reply.status in (400, 409, 413, 422):
+            self._served(call, replica, "refused")
+            raise error.refusal
+        raise error
+
+    def _failed(self, call: Call, replica: Replica, error: Exception) -> None:
+        match error:
+            case ConnectFailed():
+                outcome = "unreachable"
+            case ReplyTimeout():
+                outcome = "timeout"
+            case UpstreamError(status=status):
+                outcome = f"status_{status}"
+            case _:
+                outcome = "broken"
+        self._telemetry.count("switchgear_upstream_attempts_total", (call.model, outcome))
+        if not (isinstance(error, UpstreamError) and error.status < 500):
+            self._report(replica.id, False, str(error), refused=isinstance(error, ConnectFailed))
+
+    def _served(self, call: Call, replica: Replica, outcome: str) -> None:
+        self._telemetry.count("switchgear_upstream_attempts_total", (call.model, outcome))
+        self._report(replica.id, True)
+
+
+def _final(error: Exception) -> ApiError:
+    """Give the client's view of the last failure, once own retries are used up."""
+    if isinstance(error, UpstreamError):
+        refusal = error.refusal
+        if error.status == 429:
+            return RateLimited(refusal.message, retry_after_s=refusal.retry_after_s)
+        if error.status == 503:
+            return Overloaded(refusal.message, retry_after_s=refusal.retry_after_s)
+        if error.status in (401, 403, 404):
+            return UpstreamFailed(
+                f"The model's server does not serve this gateway (status {error.status}); "
+                "check the replica's url, upstream_model and api_key_env."
+            )
+        return UpstreamFailed(f"The model's server failed with status {error.status}.")
+    if isinstance(error, StreamBroken):
+        return UpstreamFailed(f"The model's server failed: {error}.")
+    return translate(error)

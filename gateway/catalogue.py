@@ -1,0 +1,77 @@
+"""What is served under which name: models, routes and their prices, compiled from the settings."""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
+from gateway.openai.schemas import Inference
+from gateway.settings import ModelSettings, Objective, Settings
+from gateway.tenancy.keys import Key
+from gateway.tenancy.pricing import Price, price_of_model, unpriced
+
+
+class Model(msgspec.Struct, frozen=True):
+    """One model with its price; ``returns_token_ids`` says whether its engine can."""
+
+    settings: ModelSettings
+    price: Price
+    returns_token_ids: bool
+
+    @property
+    def name(self) -> str:
+        """The name that clients use."""
+        return self.settings.name
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What a request named: one model, or a route over several, cheapest first."""
+
+    name: str
+    route: str
+    models: tuple[Model, ...]
+    fallback: tuple[Model, ...] = ()
+    objective: Objective | None = None
+
+
+class Catalogue:
+    """The names in force."""
+
+    def __init__(self, settings: Settings, token_ids: Mapping[str, bool]) -> None:
+        self.models = {
+            one.name: Model(one, price_of_model(one), token_ids.get(one.engine, False))
+            for one in settings.models
+        }
+        self._targets = {name: Target(name, "", (model,)) for name, model in self.models.items()}
+        for route in settings.routes:
+            self._targets[route.name] = Target(
+                route.name,
+                route.name,
+                tuple(self.models[tier] for tier in route.tiers),
+                tuple(self.models[name] for name in route.fallback),
+                route.objective,
+            )
+
+    def target(self, request: Inference, key: Key) -> Target:
+        """Give what the request named; raises ModelNotFound, ModelNotAllowed or InvalidRequest."""
+        target = self._targets.get(request.model)
+        if target is None:
+            raise ModelNotFound(f"The model {request.model!r} does not exist.", param="model")
+        if key.models and target.name not in key.models:
+            raise ModelNotAllowed(f"This key may not use the model {target.name!r}.", param="model")
+        kind = target.models[0].settings.kind
+        if kind != request.endpoint.kind:
+            raise InvalidRequest(
+                f"The model {target.name!r} ({kind}) is not served under /v1{request.endpoint.path}.",
+                param="model",
+            )
+        return target
+
+    def price(self, model: str) -> Price:
+        """Give the price in force of a model, also of one that is no longer served."""
+        found = self.models.get(model)
+        return found.price if found is not None else unpriced(model)
+
+    def names(self, key: Key) -> Iterator[str]:
+        """Give the names that a key may use, models before routes."""
+        return (name for name in self._targets if not key.models or name in key.models)

@@ -1,0 +1,89 @@
+"""What a configuration must fulfil beyond its types, and what it asks for that this version does not do."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from gateway.settings import ConfigError, ModelSettings, RouteSettings, Settings
+from gateway.tenancy.pricing import PriceError, price_of_model
+from routing.policies import POLICIES
+
+
+def check(settings: Settings, source: str, environ: Mapping[str, str]) -> None:
+    """Raise ConfigError with every finding, a line each."""
+    findings = list(_findings(settings, environ))
+    if findings:
+        raise ConfigError("\n".join(f"{source}: {finding}" for finding in findings))
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """Give what an operator should know: the configuration works, but not quite as it reads."""
+    for index, model in enumerate(settings.models):
+        if model.price is None:
+            yield f"models[{index}].price: {model.name!r} has no price; its ledger rows are flagged 'unpriced'"
+    if settings.cache.semantic is not None:
+        yield "cache.semantic: this version has the exact cache only; the setting has no effect"
+    if settings.redis is not None:
+        yield "redis: this version keeps its state in the process; the setting has no effect"
+    if not settings.keys:
+        yield "keys: the file has none; only keys made by 'switchgear keys create' are known"
+
+
+def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    if not settings.models:
+        yield "models: there are none; add a [[models]] table"
+    if settings.server.workers > 1:
+        yield "server.workers: more than one needs shared state, which this version does not have; set it to 1"
+    names = Counter([model.name for model in settings.models] + [route.name for route in settings.routes])
+    for name, count in names.items():
+        if count > 1:
+            yield f"the name {name!r} is given to {count} models or routes; names must be unique"
+    for index, model in enumerate(settings.models):
+        yield from (f"models[{index}].{finding}" for finding in _model(model, environ))
+    for index, route in enumerate(settings.routes):
+        yield from (f"routes[{index}].{finding}" for finding in _route(route, settings))
+    known = {*names}
+    for index, key in enumerate(settings.keys):
+        if (key.sha256 is None) == (key.key_env is None):
+            yield f"keys[{index}]: give either sha256 or key_env"
+        elif key.key_env is not None and not environ.get(key.key_env):
+            yield f"keys[{index}].key_env: the variable {key.key_env} is not set"
+        for name in sorted(set(key.models) - known):
+            yield f"keys[{index}].models: no model or route is named {name!r}"
+    token = settings.server.metrics_token_env
+    if token is not None and not environ.get(token):
+        yield f"server.metrics_token_env: the variable {token} is not set"
+
+
+def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
+    if bool(model.replicas) == (model.launch is not None):
+        yield "replicas: give either [[models.replicas]] or [models.launch]"
+    if model.launch is not None and model.engine == "openai":
+        yield f"launch: the engine {model.engine!r} runs elsewhere and cannot be launched; give replicas"
+    if model.policy not in POLICIES:
+        yield f"policy: unknown policy {model.policy!r}; known are {', '.join(POLICIES)}"
+    try:
+        price_of_model(model)
+    except PriceError as error:
+        yield f"price: {error}; round it"
+    for index, replica in enumerate(model.replicas):
+        if replica.api_key_env is not None and not environ.get(replica.api_key_env):
+            yield f"replicas[{index}].api_key_env: the variable {replica.api_key_env} is not set"
+
+
+def _route(route: RouteSettings, settings: Settings) -> Iterator[str]:
+    kinds = {model.name: model.kind for model in settings.models}
+    for field, names in (("tiers", route.tiers), ("fallback", route.fallback)):
+        for name in names:
+            if name not in kinds:
+                yield f"{field}: no model is named {name!r}"
+            elif kinds[name] != "chat":
+                yield f"{field}: {name!r} is an {kinds[name]} model; a route needs chat models"
+    if len(set(route.tiers)) != len(route.tiers):
+        yield "tiers: a model is named twice"
+    aims = [
+        one
+        for one in (route.objective.large_share, route.objective.quality, route.objective.threshold)
+        if one is not None
+    ]
+    if len(aims) != 1:
+        yield "objective: give exactly one of large_share, quality, threshold"

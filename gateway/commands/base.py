@@ -1,0 +1,41 @@
+"""What the subcommands share."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from gateway.checks import check, warnings
+from gateway.settings import Settings, load
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked; the text says why and what to do."""
+
+
+def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add ``--config``."""
+    parser.add_argument(
+        "--config", metavar="FILE", type=Path, required=required, help="the TOML configuration"
+    )
+
+
+def checked(path: Path) -> Settings:
+    """Read and check a file; warnings go to stderr. Raises ConfigError."""
+    settings = load(path)
+    check(settings, str(path), os.environ)
+    for warning in warnings(settings):
+        print(f"switchgear: {path}: note: {warning}", file=sys.stderr)
+    return settings
+
+
+def log_to_stderr() -> None:
+    """Send the log to stderr, a line each."""
+    logging.basicConfig(
+        level=os.environ.get("SWITCHGEAR_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

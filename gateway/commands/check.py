@@ -1,0 +1,31 @@
+"""``switchgear check``: validate a configuration and print what would be served."""
+
+import argparse
+
+from gateway.commands.base import add_config, checked
+from gateway.settings import ModelSettings
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("check", help="validate a configuration, print what would be served")
+    add_config(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check and print."""
+    settings = checked(options.config)
+    print(f"http://{settings.server.host}:{settings.server.port}/v1")
+    for model in settings.models:
+        print(f"  model {model.name}: {_where(model)}")
+    for route in settings.routes:
+        print(f"  route {route.name}: {' -> '.join(route.tiers)}")
+    print(f"  keys: {len(settings.keys)} in the file")
+    return 0
+
+
+def _where(model: ModelSettings) -> str:
+    if model.launch is not None:
+        return f"{model.engine}, launched from {model.launch.weights} ({model.launch.min_replicas} replicas)"
+    return f"{model.engine} at {', '.join(replica.url for replica in model.replicas)}"

@@ -1,0 +1,200 @@
+"""``switchgear up``: the appliance, gateway and supervised engines together."""
+
+import argparse
+import asyncio
+import os
+import secrets
+import shutil
+import socket
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from backends import demo
+from backends.engines import environment
+from backends.replica import Phase
+from backends.supervisor import Progress
+from gateway import app, server
+from gateway.checks import check
+from gateway.commands.base import CommandError, add_config, log_to_stderr
+from gateway.commands.demo_config import demo_config
+from gateway.commands.serve import with_address
+from gateway.process import Process
+from gateway.settings import KeySettings, Settings, load
+from gateway.tenancy import keys
+
+PROGRESS_S = 1.0
+REPEAT_S = 15.0
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """``HOME_DIR/credentials.json``."""
+
+    api_key: str
+    admin_key: str
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "up", help="run the appliance: gateway and engines, on demo models by default"
+    )
+    add_config(parser, required=False)
+    parser.add_argument(
+        "--home", type=Path, default=Path(".switchgear"), help="where state and demo models live"
+    )
+    parser.add_argument("--engine", type=Path, default=Path(".engine"), help="the engines' environment")
+    parser.add_argument("--host", help="address to listen on (over server.host)")
+    parser.add_argument("--port", type=int, help="port to listen on (over server.port); 0 chooses a free one")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prepare what is missing, start everything, serve until a signal."""
+    started_s = time.monotonic()
+    if os.environ.get("MAKELEVEL"):
+        _end_with_parent()
+    log_to_stderr()
+    home: Path = options.home.absolute()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    python = environment.ensure(options.engine.absolute(), gpu=has_gpu(), progress=_say)
+    os.environ.update(environment.variables(python))
+    config = options.config
+    if config is None:
+        config = _demo(home, python)
+    own = credentials(home)
+    os.environ.setdefault("SWITCHGEAR_ADMIN_KEY", own.admin_key)
+
+    def settings() -> Settings:
+        return with_key(with_address(load(config), options.host, options.port), own.api_key)
+
+    first = settings()
+    check(first, str(config), os.environ)
+    listener = server.listen(first.server.host, first.server.port)
+    edges = app.Edges(load=settings, source=str(config), engine_python=str(python))
+    uvloop.run(_up(first, listener, edges, own, started_s))
+    _say("stopped")
+    return 0
+
+
+def credentials(home: Path) -> Credentials:
+    """Give the credentials of a home, made on the first call."""
+    path = home / "credentials.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+    except FileNotFoundError:
+        pass
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise CommandError(f"{path}: {error}; correct it, or delete it to get new credentials") from None
+    made = Credentials(keys.new_text(), "sk-sg-admin-" + secrets.token_urlsafe(32))
+    partial_path = path.with_suffix(".partial")
+    with os.fdopen(os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
+    partial_path.replace(path)
+    return made
+
+
+def with_key(settings: Settings, text: str) -> Settings:
+    """Add the key of the credentials file to the bootstrap keys."""
+    own = KeySettings(name="credentials", sha256=keys.digest(text))
+    return msgspec.structs.replace(settings, keys=(*settings.keys, own))
+
+
+def has_gpu() -> bool:
+    """Tell whether this machine has an NVIDIA GPU with its driver."""
+    return Path("/dev/nvidiactl").exists() and shutil.which("nvidia-smi") is not None
+
+
+def _demo(home: Path, python: Path) -> Path:
+    """Prepare the demo models; write their configuration where there is none yet."""
+    models = demo.prepare(home, python, _say)
+    path = home / "switchgear.toml"
+    if not path.exists():
+        path.write_text(demo_config(home, models, gpu=has_gpu(), cores=os.cpu_count() or 1))
+    return path
+
+
+async def _up(
+    settings: Settings, listener: socket.socket, edges: app.Edges, own: Credentials, started_s: float
+) -> None:
+    async with app.opened(settings, edges) as process:
+        host, port = listener.getsockname()[:2]
+        welcome = partial(_welcome, process, f"http://{host}:{port}", own, started_s)
+        await server.serve(process, app.build(process), listener, when_listening=welcome)
+        _say("stopping the engines")
+
+
+async def _welcome(process: Process, root: str, own: Credentials, started_s: float) -> None:
+    """Show progress until every model serves or has failed, then say how to try it."""
+    shown: dict[str, tuple[str, float]] = {}
+    while True:
+        progress = process.supervisor.progress(log_lines=5)
+        for one in progress:
+            _show(one, shown)
+        if all(one.phase is Phase.READY or _failed(one) for one in progress):
+            break
+        await asyncio.sleep(PROGRESS_S)
+    if not any(one.phase is Phase.READY for one in progress):
+        raise CommandError("no model could be started; the lines above say why")
+    names = list(process.catalogue.models) + [route.name for route in process.settings.routes]
+    print(_how_to_try(root, own.api_key, "auto" if "auto" in names else names[0]))
+    print(f"Ready in {time.monotonic() - started_s:.0f} s. Stop with Ctrl-C.")
+    ready = {
+        "base_url": f"{root}/v1",
+        "api_key": own.api_key,
+        "admin_key": os.environ["SWITCHGEAR_ADMIN_KEY"],
+        "console": f"{root}/console",
+    }
+    print("SWITCHGEAR_READY " + msgspec.json.encode(ready).decode(), flush=True)
+
+
+def _failed(one: Progress) -> bool:
+    return one.phase is Phase.FAILED or (one.phase is Phase.WAITING and "ended with status" in one.doing)
+
+
+def _show(one: Progress, shown: dict[str, tuple[str, float]]) -> None:
+    """Print a replica's way when it changes, and now and then while it lasts."""
+    before, last_s = shown.get(one.replica_id, ("", -REPEAT_S))
+    now_s = time.monotonic()
+    state = f"{one.phase} {one.doing}"
+    if state == before and (one.phase is Phase.READY or now_s - last_s < REPEAT_S):
+        return
+    shown[one.replica_id] = (state, now_s)
+    expected = f" of about {one.expected_s:.0f}" if one.expected_s > one.elapsed_s else ""
+    took = f" ({one.elapsed_s:.0f}{expected} s)" if one.elapsed_s >= 1 else ""
+    _say(f"{one.replica_id}: {one.doing}{took}")
+    if _failed(one):
+        for line in one.log:
+            _say(f"    {line}")
+
+
+def _how_to_try(root: str, api_key: str, model: str) -> str:
+    return f"""
+Switchgear serves. Try it:
+
+  curl {root}/v1/chat/completions \\
+    -H "Authorization: Bearer {api_key}" -H "Content-Type: application/json" \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{root}/v1", api_key="{api_key}")
+  answer = client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}])
+  print(answer.choices[0].message.content)
+"""
+
+
+def _say(text: str) -> None:
+    print(f"switchgear: {text}", file=sys.stderr, flush=True)
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel for SIGTERM when make ends, so that a killed make leaves nothing behind."""
+    import ctypes
+    import signal
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

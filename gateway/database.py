@@ -1,0 +1,140 @@
+"""One SQL engine (SQLite or PostgreSQL), the tables, and the way to the newest schema.
+
+Everything here is synchronous and runs in threads: SQL is never on the way of a request. The schema is
+changed by migrations only; tables below say what the newest one looks like, and a test holds them together.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+metadata = sa.MetaData()
+
+organisations = sa.Table(
+    "organisations",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("created_s", sa.Float, nullable=False),
+)
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("organisation_id", sa.ForeignKey("organisations.id"), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("created_s", sa.Float, nullable=False),
+    sa.UniqueConstraint("organisation_id", "name"),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("project_id", sa.ForeignKey("projects.id"), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("prefix", sa.String(24), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("origin", sa.String(16), nullable=False),
+    sa.Column("rpm", sa.BigInteger),
+    sa.Column("tpm", sa.BigInteger),
+    sa.Column("concurrency", sa.BigInteger),
+    sa.Column("budget_nanousd", sa.BigInteger),
+    sa.Column("prepaid_nanousd", sa.BigInteger),
+    sa.Column("floor_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("band", sa.String(16), nullable=False),
+    sa.Column("models", sa.JSON, nullable=False),
+    sa.Column("created_s", sa.Float, nullable=False),
+    sa.Column("revoked_s", sa.Float),
+)
+
+prices = sa.Table(
+    "prices",
+    metadata,
+    sa.Column("version", sa.String(40), primary_key=True),
+    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("input_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("cached_input_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("output_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("cache_hit_ppm", sa.BigInteger, nullable=False),
+    sa.Column("joined_ppm", sa.BigInteger, nullable=False),
+    sa.Column("created_s", sa.Float, nullable=False),
+)
+
+ledger = sa.Table(
+    "ledger",
+    metadata,
+    sa.Column("request_id", sa.String(64), primary_key=True),
+    sa.Column("ts", sa.Float, nullable=False, index=True),
+    sa.Column("org", sa.String(200), nullable=False),
+    sa.Column("project", sa.String(200), nullable=False),
+    sa.Column("key_id", sa.String(40), nullable=False, index=True),
+    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("route", sa.String(128), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("price_version", sa.String(40), nullable=False),
+    sa.Column("source", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("replicas", sa.Text, nullable=False),
+    sa.Column("estimated", sa.Boolean, nullable=False),
+)
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the text says why and what to do."""
+
+
+def connect(url: str) -> sa.Engine:
+    """Make the engine; nothing is opened yet. Raises DatabaseError for an unusable URL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise DatabaseError("database.url is not a URL; use sqlite:///FILE or postgresql://...") from None
+    if parsed.drivername == "sqlite":
+        engine = sa.create_engine(parsed, connect_args={"timeout": 10.0})
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        return engine
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        return sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    raise DatabaseError(f"database.url has the scheme {parsed.drivername!r}; use sqlite or postgresql")
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema to the newest version. Raises DatabaseError."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    try:
+        if engine.url.database and engine.url.drivername == "sqlite":
+            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except (SQLAlchemyError, OSError) as error:
+        raise DatabaseError(f"the database cannot be opened or migrated: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Give the short cause, without the statement and its values."""
+    original = getattr(error, "orig", None) or error
+    return str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()

@@ -1,0 +1,282 @@
+"""Every error that a client can see: one family, one translation table, one renderer.
+
+    ApiError
+    +-- InvalidRequest          400  invalid_request_error
+    |   +-- ContextLengthExceeded    context_length_exceeded
+    +-- InvalidApiKey           401  invalid_api_key
+    +-- ModelNotAllowed         403  model_not_allowed
+    +-- NotFound                404
+    |   +-- ModelNotFound            model_not_found
+    +-- MethodNotAllowed        405  method_not_allowed
+    +-- QueueTimeout            408  queue_timeout
+    +-- RequestTooLarge         413  request_too_large
+    +-- RateLimited             429  rate_limit_exceeded
+    +-- InsufficientQuota       429  insufficient_quota
+    +-- InternalError           500  internal_error
+    +-- UpstreamFailed          502  upstream_error
+    +-- Overloaded              503  overloaded
+    +-- ModelLoading            503  model_loading
+    +-- ShuttingDown            503  shutting_down
+    +-- UpstreamTimeout         504  upstream_timeout
+
+Parts of the house raise their own exceptions and know no HTTP; ``translate`` turns them into this family.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from backends.clients.base import ClientError, ReplyTimeout
+from routing.scheduler import QueueFull, WaitExpired
+
+type_of_status = {
+    400: "invalid_request_error",
+    401: "invalid_request_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    409: "invalid_request_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+MAX_RETRY_AFTER_S = 120.0  # openai-python gives up instead of waiting longer
+
+
+class ApiError(Exception):
+    """An answer that is not the one asked for, in OpenAI's shape.
+
+    ``retry_after_s`` is a true estimate; ``should_retry`` becomes ``x-should-retry`` where it is not None.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = "internal_error"
+    should_retry: bool | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(ApiError):
+    """The request itself is wrong; the same request will be wrong again."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and requested output are longer than the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class InvalidApiKey(ApiError):
+    """No key, an unknown key, an expired or a revoked one."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class ModelNotAllowed(ApiError):
+    """The key may not use this model."""
+
+    status = 403
+    type = "permission_error"
+    code = "model_not_allowed"
+
+
+class NotFound(ApiError):
+    """Nothing is served under this path or id."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No model or route of this name."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(ApiError):
+    """The path exists, the method does not."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class QueueTimeout(ApiError):
+    """The request waited for a replica as long as it was allowed to."""
+
+    status = 408
+    type = "timeout_error"
+    code = "queue_timeout"
+    should_retry = True
+
+
+class RequestTooLarge(ApiError):
+    """The body is over the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class RateLimited(ApiError):
+    """Too many requests or tokens in this window, or too many at once."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class InsufficientQuota(ApiError):
+    """No credit or budget is left: trying again does not help."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    should_retry = False
+
+
+class InternalError(ApiError):
+    """A bug of ours; the message is opaque, the log has the request id."""
+
+
+class UpstreamFailed(ApiError):
+    """No replica gave an answer, own retries included."""
+
+    status = 502
+    code = "upstream_error"
+    should_retry = False
+
+
+class Overloaded(ApiError):
+    """The queue is full."""
+
+    status = 503
+    code = "overloaded"
+
+
+class ModelLoading(ApiError):
+    """The model has no ready replica yet."""
+
+    status = 503
+    code = "model_loading"
+
+
+class ShuttingDown(ApiError):
+    """This gateway process is draining."""
+
+    status = 503
+    code = "shutting_down"
+    should_retry = True
+
+
+class UpstreamTimeout(ApiError):
+    """The replica was silent for too long."""
+
+    status = 504
+    code = "upstream_timeout"
+    should_retry = False
+
+
+class UpstreamRefused(ApiError):
+    """A replica's own 4xx, in OpenAI's shape: vLLM's type names and integer codes are normalised."""
+
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        message, param, code = _upstream_detail(body, status)
+        super().__init__(message, param=param, retry_after_s=_seconds(headers.get("retry-after")))
+        self.status = status  # type: ignore[misc]  # this one class carries what the replica said
+        self.type = type_of_status.get(status, "server_error")  # type: ignore[misc]  # likewise
+        self.code = code
+
+
+def translate(error: BaseException) -> ApiError:
+    """Give the client's view of any exception; an unknown one stays opaque."""
+    match error:
+        case ApiError():
+            return error
+        case QueueFull():
+            return Overloaded(str(error), retry_after_s=error.retry_after_s)
+        case WaitExpired():
+            return QueueTimeout(str(error))
+        case ReplyTimeout():
+            return UpstreamTimeout(f"The model's server was silent for too long: {error}.")
+        case ClientError():
+            return UpstreamFailed(f"The model's server failed: {error}.")
+        case _:
+            return InternalError("The server had an error while processing your request.")
+
+
+def error_body(error: ApiError) -> bytes:
+    """Render the JSON body, ``{"error": {"message", "type", "param", "code"}}``."""
+    return msgspec.json.encode({"error": _fields(error)})
+
+
+def error_event(error: ApiError) -> bytes:
+    """Render the in-band server-sent event that ends a stream which can no longer end well."""
+    return b"data: " + error_body(error) + b"\n\n"
+
+
+def error_headers(error: ApiError) -> list[tuple[bytes, bytes]]:
+    """Give ``retry-after``, ``retry-after-ms`` and ``x-should-retry`` where they are known."""
+    headers: list[tuple[bytes, bytes]] = []
+    if error.retry_after_s is not None:
+        wait_s = min(max(error.retry_after_s, 0.0), MAX_RETRY_AFTER_S)
+        headers.append((b"retry-after", str(max(1, math.ceil(wait_s))).encode()))
+        headers.append((b"retry-after-ms", str(math.ceil(wait_s * 1000)).encode()))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    return headers
+
+
+def _fields(error: ApiError) -> dict[str, str | None]:
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+
+
+def _upstream_detail(body: bytes, status: int) -> tuple[str, str | None, str | None]:
+    """Read message, param and a textual code out of whatever error body a server sent."""
+    detail = _error_object(body)
+    message = detail.get("message")
+    if not isinstance(message, str) or not message:
+        message = f"The model's server refused the request with status {status}."
+    param, code = detail.get("param"), detail.get("code")
+    if status == 400 and "maximum context length" in message:
+        code = ContextLengthExceeded.code
+    elif not isinstance(code, str):
+        code = {400: InvalidRequest.code, 404: "not_found", 429: RateLimited.code}.get(status)
+    return message, param if isinstance(param, str) else None, code
+
+
+def _error_object(body: bytes) -> dict[str, Any]:
+    try:
+        parsed = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    if isinstance(parsed, dict):
+        inner = parsed.get("error", parsed)
+        if isinstance(inner, dict):
+            return inner
+        if isinstance(inner, str):
+            return {"message": inner}
+        if isinstance(parsed.get("detail"), str):
+            return {"message": parsed["detail"]}
+    return {}
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None

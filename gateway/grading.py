@@ -1,0 +1,7 @@
+"""placeholder"""
+
+
+class Grading:
+    @classmethod
+    def load(cls):
+        raise NotImplementedError

@@ -1,0 +1,58 @@
+"""Work that repeats beside the requests: named loops, listed in one place (``gateway.app.LOOPS``).
+
+A step that fails is logged, counted and tried again at the next period; a loop that had no success for three
+periods makes readiness say so.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+log = logging.getLogger("switchgear.loops")
+
+
+class Loop:
+    """One named step and its period in seconds."""
+
+    def __init__(self, name: str, period_s: float, step: Callable[[], Awaitable[object]]) -> None:
+        self.name = name
+        self.period_s = period_s
+        self.step = step
+        self.failures_in_row = 0
+        self.last_error = ""
+
+    @property
+    def well(self) -> bool:
+        """Whether one of the last three periods was a success."""
+        return self.failures_in_row < 3
+
+
+async def run(loop: Loop, failed: Callable[[str], None]) -> None:
+    """Run a loop until it is cancelled."""
+    while True:
+        try:
+            await loop.step()
+        except Exception as error:
+            loop.failures_in_row += 1
+            loop.last_error = f"{type(error).__name__}: {error}".splitlines()[0]
+            failed(loop.name)
+            if loop.failures_in_row in (1, 10) or loop.failures_in_row % 100 == 0:
+                log.warning("loop %s failed %d times: %s", loop.name, loop.failures_in_row, loop.last_error)
+        else:
+            if loop.failures_in_row:
+                log.info("loop %s works again", loop.name)
+            loop.failures_in_row = 0
+        await asyncio.sleep(loop.period_s)
+
+
+@contextlib.asynccontextmanager
+async def running(loops: Sequence[Loop], failed: Callable[[str], None]) -> AsyncGenerator[None, None]:
+    """Run loops as tasks inside the block."""
+    tasks = [asyncio.create_task(run(loop, failed), name=loop.name) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

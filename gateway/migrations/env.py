@@ -1,0 +1,13 @@
+"""Runs the migrations on the connection that ``gateway.database.migrate`` hands over."""
+
+from alembic import context
+
+from gateway.database import metadata
+
+connection = context.config.attributes["connection"]
+if connection.dialect.name == "postgresql":
+    # Two gateways that start together must not both create the tables.
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7731002)")
+context.configure(connection=connection, target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()

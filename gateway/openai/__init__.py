@@ -1,0 +1,1 @@
+"""The OpenAI dialect, sans-IO: request schemas, server-sent events, answers."""

@@ -1,0 +1,239 @@
+"""Server-sent events of a completion stream, sans-IO: bytes in, bytes for the client out.
+
+Rules: an event goes on as it came, as soon as it is complete; only ``model``, and the usage and token ids
+that the client did not ask for, are changed. A stream is complete when every choice has a finish reason:
+neither ``[DONE]`` nor the end of the connection says so by itself (a dying vLLM sends an error event and
+then ``[DONE]``).
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from gateway.openai.usage import Usage, UsageFields
+
+DONE = b"data: [DONE]\n\n"
+EVENT_LIMIT_BYTES = 8 * 1024 * 1024
+
+_MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
+_TOKEN_IDS = re.compile(
+    rb',\s*"(?:prompt_)?token_ids"\s*:\s*(?:\[[^\]]*\]|null)|"(?:prompt_)?token_ids"\s*:\s*(?:\[[^\]]*\]|null)\s*,'
+)
+
+
+class StreamBroken(Exception):
+    """What came is not, or not the whole of, a completion stream."""
+
+
+class Delta(msgspec.Struct):
+    """What a chat chunk adds; only whether there is anything counts here."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: Raw = Raw(b"")
+
+
+class ChunkChoice(msgspec.Struct):
+    """One choice of a chunk, as far as the gateway reads it."""
+
+    index: int = 0
+    finish_reason: str | None = None
+    token_ids: list[int] | None = None
+    delta: Delta | None = None
+    text: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the chunk carries; without ids, text of any length counts as one."""
+        if self.token_ids is not None:
+            return len(self.token_ids)
+        delta = self.delta
+        if delta is None:
+            return 1 if self.text else 0
+        return 1 if delta.content or delta.reasoning or delta.reasoning_content or delta.tool_calls else 0
+
+
+class Chunk(msgspec.Struct):
+    """One chunk, as far as the gateway reads it."""
+
+    choices: list[ChunkChoice] = []
+    usage: UsageFields | None = None
+    prompt_token_ids: list[int] | None = None
+    error: Raw = Raw(b"")
+
+
+_decode = msgspec.json.Decoder(Chunk).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Splitter:
+    """Cuts a byte stream into events; any cutting of the bytes gives the same events."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Give the events that are complete now, without the blank line that ends each."""
+        if self._tail:
+            data = self._tail + data
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        *events, self._tail = data.split(b"\n\n")
+        if len(self._tail) > EVENT_LIMIT_BYTES:
+            raise StreamBroken(f"an event is over {EVENT_LIMIT_BYTES} bytes")
+        return events
+
+
+class StreamReceiver:
+    """Receives one completion stream for one client.
+
+    ``cost_usd`` gives what the usage costs, for the usage chunk of a client that asked for it. ``kept`` holds
+    the payloads for the cache; it is None where the answer is not wanted there, or grew over ``keep_bytes``.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        choices: int,
+        include_usage: bool,
+        token_ids: bool,
+        keep_bytes: int,
+        cost_usd: Callable[[Usage], float],
+    ) -> None:
+        self._model = b'"model":' + _encode(model).replace(b"\\", b"\\\\")
+        self._choices = choices
+        self._include_usage = include_usage
+        self._token_ids = token_ids
+        self._keep_bytes = keep_bytes
+        self._cost_usd = cost_usd
+        self.begin()
+
+    def begin(self) -> None:
+        """Reset for an attempt; allowed while nothing was delivered."""
+        self._splitter = Splitter()
+        self._finished: set[int] = set()
+        self._done = False
+        self._prompt_tokens: int | None = None
+        self.final: Usage | None = None
+        self.delivered_tokens = 0
+        self.finish_reasons: list[str] = []
+        self.kept: list[bytes] | None = [] if self._keep_bytes else None
+        self._kept_bytes = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice is finished."""
+        return len(self._finished) >= self._choices
+
+    def usage(self, prompt_estimate: int) -> tuple[Usage, bool]:
+        """Give the tokens delivered so far, and whether they are estimated."""
+        if self.final is not None:
+            return self.final, False
+        if not self.delivered_tokens:
+            return Usage(), False
+        if self._prompt_tokens is None:
+            return Usage(prompt_estimate, self.delivered_tokens), True
+        return Usage(self._prompt_tokens, self.delivered_tokens), False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes of the upstream, give bytes for the client. Raises StreamBroken."""
+        events = self._splitter.feed(data)
+        if len(events) == 1:
+            return self._event(events[0])
+        return b"".join([self._event(event) for event in events])
+
+    def finish(self) -> bytes:
+        """Take the end of the upstream's body, give the last bytes. Raises StreamBroken if it came early."""
+        if not self.complete:
+            raise StreamBroken("the stream ended before the answer was complete")
+        return b"" if self._done else DONE
+
+    def _event(self, event: bytes) -> bytes:
+        if not event.startswith(b"data:"):
+            return self._other(event)
+        payload = event[5:].strip() if b"\n" not in event else _joined(event)
+        if payload == b"[DONE]":
+            if not self.complete:
+                raise StreamBroken("the stream ended before the answer was complete")
+            self._done = True
+            return DONE
+        return self._data(payload)
+
+    def _other(self, event: bytes) -> bytes:
+        """Pass comments on; find the data line behind ``event:`` or ``id:`` lines."""
+        if event.startswith(b":") or not event.strip():
+            return event + b"\n\n" if event.strip() else b""
+        payload = _joined(event)
+        return self._data(payload) if payload else b""
+
+    def _data(self, payload: bytes) -> bytes:
+        try:
+            chunk = _decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise StreamBroken(f"an event is not valid JSON ({error})") from None
+        if chunk.error:
+            raise StreamBroken(f"the server reported {bytes(chunk.error)[:300].decode(errors='replace')}")
+        self._note(chunk)
+        if b'token_ids"' in payload and not self._token_ids:
+            payload = _TOKEN_IDS.sub(b"", payload)
+        payload = _MODEL.sub(self._model, payload, 1)
+        if b'"usage"' in payload:
+            payload = self._with_usage(payload, chunk)
+        return b"data: " + payload + b"\n\n" if payload else b""
+
+    def _note(self, chunk: Chunk) -> None:
+        if chunk.prompt_token_ids is not None:
+            self._prompt_tokens = len(chunk.prompt_token_ids)
+        for choice in chunk.choices:
+            self.delivered_tokens += choice.tokens
+            if choice.finish_reason is not None:
+                self._finished.add(choice.index)
+                self.finish_reasons.append(choice.finish_reason)
+        if chunk.usage is not None:
+            self.final = chunk.usage.usage()
+
+    def _with_usage(self, payload: bytes, chunk: Chunk) -> bytes:
+        """Give the usage chunk its cost, or take usage out for a client that did not ask."""
+        fields = _decode_fields(payload)
+        if not self._include_usage:
+            if not chunk.choices and chunk.usage is not None:
+                return b""
+            fields.pop("usage", None)
+            return _encode(fields)
+        if chunk.usage is None:
+            return payload
+        usage = msgspec.json.decode(fields["usage"])
+        usage["cost"] = self._cost_usd(chunk.usage.usage())
+        fields["usage"] = Raw(_encode(usage))
+        return _encode(fields)
+
+    def keep(self, out: bytes) -> None:
+        """Keep delivered bytes for the cache, up to the limit."""
+        if self.kept is not None:
+            self._kept_bytes += len(out)
+            if self._kept_bytes > self._keep_bytes:
+                self.kept = None
+            else:
+                self.kept.append(out)
+
+
+def payloads(stream: bytes) -> list[dict[str, Any]]:
+    """Decode the JSON payloads of a whole, well-formed stream."""
+    found = []
+    for event in Splitter().feed(stream):
+        payload = _joined(event)
+        if payload and payload != b"[DONE]":
+            found.append(msgspec.json.decode(payload))
+    return found
+
+
+def _joined(event: bytes) -> bytes:
+    """Join the data lines of an event, as the specification of server-sent events says."""
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines).strip()

@@ -1,0 +1,215 @@
+"""Requests in OpenAI's dialect: what the gateway reads of a body, and how it hands the body on.
+
+A body is kept as its top-level members in raw JSON. The gateway types only what it acts on; every other
+member, known to OpenAI or not, reaches the upstream byte for byte.
+"""
+
+import re
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw
+
+from gateway.errors import InvalidRequest
+
+Fields = dict[str, Raw]
+
+BYTES_PER_TOKEN = 4  # the usual rule of thumb for an estimate before the tokenizer has spoken
+DEFAULT_OUTPUT_TOKENS = 256
+
+
+class StreamOptions(msgspec.Struct):
+    """``stream_options``."""
+
+    include_usage: bool | None = None
+
+
+class Common(msgspec.Struct, kw_only=True):
+    """What chat and text completions share."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    return_token_ids: bool | None = None
+
+
+class Message(msgspec.Struct):
+    """One message; parts of other kinds than text are left to the upstream."""
+
+    role: str
+    content: str | list[Any] | None = None
+
+
+class ChatFields(Common, kw_only=True):
+    """``/v1/chat/completions``."""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+
+
+class CompletionFields(Common, kw_only=True):
+    """``/v1/completions``."""
+
+    prompt: str | list[Any]
+
+
+class EmbeddingFields(msgspec.Struct, kw_only=True):
+    """``/v1/embeddings``."""
+
+    model: str
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+
+AnyFields = ChatFields | CompletionFields | EmbeddingFields
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One resource of the API: its path under ``/v1``, the kind of model it needs, its typed fields."""
+
+    path: str
+    kind: Literal["chat", "embedding"]
+    operation: str
+    fields: type[ChatFields] | type[CompletionFields] | type[EmbeddingFields]
+
+
+CHAT = Endpoint("/chat/completions", "chat", "chat", ChatFields)
+COMPLETIONS = Endpoint("/completions", "chat", "text_completion", CompletionFields)
+EMBEDDINGS = Endpoint("/embeddings", "embedding", "embeddings", EmbeddingFields)
+
+
+class Inference(msgspec.Struct, kw_only=True):
+    """A parsed request: raw members, typed members, and what follows from them."""
+
+    endpoint: Endpoint
+    fields: Fields
+    typed: AnyFields
+    body_bytes: int
+
+    @property
+    def model(self) -> str:
+        """The model or route that the client named."""
+        return self.typed.model
+
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is wanted as server-sent events."""
+        return isinstance(self.typed, Common) and bool(self.typed.stream)
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the client asked for the usage chunk of a stream."""
+        typed = self.typed
+        return isinstance(typed, Common) and bool(typed.stream_options and typed.stream_options.include_usage)
+
+    @property
+    def wants_token_ids(self) -> bool:
+        """Whether the client asked for token ids."""
+        return isinstance(self.typed, Common) and bool(self.typed.return_token_ids)
+
+    @property
+    def choices(self) -> int:
+        """How many choices the answer must finish."""
+        typed = self.typed
+        if isinstance(typed, EmbeddingFields):
+            return 0
+        prompts = 1
+        if isinstance(typed, CompletionFields) and isinstance(typed.prompt, list):
+            prompts = 1 if typed.prompt and isinstance(typed.prompt[0], int) else len(typed.prompt)
+        return max(1, typed.n or 1) * max(1, prompts)
+
+    @property
+    def prompt_tokens_estimate(self) -> int:
+        """Tokens of the prompt as estimated at admission; corrected by the upstream's usage."""
+        return 1 + self.body_bytes // BYTES_PER_TOKEN
+
+    @property
+    def output_tokens_estimate(self) -> int:
+        """Tokens of the answer as estimated at admission."""
+        typed = self.typed
+        if isinstance(typed, EmbeddingFields):
+            return 0
+        wanted = typed.max_tokens
+        if isinstance(typed, ChatFields) and typed.max_completion_tokens is not None:
+            wanted = typed.max_completion_tokens
+        return max(0, DEFAULT_OUTPUT_TOKENS if wanted is None else wanted) * max(1, typed.n or 1)
+
+
+_decode_fields = msgspec.json.Decoder(Fields).decode
+_decoders = {
+    endpoint.path: msgspec.json.Decoder(endpoint.fields).decode
+    for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS)
+}
+_encode = msgspec.json.Encoder().encode
+
+
+def parse(endpoint: Endpoint, body: bytes) -> Inference:
+    """Parse a body; raises InvalidRequest with the position or the parameter."""
+    if not body:
+        raise InvalidRequest("The request body is empty; send a JSON object.")
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"The request body is not valid UTF-8 (byte {error.start}).") from None
+    try:
+        fields = _decode_fields(body)
+        typed = _decoders[endpoint.path](body)
+    except msgspec.ValidationError as error:
+        raise _wrong_field(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply.") from None
+    if isinstance(typed, ChatFields) and not typed.messages:
+        raise InvalidRequest("'messages' must have at least one message.", param="messages")
+    return Inference(endpoint=endpoint, fields=fields, typed=typed, body_bytes=len(body))
+
+
+def upstream_body(request: Inference, upstream_model: str, *, token_ids: bool) -> bytes:
+    """Encode the body for an upstream: its own model name, and usage (and token ids) asked for in streams."""
+    fields = dict(request.fields)
+    fields["model"] = Raw(_encode(upstream_model))
+    if request.stream:
+        options = msgspec.json.decode(fields["stream_options"]) if "stream_options" in fields else None
+        fields["stream_options"] = Raw(_encode({**(options or {}), "include_usage": True}))
+        if token_ids:
+            fields["return_token_ids"] = Raw(b"true")
+    return _encode(fields)
+
+
+# Members that change neither the answer nor its price.
+_NOT_IN_KEY = ("model", "stream", "stream_options", "user", "metadata", "safety_identifier", "service_tier",
+               "prompt_cache_key", "store", "priority", "return_token_ids", "request_id")  # fmt: skip
+
+
+def canonical(request: Inference) -> bytes:
+    """Encode what determines the answer: sorted members, without white space, model and transport left out."""
+    content = {
+        name: msgspec.json.decode(raw) for name, raw in request.fields.items() if name not in _NOT_IN_KEY
+    }
+    return msgspec.json.encode([request.endpoint.path, content], order="deterministic")
+
+
+_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+_FIELD = re.compile(r"`([^`]+)`$")
+
+
+def _wrong_field(message: str) -> InvalidRequest:
+    """Turn msgspec's finding into OpenAI's words, with the parameter's path."""
+    found = _PATH.search(message)
+    path = found.group(1).replace("[...]", "") if found else ""
+    said = message[: found.start()] if found else message
+    if "missing required field" in said:
+        field = _FIELD.search(said)
+        name = field.group(1) if field else ""
+        param = f"{path}.{name}" if path else name
+        return InvalidRequest(f"You must provide the parameter {param!r}.", param=param)
+    if not path:
+        return InvalidRequest(f"The request body must be a JSON object: {said.lower()}.")
+    plain = said[:1].lower() + said[1:].replace("`", "'")
+    return InvalidRequest(f"Invalid value for {path!r}: {plain}.", param=path)

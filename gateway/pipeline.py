@@ -1,0 +1,269 @@
+"""The way of a request, in order.
+
+``Pipeline.infer`` is one async generator: it gives Accepted, then the Head of the answer, then bytes.
+Whatever is taken on the way (rate, reservation, slot, connection) is taken inside it and given back when it
+is left, by whatever exit; its consumer must close it (``contextlib.aclosing``).
+"""
+
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+
+import msgspec
+
+from gateway.attempts import Attempts, Call
+from gateway.catalogue import Catalogue, Target
+from gateway.choosing import Choice, Chooser
+from gateway.errors import InvalidApiKey, InvalidRequest
+from gateway.openai import answers, schemas
+from gateway.openai.answers import WholeReceiver
+from gateway.openai.events import StreamReceiver
+from gateway.openai.schemas import Common, Endpoint, Inference
+from gateway.openai.usage import Usage
+from gateway.passage import Passage
+from gateway.settings import CacheSettings, ModelSettings
+from gateway.telemetry import Telemetry
+from gateway.tenancy.billing import Billing, Charge, rate_headers
+from gateway.tenancy.keys import Key, KeyTable
+from routing.decision import Query
+from semantic_cache import policy as caching
+from semantic_cache.stores.base import Entry, Store
+
+Headers = list[tuple[bytes, bytes]]
+
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+JSON: Headers = [(b"content-type", b"application/json")]
+EVENT_STREAM: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+]
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP request, read to its end; header names in lower case; ``started_s`` on the monotonic clock."""
+
+    endpoint: Endpoint
+    headers: Mapping[bytes, bytes]
+    body: bytes
+    request_id: str
+    started_s: float
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The request was admitted: from now on a stream may be kept alive by heartbeats."""
+
+    streamed: bool
+    headers: Headers
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Status 200 and the headers that are known when the body begins."""
+
+    headers: Headers
+
+
+class Pipeline:
+    """The steps and what they need; ``now`` is the monotonic clock, ``wall`` the time of day, in seconds."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyTable,
+        billing: Billing,
+        store: Store,
+        chooser: Chooser,
+        attempts: Attempts,
+        telemetry: Telemetry,
+        clocks: tuple[Callable[[], float], Callable[[], float]],
+    ) -> None:
+        self._keys = keys
+        self._billing = billing
+        self._store = store
+        self._chooser = chooser
+        self._attempts = attempts
+        self._telemetry = telemetry
+        self._now, self._wall = clocks
+        self.catalogue: Catalogue
+        self._cache: CacheSettings
+
+    def adopt(self, catalogue: Catalogue, cache: CacheSettings) -> None:
+        """Put a configuration in force; requests under way finish on the one they began with."""
+        self.catalogue = catalogue
+        self._cache = cache
+
+    async def infer(self, incoming: Incoming) -> AsyncGenerator[Accepted | Head | bytes, None]:
+        """Answer one request: Accepted, a Head, then bytes. Raises what ``errors.translate`` knows."""
+        passage = Passage(incoming.request_id, incoming.endpoint.operation, incoming.started_s)
+        try:
+            key = self.authenticate(incoming.headers)
+            request = schemas.parse(incoming.endpoint, incoming.body)
+            target = self.catalogue.target(request, key)
+            passage.begin(key.id, target.name, target.route)
+            async with self._charge(incoming, key, request, target) as charge:
+                entry = await self._look_up(passage, incoming, request, target, key)
+                if entry is not None:
+                    body = self._from_cache(entry, request, charge)
+                    yield Head(self._headers(passage, charge, request))
+                    yield body
+                    return
+                yield Accepted(request.stream, EVENT_STREAM if request.stream else JSON)
+                choice = self._chooser.choose(target, request, incoming.headers)
+                passage.choice = choice
+                charge.price = choice.model.price
+                receiver = self._receiver(request, choice, charge)
+                call = self._call(incoming, request, key, choice, receiver)
+                charge.replicas = call.tried
+                passage.call = call
+                async with aclosing(self._attempts.stream(call)) as pieces:
+                    async for piece in pieces:
+                        charge.progress(*receiver.usage(request.prompt_tokens_estimate))
+                        if not passage.first_byte_s:
+                            passage.first_byte_s = self._now()
+                            yield Head(self._headers(passage, charge, request))
+                        receiver.keep(piece)
+                        yield piece
+                charge.progress(*receiver.usage(request.prompt_tokens_estimate))
+                await self._offer(passage, charge, key, receiver)
+        except BaseException as error:
+            passage.failed(error)
+            raise
+        finally:
+            passage.ended_s = self._now()
+            passage.observe(self._telemetry)
+
+    def authenticate(self, headers: Mapping[bytes, bytes]) -> Key:
+        """Give the key of the Authorization header; raises InvalidApiKey."""
+        scheme, _, text = headers.get(b"authorization", b"").partition(b" ")
+        if not text:
+            raise InvalidApiKey("You did not provide an API key: send 'Authorization: Bearer KEY'.")
+        key = self._keys.find(text.strip()) if scheme.lower() == b"bearer" else None
+        if key is None:
+            raise InvalidApiKey("Incorrect API key provided.")
+        return key
+
+    def _charge(self, incoming: Incoming, key: Key, request: Inference, target: Target) -> Charge:
+        prices = [model.price for model in (*target.models, *target.fallback)]
+        tokens = (request.prompt_tokens_estimate, request.output_tokens_estimate)
+        return self._billing.charge(incoming.request_id, key, target.route, prices, tokens)
+
+    async def _look_up(
+        self, passage: Passage, incoming: Incoming, request: Inference, target: Target, key: Key
+    ) -> Entry | None:
+        """Ask the exact cache; notes on the passage under which key the answer may be kept."""
+        wish = incoming.headers.get(b"x-switchgear-cache", b"")
+        typed = request.typed
+        temperature = typed.temperature if isinstance(typed, Common) else 0.0
+        limit = self._cache.max_temperature
+        if not self._cache.exact_ttl_s or wish == b"bypass" or not caching.cacheable(temperature, limit):
+            passage.cache = "bypass"
+            return None
+        tenant = f"{key.org}/{key.project}"
+        exact = caching.exact_key(tenant, target.name, schemas.canonical(request))
+        entry = await self._store.get(exact, self._wall())
+        if entry is not None:
+            passage.cache = "hit-exact"
+            passage.entry = entry
+        elif wish != b"no-store":
+            passage.cache_key = exact
+        return entry
+
+    def _from_cache(self, entry: Entry, request: Inference, charge: Charge) -> bytes:
+        """Make the answer of a kept one, as the client asked for it, and book it."""
+        charge.price = self.catalogue.price(entry.model)
+        charge.source = "hit-exact"
+        charge.progress(Usage(entry.prompt_tokens, entry.completion_tokens, entry.cached_tokens), False)
+        body = answers.renewed(entry.body, charge.request_id, int(self._wall()))
+        if not request.stream:
+            return body
+        return answers.to_stream(body, include_usage=request.include_usage, cost_usd=charge.cost_of)
+
+    async def _offer(
+        self, passage: Passage, charge: Charge, key: Key, receiver: StreamReceiver | WholeReceiver
+    ) -> None:
+        """Offer a complete answer to the cache."""
+        if passage.cache_key is None or not receiver.kept or not caching.reusable(receiver.finish_reasons):
+            return
+        kept = b"".join(receiver.kept)
+        body = answers.from_stream(kept) if isinstance(receiver, StreamReceiver) else kept
+        if len(body) > self._cache.max_answer_bytes or receiver.final is None:
+            return
+        now_s = self._wall()
+        entry = Entry(
+            id=passage.cache_key.hex()[:24],
+            tenant=f"{key.org}/{key.project}",
+            model=charge.price.model,
+            body=body,
+            prompt_tokens=receiver.final.prompt_tokens,
+            cached_tokens=receiver.final.cached_tokens,
+            completion_tokens=receiver.final.completion_tokens,
+            stored_s=now_s,
+            expires_s=now_s + self._cache.exact_ttl_s,
+        )
+        await self._store.put(passage.cache_key, entry)
+
+    def _receiver(self, request: Inference, choice: Choice, charge: Charge) -> StreamReceiver | WholeReceiver:
+        if not request.stream:
+            return WholeReceiver(choice.model.name, limit_bytes=ANSWER_LIMIT_BYTES)
+        return StreamReceiver(
+            choice.model.name,
+            choices=request.choices,
+            include_usage=request.include_usage,
+            token_ids=request.wants_token_ids,
+            keep_bytes=self._cache.max_answer_bytes,
+            cost_usd=charge.cost_of,
+        )
+
+    def _call(
+        self,
+        incoming: Incoming,
+        request: Inference,
+        key: Key,
+        choice: Choice,
+        receiver: StreamReceiver | WholeReceiver,
+    ) -> Call:
+        settings: ModelSettings = choice.model.settings
+        headers = [(b"x-request-id", incoming.request_id.encode())]
+        traceparent = incoming.headers.get(b"traceparent")
+        if traceparent is not None:
+            headers.append((b"traceparent", traceparent))
+        return Call(
+            model=settings.name,
+            path=request.endpoint.path,
+            body=schemas.upstream_body(
+                request, settings.upstream_name, token_ids=choice.model.returns_token_ids
+            ),
+            headers=headers,
+            receiver=receiver,
+            query=Query(model=settings.name, prompt_tokens=request.prompt_tokens_estimate),
+            band=key.band,
+            deadline_s=_deadline_s(incoming),
+            first_byte_s=settings.first_byte_timeout_s,
+            idle_s=settings.stall_timeout_s,
+            max_attempts=settings.max_attempts,
+            tried=[],
+        )
+
+    def _headers(self, passage: Passage, charge: Charge, request: Inference) -> Headers:
+        """Give the headers of an answer; a buffered one's cost is known by now."""
+        headers = [*(EVENT_STREAM if request.stream else JSON), *rate_headers(charge.verdict)]
+        headers += passage.headers(self._now(), self._wall())
+        if not request.stream:
+            headers.append((b"x-switchgear-cost-usd", f"{charge.cost_usd:.9f}".encode()))
+        return headers
+
+
+def _deadline_s(incoming: Incoming) -> float:
+    """Give the monotonic time by which the answer must be whole; infinity where nothing was asked."""
+    text = incoming.headers.get(b"x-switchgear-timeout-ms")
+    if text is None:
+        return math.inf
+    try:
+        wish_ms = int(text)
+    except ValueError:
+        wish_ms = 0
+    if wish_ms <= 0:
+        raise InvalidRequest(
+            "The header x-switchgear-timeout-ms must be a positive whole number of milliseconds.",
+            param="x-switchgear-timeout-ms",
+        )
+    return incoming.started_s + wish_ms / 1000

@@ -1,0 +1,68 @@
+"""One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
+
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from backends.supervisor import Supervisor
+from gateway.catalogue import Catalogue
+from gateway.loops import Loop
+from gateway.pipeline import Pipeline
+from gateway.settings import Settings
+from gateway.telemetry import Telemetry
+
+
+class Abortable(Protocol):
+    """An exchange that can be ended from outside."""
+
+    def shut_down(self) -> None:
+        """End it because the process ends."""
+
+
+class Process(msgspec.Struct, kw_only=True, eq=False):
+    """The parts, wired by ``gateway.app``; ``part_errors`` names parts that do not work and why."""
+
+    settings: Settings
+    catalogue: Catalogue
+    pipeline: Pipeline
+    supervisor: Supervisor
+    telemetry: Telemetry
+    now: Callable[[], float]
+    admin_key_sha256: str | None
+    metrics_token: str | None
+    reload: Callable[[], None]
+    loops: Sequence[Loop] = ()
+    part_errors: dict[str, str] = {}
+    draining: bool = False
+    exchanges: set[Any] = set()
+
+    @contextlib.contextmanager
+    def live(self, exchange: Abortable) -> Generator[None, None, None]:
+        """Count an exchange as under way inside the block."""
+        self.exchanges.add(exchange)
+        try:
+            yield
+        finally:
+            self.exchanges.discard(exchange)
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Tell whether any model can serve, and give the body of ``/readyz``."""
+        models = {}
+        for name in self.catalogue.models:
+            phases = [str(one.phase) for one in self.supervisor.replicas.values() if one.model == name]
+            models[name] = "ready" if "ready" in phases else (phases[0] if phases else "no replicas")
+        serving = any(state == "ready" for state in models.values()) and not self.draining
+        parts: dict[str, Any] = {
+            "models": models,
+            "loops": {loop.name: loop.last_error for loop in self.loops if not loop.well},
+            **self.part_errors,
+        }
+        if self.draining:
+            parts["shutdown"] = "draining"
+        well = (
+            all(state == "ready" for state in models.values()) and not parts["loops"] and not self.part_errors
+        )
+        status = "ready" if serving and well else "degraded" if serving else "unavailable"
+        return serving, {"status": status, "parts": parts}

@@ -1,0 +1,153 @@
+"""Runs one gateway process: uvicorn, signals, and a shutdown that lets streams finish.
+
+SIGTERM and SIGINT: readiness turns red, new requests are refused with ``retry-after``, running ones finish
+within ``drain_s``, the rest end with an error event; a second signal does not wait. SIGHUP reads the
+configuration again, or, where the terminal that the process was started from is gone, counts as SIGTERM.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+
+import uvicorn
+from litestar.types import ASGIApp
+
+from gateway.process import Process
+from gateway.settings import ConfigError
+
+log = logging.getLogger("switchgear.server")
+
+ABORT_GRACE_S = 2.0
+POLL_S = 0.05
+
+
+class PortTaken(Exception):
+    """The address cannot be listened on; the text says which and what to do."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # as in uvicorn
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind the address; raises PortTaken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise PortTaken(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another port (server.port or --port)."
+        ) from None
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(
+    process: Process,
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    when_listening: Callable[[], Awaitable[None]],
+    after: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serve until a signal comes, then drain; ``after`` runs while the rest still serves its last streams."""
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        backlog=2048,
+    )
+    server = _Server(config)
+    stopping = asyncio.Event()
+    impatient = asyncio.Event()
+    _handle_signals(process, stopping, impatient)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    welcome = asyncio.create_task(_welcome(server, when_listening))
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait([serving, stopped, *([welcome])], return_when=asyncio.FIRST_COMPLETED)
+        if welcome.done():
+            await welcome
+            await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await drain(process, impatient)
+    finally:
+        welcome.cancel()
+        stopped.cancel()
+        server.should_exit = True
+        await asyncio.wait([serving], timeout=ABORT_GRACE_S)
+        server.force_exit = True
+        await serving
+
+
+async def drain(process: Process, impatient: asyncio.Event) -> None:
+    """Let running requests finish within ``drain_s``, then end them."""
+    process.draining = True
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + process.settings.server.drain_s
+    if process.exchanges:
+        log.info("draining: %d requests under way", len(process.exchanges))
+    while process.exchanges and loop.time() < until_s and not impatient.is_set():  # noqa: ASYNC110  # three conditions
+        await asyncio.sleep(POLL_S)
+    for exchange in list(process.exchanges):
+        exchange.shut_down()
+    until_s = loop.time() + ABORT_GRACE_S
+    while process.exchanges and loop.time() < until_s:  # noqa: ASYNC110  # two conditions
+        await asyncio.sleep(POLL_S)
+
+
+async def _welcome(server: uvicorn.Server, when_listening: Callable[[], Awaitable[None]]) -> None:
+    while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    await when_listening()
+
+
+def _handle_signals(process: Process, stopping: asyncio.Event, impatient: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    had_terminal = _has_terminal()
+
+    def stop() -> None:
+        if stopping.is_set():
+            impatient.set()
+        stopping.set()
+
+    def hang_up() -> None:
+        if had_terminal and not _has_terminal():
+            stop()
+            return
+        try:
+            process.reload()
+            log.info("configuration read again")
+        except ConfigError as error:
+            log.error("the configuration was not changed: %s", error)
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGINT, stop)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

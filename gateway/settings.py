@@ -1,0 +1,211 @@
+"""Typed configuration: one TOML file becomes one frozen ``Settings``.
+
+Rules: unknown keys are errors; units end the name; secrets come as names of environment variables, never as
+values; an error names the file, the key's path and the remedy. Relations between keys are checked in
+``gateway.checks``.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from backends.engines import LaunchProfile
+
+Positive = Annotated[int, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Usd = Annotated[float, Meta(ge=0)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+Band = Literal["interactive", "standard", "batch"]
+Kind = Literal["chat", "embedding"]
+Engine = Literal["vllm", "openai", "local"]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text says where and what to do."""
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file. (Each subclass says ``frozen`` again for the type checker.)"""
+
+
+class ServerSettings(Table, frozen=True):
+    """``[server]``."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    workers: Positive = 1
+    drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    max_body_bytes: Positive = 20 * 1024 * 1024
+    heartbeat_after_s: Seconds = 10.0
+    metrics_token_env: str | None = None
+    state_dir: str = ".switchgear/state"
+
+
+class DatabaseSettings(Table, frozen=True):
+    """``[database]``: SQLite or PostgreSQL."""
+
+    url: str = "sqlite:///switchgear.db"
+
+
+class RedisSettings(Table, frozen=True):
+    """``[redis]``: state shared by several gateway processes."""
+
+    url: str
+
+
+class PriceSettings(Table, frozen=True):
+    """USD per million tokens; ``cache_hit`` and ``joined`` are factors on the price of the same answer."""
+
+    input: Usd
+    output: Usd = 0.0
+    cached_input: Usd | None = None
+    cache_hit: Share = 0.1
+    joined: Share = 0.1
+
+
+class ReplicaSettings(Table, frozen=True):
+    """``[[models.replicas]]``: a server that runs already."""
+
+    url: Annotated[str, Meta(pattern=r"^https?://")]
+    max_concurrency: Positive = 64
+    spot: bool = False
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+    version: str = ""
+    api_key_env: str | None = None
+
+
+class ModelSettings(Table, frozen=True):
+    """``[[models]]``."""
+
+    name: Name
+    kind: Kind = "chat"
+    engine: Engine = "vllm"
+    upstream_model: str | None = None
+    price: PriceSettings | None = None
+    context_tokens: Positive | None = None
+    policy: str = "adaptive"
+    queue_limit: Annotated[int, Meta(ge=0)] = 256
+    queue_timeout_s: Seconds = 60.0
+    first_byte_timeout_s: Seconds = 120.0
+    stall_timeout_s: Seconds = 60.0
+    max_attempts: Positive = 3
+    replicas: tuple[ReplicaSettings, ...] = ()
+    launch: LaunchProfile | None = None
+
+    @property
+    def upstream_name(self) -> str:
+        """The name that the replicas know the model by."""
+        return self.upstream_model or self.name
+
+
+class Objective(Table, frozen=True):
+    """What a route aims at: exactly one of these."""
+
+    large_share: Share | None = None
+    quality: Share | None = None
+    threshold: Share | None = None
+
+
+class RouteSettings(Table, frozen=True):
+    """``[[routes]]``: a virtual model; ``tiers`` are models, cheapest first."""
+
+    name: Name
+    tiers: Annotated[tuple[str, ...], Meta(min_length=2)]
+    objective: Objective = Objective(large_share=0.3)
+    fallback: tuple[str, ...] = ()
+
+
+class SemanticSettings(Table, frozen=True):
+    """``semantic = {...}`` of ``[cache]``."""
+
+    error_bound: Share = 0.01
+    precision: Share = 0.95
+    ttl_s: Seconds = 86400.0
+
+
+class CacheSettings(Table, frozen=True):
+    """``[cache]``: ``exact_ttl_s = 0`` switches it off; sampling hotter than the limit is never cached."""
+
+    exact_ttl_s: Annotated[float, Meta(ge=0)] = 3600.0
+    max_temperature: Annotated[float, Meta(ge=0)] = 1.0
+    max_bytes: Positive = 64 * 1024 * 1024
+    max_answer_bytes: Positive = 1024 * 1024
+    semantic: SemanticSettings | None = None
+
+
+class KeySettings(Table, frozen=True):
+    """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
+
+    name: str
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    key_env: str | None = None
+    org: str = "default"
+    project: str = "default"
+    rpm: Positive | None = None
+    tpm: Positive | None = None
+    concurrency: Positive | None = None
+    budget_usd: Usd | None = None
+    prepaid_usd: Usd | None = None
+    floor_usd: Usd | None = None
+    band: Band = "standard"
+    models: tuple[str, ...] = ()
+
+
+class Settings(Table, frozen=True):
+    """The whole file."""
+
+    server: ServerSettings = ServerSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings | None = None
+    models: tuple[ModelSettings, ...] = ()
+    routes: tuple[RouteSettings, ...] = ()
+    cache: CacheSettings = CacheSettings()
+    keys: tuple[KeySettings, ...] = ()
+
+
+T = TypeVar("T")
+
+
+def parse(text: str, source: str) -> Settings:
+    """Parse TOML text; ``source`` names it in errors. Raises ConfigError."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    return _convert(tables, Settings, source)
+
+
+def load(path: Path) -> Settings:
+    """Read a file; raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Name a TOML file with --config.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return parse(text, str(path))
+
+
+def _convert(tables: dict[str, Any], kind: type[T], source: str) -> T:
+    try:
+        return msgspec.convert(tables, kind, strict=True)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        key = path.rstrip("`")
+        lead = f"{source}: {key}: " if key else f"{source}: "
+        raise ConfigError(f"{lead}{_plain(message)}") from None
+
+
+def _plain(message: str) -> str:
+    """Say msgspec's finding in the words of a config file."""
+    field = message.partition("unknown field `")[2].rstrip("`")
+    if field:
+        return f"unknown key {field!r}; remove it or correct its spelling"
+    missing = message.partition("required field `")[2].rstrip("`")
+    if missing:
+        return f"the key {missing!r} is missing; add it"
+    return message[:1].lower() + message[1:].replace("`", "'")

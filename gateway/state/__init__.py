@@ -1,0 +1,1 @@
+"""One small Protocol per fact that several gateway processes may share."""

@@ -1,0 +1,224 @@
+"""From admission to settlement: one ``Charge`` per accepted request, settled exactly once.
+
+Admission takes rate, slot and a reservation atomically and writes the journal's first line; leaving the
+charge, by whatever exit, writes the last one without waiting for anything.
+"""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Self
+
+from gateway.errors import InsufficientQuota, InternalError, RateLimited
+from gateway.openai.usage import Usage
+from gateway.state.limits import Ask, Left, Limits, Verdict
+from gateway.tenancy.journal import Accepted, Entry, Journal, JournalError, Progress, Segment
+from gateway.tenancy.keys import Key
+from gateway.tenancy.pricing import NANO, Price, Source, amount_nanousd
+
+PROGRESS_TOKENS = 32
+PROGRESS_S = 1.0
+
+Status = Literal["ok", "error", "cancelled"]
+
+
+class Charge:
+    """What one request costs, from its admission on."""
+
+    def __init__(
+        self, billing: "Billing", request_id: str, key: Key, route: str, ask: Ask, prices: list[Price]
+    ) -> None:
+        self._billing = billing
+        self.request_id = request_id
+        self.key = key
+        self.route = route
+        self._ask = ask
+        self.price = prices[-1]  # until a model is chosen: the dearest may come
+        self.source: Source = "upstream"
+        self.usage = Usage()
+        self.estimated = False
+        self.replicas: list[str] = []
+        self.verdict = Verdict()
+        self.ts = 0.0
+        self.segment: Segment
+        self._noted_tokens = 0
+        self._noted_s = 0.0
+
+    @property
+    def cost_usd(self) -> float:
+        """The cost of the usage so far."""
+        return amount_nanousd(self.price, self.usage, self.source) / NANO
+
+    def cost_of(self, usage: Usage) -> float:
+        """The cost of a usage, in USD."""
+        return amount_nanousd(self.price, usage, self.source) / NANO
+
+    def progress(self, usage: Usage, estimated: bool) -> None:
+        """Note what was delivered; now and then it goes into the journal."""
+        self.usage = usage
+        self.estimated = estimated
+        now_s = self._billing.now()
+        if (
+            usage.completion_tokens - self._noted_tokens < PROGRESS_TOKENS
+            and now_s - self._noted_s < PROGRESS_S
+        ):
+            return
+        self._noted_tokens = usage.completion_tokens
+        self._noted_s = now_s
+        self._billing.journal.append(
+            Progress(
+                self.request_id,
+                self.price.model,
+                self.price.version,
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                amount_nanousd(self.price, usage, self.source),
+                self.replicas[-1] if self.replicas else "",
+            )
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._billing.admit(self)
+        self._noted_s = self.ts
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status: Status = "ok"
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            status = "cancelled"
+        elif error is not None:
+            status = "error"
+        self._billing.settle(self, status)
+
+
+class Billing:
+    """Admits and settles; ``now`` gives seconds since the epoch."""
+
+    def __init__(self, journal: Journal, limits: Limits, now: Callable[[], float]) -> None:
+        self.journal = journal
+        self.now = now
+        self._limits = limits
+
+    def charge(
+        self, request_id: str, key: Key, route: str, prices: list[Price], tokens: tuple[int, int]
+    ) -> Charge:
+        """Prepare a charge; entering it admits the request.
+
+        ``prices`` are those of the models that may answer, cheapest first; ``tokens`` are the estimates of
+        prompt and output. Entering raises RateLimited or InsufficientQuota.
+        """
+        estimate = Usage(prompt_tokens=tokens[0], completion_tokens=tokens[1])
+        ask = Ask(
+            key_id=key.id,
+            tokens=tokens[0] + tokens[1],
+            cost_nanousd=max(amount_nanousd(price, estimate, "upstream") for price in prices),
+            rpm=key.rpm,
+            tpm=key.tpm,
+            concurrency=key.concurrency,
+            credit_nanousd=None if key.prepaid_nanousd is None else key.prepaid_nanousd - key.floor_nanousd,
+            budget_nanousd=key.budget_nanousd,
+        )
+        return Charge(self, request_id, key, route, ask, prices)
+
+    async def admit(self, charge: Charge) -> None:
+        """Take what the request needs and write the journal's first line."""
+        charge.ts = self.now()
+        verdict = await self._limits.take(charge._ask, charge.ts)
+        if verdict.short is not None:
+            raise _refused(verdict)
+        charge.verdict = verdict
+        key = charge.key
+        try:
+            segment = self.journal.append(
+                Accepted(
+                    charge.request_id,
+                    charge.ts,
+                    key.org,
+                    key.project,
+                    key.id,
+                    charge.price.model,
+                    charge.route,
+                )
+            )
+        except JournalError:
+            self._limits.settle(charge._ask, 0, 0, charge.ts)
+            raise
+        segment.open_requests += 1
+        charge.segment = segment
+
+    def settle(self, charge: Charge, status: Status) -> None:
+        """Give back the reservation and write the journal's last line."""
+        usage, key = charge.usage, charge.key
+        amount = amount_nanousd(charge.price, usage, charge.source)
+        tokens = usage.prompt_tokens + usage.completion_tokens
+        self._limits.settle(charge._ask, tokens, amount, self.now())
+        self.journal.append(
+            Entry(
+                charge.request_id,
+                charge.ts,
+                key.org,
+                key.project,
+                key.id,
+                charge.price.model,
+                charge.route,
+                status,
+                usage.prompt_tokens,
+                usage.cached_tokens,
+                usage.completion_tokens,
+                amount,
+                charge.price.version,
+                charge.source,
+                len(charge.replicas),
+                ",".join(charge.replicas),
+                charge.estimated,
+            )
+        )
+        charge.segment.open_requests -= 1
+
+
+def rate_headers(verdict: Verdict) -> list[tuple[bytes, bytes]]:
+    """Give OpenAI's rate-limit headers for the rates that are configured."""
+    headers: list[tuple[bytes, bytes]] = []
+    for name, left in ((b"requests", verdict.requests), (b"tokens", verdict.tokens)):
+        if left is not None:
+            headers += _headers(name, left)
+    return headers
+
+
+def _headers(name: bytes, left: Left) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-ratelimit-limit-" + name, str(left.limit).encode()),
+        (b"x-ratelimit-remaining-" + name, str(left.remaining).encode()),
+        (b"x-ratelimit-reset-" + name, _duration(left.reset_s)),
+    ]
+
+
+def _duration(seconds: float) -> bytes:
+    """Write a duration as OpenAI does: ``12ms``, ``6.5s``, ``1m30s``."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms".encode()
+    minutes, rest = divmod(round(seconds, 3), 60)
+    return (f"{int(minutes)}m{round(rest)}s" if minutes else f"{rest:g}s").encode()
+
+
+def _refused(verdict: Verdict) -> RateLimited | InsufficientQuota | InternalError:
+    match verdict.short:
+        case "requests" | "tokens" as what:
+            left = verdict.requests if what == "requests" else verdict.tokens
+            limit = left.limit if left is not None else 0
+            error = RateLimited(
+                f"Rate limit reached: {limit} {what} per minute. Try again in {verdict.retry_after_s:.1f} s.",
+                retry_after_s=verdict.retry_after_s,
+            )
+            error.type = what  # type: ignore[misc]  # OpenAI names the exhausted rate as the type
+            return error
+        case "concurrency":
+            return RateLimited("Too many requests of this key at once.", retry_after_s=verdict.retry_after_s)
+        case "credit":
+            return InsufficientQuota("You have no credit left for this request; top up to go on.")
+        case "budget":
+            return InsufficientQuota("The budget of this key for this month does not cover this request.")
+        case _:
+            return InternalError("The request was refused.")

@@ -1,0 +1,179 @@
+"""The usage journal: what must not be lost, before it is in SQL.
+
+One append-only file per gateway process and segment. Lines are JSON arrays: ``accepted`` (written before a
+request is dispatched), ``progress`` (tokens delivered so far), ``settled`` (the ledger row). A line reaches
+the kernel before ``append`` returns, so that ``kill -9`` loses none; ``sync`` makes it survive a power cut.
+The file is the queue towards SQL: nothing waits in memory. A process holds a lock on its segments; a segment
+without a lock belongs to a process that is gone, and the next one to start recovers it.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+SEGMENT_BYTES = 16 * 1024 * 1024
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="a"):
+    """A request was admitted."""
+
+    request_id: str
+    ts: float
+    org: str
+    project: str
+    key_id: str
+    model: str
+    route: str
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag="p"):
+    """So many tokens were delivered by now, for so much."""
+
+    request_id: str
+    model: str
+    price_version: str
+    prompt_tokens: int
+    completion_tokens: int
+    amount_nanousd: int
+    replica: str
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    """A settled request: one ledger row."""
+
+    request_id: str
+    ts: float
+    org: str
+    project: str
+    key_id: str
+    model: str
+    route: str
+    status: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    amount_nanousd: int
+    price_version: str
+    source: str
+    attempts: int
+    replicas: str
+    estimated: bool
+
+
+Line = Accepted | Progress | Entry
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Line).decode
+
+
+class JournalError(Exception):
+    """The journal cannot be written: no request may be accepted."""
+
+
+class Segment:
+    """One file, locked by its process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.size_bytes = 0
+        self.open_requests = 0
+
+
+class Journal:
+    """The segments of this process."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory = directory
+        self._name = name
+        self._number = 0
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._segment = self._next_segment()
+        except OSError as error:
+            raise JournalError(f"cannot write the usage journal in {directory}: {error.strerror}") from error
+        self._full: list[Segment] = []
+        self._dirty = False
+
+    def append(self, line: Line) -> Segment:
+        """Write one line; gives the segment it is in. Raises JournalError where the disk does not take it."""
+        segment = self._segment
+        data = _encode(line) + b"\n"
+        try:
+            written = os.write(segment.fd, data)
+        except OSError as error:
+            raise JournalError(
+                f"the usage journal {segment.path} cannot be written: {error.strerror}"
+            ) from error
+        if written != len(data):
+            raise JournalError(f"the usage journal {segment.path} was cut short: the disk is full")
+        segment.size_bytes += written
+        self._dirty = True
+        if segment.size_bytes > SEGMENT_BYTES:
+            self._full.append(segment)
+            self._segment = self._next_segment()
+        return segment
+
+    def segments(self) -> list[Segment]:
+        """Give the live segments of this process, oldest first."""
+        return [*self._full, self._segment]
+
+    def drop(self, segment: Segment) -> None:
+        """Delete a full segment whose requests are all settled and in SQL."""
+        self._full.remove(segment)
+        segment.path.unlink(missing_ok=True)
+        os.close(segment.fd)
+
+    def sync(self) -> None:
+        """Force what was written to the disk; run it in a thread."""
+        if self._dirty:
+            self._dirty = False
+            os.fdatasync(self._segment.fd)
+
+    def close(self, *, settled: bool) -> None:
+        """Close the files; ``settled`` says that everything in them is in SQL, so that they may go."""
+        for segment in self.segments():
+            if settled:
+                segment.path.unlink(missing_ok=True)
+            os.close(segment.fd)
+
+    def _next_segment(self) -> Segment:
+        self._number += 1
+        return Segment(self._directory / f"{self._name}-{self._number:06d}.jsonl")
+
+
+def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[Line, int]]:
+    """Give each whole line from a byte offset with the offset behind it; a torn last line is left out."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        for raw in file:
+            if not raw.endswith(b"\n"):
+                return
+            offset += len(raw)
+            try:
+                yield _decode(raw), offset
+            except (msgspec.DecodeError, msgspec.ValidationError):
+                continue  # a line torn by a crash in the middle of a write
+
+
+def orphans(directory: Path, own: set[Path]) -> list[tuple[Path, int]]:
+    """Lock and give the segments of processes that are gone, with the descriptors that hold the locks."""
+    found: list[tuple[Path, int]] = []
+    for path in sorted(directory.glob("*.jsonl")):
+        if path in own:
+            continue
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        found.append((path, fd))
+    return found

@@ -1,0 +1,265 @@
+"""Which tier a query needs: the text to judge, its score, the choice, and the share kept on target.
+
+Pure. A score in [0, 1] rises with the expected gain of the largest tier over the smallest (not with difficulty: what
+both get wrong gains nothing). Scores are ranks: on the validation mix about 30 % lie above 0.7. Elsewhere they drift,
+so a threshold from one place does not hold a share in another; ShareController does, over every stretch of queries.
+"""
+
+import re
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Mapping, Sequence
+from math import ceil, isfinite
+from typing import Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from routing.features import clip, lexical
+
+Floats = NDArray[np.float32]
+
+MAX_QUERY_CHARS = 8_000
+_ENOUGH_WORDS = 8  # a last turn shorter than this ("and why?") is read together with the user turns before it
+_EARLIER_TURNS = 3
+_EXAMPLE = re.compile(r"^[ \t]*(?:Q|Question|Problem)\s*\d*\s*[:.][ \t]*", re.IGNORECASE | re.MULTILINE)
+_ANSWER_CUE = re.compile(r"\s*\b(?:A|Answer|Solution|Response|Output)[ \t]*:[ \t]*$", re.IGNORECASE)
+_MARKUP = re.compile(r"<\|[\w ]{1,30}\|>|\[/?[A-Z]{3,12}\]")
+
+
+# ---- the text that is judged ----
+
+
+def query_text(messages: object) -> str:
+    """Give the text to judge: the last user turn without its template, with earlier ones where it is very short.
+
+    Reads messages as a client may send them (content as text, as parts, or missing) and never raises. System prompts
+    and answers are left out: they belong to the application and say nothing about this query.
+    """
+    if isinstance(messages, str):
+        return bare(messages)
+    turns = messages if isinstance(messages, Sequence) and not isinstance(messages, bytes | bytearray) else ()
+    chosen: list[str] = []
+    words = 0
+    for turn in reversed(turns):
+        if not isinstance(turn, Mapping) or turn.get("role") != "user":
+            continue
+        text = bare(_content_text(turn.get("content")))
+        if text:
+            chosen.append(text)
+            words += len(text.split(maxsplit=_ENOUGH_WORDS))
+        if words >= _ENOUGH_WORDS or len(chosen) > _EARLIER_TURNS:
+            break
+    return clip("\n".join(reversed(chosen)), MAX_QUERY_CHARS)
+
+
+def bare(text: str) -> str:
+    """Give `text` without chat markup, solved examples before the last question, and the cue for the answer."""
+    text = _ANSWER_CUE.sub("", _MARKUP.sub(" ", clip(text, MAX_QUERY_CHARS).rstrip()))
+    questions = list(_EXAMPLE.finditer(text))
+    if len(questions) > 2 or (len(questions) == 1 and not text[: questions[0].start()].strip()):
+        text = text[questions[-1].end() :]
+    return text.strip()
+
+
+def _content_text(content: object) -> str:
+    if isinstance(content, str):
+        return clip(content, MAX_QUERY_CHARS)
+    if not isinstance(content, Sequence) or isinstance(content, bytes | bytearray):
+        return ""
+    parts = (part.get("text") for part in content[:64] if isinstance(part, Mapping))
+    return "\n".join(clip(part, MAX_QUERY_CHARS) for part in parts if isinstance(part, str))
+
+
+# ---- the score ----
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The trained numbers. Columns are the lexical features, then the d of the vector.
+
+    A raw score is a line over all columns, plus trees that each ask `depth` questions, plus a mean of prototype values
+    by nearness; `knots` turn raw scores into ranks.
+    """
+
+    slopes: Floats  # (features + d,)
+    tree_features: NDArray[np.int32]  # (trees, depth)
+    tree_thresholds: Floats  # (trees, depth)
+    tree_leaves: Floats  # (trees, 2 ** depth)
+    centres: Floats  # (prototypes, d) unit rows
+    values: Floats  # (prototypes,)
+    sharpness: Floats  # ()
+    knots: NDArray[np.float64]  # (quantiles,) rising raw scores; the first and the last are out of reach
+
+
+class Classifier:
+    """Scores a query from its text and its vector: about 0.1 ms, no state."""
+
+    def __init__(self, head: Head) -> None:
+        """Take trained numbers. Raises ValueError where their shapes do not fit together."""
+        trees, depth = head.tree_features.shape
+        if head.tree_leaves.shape != (trees, 1 << depth) or len(head.centres) != len(head.values):
+            raise ValueError("the head's arrays do not fit together")
+        self._head = head
+        self._powers = 1 << np.arange(depth)
+        self._offsets = np.arange(trees) << depth
+        self._leaves = head.tree_leaves.ravel()
+        self._ranks = np.linspace(0.0, 1.0, len(head.knots))
+
+    def score(self, text: str, vector: Floats) -> float:
+        """Give the score in [0, 1] of `text` (as query_text gives it) with its unit `vector` (d,)."""
+        return float(
+            np.interp(self.raw(np.concatenate([lexical(text), vector])), self._head.knots, self._ranks)
+        )
+
+    def raw(self, columns: Floats) -> float:
+        """Give the raw score of one row of columns (features + d,)."""
+        head = self._head
+        line = float(head.slopes @ columns)
+        answers = columns[head.tree_features] > head.tree_thresholds
+        trees = float(self._leaves[answers @ self._powers + self._offsets].sum())
+        nearness = np.exp(head.sharpness * (head.centres @ columns[-head.centres.shape[1] :] - 1))
+        total = line + trees + float(nearness @ head.values / (nearness.sum() + 1e-12))
+        return total if isfinite(total) else 0.0
+
+
+# ---- the choice ----
+
+
+def choose(score: float, thresholds: Sequence[float]) -> int:
+    """Give the tier's place, 0 the cheapest: the number of rising `thresholds` (tiers - 1 of them) that `score` reaches."""
+    return bisect_right(thresholds, score)
+
+
+def tier_shares(large_share: float, tiers: int) -> list[float]:
+    """Give for each boundary the share of queries that go above it; the last is `large_share`, even steps in logarithm."""
+    return [large_share ** (boundary / (tiers - 1)) for boundary in range(1, tiers)]
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Whether a query goes above the boundary, and the threshold that its score was held against."""
+
+    above: bool
+    threshold: float
+
+
+WINDOW = 512
+SLACK = 28.0
+_NUDGE = 200.0  # queries over which what is owed is paid back
+
+
+class ShareController(msgspec.Struct):
+    """Keeps the share of queries above one boundary on target over every stretch of the stream, in any order.
+
+    The threshold is a quantile over the last WINDOW scores, nudged by what is owed. A hard bucket stands behind it:
+    the number sent above never strays more than SLACK + 1 from share x queries, so any 2,000 queries in a row keep
+    within 2 x 29 / 2000 = 2.9 points. At first the window holds prior scores, which leave one by one.
+    """
+
+    share: float
+    recent: list[float]  # a ring of scores
+    ordered: list[float]  # the same, sorted
+    oldest: int = 0
+    owed: float = 0.0  # share x queries - sent above
+
+    @classmethod
+    def start(cls, share: float, prior: Sequence[float]) -> Self:
+        """Give a controller for `share` in [0, 1]; `prior` are quantiles of scores at even steps."""
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"a share lies in [0, 1], not {share}")
+        count = WINDOW // 8  # enough for a sane start, soon outvoted by the stream itself
+        scores = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(prior)), prior).tolist()
+        return cls(share, [scores[step * 37 % count] for step in range(count)], sorted(scores))
+
+    def decide(self, score: float) -> Choice:
+        """Decide for the next query and remember it."""
+        threshold = self.threshold()
+        above = score >= threshold
+        debt = self.owed + self.share
+        if debt - above > SLACK:
+            above = True
+        elif debt - above < -SLACK:
+            above = False
+        self.owed = debt - above
+        self._remember(score)
+        return Choice(above, threshold)
+
+    def threshold(self) -> float:
+        """Give the score that the next query must reach."""
+        if self.share in (0.0, 1.0):
+            return 2.0 if self.share == 0.0 else 0.0
+        goal = min(1.0, max(0.0, self.share + self.owed / _NUDGE))
+        place = ceil((1.0 - goal) * len(self.ordered))
+        return self.ordered[place] if place < len(self.ordered) else self.ordered[-1]
+
+    def _remember(self, score: float) -> None:
+        if len(self.recent) < WINDOW:
+            self.recent.append(score)
+        else:
+            gone, self.recent[self.oldest] = self.recent[self.oldest], score
+            self.oldest = (self.oldest + 1) % WINDOW
+            del self.ordered[bisect_left(self.ordered, gone)]
+        insort(self.ordered, score)
+
+
+# ---- calibration on labelled queries ----
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """A threshold with what it gave: the share above it, the quality, and the quality's 95 % interval.
+
+    Quality is the mean score of the routed answers over the mean score of the large model's: 1.0 = as good as it.
+    """
+
+    threshold: float
+    share: float
+    quality: float
+    ci: tuple[float, float]
+
+
+def calibrate(
+    scores: Sequence[float], small: Sequence[float], large: Sequence[float], **goal: float
+) -> Calibration:
+    """Give the threshold for `large_share=` or `quality=` on queries whose outcomes with both models are known.
+
+    For a quality it is the highest threshold that reaches it; where none does, all go to the large model.
+    """
+    s, low, high = (np.asarray(values, np.float64) for values in (scores, small, large))
+    if not len(s) == len(low) == len(high) > 0:
+        raise ValueError("calibration needs a score and both outcomes for at least one query")
+    order = np.argsort(-s, kind="stable")
+    qualities = quality_curve(s, low, high)
+    if "large_share" in goal:
+        count = round(goal["large_share"] * len(s))
+    else:
+        enough = np.flatnonzero(qualities >= goal["quality"] - 1e-12)
+        count = int(enough[0]) if len(enough) else len(s)
+    threshold = float(s[order[count - 1]]) if count else float(np.nextafter(s.max(), 2.0))
+    above = s >= threshold
+    routed = np.where(above, high, low)
+    rng = np.random.default_rng(0)
+    draws = (rng.integers(0, len(s), len(s)) for _ in range(500))
+    samples = [routed[draw].mean() / max(1e-9, high[draw].mean()) for draw in draws]
+    bounds = np.percentile(samples, [2.5, 97.5])
+    quality = float(routed.mean() / max(1e-9, high.mean()))
+    return Calibration(threshold, float(above.mean()), quality, (float(bounds[0]), float(bounds[1])))
+
+
+def quality_curve(
+    scores: NDArray[np.float64], small: NDArray[np.float64], large: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Give the quality with the k highest-scored queries sent to the large model, (n + 1,) for k = 0 .. n."""
+    order = np.argsort(-scores, kind="stable")
+    gained = np.concatenate([[0.0], np.cumsum((large - small)[order])])
+    curve: NDArray[np.float64] = (small.sum() + gained) / max(1e-9, float(large.sum()))
+    return curve
+
+
+def share_for_quality(curve: Sequence[float], quality: float) -> float:
+    """Give the smallest share whose quality on `curve` (even steps of the share from 0 to 1) reaches `quality`, else 1."""
+    for step, value in enumerate(curve):
+        if value >= quality:
+            if step == 0:
+                return 0.0
+            before = curve[step - 1]
+            return (step - 1 + (quality - before) / (value - before)) / (len(curve) - 1)
+    return 1.0

@@ -1,0 +1,1 @@
+"""Earlier answers to the same question."""

@@ -1,0 +1,56 @@
+"""Entries in this process: least recently used goes first, bounded in bytes."""
+
+from collections import OrderedDict
+
+from semantic_cache.stores.base import Entry
+
+OVERHEAD_BYTES = 400  # an entry's own objects beside its body
+
+
+class MemoryStore:
+    """A bounded dictionary."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    async def get(self, key: bytes, now_s: float) -> Entry | None:
+        """Give the entry if it is there and has not expired; see ``Store.get``."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry.expires_s <= now_s:
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return entry
+
+    async def put(self, key: bytes, entry: Entry) -> None:
+        """Keep an entry; see ``Store.put``."""
+        self._drop(key)
+        if _size_bytes(entry) > self._max_bytes:
+            return
+        self._entries[key] = entry
+        self.size_bytes += _size_bytes(entry)
+        while self.size_bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    async def purge(self) -> int:
+        """Forget everything; see ``Store.purge``."""
+        count = len(self._entries)
+        self._entries.clear()
+        self.size_bytes = 0
+        return count
+
+    def _drop(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.size_bytes -= _size_bytes(entry)
+
+
+def _size_bytes(entry: Entry) -> int:
+    return len(entry.body) + OVERHEAD_BYTES

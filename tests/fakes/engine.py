@@ -1,0 +1,84 @@
+"""A small inference server as a real process: standard library only, with the faults that engines have.
+
+`--load-s` waits before it listens, `--crash-after` ends it by itself so many seconds after it listens,
+`--ignore-sigterm` makes it deaf, `--spawn-child` gives it a grandchild that ignores SIGTERM and, with
+`--child-session`, hides in a session of its own (as vLLM's engine core might).
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+CHILD = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    served_name = "fake"
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self._answer(200, {})
+        elif self.path == "/v1/models":
+            self._answer(200, {"object": "list", "data": [{"id": self.served_name, "object": "model"}]})
+        elif self.path == "/metrics":
+            lines = ['vllm:num_requests_running{engine="0"} 2', 'vllm:num_requests_waiting{engine="0"} 1']
+            self._send(200, "\n".join([*lines, 'vllm:kv_cache_usage_perc{engine="0"} 0.25\n']).encode())
+        elif self.path == "/environment":
+            self._answer(200, dict(os.environ) | {"cwd": os.getcwd()})
+        else:
+            self._answer(404, {"error": {"message": "no such address"}})
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers.get("content-length", "0"))))
+        if self.path == "/v1/embeddings":
+            self._answer(200, {"object": "list", "data": [{"index": 0, "embedding": [0.0, 1.0]}]})
+            return
+        choice = {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
+        self._answer(200, {"object": "chat.completion", "model": request.get("model"), "choices": [choice]})
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        return
+
+    def _answer(self, status: int, body: object) -> None:
+        self._send(status, json.dumps(body).encode())
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--load-s", type=float, default=0.0)
+    parser.add_argument("--crash-after", type=float, default=None)
+    parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--spawn-child", action="store_true")
+    parser.add_argument("--child-session", action="store_true")
+    options = parser.parse_args()
+    print(f"engine {os.getpid()}", flush=True)
+    if options.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if options.spawn_child:
+        child = subprocess.Popen([sys.executable, "-c", CHILD], start_new_session=options.child_session)
+        print(f"child {child.pid}", flush=True)
+    time.sleep(options.load_s)
+    if options.crash_after is not None:
+        threading.Timer(options.crash_after, lambda: os._exit(3)).start()
+    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
+    print("serving", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

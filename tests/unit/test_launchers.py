@@ -1,0 +1,236 @@
+"""Real, small processes: started, watched, ended, and never left behind."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from backends.engines import LaunchCommand
+from backends.launchers import LAUNCHERS, LocalLauncher, MakeCommand, Process
+from backends.launchers.local import StateInUse, environment
+from tests.fakes.processes import alive, numbers, parent_of, until, until_async
+
+ROOT = Path(__file__).parents[2]
+FAKE = str(ROOT / "tests" / "fakes" / "engine.py")
+
+
+def fake(*options: str, **env: str) -> MakeCommand:
+    return lambda port: LaunchCommand(
+        argv=(sys.executable, "-P", FAKE, "--port", str(port), *options), env=env, shutdown_timeout_s=1
+    )
+
+
+async def says(process: Process, words: str) -> None:
+    await until_async(lambda: any(words in line for line in process.log_tail()))
+
+
+def pids(process: Process) -> list[int]:
+    lines = process.log_tail()
+    return numbers(lines, "engine ") + numbers(lines, "child ")
+
+
+def test_serves_and_stops_with_its_log_kept(tmp_path: Path) -> None:
+    async def run() -> None:
+        process = await LocalLauncher(tmp_path).start("qwen/small 1", fake(), "")
+        await says(process, "serving")
+        reply = await asyncio.to_thread(urllib.request.urlopen, process.url.removesuffix("/v1") + "/health")
+        with reply:
+            assert reply.status == 200
+        (engine,) = pids(process)
+        assert await process.stop(10.0) == 128 + signal.SIGTERM
+        assert not alive(engine)
+        assert process.log_tail(1) == (f"warden: engine ended with status {128 + signal.SIGTERM}",)
+
+    asyncio.run(run())
+    assert list(tmp_path.rglob("*.pid")) == []
+
+
+def test_the_engine_sees_a_neutral_place(tmp_path: Path) -> None:
+    async def run() -> dict[str, str]:
+        process = await LocalLauncher(tmp_path).start("a", fake(GIVEN="yes"), "")
+        await says(process, "serving")
+        reply = await asyncio.to_thread(
+            urllib.request.urlopen, process.url.removesuffix("/v1") + "/environment"
+        )
+        with reply:
+            seen: dict[str, str] = json.load(reply)
+        await process.stop(5.0)
+        return seen
+
+    seen = asyncio.run(run())
+    assert seen["GIVEN"] == "yes"
+    assert seen["PYTHONSAFEPATH"] == "1"
+    assert list(Path(seen["cwd"]).iterdir()) == []
+
+
+def test_no_secret_of_ours_reaches_an_engine() -> None:
+    parent = {
+        "PATH": "/bin",
+        "SWITCHGEAR_ADMIN_KEY": "s",
+        "OPENAI_API_KEY": "s",
+        "VLLM_API_KEY": "s",
+        "HF_HOME": "/h",
+    }
+    parent |= {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": "/x", "VLLM_LOGGING_LEVEL": "INFO"}
+    seen = environment(parent, LaunchCommand(argv=("x",), env={}))
+    kept = {"PATH": "/bin", "HF_HOME": "/h", "VLLM_LOGGING_LEVEL": "INFO"}
+    assert seen == kept | {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
+
+
+def test_a_deaf_engine_and_its_hidden_child_are_killed_after_the_grace(tmp_path: Path) -> None:
+    async def run() -> None:
+        options = ("--ignore-sigterm", "--spawn-child", "--child-session")
+        process = await LocalLauncher(tmp_path).start("a", fake(*options), "")
+        await says(process, "serving")
+        family = pids(process)
+        assert len(family) == 2
+        assert await process.stop(0.3) == 128 + signal.SIGKILL
+        assert not any(map(alive, family))
+
+    asyncio.run(run())
+
+
+def test_a_crash_is_seen_with_its_status_and_takes_the_children_along(tmp_path: Path) -> None:
+    async def run() -> None:
+        options = ("--crash-after", "0.1", "--spawn-child", "--child-session")
+        process = await LocalLauncher(tmp_path).start("a", fake(*options), "")
+        both = await asyncio.gather(process.wait(), process.wait())
+        assert list(both) == [3, 3]
+        assert len(pids(process)) == 2
+        assert not any(map(alive, pids(process)))
+        assert await process.stop(1.0) == 3
+
+    asyncio.run(run())
+
+
+def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
+    async def run() -> None:
+        make: MakeCommand = lambda port: LaunchCommand(argv=("/no/such/python",), env={})  # noqa: E731
+        process = await LocalLauncher(tmp_path).start("a", make, "")
+        assert await process.wait() == 127
+        assert any("cannot start /no/such/python" in line for line in process.log_tail())
+
+    asyncio.run(run())
+
+
+def test_the_log_tail_is_of_this_start_only(tmp_path: Path) -> None:
+    async def run() -> None:
+        launcher = LocalLauncher(tmp_path)
+        first = await launcher.start("a", fake("--crash-after", "0"), "")
+        await first.wait()
+        old = pids(first)
+        second = await launcher.start("a", fake(), "")
+        await says(second, "serving")
+        assert len(pids(second)) == 1
+        assert pids(second) != old
+        await second.stop(5.0)
+        assert f"engine {old[0]}" in (tmp_path / "engines" / "a.log").read_text().splitlines()
+
+    asyncio.run(run())
+
+
+def test_a_killed_warden_leaves_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        process = await LocalLauncher(tmp_path).start("a", fake("--spawn-child", "--child-session"), "")
+        await says(process, "serving")
+        family = pids(process)
+        os.kill(parent_of(family[0]), signal.SIGKILL)
+        assert await process.wait() == 128 + signal.SIGKILL
+        assert len(family) == 2
+        assert not any(map(alive, family))
+
+    asyncio.run(run())
+
+
+GATEWAY = """
+import asyncio, sys
+from pathlib import Path
+from backends.engines import LaunchCommand
+from backends.launchers import LocalLauncher
+
+async def main():
+    def make(port):
+        argv = (sys.executable, "-P", sys.argv[1], "--port", str(port), *sys.argv[3:])
+        return LaunchCommand(argv=argv, env={}, shutdown_timeout_s=1)
+    process = await LocalLauncher(Path(sys.argv[2])).start("a", make, "")
+    await process.wait()
+
+if "--uvloop" in sys.argv:
+    sys.argv.remove("--uvloop")
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+"""
+
+
+def gateway(state: Path, *options: str) -> tuple["subprocess.Popen[str]", list[int]]:
+    """A parent that launches a fake engine with a hidden child; its process and their pids."""
+    argv = [sys.executable, "-c", GATEWAY, FAKE, str(state), "--spawn-child", "--child-session", *options]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
+    log = state / "engines" / "a.log"
+
+    def lines() -> tuple[str, ...]:
+        assert parent.poll() is None, parent.communicate()[1]
+        return tuple(log.read_text().splitlines()) if log.exists() else ()
+
+    until(lambda: bool(numbers(lines(), "child ")) and ("serving" in lines() or "--load-s" in options))
+    return parent, numbers(lines(), "engine ") + numbers(lines(), "child ")
+
+
+@pytest.mark.parametrize("options", [(), ("--uvloop",), ("--load-s", "600"), ("--ignore-sigterm",)], ids=str)
+def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
+    parent, family = gateway(tmp_path, *options)
+    assert len(family) == 2
+    parent.kill()
+    parent.communicate()
+    until(lambda: not any(map(alive, family)))
+    until(lambda: not list(tmp_path.rglob("*.pid")))
+
+
+def test_nothing_outlives_a_parent_that_ends_without_stopping_it(tmp_path: Path) -> None:
+    parent, family = gateway(tmp_path)
+    parent.send_signal(signal.SIGINT)
+    parent.communicate()
+    until(lambda: not any(map(alive, family)))
+
+
+def test_the_next_start_ends_what_an_earlier_run_left(tmp_path: Path) -> None:
+    parent, family = gateway(tmp_path)
+    warden = parent_of(family[0])
+    launcher = LocalLauncher(tmp_path)
+    with pytest.raises(StateInUse, match=f"process id {parent.pid}"):
+        asyncio.run(launcher.sweep())
+    parent.send_signal(signal.SIGSTOP)  # neither parent nor warden can clean up
+    os.kill(warden, signal.SIGKILL)
+    parent.kill()
+    parent.communicate()
+    assert asyncio.run(launcher.sweep()) == ["a"]
+    assert not any(map(alive, family))
+    assert asyncio.run(launcher.sweep()) == []
+
+
+def test_a_broken_pidfile_is_put_away(tmp_path: Path) -> None:
+    directory = tmp_path / "engines"
+    directory.mkdir()
+    (directory / "a.pid").write_text("{")
+    assert asyncio.run(LocalLauncher(tmp_path).sweep()) == []
+    assert list(directory.iterdir()) == []
+
+
+def test_an_attached_replica_is_neither_started_nor_ended(tmp_path: Path) -> None:
+    async def run() -> None:
+        process = await LAUNCHERS["attached"](tmp_path).start("a", fake(), "http://127.0.0.1:9/v1")
+        assert process.url == "http://127.0.0.1:9/v1"
+        waiting = asyncio.create_task(process.wait())
+        assert await process.stop(1.0) == 0
+        assert await waiting == 0
+
+    asyncio.run(run())
