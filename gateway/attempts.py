@@ -6,6 +6,7 @@ deadline; a client's own mistake (4xx) is never retried. Once a byte is delivere
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Protocol
 
 import msgspec
@@ -78,6 +79,9 @@ class UpstreamError(Exception):
         self.refusal = UpstreamRefused(status, body, headers)
 
 
+ANOTHER_MAY_SUCCEED = (ClientError, StreamBroken, UpstreamError)
+
+
 class Report(Protocol):
     """Hears how an attempt on a replica went."""
 
@@ -104,50 +108,60 @@ class Attempts:
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Give the answer's bytes as they come. Raises ApiError or an exception that ``translate`` knows."""
-        failure: Exception
+        failure: Exception | None = None
         while True:
             delivered = False
-            query = msgspec.structs.replace(call.query, exclude=frozenset(call.tried))
-            asked_s = self._dispatcher.now()
             try:
-                async with self._dispatcher.slot(query, band=call.band, deadline_s=call.deadline_s) as slot:
-                    sent_s = self._dispatcher.now()
-                    call.queue_s += sent_s - asked_s
-                    call.tried.append(slot.replica.id)
-                    call.receiver.begin()
-                    try:
-                        # Only the generator that holds the slot reads the reply, so both end together.
-                        reply = await self._send(call, slot.replica)
-                        try:
-                            while data := await reply.read():
-                                out = call.receiver.feed(data)
-                                if out:
-                                    if not delivered:
-                                        call.upstream_s += self._dispatcher.now() - sent_s
-                                        delivered = True
-                                    yield out
-                        finally:
-                            reply.close()
-                        out = call.receiver.finish()
-                        if out:
-                            if not delivered:
-                                call.upstream_s += self._dispatcher.now() - sent_s
-                                delivered = True
-                            yield out
-                    except (ClientError, StreamBroken, UpstreamError) as error:
-                        self._failed(call, slot.replica, error)
-                        raise
-                    self._served(call, slot.replica, "ok")
+                async with aclosing(self._attempt(call)) as pieces:
+                    async for piece in pieces:
+                        delivered = True
+                        yield piece
                 return
             except ModelLoading:
-                if not call.tried:
+                if failure is None:
                     raise
                 raise _final(failure) from failure
-            except (ClientError, StreamBroken, UpstreamError) as error:
+            except ANOTHER_MAY_SUCCEED as error:
                 failure = error
-            if delivered or len(call.tried) >= call.max_attempts or self._dispatcher.now() > call.deadline_s:
-                raise _final(failure) from failure
+                if (
+                    delivered
+                    or len(call.tried) >= call.max_attempts
+                    or self._dispatcher.now() > call.deadline_s
+                ):
+                    raise _final(error) from error
             await asyncio.sleep(BACKOFF_S * 2 ** (len(call.tried) - 1))
+
+    async def _attempt(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Try one replica: take a slot, send, hand on what comes, check that it is whole."""
+        now = self._dispatcher.now
+        asked_s = now()
+        query = msgspec.structs.replace(call.query, exclude=frozenset(call.tried))
+        async with self._dispatcher.slot(query, band=call.band, deadline_s=call.deadline_s) as slot:
+            sent_s = now()
+            call.queue_s += sent_s - asked_s
+            call.tried.append(slot.replica.id)
+            call.receiver.begin()
+            begun = False
+            try:
+                reply = await self._send(call, slot.replica)
+                try:
+                    while data := await reply.read():
+                        if out := call.receiver.feed(data):
+                            if not begun:
+                                begun = True
+                                call.upstream_s += now() - sent_s
+                            yield out
+                finally:
+                    reply.close()
+                out = call.receiver.finish()
+                if not begun:
+                    call.upstream_s += now() - sent_s
+                if out:
+                    yield out
+            except ANOTHER_MAY_SUCCEED as error:
+                self._failed(call, slot.replica, error)
+                raise
+            self._served(call, slot.replica, "ok")
 
     async def _send(self, call: Call, replica: Replica) -> Reply:
         """Send; gives a reply with status 200. Raises UpstreamRefused or UpstreamError for any other."""

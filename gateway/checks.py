@@ -19,7 +19,7 @@ def warnings(settings: Settings) -> Iterator[str]:
     """Give what an operator should know: the configuration works, but not quite as it reads."""
     for index, model in enumerate(settings.models):
         if model.price is None:
-            yield f"models[{index}].price: {model.name!r} has no price; its ledger rows are flagged 'unpriced'"
+            yield f"models[{index}].price: {model.name!r} has no price; its rows are flagged 'unpriced'"
     if settings.cache.semantic is not None:
         yield "cache.semantic: this version has the exact cache only; the setting has no effect"
     if settings.redis is not None:
@@ -32,7 +32,7 @@ def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if not settings.models:
         yield "models: there are none; add a [[models]] table"
     if settings.server.workers > 1:
-        yield "server.workers: more than one needs shared state, which this version does not have; set it to 1"
+        yield "server.workers: this version has no shared state between workers; set it to 1"
     names = Counter([model.name for model in settings.models] + [route.name for route in settings.routes])
     for name, count in names.items():
         if count > 1:

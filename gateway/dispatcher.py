@@ -56,7 +56,7 @@ class Dispatcher:
         self._loads: dict[str, Load] = {}
 
     def configure(self, models: Iterable[tuple[str, str, int, float]]) -> None:
-        """Set the models: name, policy, queue limit, queue time-out in seconds. Known ones keep their queue."""
+        """Set the models: name, policy, queue limit, queue time-out (s). Known ones keep their queue."""
         lines = {}
         for name, policy, limit, timeout_s in models:
             line = self._lines.get(name) or Line(name, policy, timeout_s, Scheduler(name, limit), waiting={})

@@ -42,8 +42,8 @@ class ReplyTooLarge(ClientError):
 class Outgoing(msgspec.Struct, frozen=True):
     """One request to a replica.
 
-    ``headers`` are sent as they are, beside host, content-type and content-length. ``deadline_s`` is a time of
-    the event loop's clock after which the exchange counts as silent, however much came.
+    ``headers`` are sent as they are, beside host, content-type and content-length. ``deadline_s`` is a time
+    of the event loop's clock after which the exchange counts as silent, however much came.
     """
 
     url: str

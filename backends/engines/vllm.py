@@ -126,11 +126,11 @@ ENGINE = Engine(
     takes_priority=True,
     returns_token_ids=True,
     stages=(
-        ("Initializing a V1 LLM engine", "starting the engine"),
+        ("Resolved architecture", "starting the engine"),
         ("Starting to load model", "loading weights"),
         ("Loading safetensors checkpoint shards", "loading weights"),
         ("Loading weights took", "weights loaded"),
-        ("torch.compile", "compiling"),
+        ("Compiling a graph", "compiling"),
         ("Capturing CUDA graph", "capturing CUDA graphs"),
         ("GPU KV cache size", "sizing the KV cache"),
         ("CPU KV cache size", "sizing the KV cache"),

@@ -14,7 +14,7 @@ def demo_config(home: Path, models: DemoModels, *, gpu: bool, cores: int) -> str
     second = list(range(half, cores)) or first
     return "\n".join(
         [
-            "# Written by 'switchgear up' for its demo models. Edit it freely: it is written only where it is missing.",
+            "# Written by 'switchgear up' for its demo models. Edit it: it is written only if missing.",
             "[server]",
             f'state_dir = "{home / "state"}"',
             "",
@@ -48,11 +48,12 @@ def demo_config(home: Path, models: DemoModels, *, gpu: bool, cores: int) -> str
 
 def _chat(name: str, _weights: Path, *prices: str) -> list[str]:
     fresh, cached, output = prices
+    factors = "cache_hit = 0.1, joined = 0.1"
     return [
         "[[models]]",
         f'name = "{name}"',
         f"context_tokens = {CONTEXT_TOKENS}",
-        f"price = {{ input = {fresh}, cached_input = {cached}, output = {output}, cache_hit = 0.1, joined = 0.1 }}",
+        f"price = {{ input = {fresh}, cached_input = {cached}, output = {output}, {factors} }}",
     ]
 
 

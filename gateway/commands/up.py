@@ -40,13 +40,9 @@ class Credentials(msgspec.Struct, frozen=True):
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command."""
-    parser = subparsers.add_parser(
-        "up", help="run the appliance: gateway and engines, on demo models by default"
-    )
+    parser = subparsers.add_parser("up", help="run the appliance: gateway and engines")
     add_config(parser, required=False)
-    parser.add_argument(
-        "--home", type=Path, default=Path(".switchgear"), help="where state and demo models live"
-    )
+    parser.add_argument("--home", type=Path, default=Path(".switchgear"), help="where state and models live")
     parser.add_argument("--engine", type=Path, default=Path(".engine"), help="the engines' environment")
     parser.add_argument("--host", help="address to listen on (over server.host)")
     parser.add_argument("--port", type=int, help="port to listen on (over server.port); 0 chooses a free one")

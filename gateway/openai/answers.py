@@ -63,7 +63,7 @@ class WholeReceiver:
         self.kept: list[bytes] | None = []
 
     def usage(self, prompt_estimate: int) -> tuple[Usage, bool]:
-        """Give the tokens of the answer, and whether they are estimated; nothing is delivered before the end."""
+        """Give the tokens of the answer, and whether they are estimated; none before its end."""
         if self.final is not None:
             return self.final, False
         if not self.complete:

@@ -188,7 +188,7 @@ _NOT_IN_KEY = ("model", "stream", "stream_options", "user", "metadata", "safety_
 
 
 def canonical(request: Inference) -> bytes:
-    """Encode what determines the answer: sorted members, without white space, model and transport left out."""
+    """Encode what determines the answer: sorted members, no white space, no model or transport."""
     content = {
         name: msgspec.json.decode(raw) for name, raw in request.fields.items() if name not in _NOT_IN_KEY
     }

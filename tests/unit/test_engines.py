@@ -98,7 +98,7 @@ def test_an_attached_engine_says_why_it_is_not_launched() -> None:
 
 def test_the_stage_is_the_latest_that_the_log_tells() -> None:
     log = (
-        "INFO Initializing a V1 LLM engine (v0.32.0)",
+        "INFO Resolved architecture: LlamaForCausalLM",
         "INFO Starting to load model /models/x...",
         "INFO 12 %",
     )
