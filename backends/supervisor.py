@@ -49,6 +49,10 @@ class ReplicaSpec(Struct, frozen=True, kw_only=True):
     version: str = ""
     max_concurrency: int = 64
 
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"unknown engine {self.engine!r}; known: {', '.join(ENGINES)}")
+
 
 class Limits(Struct, frozen=True, kw_only=True):
     probe_timeout_s: float = 2.0

@@ -14,9 +14,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="An OpenAI-compatible, multi-model gateway that also runs the fleet behind it.",
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in commands.load():
-        command.register(subparsers)
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    wanted = next((word for word in given if not word.startswith("-")), "")
+    for name, summary in commands.COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name == wanted:  # the others are not even imported: a command starts as fast as it can
+            commands.load(name).register(subparser)
+    options = parser.parse_args(given)
     try:
         return int(options.run(options))
     except KeyboardInterrupt:

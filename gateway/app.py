@@ -172,6 +172,7 @@ def build(process: Process) -> Litestar:
         handlers,
         exception_handlers={Exception: fallback.render},
         openapi_config=None,
+        logging_config=None,
         request_max_body_size=process.settings.server.max_body_bytes,
     )
 
@@ -198,6 +199,7 @@ def _launched(model: ModelSettings, replica_id: str, edges: Edges) -> ReplicaSpe
         upstream_model=model.upstream_name,
         kind=model.kind,
         context_tokens=model.context_tokens,
+        max_concurrency=model.launch.max_num_seqs or 64 if model.launch is not None else 64,
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 from gateway.catalogue import Model, Target
 from gateway.errors import InvalidRequest
 from gateway.openai.schemas import ChatFields, CompletionFields, Inference
+from routing.complexity import query_text
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -71,8 +72,6 @@ def text_of(request: Inference) -> str:
     """Give the text that the classifier reads."""
     typed = request.typed
     if isinstance(typed, ChatFields):
-        from routing.complexity import query_text
-
         return query_text([{"role": one.role, "content": one.content} for one in typed.messages])
     if isinstance(typed, CompletionFields):
         prompt = typed.prompt

@@ -100,7 +100,7 @@ def connect(url: str) -> sa.Engine:
     """Make the engine; nothing is opened yet. Raises DatabaseError for an unusable URL."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise DatabaseError("database.url is not a URL; use sqlite:///FILE or postgresql://...") from None
     if parsed.drivername == "sqlite":
         engine = sa.create_engine(parsed, connect_args={"timeout": 10.0})

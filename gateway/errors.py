@@ -18,6 +18,7 @@
     +-- ModelLoading            503  model_loading
     +-- ShuttingDown            503  shutting_down
     +-- UpstreamTimeout         504  upstream_timeout
+    +-- UpstreamRefused         4xx  as the replica said, normalised
 
 Parts of the house raise their own exceptions and know no HTTP; ``translate`` turns them into this family.
 """
@@ -42,6 +43,14 @@ type_of_status = {
     429: "rate_limit_error",
 }
 
+_code_of_status = {
+    400: "invalid_value",
+    404: "not_found",
+    413: "request_too_large",
+    422: "invalid_value",
+    429: "rate_limit_exceeded",
+}
+
 MAX_RETRY_AFTER_S = 120.0  # openai-python gives up instead of waiting longer
 
 
@@ -61,6 +70,7 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers: list[tuple[bytes, bytes]] = []
 
 
 class InvalidRequest(ApiError):
@@ -230,8 +240,8 @@ def error_event(error: ApiError) -> bytes:
 
 
 def error_headers(error: ApiError) -> list[tuple[bytes, bytes]]:
-    """Give ``retry-after``, ``retry-after-ms`` and ``x-should-retry`` where they are known."""
-    headers: list[tuple[bytes, bytes]] = []
+    """Give ``retry-after``, ``retry-after-ms``, ``x-should-retry`` where known, and its own headers."""
+    headers = list(error.headers)
     if error.retry_after_s is not None:
         wait_s = min(max(error.retry_after_s, 0.0), MAX_RETRY_AFTER_S)
         headers.append((b"retry-after", str(max(1, math.ceil(wait_s))).encode()))
@@ -252,10 +262,10 @@ def _upstream_detail(body: bytes, status: int) -> tuple[str, str | None, str | N
     if not isinstance(message, str) or not message:
         message = f"The model's server refused the request with status {status}."
     param, code = detail.get("param"), detail.get("code")
-    if status == 400 and "maximum context length" in message:
+    if status == 400 and ("maximum context length" in message or "maximum model length" in message):
         code = ContextLengthExceeded.code
     elif not isinstance(code, str):
-        code = {400: InvalidRequest.code, 404: "not_found", 429: RateLimited.code}.get(status)
+        code = _code_of_status.get(status)
     return message, param if isinstance(param, str) else None, code
 
 
@@ -264,19 +274,18 @@ def _error_object(body: bytes) -> dict[str, Any]:
         parsed = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
+    while isinstance(parsed, dict) and parsed.get("error"):
+        parsed = parsed["error"]  # some wrap an error twice
+    if isinstance(parsed, str):
+        return {"message": parsed}
     if isinstance(parsed, dict):
-        inner = parsed.get("error", parsed)
-        if isinstance(inner, dict):
-            return inner
-        if isinstance(inner, str):
-            return {"message": inner}
-        if isinstance(parsed.get("detail"), str):
-            return {"message": parsed["detail"]}
+        return parsed if "message" in parsed else {"message": parsed.get("detail")}
     return {}
 
 
 def _seconds(text: str | None) -> float | None:
     try:
-        return float(text) if text is not None else None
+        seconds = float(text) if text is not None else math.nan
     except ValueError:
         return None
+    return seconds if math.isfinite(seconds) else None

@@ -1,7 +1,51 @@
-"""placeholder"""
+"""The shipped classifier behind the seam of ``choosing``: scores texts, keeps each route's objective."""
+
+from typing import Self
+
+from gateway.catalogue import Target
+from gateway.settings import Objective
+from routing import complexity
+from routing.complexity import Classifier, ShareController
+from routing.embedding import StaticEmbedder, load_classifier
+
+# Scores are ranks of the training queries, so their quantiles are a straight line.
+PRIOR = (0.0, 1.0)
 
 
 class Grading:
+    """One embedder and classifier for all routes; a controller for each boundary between two tiers."""
+
+    def __init__(self, embedder: StaticEmbedder, classifier: Classifier, curve: list[float]) -> None:
+        self._embedder = embedder
+        self._classifier = classifier
+        self._curve = curve
+        self._controllers: dict[tuple[str, Objective, int], list[ShareController]] = {}
+
     @classmethod
-    def load(cls):
-        raise NotImplementedError
+    def load(cls) -> Self:
+        """Load the shipped weights; raises OSError or ValueError where they are missing or broken."""
+        return cls(StaticEmbedder.load(), load_classifier(), [])
+
+    def score(self, text: str) -> float:
+        """Give the expected gain of the largest tier, in [0, 1]; see ``Grader.score``."""
+        return self._classifier.score(text, self._embedder.embed(text))
+
+    def tier(self, target: Target, score: float) -> int:
+        """Give the tier's index, 0 the cheapest; see ``Grader.tier``."""
+        objective, tiers = target.objective or Objective(large_share=0.0), len(target.models)
+        if objective.threshold is not None:
+            steps = [objective.threshold * boundary / (tiers - 1) for boundary in range(1, tiers)]
+            return complexity.choose(score, steps)
+        key = (target.route, objective, tiers)
+        controllers = self._controllers.get(key)
+        if controllers is None:
+            controllers = self._controllers[key] = self._start(objective, tiers)
+        # Every boundary hears of every query, or its share would be one of a part of the stream.
+        above = [controller.decide(score).above for controller in controllers]
+        return above.index(False) if False in above else len(above)
+
+    def _start(self, objective: Objective, tiers: int) -> list[ShareController]:
+        share = objective.large_share
+        if share is None:
+            share = complexity.share_for_quality(self._curve, objective.quality or 0.0)
+        return [ShareController.start(one, PRIOR) for one in complexity.tier_shares(share, tiers)]

@@ -14,10 +14,13 @@ from msgspec import Meta
 
 from backends.engines import LaunchProfile
 
-Positive = Annotated[int, Meta(gt=0)]
-Seconds = Annotated[float, Meta(gt=0)]
+# Upper bounds keep infinity out of timers and every amount within SQL's 64 bits.
+Positive = Annotated[int, Meta(gt=0, le=2**53)]
+Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Usd = Annotated[float, Meta(ge=0)]
+Usd = Annotated[float, Meta(ge=0, le=1e9)]
+UsdPerMillion = Annotated[float, Meta(ge=0, le=1e6)]
+Label = Annotated[str, Meta(min_length=1, max_length=200)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Band = Literal["interactive", "standard", "batch"]
 Kind = Literal["chat", "embedding"]
@@ -38,7 +41,7 @@ class ServerSettings(Table, frozen=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     workers: Positive = 1
-    drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    drain_s: Annotated[float, Meta(ge=0, le=1e9)] = 30.0
     max_body_bytes: Positive = 20 * 1024 * 1024
     heartbeat_after_s: Seconds = 10.0
     metrics_token_env: str | None = None
@@ -60,9 +63,9 @@ class RedisSettings(Table, frozen=True):
 class PriceSettings(Table, frozen=True):
     """USD per million tokens; ``cache_hit`` and ``joined`` are factors on the price of the same answer."""
 
-    input: Usd
-    output: Usd = 0.0
-    cached_input: Usd | None = None
+    input: UsdPerMillion
+    output: UsdPerMillion = 0.0
+    cached_input: UsdPerMillion | None = None
     cache_hit: Share = 0.1
     joined: Share = 0.1
 
@@ -73,7 +76,7 @@ class ReplicaSettings(Table, frozen=True):
     url: Annotated[str, Meta(pattern=r"^https?://")]
     max_concurrency: Positive = 64
     spot: bool = False
-    weight: Annotated[float, Meta(gt=0)] = 1.0
+    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     version: str = ""
     api_key_env: str | None = None
 
@@ -130,7 +133,7 @@ class SemanticSettings(Table, frozen=True):
 class CacheSettings(Table, frozen=True):
     """``[cache]``: ``exact_ttl_s = 0`` switches it off; sampling hotter than the limit is never cached."""
 
-    exact_ttl_s: Annotated[float, Meta(ge=0)] = 3600.0
+    exact_ttl_s: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
     max_temperature: Annotated[float, Meta(ge=0)] = 1.0
     max_bytes: Positive = 64 * 1024 * 1024
     max_answer_bytes: Positive = 1024 * 1024
@@ -140,11 +143,11 @@ class CacheSettings(Table, frozen=True):
 class KeySettings(Table, frozen=True):
     """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
 
-    name: str
+    name: Label
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     key_env: str | None = None
-    org: str = "default"
-    project: str = "default"
+    org: Label = "default"
+    project: Label = "default"
     rpm: Positive | None = None
     tpm: Positive | None = None
     concurrency: Positive | None = None

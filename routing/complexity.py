@@ -1,8 +1,9 @@
 """Which tier a query needs: the text to judge, its score, the choice, and the share kept on target.
 
-Pure. A score in [0, 1] rises with the expected gain of the largest tier over the smallest (not with difficulty: what
-both get wrong gains nothing). Scores are ranks: on the validation mix about 30 % lie above 0.7. Elsewhere they drift,
-so a threshold from one place does not hold a share in another; ShareController does, over every stretch of queries.
+Pure. A score in [0, 1] rises with the expected gain of the largest tier over the smallest (not with
+difficulty: what both get wrong gains nothing). Scores are ranks: on the validation mix about 30 % lie above
+0.7. Elsewhere they drift, so a threshold from one place does not hold a share in another; ShareController
+does, over every stretch of queries.
 """
 
 import re
@@ -31,10 +32,10 @@ _MARKUP = re.compile(r"<\|[\w ]{1,30}\|>|\[/?[A-Z]{3,12}\]")
 
 
 def query_text(messages: object) -> str:
-    """Give the text to judge: the last user turn without its template, with earlier ones where it is very short.
+    """Give the text to judge: the last user turn without its template; a very short one with those before it.
 
-    Reads messages as a client may send them (content as text, as parts, or missing) and never raises. System prompts
-    and answers are left out: they belong to the application and say nothing about this query.
+    Reads messages as a client may send them (content as text, as parts, or missing) and never raises. System
+    prompts and answers are left out: they belong to the application and say nothing about this query.
     """
     if isinstance(messages, str):
         return bare(messages)
@@ -54,7 +55,7 @@ def query_text(messages: object) -> str:
 
 
 def bare(text: str) -> str:
-    """Give `text` without chat markup, solved examples before the last question, and the cue for the answer."""
+    """Give `text` without chat markup, solved examples before the last question, and the answer cue."""
     text = _ANSWER_CUE.sub("", _MARKUP.sub(" ", clip(text, MAX_QUERY_CHARS).rstrip()))
     questions = list(_EXAMPLE.finditer(text))
     if len(questions) > 2 or (len(questions) == 1 and not text[: questions[0].start()].strip()):
@@ -77,8 +78,8 @@ def _content_text(content: object) -> str:
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """The trained numbers. Columns are the lexical features, then the d of the vector.
 
-    A raw score is a line over all columns, plus trees that each ask `depth` questions, plus a mean of prototype values
-    by nearness; `knots` turn raw scores into ranks.
+    A raw score is a line over all columns, plus trees that each ask `depth` questions, plus a mean of
+    prototype values by nearness; `knots` turn raw scores into ranks.
     """
 
     slopes: Floats  # (features + d,)
@@ -126,12 +127,12 @@ class Classifier:
 
 
 def choose(score: float, thresholds: Sequence[float]) -> int:
-    """Give the tier's place, 0 the cheapest: the number of rising `thresholds` (tiers - 1 of them) that `score` reaches."""
+    """Give the tier's place, 0 the cheapest: how many of the rising `thresholds` (one fewer) it reaches."""
     return bisect_right(thresholds, score)
 
 
 def tier_shares(large_share: float, tiers: int) -> list[float]:
-    """Give for each boundary the share of queries that go above it; the last is `large_share`, even steps in logarithm."""
+    """Give for each boundary the share of queries above it: even steps in logarithm down to `large_share`."""
     return [large_share ** (boundary / (tiers - 1)) for boundary in range(1, tiers)]
 
 
@@ -150,9 +151,10 @@ _NUDGE = 200.0  # queries over which what is owed is paid back
 class ShareController(msgspec.Struct):
     """Keeps the share of queries above one boundary on target over every stretch of the stream, in any order.
 
-    The threshold is a quantile over the last WINDOW scores, nudged by what is owed. A hard bucket stands behind it:
-    the number sent above never strays more than SLACK + 1 from share x queries, so any 2,000 queries in a row keep
-    within 2 x 29 / 2000 = 2.9 points. At first the window holds prior scores, which leave one by one.
+    The threshold is a quantile over the last WINDOW scores, nudged by what is owed. A hard bucket stands
+    behind it: the number sent above never strays more than SLACK + 1 from share x queries, so any 2,000
+    queries in a row keep within 2 x 29 / 2000 = 2.9 points. At first the window holds prior scores, which
+    leave one by one.
     """
 
     share: float
@@ -207,7 +209,8 @@ class ShareController(msgspec.Struct):
 class Calibration(msgspec.Struct, frozen=True):
     """A threshold with what it gave: the share above it, the quality, and the quality's 95 % interval.
 
-    Quality is the mean score of the routed answers over the mean score of the large model's: 1.0 = as good as it.
+    Quality is the mean score of the routed answers over the mean score of the large model's: 1.0 = as good as
+    it.
     """
 
     threshold: float
@@ -219,7 +222,7 @@ class Calibration(msgspec.Struct, frozen=True):
 def calibrate(
     scores: Sequence[float], small: Sequence[float], large: Sequence[float], **goal: float
 ) -> Calibration:
-    """Give the threshold for `large_share=` or `quality=` on queries whose outcomes with both models are known.
+    """Give the threshold for `large_share=` or `quality=` on queries whose outcomes with both are known.
 
     For a quality it is the highest threshold that reaches it; where none does, all go to the large model.
     """
@@ -255,7 +258,7 @@ def quality_curve(
 
 
 def share_for_quality(curve: Sequence[float], quality: float) -> float:
-    """Give the smallest share whose quality on `curve` (even steps of the share from 0 to 1) reaches `quality`, else 1."""
+    """Give the smallest share whose quality on `curve` (even steps from 0 to 1) reaches `quality`, else 1."""
     for step, value in enumerate(curve):
         if value >= quality:
             if step == 0:

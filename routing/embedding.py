@@ -1,19 +1,20 @@
 """A text as a unit vector, fast enough for every request: a static table of word pieces, no transformer.
 
-This is the one file in routing that reads files. The table (one int8 row and one float scale per word piece) was
-distilled from all-MiniLM-L6-v2 by routing.training.distill; a text's vector is the normalised sum of its pieces' rows.
-Pieces are those of the table's own vocabulary: lower case, accents off, marks apart, then the longest known prefix.
+This is the one file in routing that reads files. The table (one int8 row and one float scale per word piece)
+was distilled from all-MiniLM-L6-v2 by routing.training.distill; a text's vector is the normalised sum of its
+pieces' rows. Pieces are those of the table's own vocabulary: lower case, accents off, marks apart, then the
+longest known prefix.
 
 The time is bounded: at most MAX_CHARS characters of a text are read, its head and its tail.
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,7 +58,7 @@ class StaticEmbedder:
         return cls(table, scales, {piece: row for row, piece in enumerate(pieces)})
 
     def embed(self, text: str) -> NDArray[np.float32]:
-        """Give the unit vector (d,) of `text`; a text without a known piece has the vector of the unknown piece."""
+        """Give the unit vector (d,) of `text`; without any known piece, the vector of the unknown piece."""
         rows = self.rows(text) or self._fallback
         index = np.fromiter(rows, np.intp, len(rows))
         vector: NDArray[np.float32] = self._scales[index] @ self._table[index].astype(np.float32)
@@ -110,7 +111,14 @@ def load_classifier(directory: Path | None = None) -> Classifier:
         return Classifier(Head(**{name: arrays[name] for name in Head.__struct_fields__}))
 
 
-def load_version(directory: Path | None = None) -> str:
-    """Give the name of the shipped weights, which changes with every training: thresholds belong to one version."""
-    facts = json.loads(((directory or WEIGHTS) / "facts.json").read_text(encoding="utf-8"))
-    return str(facts["version"])
+class Facts(msgspec.Struct, frozen=True):
+    """What training noted beside the head. A threshold belongs to one `version` of the weights."""
+
+    version: str
+    score_quantiles: list[float]  # at even steps from 0 to 1, on validation rows
+    quality_by_share: list[float]  # at even steps of the share of the large model, on the same rows
+
+
+def load_facts(directory: Path | None = None) -> Facts:
+    """Load the notes from `directory`, by default the shipped ones."""
+    return msgspec.json.decode(((directory or WEIGHTS) / "facts.json").read_bytes(), type=Facts)

@@ -1,8 +1,8 @@
 """Lexical features of a query: what the words ask for, in numbers.
 
-Pure. Every feature is bounded, counted over at most MAX_CHARS characters (the head and the tail of a longer text), and
-means the same in every domain: rates and logarithms instead of totals, so that a head learns kinds of work and not
-which collection a text came from.
+Pure. Every feature is bounded, counted over at most MAX_CHARS characters (the head and the tail of a longer
+text), and means the same in every domain: rates and logarithms instead of totals, so that a head learns kinds
+of work and not which collection a text came from.
 """
 
 import re
@@ -39,17 +39,21 @@ _KINDS = {
     "reason": "why how explain because reason",
     "amount": "many much long far old often total remaining left twice half times each every per percent",
     "write": "write create compose draft generate rewrite design make story essay poem email letter article",
-    "compute": "calculate compute find solve evaluate simplify determine prove derive integer sum product value",
-    "transform": "translate summarize summarise classify convert edit correct identify extract list name give",
-    "program": "function python program code string array algorithm java sql implement def return assert import self",
+    "compute": "calculate compute find solve evaluate simplify determine prove derive integer sum product"
+    " value",
+    "transform": "translate summarize summarise classify convert edit correct identify extract list name"
+    " give",
+    "program": "function python program code string array algorithm java sql implement def return assert"
+    " import self",
     "loop": "for while if else elif",
-    "unit": "hour hours minute minutes day days week weeks month months year years mile miles meter meters feet dollars"
-    " cents pounds kg cm",
+    "unit": "hour hours minute minutes day days week weeks month months year years mile miles meter"
+    " meters feet dollars cents pounds kg cm",
     "negation": "not no never none except least cannot without incorrect false wrong",
     "condition": "suppose assume given unless would should could whether",
     "constraint": "must exactly only all any following according based",
     "logic": "therefore thus hence implies statement statements argument conclusion premise true follows",
-    "compare": "most best more less larger greater smaller highest lowest likely compare compared difference between than",
+    "compare": "most best more less larger greater smaller highest lowest likely compare compared"
+    " difference between than",
     "person": "he she his her they him man woman people person",
     "speaker": "i my me we our us you your",
 }
@@ -66,15 +70,15 @@ _MARKS = {
     "money": ("€", "£", "%", " $"),
 }
 _SHAPE = (
-    "chars", "words", "lines", "word_length", "long_words", "academic", "distinct", "names", "digits", "numbers",
-    "big_numbers", "capitals", "marks", "foreign", "options", "option_words", "option_numbers", "stem_words",
-    "sentence_words",
+    "chars", "words", "lines", "word_length", "long_words", "academic", "distinct", "names", "digits",
+    "numbers", "big_numbers", "capitals", "marks", "foreign", "options", "option_words", "option_numbers",
+    "stem_words", "sentence_words",
 )  # fmt: skip
 NAMES: tuple[str, ...] = (*_SHAPE, *_KINDS, *_MARKS)
 
 
 def clip(text: str, limit: int) -> str:
-    """Give `text`, or where it is longer than `limit` characters its first three quarters of that and its last quarter."""
+    """Give `text`; of one longer than `limit` characters, its head (three quarters of that) and its tail."""
     if len(text) <= limit:
         return text
     tail = limit // 4

@@ -76,6 +76,9 @@ class Scheduler:
             return False
         ticket.live = False
         self._live -= 1
+        if len(self._heap) > 2 * self._live + 16:  # else a queue that is never granted from would grow
+            self._heap = [entry for entry in self._heap if entry[2].live]
+            heapq.heapify(self._heap)
         return True
 
     def observe_service(self, seconds: float) -> None:

@@ -58,8 +58,13 @@ class Outgoing(msgspec.Struct, frozen=True):
 class Reply(Protocol):
     """An answer whose head is in."""
 
-    status: int
-    headers: Mapping[str, str]  # names in lower case
+    @property
+    def status(self) -> int:
+        """The status code."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, names in lower case."""
 
     async def read(self) -> bytes:
         """Wait for the next bytes of the body; ``b""`` at its end.

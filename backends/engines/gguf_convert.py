@@ -104,10 +104,14 @@ def main(source: Path, target: Path) -> None:
     write_tokenizer(target, fields)
 
 
+def mapped(source: Path) -> mmap.mmap:
+    with source.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def read(source: Path) -> tuple[Fields, list[Packed]]:
     """Give a GGUF's metadata and its tensors, whose data stay in the file."""
-    with source.open("rb") as file:
-        cursor = Cursor(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    cursor = Cursor(mapped(source))
     magic, edition, tensor_count, field_count = struct.unpack_from("<4sIQQ", cursor.data)
     if magic != b"GGUF" or edition not in (2, 3):
         raise SystemExit(f"{source.name} is not a GGUF file of version 2 or 3")

@@ -113,16 +113,8 @@ class LocalLauncher:
         port = self._free_port()
         command = make(port)
         grace_s = command.shutdown_timeout_s + GRACE_BEYOND_S
-        arguments = [
-            "--log",
-            str(log),
-            "--pidfile",
-            str(pidfile),
-            "--cwd",
-            str(empty),
-            "--grace",
-            str(grace_s),
-        ]
+        arguments = ["--log", str(log), "--pidfile", str(pidfile), "--cwd", str(empty)]
+        arguments += ["--grace", str(grace_s), "--gateway", str(os.getpid())]
         _note(log, f"switchgear: starting {replica_id} on port {port}")
         argv = [sys.executable, "-I", "-S", warden.__file__, *arguments, "--", *command.argv]
         popen = await asyncio.to_thread(_spawn, argv, environment(os.environ, command))
@@ -188,7 +180,8 @@ def _end_leftovers(pidfile: Path, *, respect_gateway: bool = False) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         pidfile.unlink(missing_ok=True)  # not ours, or cut short: its warden sees the end of its pipe anyway
         return False
-    if respect_gateway and gateway != os.getpid() and warden.started(gateway) == gateway_started:
+    there = gateway_started != "" and warden.started(gateway) == gateway_started
+    if respect_gateway and there and gateway != os.getpid():
         raise StateInUse(
             f"{pidfile.parent} is in use by the gateway with process id {gateway}; give another state_dir"
         )

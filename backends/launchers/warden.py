@@ -71,6 +71,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--log", required=True)
     parser.add_argument("--pidfile", required=True)
     parser.add_argument("--cwd", required=True)
+    parser.add_argument("--gateway", type=int, required=True)
     parser.add_argument("--grace", type=float, required=True)
     parser.add_argument("--max-log-bytes", type=int, default=64 << 20)
     parser.add_argument("command", nargs="+")
@@ -162,8 +163,8 @@ def start(options: argparse.Namespace, log: int) -> int:
 
 def write_pidfile(options: argparse.Namespace) -> None:
     """The mark to look for, and the gateway with its start time (a pid alone may by now be somebody else)."""
-    gateway = os.getppid()
-    record = {"mark": os.environ[MARK], "gateway": gateway, "gateway_started": started(gateway)}
+    gateway = {"gateway": options.gateway, "gateway_started": started(options.gateway)}
+    record = {"mark": os.environ[MARK], **gateway}
     draft = options.pidfile + ".new"
     with open(draft, "w", encoding="utf-8") as file:
         json.dump(record, file)

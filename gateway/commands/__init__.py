@@ -3,18 +3,26 @@
 import importlib
 from types import ModuleType
 
-COMMANDS = ("up", "serve", "check", "chat", "keys", "ledger")
+COMMANDS = {
+    "up": "run the appliance: gateway and engines, demo models by default",
+    "serve": "run the gateway in front of replicas that run already",
+    "check": "validate a configuration, print what would be served",
+    "chat": "ask a model through the openai client",
+    "keys": "make, list and revoke API keys",
+    "ledger": "export the ledger",
+}
 
 
-def load() -> list[ModuleType]:
-    """Import the subcommands; each has ``register(subparsers)``."""
-    return [importlib.import_module(f"gateway.commands.{name}") for name in COMMANDS]
+def load(name: str) -> ModuleType:
+    """Import a subcommand; it has ``register(parser)``."""
+    return importlib.import_module(f"gateway.commands.{name}")
 
 
 def expected_errors() -> tuple[type[Exception], ...]:
     """Give the exceptions whose text is meant for the operator."""
     from backends.demo import DemoModelError
     from backends.engines.environment import EngineSetupError
+    from backends.launchers.local import StateInUse
     from gateway.commands.base import CommandError
     from gateway.database import DatabaseError
     from gateway.server import PortTaken
@@ -29,4 +37,5 @@ def expected_errors() -> tuple[type[Exception], ...]:
         EngineSetupError,
         JournalError,
         PortTaken,
+        StateInUse,
     )

@@ -7,9 +7,8 @@ import sys
 from gateway.commands.base import CommandError
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("chat", help="ask a model through the openai client")
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     parser.add_argument("--base-url", default=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1"))
     parser.add_argument(
         "--api-key", default=os.environ.get("OPENAI_API_KEY"), help="else OPENAI_API_KEY is taken"

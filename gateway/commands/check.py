@@ -6,9 +6,8 @@ from gateway.commands.base import add_config, checked
 from gateway.settings import ModelSettings
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("check", help="validate a configuration, print what would be served")
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     add_config(parser)
     parser.set_defaults(run=run)
 

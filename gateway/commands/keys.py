@@ -15,9 +15,8 @@ from gateway.settings import KeySettings, load
 from gateway.tenancy import keys
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("keys", help="make, list and revoke API keys")
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="make a key and show it once")
     create.add_argument("--org", default="default")

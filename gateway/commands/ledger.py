@@ -17,9 +17,8 @@ from gateway.tenancy import ledger
 COLUMNS = tuple(column.name for column in database.ledger.columns)
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("ledger", help="export the ledger")
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     export = actions.add_parser("export", help="write the rows of a span of time to stdout")
     add_config(export)

@@ -14,9 +14,8 @@ from gateway.commands.base import CommandError, add_config, checked, log_to_stde
 from gateway.settings import Settings, load
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("serve", help="run the gateway in front of replicas that run already")
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     add_config(parser)
     parser.add_argument("--host", help="address to listen on (over server.host)")
     parser.add_argument("--port", type=int, help="port to listen on (over server.port); 0 chooses a free one")

@@ -38,14 +38,14 @@ class Credentials(msgspec.Struct, frozen=True):
     admin_key: str
 
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command."""
-    parser = subparsers.add_parser("up", help="run the appliance: gateway and engines")
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     add_config(parser, required=False)
     parser.add_argument("--home", type=Path, default=Path(".switchgear"), help="where state and models live")
     parser.add_argument("--engine", type=Path, default=Path(".engine"), help="the engines' environment")
     parser.add_argument("--host", help="address to listen on (over server.host)")
     parser.add_argument("--port", type=int, help="port to listen on (over server.port); 0 chooses a free one")
+    parser.add_argument("--prepare", action="store_true", help="make environment and models, then exit")
     parser.set_defaults(run=run)
 
 
@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     config = options.config
     if config is None:
         config = _demo(home, python)
+    if options.prepare:
+        return 0
     own = credentials(home)
     os.environ.setdefault("SWITCHGEAR_ADMIN_KEY", own.admin_key)
 

@@ -39,6 +39,7 @@ class AnswerFields(msgspec.Struct):
 
     usage: UsageFields | None = None
     choices: list[AnswerChoice] = []
+    error: Any = None
 
 
 _decode = msgspec.json.Decoder(AnswerFields).decode
@@ -85,6 +86,8 @@ class WholeReceiver:
             answer = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StreamBroken(f"the answer is not valid JSON ({error})") from None
+        if answer.error:
+            raise StreamBroken(f"the server reported {_encode(answer.error)[:300].decode(errors='replace')}")
         self.complete = True
         self.finish_reasons = [choice.finish_reason or "" for choice in answer.choices]
         if answer.usage is not None:

@@ -19,9 +19,7 @@ DONE = b"data: [DONE]\n\n"
 EVENT_LIMIT_BYTES = 8 * 1024 * 1024
 
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
-_TOKEN_IDS = re.compile(
-    rb',\s*"(?:prompt_)?token_ids"\s*:\s*(?:\[[^\]]*\]|null)|"(?:prompt_)?token_ids"\s*:\s*(?:\[[^\]]*\]|null)\s*,'
-)
+_TOKEN_IDS = re.compile(rb'("(?:prompt_)?token_ids"\s*:\s*)\[[\d,\s]*\]')
 
 
 class StreamBroken(Exception):
@@ -34,7 +32,7 @@ class Delta(msgspec.Struct):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: Raw = Raw(b"")
+    tool_calls: list[Raw] | None = None
 
 
 class ChunkChoice(msgspec.Struct):
@@ -43,6 +41,7 @@ class ChunkChoice(msgspec.Struct):
     index: int = 0
     finish_reason: str | None = None
     token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None  # here in text completions, beside the choices in chat
     delta: Delta | None = None
     text: str = ""
 
@@ -63,7 +62,7 @@ class Chunk(msgspec.Struct):
     choices: list[ChunkChoice] = []
     usage: UsageFields | None = None
     prompt_token_ids: list[int] | None = None
-    error: Raw = Raw(b"")
+    error: Any = None
 
 
 _decode = msgspec.json.Decoder(Chunk).decode
@@ -146,7 +145,12 @@ class StreamReceiver:
         events = self._splitter.feed(data)
         if len(events) == 1:
             return self._event(events[0])
-        return b"".join([self._event(event) for event in events])
+        before = self.delivered_tokens, self.final
+        try:
+            return b"".join([self._event(event) for event in events])
+        except StreamBroken:
+            self.delivered_tokens, self.final = before  # what came with the break is not delivered
+            raise
 
     def finish(self) -> bytes:
         """Take the end of the upstream's body, give the last bytes. Raises StreamBroken if it came early."""
@@ -155,22 +159,17 @@ class StreamReceiver:
         return b"" if self._done else DONE
 
     def _event(self, event: bytes) -> bytes:
-        if not event.startswith(b"data:"):
-            return self._other(event)
-        payload = event[5:].strip() if b"\n" not in event else _joined(event)
+        """Hand on the data, whatever comment, ``event:`` or ``id:`` line it stands behind; or a comment."""
+        bare = event.startswith(b"data:") and b"\n" not in event
+        payload = event[5:].strip() if bare else _joined(event)
         if payload == b"[DONE]":
             if not self.complete:
                 raise StreamBroken("the stream ended before the answer was complete")
             self._done = True
             return DONE
-        return self._data(payload)
-
-    def _other(self, event: bytes) -> bytes:
-        """Pass comments on; find the data line behind ``event:`` or ``id:`` lines."""
-        if event.startswith(b":") or not event.strip():
-            return event + b"\n\n" if event.strip() else b""
-        payload = _joined(event)
-        return self._data(payload) if payload else b""
+        if payload:
+            return self._data(payload)
+        return event + b"\n\n" if event.startswith(b":") else b""
 
     def _data(self, payload: bytes) -> bytes:
         try:
@@ -178,10 +177,10 @@ class StreamReceiver:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StreamBroken(f"an event is not valid JSON ({error})") from None
         if chunk.error:
-            raise StreamBroken(f"the server reported {bytes(chunk.error)[:300].decode(errors='replace')}")
+            raise StreamBroken(f"the server reported {_encode(chunk.error)[:300].decode(errors='replace')}")
         self._note(chunk)
         if b'token_ids"' in payload and not self._token_ids:
-            payload = _TOKEN_IDS.sub(b"", payload)
+            payload = _TOKEN_IDS.sub(rb"\1null", payload)  # as vLLM says that there are none
         payload = _MODEL.sub(self._model, payload, 1)
         if b'"usage"' in payload:
             payload = self._with_usage(payload, chunk)
@@ -191,6 +190,8 @@ class StreamReceiver:
         if chunk.prompt_token_ids is not None:
             self._prompt_tokens = len(chunk.prompt_token_ids)
         for choice in chunk.choices:
+            if choice.prompt_token_ids is not None:
+                self._prompt_tokens = max(self._prompt_tokens or 0, len(choice.prompt_token_ids))
             self.delivered_tokens += choice.tokens
             if choice.finish_reason is not None:
                 self._finished.add(choice.index)

@@ -140,6 +140,7 @@ class Inference(msgspec.Struct, kw_only=True):
 
 
 _decode_fields = msgspec.json.Decoder(Fields).decode
+_decode_options = msgspec.json.Decoder(Fields | None).decode
 _decoders = {
     endpoint.path: msgspec.json.Decoder(endpoint.fields).decode
     for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS)
@@ -175,8 +176,8 @@ def upstream_body(request: Inference, upstream_model: str, *, token_ids: bool) -
     fields = dict(request.fields)
     fields["model"] = Raw(_encode(upstream_model))
     if request.stream:
-        options = msgspec.json.decode(fields["stream_options"]) if "stream_options" in fields else None
-        fields["stream_options"] = Raw(_encode({**(options or {}), "include_usage": True}))
+        options = _decode_options(fields["stream_options"]) if "stream_options" in fields else None
+        fields["stream_options"] = Raw(_encode({**(options or {}), "include_usage": Raw(b"true")}))
         if token_ids:
             fields["return_token_ids"] = Raw(b"true")
     return _encode(fields)
@@ -184,15 +185,24 @@ def upstream_body(request: Inference, upstream_model: str, *, token_ids: bool) -
 
 # Members that change neither the answer nor its price.
 _NOT_IN_KEY = ("model", "stream", "stream_options", "user", "metadata", "safety_identifier", "service_tier",
-               "prompt_cache_key", "store", "priority", "return_token_ids", "request_id")  # fmt: skip
+               "prompt_cache_key", "store", "priority", "request_id")  # fmt: skip
 
 
 def canonical(request: Inference) -> bytes:
     """Encode what determines the answer: sorted members, no white space, no model or transport."""
-    content = {
-        name: msgspec.json.decode(raw) for name, raw in request.fields.items() if name not in _NOT_IN_KEY
-    }
-    return msgspec.json.encode([request.endpoint.path, content], order="deterministic")
+    content = {name: _value(raw) for name, raw in request.fields.items() if name not in _NOT_IN_KEY}
+    try:
+        return msgspec.json.encode([request.endpoint.path, content], order="deterministic")
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply.") from None
+
+
+def _value(raw: Raw) -> Any:
+    """Decode a member; one that only the upstream can judge (a number out of range) counts as its bytes."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return bytes(raw)
 
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")

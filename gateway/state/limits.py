@@ -71,10 +71,10 @@ class MemoryLimits:
         self._accounts: dict[str, Account] = {}
 
     def book(self, key_id: str, *, spent_nanousd: int, spent_month_nanousd: int) -> None:
-        """Set what a key had spent before this process began."""
+        """Add what a key had spent before this process began, once; it may have spent more since."""
         account = self._accounts.setdefault(key_id, Account())
-        account.spent_nanousd = spent_nanousd
-        account.spent_month_nanousd = spent_month_nanousd
+        account.spent_nanousd += spent_nanousd
+        account.spent_month_nanousd += spent_month_nanousd
 
     def new_month(self) -> None:
         """Begin a new budget period for every key."""
@@ -91,14 +91,11 @@ class MemoryLimits:
             return refused
         account.running += 1
         account.reserved_nanousd += ask.cost_nanousd
-        requests = tokens = None
         if ask.rpm is not None:
             account.requests_at_s = _advance(account.requests_at_s, 1, ask.rpm, now_s)
-            requests = _left(account.requests_at_s, ask.rpm, now_s)
         if ask.tpm is not None:
-            account.tokens_at_s = _advance(account.tokens_at_s, ask.tokens, ask.tpm, now_s)
-            tokens = _left(account.tokens_at_s, ask.tpm, now_s)
-        return Verdict(requests=requests, tokens=tokens)
+            account.tokens_at_s = _advance(account.tokens_at_s, _held(ask, ask.tpm), ask.tpm, now_s)
+        return _verdict(account, ask, now_s)
 
     def settle(self, ask: Ask, tokens: int, cost_nanousd: int, now_s: float) -> None:
         """Correct the estimate; see ``Limits.settle``."""
@@ -107,8 +104,8 @@ class MemoryLimits:
         account.reserved_nanousd -= ask.cost_nanousd
         account.spent_nanousd += cost_nanousd
         account.spent_month_nanousd += cost_nanousd
-        if ask.tpm is not None and tokens != ask.tokens:
-            account.tokens_at_s += (tokens - ask.tokens) * MINUTE_S / ask.tpm
+        if ask.tpm is not None:
+            account.tokens_at_s += (tokens - _held(ask, ask.tpm)) * MINUTE_S / ask.tpm
             account.tokens_at_s = max(account.tokens_at_s, now_s)
 
 
@@ -118,21 +115,39 @@ def _refusal(account: Account, ask: Ask, now_s: float) -> Verdict | None:
     if ask.rpm is not None:
         wait_s = _wait_s(account.requests_at_s, 1, ask.rpm, now_s)
         if wait_s > 0:
-            return Verdict(
-                short="requests", retry_after_s=wait_s, requests=_left(account.requests_at_s, ask.rpm, now_s)
-            )
+            return _verdict(account, ask, now_s, short="requests", retry_after_s=wait_s)
     if ask.tpm is not None:
-        wait_s = _wait_s(account.tokens_at_s, min(ask.tokens, ask.tpm), ask.tpm, now_s)
+        wait_s = _wait_s(account.tokens_at_s, _held(ask, ask.tpm), ask.tpm, now_s)
         if wait_s > 0:
-            return Verdict(
-                short="tokens", retry_after_s=wait_s, tokens=_left(account.tokens_at_s, ask.tpm, now_s)
-            )
+            return _verdict(account, ask, now_s, short="tokens", retry_after_s=wait_s)
     wanted_nanousd = account.reserved_nanousd + ask.cost_nanousd
     if ask.credit_nanousd is not None and account.spent_nanousd + wanted_nanousd > ask.credit_nanousd:
         return Verdict(short="credit")
     if ask.budget_nanousd is not None and account.spent_month_nanousd + wanted_nanousd > ask.budget_nanousd:
         return Verdict(short="budget")
     return None
+
+
+def _held(ask: Ask, tpm: int) -> int:
+    """Give the tokens that are taken for an estimate: at most a full bucket; the rest is booked when used."""
+    return min(ask.tokens, tpm)
+
+
+def _verdict(
+    account: Account,
+    ask: Ask,
+    now_s: float,
+    *,
+    short: Short | None = None,
+    retry_after_s: float | None = None,
+) -> Verdict:
+    """Give a verdict with what is left of each configured rate."""
+    return Verdict(
+        short=short,
+        retry_after_s=retry_after_s,
+        requests=None if ask.rpm is None else _left(account.requests_at_s, ask.rpm, now_s),
+        tokens=None if ask.tpm is None else _left(account.tokens_at_s, ask.tpm, now_s),
+    )
 
 
 def _wait_s(full_at_s: float, amount: int, per_minute: int, now_s: float) -> float:

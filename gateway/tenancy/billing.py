@@ -5,6 +5,7 @@ charge, by whatever exit, writes the last one without waiting for anything.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
@@ -15,6 +16,8 @@ from gateway.state.limits import Ask, Left, Limits, Verdict
 from gateway.tenancy.journal import Accepted, Entry, Journal, JournalError, Progress, Segment
 from gateway.tenancy.keys import Key
 from gateway.tenancy.pricing import NANO, Price, Source, amount_nanousd
+
+log = logging.getLogger("switchgear.billing")
 
 PROGRESS_TOKENS = 32
 PROGRESS_S = 1.0
@@ -154,27 +157,31 @@ class Billing:
         amount = amount_nanousd(charge.price, usage, charge.source)
         tokens = usage.prompt_tokens + usage.completion_tokens
         self._limits.settle(charge._ask, tokens, amount, self.now())
-        self.journal.append(
-            Entry(
-                charge.request_id,
-                charge.ts,
-                key.org,
-                key.project,
-                key.id,
-                charge.price.model,
-                charge.route,
-                status,
-                usage.prompt_tokens,
-                usage.cached_tokens,
-                usage.completion_tokens,
-                amount,
-                charge.price.version,
-                charge.source,
-                len(charge.replicas),
-                ",".join(charge.replicas),
-                charge.estimated,
-            )
+        entry = Entry(
+            charge.request_id,
+            charge.ts,
+            key.org,
+            key.project,
+            key.id,
+            charge.price.model,
+            charge.route,
+            status,
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
+            amount,
+            charge.price.version,
+            charge.source,
+            len(charge.replicas),
+            ",".join(charge.replicas),
+            charge.estimated,
         )
+        try:
+            self.journal.append(entry)
+        except JournalError as error:
+            # Its segment stays open, so that the next start settles it by its last progress line.
+            log.error("request %s is not settled: %s", charge.request_id, error)
+            return
         charge.segment.open_requests -= 1
 
 
@@ -199,8 +206,8 @@ def _duration(seconds: float) -> bytes:
     """Write a duration as OpenAI does: ``12ms``, ``6.5s``, ``1m30s``."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms".encode()
-    minutes, rest = divmod(round(seconds, 3), 60)
-    return (f"{int(minutes)}m{round(rest)}s" if minutes else f"{rest:g}s").encode()
+    minutes, rest = divmod(round(seconds), 60)
+    return (f"{minutes}m{rest}s" if minutes else f"{round(seconds, 3):g}s").encode()
 
 
 def _refused(verdict: Verdict) -> RateLimited | InsufficientQuota | InternalError:
@@ -212,6 +219,7 @@ def _refused(verdict: Verdict) -> RateLimited | InsufficientQuota | InternalErro
                 f"Rate limit reached: {limit} {what} per minute. Try again in {verdict.retry_after_s:.1f} s.",
                 retry_after_s=verdict.retry_after_s,
             )
+            error.headers = rate_headers(verdict)
             error.type = what  # type: ignore[misc]  # OpenAI names the exhausted rate as the type
             return error
         case "concurrency":

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -55,6 +56,7 @@ class Books:
         self._environ = environ
         self._started_s = wall()
         self._month = _month(self._started_s)
+        self._spent: dict[str, tuple[int, int]] = {}  # per key before this process: ever, this month
         self._imported: Settings | None = None
         self._opened = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="books")
@@ -70,6 +72,9 @@ class Books:
         """Read the keys again; opens, migrates and imports where that has not been done yet."""
         found = await self._run("database", self._read_keys)
         self._publish(found)
+        while self._spent:
+            key_id, (ever, month) = self._spent.popitem()
+            self._limits.book(key_id, spent_nanousd=ever, spent_month_nanousd=month)
 
     async def carry(self) -> None:
         """Carry new journal lines into SQL; begins the budgets of a new month."""
@@ -108,8 +113,7 @@ class Books:
             log.warning("settled %d requests that an earlier process left behind", recovered)
         before = ledger.spent_by_key(self._engine, 0.0, self._started_s)
         month = ledger.spent_by_key(self._engine, _month_start_s(self._started_s), self._started_s)
-        for key_id, spent in before.items():
-            self._limits.book(key_id, spent_nanousd=spent, spent_month_nanousd=month.get(key_id, 0))
+        self._spent = {key_id: (spent, month.get(key_id, 0)) for key_id, spent in before.items()}
         self._opened = True
 
     def _import(self, settings: Settings) -> None:
@@ -155,9 +159,12 @@ def save_prices(engine: sa.Engine, found: list[Price], now_s: float) -> None:
 
 
 def _merged(known: list[keys.Key], own: list[keys.Key]) -> list[keys.Key]:
-    """Give the known keys and those of the file; what the file says of a hash counts."""
+    """Give the known keys and those of the file, whose limits count; a revoked key stays revoked."""
     by_hash = {key.sha256: key for key in known}
-    return list({**by_hash, **{key.sha256: key for key in own if key.sha256 not in by_hash}}.values())
+    for key in own:
+        before = by_hash.get(key.sha256, key)
+        by_hash[key.sha256] = msgspec.structs.replace(key, id=before.id, revoked_s=before.revoked_s)
+    return list(by_hash.values())
 
 
 def _month(wall_s: float) -> tuple[int, int]:

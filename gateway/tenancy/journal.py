@@ -7,6 +7,7 @@ The file is the queue towards SQL: nothing waits in memory. A process holds a lo
 without a lock belongs to a process that is gone, and the next one to start recovers it.
 """
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
@@ -82,6 +83,7 @@ class Segment:
         fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.size_bytes = 0
         self.open_requests = 0
+        self.dirty = False
 
 
 class Journal:
@@ -97,7 +99,6 @@ class Journal:
         except OSError as error:
             raise JournalError(f"cannot write the usage journal in {directory}: {error.strerror}") from error
         self._full: list[Segment] = []
-        self._dirty = False
 
     def append(self, line: Line) -> Segment:
         """Write one line; gives the segment it is in. Raises JournalError where the disk does not take it."""
@@ -105,6 +106,8 @@ class Journal:
         data = _encode(line) + b"\n"
         try:
             written = os.write(segment.fd, data)
+            if written != len(data):
+                os.ftruncate(segment.fd, segment.size_bytes)  # else the next line would grow onto a torn one
         except OSError as error:
             raise JournalError(
                 f"the usage journal {segment.path} cannot be written: {error.strerror}"
@@ -112,10 +115,11 @@ class Journal:
         if written != len(data):
             raise JournalError(f"the usage journal {segment.path} was cut short: the disk is full")
         segment.size_bytes += written
-        self._dirty = True
+        segment.dirty = True
         if segment.size_bytes > SEGMENT_BYTES:
-            self._full.append(segment)
-            self._segment = self._next_segment()
+            with contextlib.suppress(OSError):  # then this one grows on, and the next line tries again
+                self._segment = self._next_segment()
+                self._full.append(segment)
         return segment
 
     def segments(self) -> list[Segment]:
@@ -130,9 +134,10 @@ class Journal:
 
     def sync(self) -> None:
         """Force what was written to the disk; run it in a thread."""
-        if self._dirty:
-            self._dirty = False
-            os.fdatasync(self._segment.fd)
+        for segment in self.segments():
+            if segment.dirty:
+                segment.dirty = False
+                os.fdatasync(segment.fd)
 
     def close(self, *, settled: bool) -> None:
         """Close the files; ``settled`` says that everything in them is in SQL, so that they may go."""
@@ -156,7 +161,7 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[Line, int]]:
             offset += len(raw)
             try:
                 yield _decode(raw), offset
-            except (msgspec.DecodeError, msgspec.ValidationError):
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 continue  # a line torn by a crash in the middle of a write
 
 

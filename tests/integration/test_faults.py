@@ -1,0 +1,320 @@
+"""Every fault of an upstream, streamed and buffered, alone and beside a healthy replica.
+
+Each fault has models of its own (one replica, and two), so that one fault's ejections disturb no other. All
+requests run at once, seen by openai-python with its own retries off; the tests then look at what came out.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import openai
+import pytest
+from openai.types.chat import ChatCompletion
+
+from tests.fakes import upstream as fake
+from tests.fakes.processes import until
+from tests.integration.gateway import KEY, Gateway, Upstreams, config, model, running, unique
+
+N = 5
+WELL = "well"
+"""The answer comes whole, from the first replica."""
+REFUSED = "refused"
+"""The client's own mistake: handed on, never tried again."""
+CUT = "cut"
+"""A byte was delivered: never tried again, one in-band error."""
+
+# Otherwise: the status that a client sees of a lone replica; a second replica answers in its place.
+STREAMED: dict[str, str | int] = {
+    "ok": WELL,
+    "hang": 504,
+    "hang-head": 504,
+    "400": REFUSED,
+    "401": 502,
+    "404": 502,
+    "429": 429,
+    "429-after": 429,
+    "500": 502,
+    "503-after": 503,
+    "fin:0": 502,
+    "fin:3": CUT,
+    "rst:0": 502,
+    "rst:3": CUT,
+    "stall:0": 504,
+    "stall:3": CUT,
+    "malformed:0": 502,
+    "malformed:3": CUT,
+    "error:0": 502,
+    "error:3": CUT,
+    "no-usage": WELL,
+    "usage-in-choices": WELL,
+    "usage-null": WELL,
+    "no-done": WELL,
+    "done-fin": WELL,
+    "done-hang": WELL,
+    "byte-by-byte": WELL,
+    "at-once": WELL,
+    "huge": WELL,
+    "garbage": 502,
+    "continue": WELL,
+    "early-hints": WELL,
+    "close": WELL,
+    "http10": WELL,
+    "idle-close": WELL,
+    "mute-close": 502,
+}
+BUFFERED: dict[str, str | int] = {
+    **{
+        fault: STREAMED[fault]
+        for fault in ("ok", "hang", "hang-head", "400", "401", "404", "429", "429-after")
+    },
+    **{fault: STREAMED[fault] for fault in ("500", "503-after", "fin:0", "rst:0", "stall:0", "garbage")},
+    **{fault: STREAMED[fault] for fault in ("no-usage", "byte-by-byte", "huge", "continue", "early-hints")},
+    **{fault: STREAMED[fault] for fault in ("close", "http10", "idle-close", "mute-close", "error:0")},
+    "malformed:0": 502,
+    "short-body": 502,
+    "long-body": 502,
+}
+CASES = [
+    (fault, mode, crowd)
+    for mode, table in (("streamed", STREAMED), ("buffered", BUFFERED))
+    for fault in table
+    for crowd in ("solo", "duo")
+]
+CLASSES: dict[int, type[openai.APIStatusError]] = {
+    400: openai.BadRequestError,
+    429: openai.RateLimitError,
+    502: openai.InternalServerError,
+    503: openai.InternalServerError,
+    504: openai.InternalServerError,
+}
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """What a client saw of one request, and what else is known of it."""
+
+    tag: str
+    text: str = ""
+    error: Exception | None = None
+    headers: dict[str, str] = {}
+    request_id: str = ""
+    seen: list[dict[str, Any]] = []
+    row: dict[str, Any] = {}
+
+
+def named(crowd: str, fault: str) -> str:
+    return f"{crowd}-{fault.replace(':', '-')}"
+
+
+async def ask(client: openai.AsyncOpenAI, fault: str, mode: str, crowd: str) -> Outcome:
+    outcome = Outcome(tag=unique())
+    plan = (fault,) if crowd == "solo" else (fault, "ok")
+    prompt = fake.script(*plan, tag=outcome.tag, n=N)
+    messages: Any = [{"role": "user", "content": prompt}]
+    create = client.chat.completions.with_raw_response.create
+    try:
+        raw: Any = await create(model=named(crowd, fault), messages=messages, stream=mode == "streamed")
+        outcome.headers = dict(raw.headers)
+        outcome.request_id = raw.headers["x-request-id"]
+        answer = raw.parse()
+        if isinstance(answer, ChatCompletion):
+            outcome.text = answer.choices[0].message.content or ""
+        else:
+            async for chunk in answer:
+                outcome.text += chunk.choices[0].delta.content or ""
+    except openai.APIError as error:
+        outcome.error = error
+        if isinstance(error, openai.APIStatusError):
+            outcome.headers = dict(error.response.headers)
+            outcome.request_id = error.request_id or ""
+    return outcome
+
+
+async def ask_all(gateway: Gateway) -> dict[tuple[str, str, str], Outcome]:
+    async with openai.AsyncOpenAI(
+        base_url=gateway.base_url, api_key=KEY, max_retries=0, timeout=60.0
+    ) as client:
+        found = await asyncio.gather(*(ask(client, *case) for case in CASES))
+    return dict(zip(CASES, found, strict=True))
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Upstreams]]:
+    directory = tmp_path_factory.mktemp("faults")
+    faults = sorted({*STREAMED, *BUFFERED})
+    upstreams = Upstreams(3 * len(faults) + 3)
+    times = {"first_byte_timeout_s": 3.0, "stall_timeout_s": 3.0}
+    ports = iter(upstreams.ports)
+    models = ""
+    for fault in faults:
+        models += model(named("solo", fault), [next(ports)], max_attempts=1, **times)
+        models += model(named("duo", fault), [next(ports), next(ports)], **times)
+    models += model("alone", [next(ports)], **times) + model("pair", [next(ports), next(ports)], **times)
+    gateway = Gateway(directory, config(models, directory=directory))
+    with running(gateway, upstreams):
+        until(gateway.ready)
+        yield gateway, upstreams
+
+
+@pytest.fixture(scope="module")
+def outcomes(house: tuple[Gateway, Upstreams]) -> dict[tuple[str, str, str], Outcome]:
+    gateway, upstreams = house
+    found = asyncio.run(ask_all(gateway))
+    until(lambda: len(gateway.rows()) >= len(CASES))
+    rows = gateway.rows()
+    assert len(rows) == len(CASES), "more than one row for a request"
+    by_id = {row["request_id"]: row for row in rows}
+    by_model = {(row["model"], row["request_id"]): row for row in rows}
+    assert len(by_model) == len(CASES)
+    seen = upstreams.seen()["requests"]
+    for outcome in found.values():
+        outcome.seen = [one for one in seen if one["body"]["messages"][0]["content"].count(outcome.tag)]
+        outcome.row = by_id.get(outcome.request_id, {})
+    return found
+
+
+@pytest.mark.parametrize(("fault", "mode", "crowd"), CASES, ids=lambda one: str(one))
+def test_a_fault_has_the_promised_outcome(
+    outcomes: dict[tuple[str, str, str], Outcome], fault: str, mode: str, crowd: str
+) -> None:
+    outcome = outcomes[fault, mode, crowd]
+    promised = (STREAMED if mode == "streamed" else BUFFERED)[fault]
+    row, asked = outcome.row, len(outcome.seen)
+    assert outcome.request_id.startswith("req_")
+    assert asked == row["attempts"]
+    if promised == CUT:
+        check_cut(outcome, fault)
+    elif promised == REFUSED:
+        assert isinstance(outcome.error, openai.BadRequestError)
+        assert (outcome.error.type, outcome.error.code) == ("invalid_request_error", "invalid_value")
+        assert "upstream says 400" in str(outcome.error)
+        assert (asked, row["status"], row["amount_nanousd"]) == (1, "error", 0)
+    elif promised == WELL or crowd == "duo":
+        check_well(outcome, fault, mode, attempts=1 if promised == WELL else 2)
+    else:
+        assert isinstance(promised, int)
+        check_failed(outcome, promised)
+
+
+def check_well(outcome: Outcome, fault: str, mode: str, attempts: int) -> None:
+    assert outcome.error is None
+    if fault != "huge":
+        assert outcome.text == fake.text(N)
+    assert len(outcome.text) >= fake.HUGE_BYTES or fault != "huge"
+    assert outcome.headers["x-switchgear-attempts"] == str(attempts)
+    ports = [one["port"] for one in outcome.seen]
+    assert len(set(ports)) == attempts == len(ports), "a retry goes to another replica"
+    row = outcome.row
+    assert (row["status"], row["source"]) == ("ok", "upstream")
+    assert row["replicas"][-1] == outcome.headers["x-switchgear-replica"][-1]
+    if fault == "no-usage":
+        assert row["estimated"] == (mode == "buffered"), "token ids are as good as usage"
+        assert row["completion_tokens"] == (N if mode == "streamed" else 1 + len(outcome.text) // 4)
+        return
+    usage = (row["prompt_tokens"], row["cached_tokens"], row["completion_tokens"])
+    assert usage == (fake.PROMPT_TOKENS, fake.CACHED_TOKENS, N)
+    assert row["amount_nanousd"] == 4 * 1000 + 3 * 500 + N * 2000
+    assert not row["estimated"]
+
+
+def check_failed(outcome: Outcome, status: int) -> None:
+    assert isinstance(outcome.error, CLASSES[status])
+    assert isinstance(outcome.error, openai.APIStatusError)
+    assert outcome.error.status_code == status
+    assert outcome.text == ""
+    codes = {429: "rate_limit_exceeded", 502: "upstream_error", 503: "overloaded", 504: "upstream_timeout"}
+    assert outcome.error.code == codes[status]
+    if status in (502, 504):
+        assert outcome.headers["x-should-retry"] == "false"
+    fault = outcome.seen[0]["fault"]
+    assert outcome.headers.get("retry-after") == {"429-after": "7", "503-after": "9"}.get(fault)
+    row = outcome.row
+    assert (len(outcome.seen), row["status"], row["completion_tokens"], row["amount_nanousd"]) == (
+        1,
+        "error",
+        0,
+        0,
+    )
+
+
+def check_cut(outcome: Outcome, fault: str) -> None:
+    """Events 0 (the role), 1 and 2 came: two tokens."""
+    assert isinstance(outcome.error, openai.APIError)
+    assert not isinstance(outcome.error, openai.APIStatusError)
+    code = "upstream_timeout" if fault.startswith("stall") else "upstream_error"
+    body: Any = outcome.error.body
+    assert body["code"] == code
+    assert len(outcome.seen) == 1, "never again after the first byte"
+    assert fake.text(2).startswith(outcome.text)
+    row = outcome.row
+    delivered = len(outcome.text.split())
+    assert (row["status"], row["completion_tokens"]) == ("error", delivered)
+    prompt_tokens = fake.PROMPT_TOKENS if delivered else 0
+    assert row["amount_nanousd"] == prompt_tokens * 1000 + delivered * 2000
+
+
+def test_a_refused_connection_goes_to_another_replica_and_ejects(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, upstreams = house
+    first = upstreams.ports[-2]
+    upstreams.control(refuse=first)
+    for _ in range(2):  # by turns: one of the two meets the closed port
+        status, headers, _ = gateway.chat("pair", fake.script("ok"))
+        assert (status, headers["x-switchgear-replica"]) == (200, "pair-1")
+    until(lambda: gateway.metric("switchgear_replicas", model="pair", phase="ejected") == 1)
+    assert gateway.chat("pair", fake.script("ok"))[1]["x-switchgear-attempts"] == "1"
+    upstreams.control(listen=first)
+    until(lambda: gateway.metric("switchgear_replicas", model="pair", phase="ready") == 2)
+
+
+def test_a_lone_replica_that_refuses_is_reported_as_such(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, upstreams = house
+    port = upstreams.ports[-3]
+    upstreams.control(refuse=port)
+    status, headers, body = gateway.chat("alone", fake.script("ok"))
+    assert status in (502, 503)
+    until(lambda: gateway.metric("switchgear_replicas", model="alone", phase="ejected") == 1)
+    status, headers, body = gateway.chat("alone", fake.script("ok"))
+    assert (status, json.loads(body)["error"]["code"]) == (503, "model_loading")
+    assert 1 <= int(headers["retry-after"]) <= 120
+    upstreams.control(listen=port)
+    until(lambda: gateway.metric("switchgear_replicas", model="alone", phase="ready") == 1)
+    assert gateway.chat("alone", fake.script("ok"))[0] == 200
+
+
+def test_one_hung_replica_blocks_no_other(house: tuple[Gateway, Upstreams]) -> None:
+    """Everything else in the table was answered while several replicas hung; here within one model."""
+    gateway, upstreams = house
+    until(lambda: gateway.metric("switchgear_replicas", model="pair", phase="ready") == 2)
+    tag = unique()
+    with gateway.connect() as held:
+        from tests.integration.gateway import chat_request
+
+        held.sendall(chat_request("pair", fake.script("hang", tag=tag)))
+        until(lambda: upstreams.states(tag) == ["running"])
+        assert [gateway.chat("pair", fake.script("ok"))[0] for _ in range(4)] == [200] * 4
+        assert upstreams.states(tag)[0] == "running"
+    until(lambda: "running" not in upstreams.states(tag))
+
+
+def test_a_lone_replica_is_tried_again(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    until(lambda: gateway.metric("switchgear_replicas", model="alone", phase="ready") == 1)
+    status, headers, _ = gateway.chat("alone", fake.script("500", "ok"))
+    assert (status, headers["x-switchgear-attempts"], headers["x-switchgear-replica"]) == (
+        200,
+        "2",
+        "alone-0",
+    )
+
+
+def test_a_clients_own_deadline_blames_no_replica(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    until(lambda: gateway.metric("switchgear_replicas", model="alone", phase="ready") == 1)
+    headers = {"x-switchgear-timeout-ms": "50"}
+    for _ in range(4):
+        status, _, body = gateway.chat("alone", fake.script("hang"), headers=headers)
+        assert (status, json.loads(body)["error"]["code"]) == (504, "upstream_timeout")
+    assert gateway.metric("switchgear_replicas", model="alone", phase="ready") == 1
+    assert gateway.chat("alone", fake.script("ok"))[0] == 200
