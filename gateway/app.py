@@ -20,7 +20,7 @@ from backends.launchers import LAUNCHERS
 from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
-from gateway.api import fallback, inference, models, probes
+from gateway.api import console, fallback, inference, models, probes
 from gateway.attempts import Attempts
 from gateway.catalogue import Catalogue
 from gateway.checks import check
@@ -39,7 +39,7 @@ from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
 from semantic_cache.stores.memory import MemoryStore
 
-ROUTES = (inference.handlers, models.handlers, probes.handlers)
+ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers)
 
 PROBE_BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -54,7 +54,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     load: Callable[[], Settings] | None = None
     source: str = "the configuration"
     engine_python: str = ""
-    stop_beyond_s: float = 10.0
+    clients: Callable[[], InferenceClient] = Clients
 
 
 def loops(supervisor: Supervisor, books: Books) -> tuple[Loop, ...]:
@@ -77,7 +77,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     check(settings, edges.source, edges.environ)
     state_dir = Path(settings.server.state_dir)
     telemetry = Telemetry()
-    clients = Clients()
+    clients = edges.clients()
     keys = KeyTable()
     limits = MemoryLimits()
     journal = Journal(state_dir / "journal", f"{int(edges.wall() * 1000)}-{os.getpid()}")

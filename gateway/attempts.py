@@ -6,7 +6,7 @@ deadline; a client's own mistake (4xx) is never retried. Once a byte is delivere
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Protocol
 
 import msgspec
@@ -36,10 +36,16 @@ from routing.decision import Query
 
 ERROR_BODY_LIMIT_BYTES = 256 * 1024
 BACKOFF_S = 0.05
+END_GRACE_S = 0.2
 
 
 class Receiver(Protocol):
-    """Takes the upstream's body, gives what the client gets; see StreamReceiver and WholeReceiver."""
+    """Takes the upstream's body, gives what the client gets; see StreamReceiver and WholeReceiver.
+
+    ``done``: the upstream has said that nothing more comes.
+    """
+
+    done: bool
 
     def begin(self) -> None:
         """Reset for an attempt."""
@@ -145,12 +151,14 @@ class Attempts:
             try:
                 reply = await self._send(call, slot.replica)
                 try:
-                    while data := await reply.read():
+                    while not call.receiver.done and (data := await reply.read()):
                         if out := call.receiver.feed(data):
                             if not begun:
                                 begun = True
                                 call.upstream_s += now() - sent_s
                             yield out
+                    if call.receiver.done:
+                        await _reach_end(reply)
                 finally:
                     reply.close()
                 out = call.receiver.finish()
@@ -202,12 +210,26 @@ class Attempts:
             case _:
                 outcome = "broken"
         self._telemetry.count("switchgear_upstream_attempts_total", (call.model, outcome))
-        if not (isinstance(error, UpstreamError) and error.status < 500):
+        clients_fault = isinstance(error, UpstreamError) and error.status < 500
+        clients_hurry = self._dispatcher.now() >= call.deadline_s
+        if not clients_fault and not clients_hurry:
             self._report(replica.id, False, str(error), refused=isinstance(error, ConnectFailed))
 
     def _served(self, call: Call, replica: Replica, outcome: str) -> None:
         self._telemetry.count("switchgear_upstream_attempts_total", (call.model, outcome))
         self._report(replica.id, True)
+
+
+async def _reach_end(reply: Reply) -> None:
+    """Wait a moment for the end behind ``[DONE]``, so that the connection can be used again.
+
+    The answer is whole already: nothing that goes wrong here matters, and the client's own ``[DONE]`` comes
+    after this, so that a client which leaves upon it finds nothing left to abort.
+    """
+    with suppress(ClientError, TimeoutError):
+        async with asyncio.timeout(END_GRACE_S):
+            while await reply.read():
+                pass
 
 
 def _final(error: Exception) -> ApiError:

@@ -60,7 +60,7 @@ class Dispatcher:
         lines = {}
         for name, policy, limit, timeout_s in models:
             line = self._lines.get(name) or Line(name, policy, timeout_s, Scheduler(name, limit), waiting={})
-            line.policy, line.queue_timeout_s = policy, timeout_s
+            line.policy, line.queue_timeout_s, line.scheduler.limit = policy, timeout_s, limit
             lines[name] = line
         self._lines = lines
 
@@ -96,7 +96,9 @@ class Dispatcher:
 
     async def acquire(self, query: Query, band: int, deadline_s: float) -> Replica:
         """Take a slot; see ``slot``."""
-        line = self._lines[query.model]
+        line = self._lines.get(query.model)
+        if line is None:  # a reload took it away between two attempts
+            raise ModelLoading(f"The model {query.model!r} is no longer served.")
         line.sequence += 1
         query = msgspec.structs.replace(query, sequence=line.sequence, draw=self._draw())
         replica = self._choose(line, query)
@@ -177,7 +179,9 @@ class Dispatcher:
             if ticket is None:
                 return
             query, granted = line.waiting.pop(ticket.number)
-            replica = self._choose(line, query)
+            # Whoever has waited takes what is free, also a replica that it was tried on.
+            anywhere = msgspec.structs.replace(query, exclude=frozenset())
+            replica = self._choose(line, query) or self._choose(line, anywhere)
             if replica is not None and not granted.done():
                 granted.set_result(replica)
             elif replica is not None:

@@ -257,11 +257,7 @@ def _deadline_s(incoming: Incoming) -> float:
     text = incoming.headers.get(b"x-switchgear-timeout-ms")
     if text is None:
         return math.inf
-    try:
-        wish_ms = int(text)
-    except ValueError:
-        wish_ms = 0
-    if wish_ms <= 0:
+    if not text.isdigit() or len(text) > 12 or not (wish_ms := int(text)):
         raise InvalidRequest(
             "The header x-switchgear-timeout-ms must be a positive whole number of milliseconds.",
             param="x-switchgear-timeout-ms",

@@ -18,6 +18,7 @@ from litestar.types import ASGIApp
 
 from gateway.process import Process
 from gateway.settings import ConfigError
+from gateway.wire import JoinedHttpProtocol
 
 log = logging.getLogger("switchgear.server")
 
@@ -66,7 +67,7 @@ async def serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=JoinedHttpProtocol,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -96,29 +96,25 @@ def lexical(text: str) -> NDArray[np.float32]:
     lines = text.count("\n")
     letters = sum(map(len, words))
     digits = sum(map(len, numbers))
-    lowered = text.lower()
+    lowered = list(map(str.lower, words))
     kinds = [0] * len(_KINDS)
-    long = academic = 0
-    for word in _WORD.findall(lowered):
-        column = _COLUMN.get(word)
+    for column in map(_COLUMN.get, lowered):
         if column is not None:
             kinds[column] += 1
-        elif len(word) > 8:
-            long += 1
-            academic += word.endswith(_ACADEMIC)
+    long = [word for word in lowered if len(word) > 8]
     shape = (
         log1p(size),
         log1p(count),
         log1p(lines),
         letters / count,
-        long / count * 5,
-        academic / count * 10,
+        len(long) / count * 5,
+        sum(word.endswith(_ACADEMIC) for word in long) / count * 10,
         len(set(words)) / count,
         sum(map(str.istitle, words)) / count * 3,
         digits / size * 10,
         log1p(len(numbers)),
-        log1p(sum(len(number) > 2 for number in numbers)),
-        sum(len(word) > 1 and word.isupper() for word in words) / count * 5,
+        log1p(len([1 for number in numbers if len(number) > 2])),
+        len([1 for word in words if word.isupper() and len(word) > 1]) / count * 5,
         (size - letters - digits - text.count(" ") - lines) / size * 5,
         0.0 if text.isascii() else min(5.0, 50 * sum(character > "\x7f" for character in text) / size),
         log1p(len(options)),

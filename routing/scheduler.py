@@ -40,7 +40,7 @@ class Scheduler:
 
     def __init__(self, model: str, limit: int) -> None:
         self._model = model
-        self._limit = limit
+        self.limit = limit
         self._heap: list[tuple[int, int, Ticket]] = []
         self._numbers = itertools.count()
         self._live = 0
@@ -51,8 +51,8 @@ class Scheduler:
 
     def enqueue(self, *, band: int, now_s: float, deadline_s: float) -> Ticket:
         """Give a ticket; raises QueueFull."""
-        if self._live >= self._limit:
-            raise QueueFull(self._model, self._limit, retry_after_s=self.expected_wait_s())
+        if self._live >= self.limit:
+            raise QueueFull(self._model, self.limit, retry_after_s=self.expected_wait_s())
         ticket = Ticket(next(self._numbers), band, now_s, deadline_s)
         heapq.heappush(self._heap, (band, ticket.number, ticket))
         self._live += 1

@@ -17,7 +17,7 @@ class ClientError(Exception):
 
     ClientError
     +-- ConnectFailed     nothing was sent
-    +-- ConnectionBroken  closed, reset or garbled; ``started`` tells whether the answer had begun
+    +-- ConnectionBroken  closed, reset or garbled
     +-- ReplyTimeout      silent for too long, before or within the answer
     +-- ReplyTooLarge     over the size cap
     """
@@ -32,7 +32,7 @@ class ConnectionBroken(ClientError):
 
 
 class ReplyTimeout(ClientError):
-    """No byte for longer than the request's ``first_byte_s`` or ``idle_s``."""
+    """No byte of the body for longer than the request's ``first_byte_s``, or then ``idle_s``."""
 
 
 class ReplyTooLarge(ClientError):

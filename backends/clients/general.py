@@ -20,19 +20,23 @@ class GeneralReply:
 
     def __init__(self, response: aiohttp.ClientResponse, request: Outgoing) -> None:
         self._response = response
-        self._request = request
+        self._deadline_s = request.deadline_s
+        self._idle_s = request.idle_s
+        self._silence_s = request.first_byte_s
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
 
     async def read(self) -> bytes:
         """Wait for the next bytes; see ``Reply.read``."""
         try:
-            async with asyncio.timeout_at(_until(self._request.idle_s, self._request.deadline_s)):
-                return await self._response.content.readany()
+            async with asyncio.timeout_at(_until(self._silence_s, self._deadline_s)):
+                data = await self._response.content.readany()
         except TimeoutError:
             raise ReplyTimeout("no byte in time within the answer") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ConnectionBroken(str(error) or type(error).__name__) from None
+        self._silence_s = self._idle_s
+        return data
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """Give the whole body; see ``Reply.read_all``."""

@@ -2,8 +2,8 @@
 
 It exists because the client is the dearest piece of the hot path: this one costs a quarter of a
 general-purpose library. Rules: one request at a time per connection; a reused connection that ends before
-the first byte of an answer is replaced once; silence is found by one sweep a second over all exchanges,
-not by a timer each; a reader that lags pauses the socket.
+the first byte of an answer is replaced once, by a fresh one; silence is found by one sweep a second over all
+exchanges, not by a timer each; a reader that lags pauses the socket.
 """
 
 import asyncio
@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers: dict[str, str] = {}
         self.header_bytes = 0
+        self.heard_bytes = 0
         self.chunks: list[bytes] = []
         self.buffered_bytes = 0
         self.paused = False
@@ -73,14 +74,17 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # create_connection gives a full Transport
 
     def data_received(self, data: bytes) -> None:
-        self.quiet_until = min(self.loop.time() + self.idle_s, self.deadline_s)
+        if self.complete:  # it lies idle: what comes unasked belongs to no request
+            self.fail(ConnectionBroken("bytes behind the end of an answer"))
+            return
+        self.heard_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
             self.fail(ConnectionBroken(f"not a valid HTTP answer ({error})"))
             return
-        if self.complete and self.transport is None:
-            return
+        if not self.head_done and self.heard_bytes > HEADERS_LIMIT_BYTES:
+            self.fail(ReplyTooLarge(f"headers over {HEADERS_LIMIT_BYTES} bytes"))
         if self.buffered_bytes > PAUSE_ABOVE_BYTES and not self.paused and self.transport is not None:
             self.paused = True
             self.transport.pause_reading()
@@ -99,6 +103,10 @@ class Connection(asyncio.Protocol):
             self.fail(ConnectionBroken("the connection was closed before the answer was complete"))
 
     # httptools
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise ValueError("a second answer to one request")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self.header_bytes += len(name) + len(value)
         if self.header_bytes <= HEADERS_LIMIT_BYTES:
@@ -117,6 +125,7 @@ class Connection(asyncio.Protocol):
         self.wake()
 
     def on_body(self, body: bytes) -> None:
+        self.quiet_until = min(self.loop.time() + self.idle_s, self.deadline_s)
         self.chunks.append(body)
         self.buffered_bytes += len(body)
         self.wake()
@@ -203,8 +212,9 @@ class PlainReply:
 class PlainClient:
     """Pool and exchanges; belongs to the event loop in which it was made."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sweep_s: float = SWEEP_S) -> None:
         self._loop = asyncio.get_running_loop()
+        self._sweep_s = sweep_s
         self._origins: dict[tuple[str, int], Origin] = {}
         self._heads: dict[tuple[str, str], tuple[Origin, bytes]] = {}
         self._active: set[Connection] = set()
@@ -214,16 +224,18 @@ class PlainClient:
         """Send and wait for the head; see ``InferenceClient.send``."""
         origin, head = self._route(request)
         await origin.permits.acquire()
+        stale = False
         try:
             while True:
-                reused = bool(origin.idle)
-                connection = origin.idle.pop() if reused else await self._connect(origin)
+                reused = bool(origin.idle) and not stale
+                connection = origin.idle.pop() if reused else await self._connect(origin, request.deadline_s)
                 try:
                     await self._exchange(connection, head, request)
                 except ConnectionBroken:
                     self._abandon(connection)
-                    if reused and not connection.head_done:
-                        continue  # the server had closed it while it lay idle
+                    if reused and not connection.heard_bytes:
+                        stale = True  # the server had closed it while it lay idle
+                        continue
                     raise
                 except BaseException:
                     self._abandon(connection)
@@ -260,7 +272,7 @@ class PlainClient:
         connection.begin(request)
         self._active.add(connection)
         if self._sweep is None:
-            self._sweep = self._loop.call_later(SWEEP_S, self._sweep_silent)
+            self._sweep = self._loop.call_later(self._sweep_s, self._sweep_silent)
         pieces = [head]
         for name, value in request.headers:
             pieces += (name, b": ", value, b"\r\n")
@@ -274,16 +286,14 @@ class PlainClient:
                 raise ConnectionBroken("the connection was closed before the answer began")
             await connection.wait()
 
-    async def _connect(self, origin: Origin) -> Connection:
+    async def _connect(self, origin: Origin, deadline_s: float) -> Connection:
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout_at(min(self._loop.time() + CONNECT_TIMEOUT_S, deadline_s)):
                 _, connection = await self._loop.create_connection(
                     lambda: Connection(origin, self._loop), origin.host, origin.port
                 )
         except TimeoutError:
-            raise ConnectFailed(
-                f"no connection to {origin.host}:{origin.port} in {CONNECT_TIMEOUT_S} s"
-            ) from None
+            raise ConnectFailed(f"no connection to {origin.host}:{origin.port} in time") from None
         except OSError as error:
             raise ConnectFailed(
                 f"no connection to {origin.host}:{origin.port} ({error.strerror or error})"
@@ -321,4 +331,5 @@ class PlainClient:
             if now_s > connection.quiet_until and not connection.paused and not connection.complete:
                 phase = "within" if connection.head_done else "before"
                 connection.fail(ReplyTimeout(f"no byte in time {phase} the answer"))
-        self._sweep = self._loop.call_later(SWEEP_S, self._sweep_silent) if self._active else None
+        again = self._loop.call_later(self._sweep_s, self._sweep_silent) if self._active else None
+        self._sweep = again

@@ -104,6 +104,8 @@ class Exchange:
         self._head: Head | None = None
         self._started = False
         self._sending = False
+        self._spoken = False
+        self._whole = False
         self._timer: asyncio.TimerHandle | None = None
         self._beater: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -151,8 +153,9 @@ class Exchange:
         if self._accepted is None or not self._accepted.streamed:
             self._started = True
             await send_whole(self._send, 200, self._with_id(self._head.headers), data)
+            self._whole = True
             return
-        self._sending = True
+        self._sending = self._spoken = True
         if not self._started:
             await self._start(self._head.headers)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
@@ -186,12 +189,14 @@ class Exchange:
     async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.abort.leave()
+        if not self._whole:  # a server says the same once the answer is complete
+            self.abort.leave()
 
     # The stream kept alive
     def _beat(self) -> None:
         self._timer = self._loop.call_later(self._heartbeat_s, self._beat)
-        if not self._sending and (self._beater is None or self._beater.done()):
+        spoken, self._spoken = self._spoken, False
+        if not spoken and not self._sending and (self._beater is None or self._beater.done()):
             self._beater = self._loop.create_task(self._send_heartbeat())
 
     async def _send_heartbeat(self) -> None:

@@ -48,6 +48,8 @@ _decode = msgspec.json.Decoder(AnswerFields).decode
 class WholeReceiver:
     """Receives one buffered answer; the same seam as ``StreamReceiver``."""
 
+    done = False  # only the end of the body says so
+
     def __init__(self, model: str, *, limit_bytes: int) -> None:
         self._model = b'"model":' + _encode(model).replace(b"\\", b"\\\\")
         self._limit_bytes = limit_bytes
@@ -119,6 +121,10 @@ def from_stream(stream: bytes) -> bytes:
     )
     if isinstance(whole.get("usage"), dict):
         whole["usage"].pop("cost", None)
+    for choice in choices.values():
+        message = choice.get("message") or {}
+        if message.get("tool_calls") and not message["content"]:
+            message["content"] = None  # a stream says "" first, before it knows that only calls will come
     whole["choices"] = [choices[index] for index in sorted(choices)]
     return _encode(whole)
 
@@ -174,6 +180,8 @@ def _merge_choice(choice: dict[str, Any], piece: dict[str, Any]) -> None:
             _merge_delta(choice.setdefault("message", {"role": "assistant", "content": None}), value)
         elif name == "text":
             choice["text"] = choice.get("text", "") + value
+        elif name == "token_ids" and value:
+            choice["token_ids"] = [*(choice.get("token_ids") or ()), *value]
         elif name == "logprobs" and isinstance(value, dict):
             _merge_lists(choice.setdefault("logprobs", {}) or {}, value, choice)
         elif name != "index" and (name not in choice or value is not None):

@@ -117,7 +117,8 @@ class StreamReceiver:
         """Reset for an attempt; allowed while nothing was delivered."""
         self._splitter = Splitter()
         self._finished: set[int] = set()
-        self._done = False
+        self.done = False
+        self._begun = False
         self._prompt_tokens: int | None = None
         self.final: Usage | None = None
         self.delivered_tokens = 0
@@ -156,20 +157,23 @@ class StreamReceiver:
         """Take the end of the upstream's body, give the last bytes. Raises StreamBroken if it came early."""
         if not self.complete:
             raise StreamBroken("the stream ended before the answer was complete")
-        return b"" if self._done else DONE
+        return DONE
 
     def _event(self, event: bytes) -> bytes:
-        """Hand on the data, whatever comment, ``event:`` or ``id:`` line it stands behind; or a comment."""
+        """Hand on the data, whatever comment, ``event:`` or ``id:`` line it stands behind; or a comment.
+
+        A comment before the first data is dropped: it is no answer, another replica may still be tried.
+        """
         bare = event.startswith(b"data:") and b"\n" not in event
         payload = event[5:].strip() if bare else _joined(event)
         if payload == b"[DONE]":
             if not self.complete:
                 raise StreamBroken("the stream ended before the answer was complete")
-            self._done = True
-            return DONE
+            self.done = True
+            return b""
         if payload:
             return self._data(payload)
-        return event + b"\n\n" if event.startswith(b":") else b""
+        return event + b"\n\n" if event.startswith(b":") and self._begun else b""
 
     def _data(self, payload: bytes) -> bytes:
         try:
@@ -178,6 +182,7 @@ class StreamReceiver:
             raise StreamBroken(f"an event is not valid JSON ({error})") from None
         if chunk.error:
             raise StreamBroken(f"the server reported {_encode(chunk.error)[:300].decode(errors='replace')}")
+        self._begun = True
         self._note(chunk)
         if b'token_ids"' in payload and not self._token_ids:
             payload = _TOKEN_IDS.sub(rb"\1null", payload)  # as vLLM says that there are none
@@ -209,8 +214,8 @@ class StreamReceiver:
             return _encode(fields)
         if chunk.usage is None:
             return payload
-        usage = msgspec.json.decode(fields["usage"])
-        usage["cost"] = self._cost_usd(chunk.usage.usage())
+        usage = _decode_fields(fields["usage"])
+        usage["cost"] = Raw(_encode(self._cost_usd(chunk.usage.usage())))
         fields["usage"] = Raw(_encode(usage))
         return _encode(fields)
 
@@ -235,6 +240,6 @@ def payloads(stream: bytes) -> list[dict[str, Any]]:
 
 
 def _joined(event: bytes) -> bytes:
-    """Join the data lines of an event, as the specification of server-sent events says."""
+    """Join the data lines of an event, by a space: between lines of JSON it means the same as a line feed."""
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines).strip()
+    return b" ".join(lines).strip()

@@ -3,12 +3,14 @@
 `python logits_check.py MODEL_DIRECTORY...` prints one JSON object: per directory the findings of `compare`.
 """
 
+import importlib.util
 import json
 import shutil
 import struct
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # mypy runs in the gateway's environment, which has none of the engine's packages
@@ -20,7 +22,6 @@ NEW_TOKENS = 16
 
 
 def main(directories: list[Path]) -> None:
-    sys.path.insert(0, str(Path(__file__).parents[2] / "backends" / "engines"))
     print(json.dumps({directory.name: compare(directory) for directory in directories}))
 
 
@@ -52,11 +53,21 @@ def compare(directory: Path) -> dict[str, Any]:
     return {"other_weights": other, "worst_difference_in_std": worst, "greedy_agreement": agreement}
 
 
+def converter() -> ModuleType:
+    """Load the converter by path: its folder on sys.path would shadow the standard library's `profile`."""
+    file = Path(__file__).parents[2] / "backends" / "engines" / "gguf_convert.py"
+    spec = importlib.util.spec_from_file_location("gguf_convert", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def without_vocabulary(source: Path, target: Path) -> None:
     """Copy a GGUF without the tokenizer, on which transformers would spend most of a minute."""
-    from gguf_convert import Cursor, mapped  # found by path: this runs outside the project's environment
-
-    cursor = Cursor(mapped(source))
+    convert = converter()
+    cursor = convert.Cursor(convert.mapped(source))
     head, edition, tensor_count, field_count = cursor.data[:4], *struct.unpack_from("<IQQ", cursor.data, 4)
     cursor.at = 24
     fields = []

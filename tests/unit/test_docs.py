@@ -1,0 +1,51 @@
+"""The documents say what the code has."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from backends.engines import LaunchProfile, Speculative
+from gateway import settings
+
+ROOT = Path(__file__).parents[2]
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+
+TABLES = [
+    settings.ServerSettings,
+    settings.DatabaseSettings,
+    settings.RedisSettings,
+    settings.ModelSettings,
+    settings.PriceSettings,
+    settings.ReplicaSettings,
+    LaunchProfile,
+    Speculative,
+    settings.RouteSettings,
+    settings.Objective,
+    settings.CacheSettings,
+    settings.SemanticSettings,
+    settings.KeySettings,
+]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: str(table.__name__))
+def test_every_key_is_documented(table: type[msgspec.Struct]) -> None:
+    names = [field.encode_name for field in msgspec.structs.fields(table)]
+    documented = set(re.findall(r"[a-z0-9_]+", " ".join(re.findall(r"`([^`]+)`", CONFIGURATION))))
+    assert set(names) <= documented
+
+
+def test_the_readme_configuration_is_valid() -> None:
+    readme = (ROOT / "README.md").read_text()
+    sample = re.search(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert sample is not None
+    assert [one.name for one in settings.parse(sample[1], "README.md").models] == ["small", "large"]
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    readme = (ROOT / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)#]+)\)", readme)
+    assert targets
+    for target in targets:
+        assert (ROOT / target).exists(), target
