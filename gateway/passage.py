@@ -8,6 +8,7 @@ from gateway.attempts import Call
 from gateway.choosing import Choice
 from gateway.errors import translate
 from gateway.telemetry import Telemetry
+from gateway.tenancy.billing import Charge
 from semantic_cache.stores.base import Entry
 
 
@@ -25,6 +26,7 @@ class Passage(msgspec.Struct, eq=False):
     cache: str = "miss"
     cache_key: bytes | None = None
     entry: Entry | None = None
+    charge: Charge | None = None
     status: int = 200
     first_byte_s: float = 0.0
     ended_s: float = 0.0
@@ -84,5 +86,9 @@ class Passage(msgspec.Struct, eq=False):
             telemetry.observe(
                 "switchgear_time_to_first_byte_seconds", (model,), self.first_byte_s - self.started_s
             )
+        if self.charge is not None:
+            usage = self.charge.usage
+            telemetry.count("switchgear_tokens_total", (model, "prompt"), usage.prompt_tokens)
+            telemetry.count("switchgear_tokens_total", (model, "completion"), usage.completion_tokens)
         if self.call is not None:
             telemetry.observe("switchgear_queue_seconds", (model,), self.call.queue_s)

@@ -100,6 +100,7 @@ class Pipeline:
             target = self.catalogue.target(request, key)
             passage.begin(key.id, target.name, target.route)
             async with self._charge(incoming, key, request, target) as charge:
+                passage.charge = charge
                 entry = await self._look_up(passage, incoming, request, target, key)
                 if entry is not None:
                     body = self._from_cache(entry, request, charge)
@@ -113,6 +114,7 @@ class Pipeline:
                 receiver = self._receiver(request, choice, charge)
                 call = self._call(incoming, request, key, choice, receiver)
                 charge.replicas = call.tried
+                charge.streamed = request.stream
                 passage.call = call
                 async with aclosing(self._attempts.stream(call)) as pieces:
                     async for piece in pieces:

@@ -1,14 +1,21 @@
-"""uvicorn's HTTP protocol with one change: what is written in one turn of the loop leaves in one system call.
+"""uvicorn's HTTP protocol with two changes.
 
-An answer is written in two or three pieces (head, body, end of a chunked body); joined, each costs one
-``write`` instead of several, the dearest part of a small answer.
+What is written in one turn of the loop leaves in one system call: an answer is written in two or three pieces
+(head, body, end of a chunked body); joined, each costs one ``write`` instead of several, the dearest part of
+a small answer.
+
+What is not HTTP, or has a head without end, is refused in OpenAI's shape like any other bad request.
 """
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gateway.api.inference import new_request_id
+from gateway.errors import ApiError, InvalidRequest, RequestTooLarge, error_body
+
+HEAD_LIMIT_BYTES = 64 * 1024
 JOIN_BELOW_BYTES = 64 * 1024
 
 
@@ -45,8 +52,39 @@ class _JoinedWrites:
 
 
 class JoinedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on a transport that joins writes."""
+    """uvicorn's protocol on a transport that joins writes, with a limit for the head of a request."""
+
+    _head_bytes: int | None = None  # of the head that is under way
 
     def connection_made(self, transport: Any) -> None:
         """See ``asyncio.Protocol.connection_made``."""
         super().connection_made(_JoinedWrites(transport, self.loop))  # type: ignore[arg-type]  # the part it uses
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a head that goes on over several reads is counted."""
+        super().data_received(data)
+        if self._head_bytes is not None and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT_BYTES:
+                self._refuse(RequestTooLarge(f"The request's head is over {HEAD_LIMIT_BYTES} bytes."))
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A head is whole."""
+        self._head_bytes = None
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._refuse(InvalidRequest(msg))
+
+    def _refuse(self, error: ApiError) -> None:
+        body = error_body(error)
+        head = f"x-request-id: {new_request_id()}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        status = STATUS_LINE[error.status] + b"content-type: application/json\r\n"
+        self.transport.write(status + head.encode() + body)
+        self.transport.close()

@@ -40,6 +40,7 @@ class Charge:
         self.source: Source = "upstream"
         self.usage = Usage()
         self.estimated = False
+        self.streamed = False
         self.replicas: list[str] = []
         self.verdict = Verdict()
         self.ts = 0.0
@@ -57,9 +58,11 @@ class Charge:
         return amount_nanousd(self.price, usage, self.source) / NANO
 
     def progress(self, usage: Usage, estimated: bool) -> None:
-        """Note what was delivered; now and then it goes into the journal."""
+        """Note what was delivered; of a stream, it goes into the journal now and then."""
         self.usage = usage
         self.estimated = estimated
+        if not self.streamed:
+            return
         now_s = self._billing.now()
         if (
             usage.completion_tokens - self._noted_tokens < PROGRESS_TOKENS

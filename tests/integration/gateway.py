@@ -126,7 +126,9 @@ class Gateway:
     def metric(self, name: str, **labels: str) -> float:
         """Give the sum of the samples of a metric that have these labels."""
         total = 0.0
-        for line in self.call("GET", "/metrics")[2].decode().splitlines():
+        status, _, text = self.call("GET", "/metrics")
+        assert status == 200
+        for line in text.decode().splitlines():
             sample, _, value = line.rpartition(" ")
             given = sample.partition("{")[2]
             if sample.partition("{")[0] == name and all(f'{k}="{v}"' in given for k, v in labels.items()):

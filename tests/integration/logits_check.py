@@ -1,6 +1,6 @@
 """Compare a prepared demo model with transformers' own reading of its GGUF. Runs in the engine's environment.
 
-`python logits_check.py MODEL_DIRECTORY...` prints one JSON object: per directory the findings of `compare`.
+`python logits_check.py MODEL_DIRECTORY` prints the findings of `compare` as JSON.
 """
 
 import importlib.util
@@ -19,10 +19,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # type
 
 PROMPTS = ("The capital of France is", "def add(a, b):\n    return", "1, 2, 3, 4,  5,")
 NEW_TOKENS = 16
-
-
-def main(directories: list[Path]) -> None:
-    print(json.dumps({directory.name: compare(directory) for directory in directories}))
 
 
 def compare(directory: Path) -> dict[str, Any]:
@@ -89,4 +85,4 @@ def without_vocabulary(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    print(json.dumps(compare(Path(sys.argv[1]))))
