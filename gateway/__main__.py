@@ -1,6 +1,7 @@
 """The ``switchgear`` command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,9 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             commands.load(name).register(subparser)
     options = parser.parse_args(given)
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except commands.expected_errors() as error:
         print(f"switchgear: {error}", file=sys.stderr)
         return 1

@@ -36,7 +36,7 @@ def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     names = Counter([model.name for model in settings.models] + [route.name for route in settings.routes])
     for name, count in names.items():
         if count > 1:
-            yield f"the name {name!r} is given to {count} models or routes; names must be unique"
+            yield f"models, routes: the name {name!r} is given to {count} of them; names must be unique"
     for index, model in enumerate(settings.models):
         yield from (f"models[{index}].{finding}" for finding in _model(model, environ))
     for index, route in enumerate(settings.routes):

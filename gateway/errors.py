@@ -266,7 +266,7 @@ def _upstream_detail(body: bytes, status: int) -> tuple[str, str | None, str | N
         code = ContextLengthExceeded.code
     elif not isinstance(code, str):
         code = _code_of_status.get(status)
-    return message, param if isinstance(param, str) else None, code
+    return message, param.removeprefix("body.") if isinstance(param, str) else None, code
 
 
 def _error_object(body: bytes) -> dict[str, Any]:

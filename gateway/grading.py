@@ -6,25 +6,22 @@ from gateway.catalogue import Target
 from gateway.settings import Objective
 from routing import complexity
 from routing.complexity import Classifier, ShareController
-from routing.embedding import StaticEmbedder, load_classifier
-
-# Scores are ranks of the training queries, so their quantiles are a straight line.
-PRIOR = (0.0, 1.0)
+from routing.embedding import Facts, StaticEmbedder, load_classifier, load_facts
 
 
 class Grading:
     """One embedder and classifier for all routes; a controller for each boundary between two tiers."""
 
-    def __init__(self, embedder: StaticEmbedder, classifier: Classifier, curve: list[float]) -> None:
+    def __init__(self, embedder: StaticEmbedder, classifier: Classifier, facts: Facts) -> None:
         self._embedder = embedder
         self._classifier = classifier
-        self._curve = curve
+        self._facts = facts
         self._controllers: dict[tuple[str, Objective, int], list[ShareController]] = {}
 
     @classmethod
     def load(cls) -> Self:
         """Load the shipped weights; raises OSError or ValueError where they are missing or broken."""
-        return cls(StaticEmbedder.load(), load_classifier(), [])
+        return cls(StaticEmbedder.load(), load_classifier(), load_facts())
 
     def score(self, text: str) -> float:
         """Give the expected gain of the largest tier, in [0, 1]; see ``Grader.score``."""
@@ -47,5 +44,6 @@ class Grading:
     def _start(self, objective: Objective, tiers: int) -> list[ShareController]:
         share = objective.large_share
         if share is None:
-            share = complexity.share_for_quality(self._curve, objective.quality or 0.0)
-        return [ShareController.start(one, PRIOR) for one in complexity.tier_shares(share, tiers)]
+            share = complexity.share_for_quality(self._facts.quality_by_share, objective.quality or 0.0)
+        prior = self._facts.score_quantiles
+        return [ShareController.start(one, prior) for one in complexity.tier_shares(share, tiers)]

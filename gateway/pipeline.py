@@ -210,7 +210,7 @@ class Pipeline:
             choice.model.name,
             choices=request.choices,
             include_usage=request.include_usage,
-            token_ids=request.wants_token_ids,
+            token_ids=request.wants_token_ids or not request.bears_token_ids,
             keep_bytes=self._cache.max_answer_bytes,
             cost_usd=charge.cost_of,
         )

@@ -51,7 +51,7 @@ class ServerSettings(Table, frozen=True):
 class DatabaseSettings(Table, frozen=True):
     """``[database]``: SQLite or PostgreSQL."""
 
-    url: str = "sqlite:///switchgear.db"
+    url: Annotated[str, Meta(pattern="^(sqlite|postgresql)://")] = "sqlite:///switchgear.db"
 
 
 class RedisSettings(Table, frozen=True):
@@ -211,4 +211,4 @@ def _plain(message: str) -> str:
     missing = message.partition("required field `")[2].rstrip("`")
     if missing:
         return f"the key {missing!r} is missing; add it"
-    return message[:1].lower() + message[1:].replace("`", "'")
+    return (message[:1].lower() + message[1:]).replace("`", "'")

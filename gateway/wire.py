@@ -1,21 +1,25 @@
-"""uvicorn's HTTP protocol with two changes.
+"""uvicorn's HTTP protocol with three changes.
 
 What is written in one turn of the loop leaves in one system call: an answer is written in two or three pieces
 (head, body, end of a chunked body); joined, each costs one ``write`` instead of several, the dearest part of
 a small answer.
 
 What is not HTTP, or has a head without end, is refused in OpenAI's shape like any other bad request.
+
+A client that leaves is noticed although it has pipelined another request: uvicorn tells the newest request
+only, and stops reading, which hides the client's end.
 """
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.api.inference import new_request_id
 from gateway.errors import ApiError, InvalidRequest, RequestTooLarge, error_body
 
 HEAD_LIMIT_BYTES = 64 * 1024
+PIPELINE_LIMIT = 16
 JOIN_BELOW_BYTES = 64 * 1024
 
 
@@ -48,13 +52,15 @@ class _JoinedWrites:
         if self._pieces:
             data = b"".join(self._pieces)
             self._pieces = []
-            self._transport.write(data)
+            if not self._transport.is_closing():  # else the client has left in the meantime
+                self._transport.write(data)
 
 
 class JoinedHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on a transport that joins writes, with a limit for the head of a request."""
 
     _head_bytes: int | None = None  # of the head that is under way
+    _answered: RequestResponseCycle | None = None  # the request whose answer is under way
 
     def connection_made(self, transport: Any) -> None:
         """See ``asyncio.Protocol.connection_made``."""
@@ -77,6 +83,19 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         """A head is whole."""
         self._head_bytes = None
         super().on_headers_complete()
+        if 0 < len(self.pipeline) <= PIPELINE_LIMIT:
+            self.flow.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client left: tell the request whose answer is under way."""
+        super().connection_lost(exc)
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""

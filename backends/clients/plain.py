@@ -33,11 +33,11 @@ type_json = b"content-type: application/json\r\naccept-encoding: identity\r\n"
 class Origin:
     """One host and port: its idle connections, newest last, and a cap on all of them."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, connections: int) -> None:
         self.host = host
         self.port = port
         self.idle: deque[Connection] = deque()
-        self.permits = asyncio.Semaphore(CONNECTIONS_PER_ORIGIN)
+        self.permits = asyncio.Semaphore(connections)
 
 
 class Connection(asyncio.Protocol):
@@ -212,9 +212,10 @@ class PlainReply:
 class PlainClient:
     """Pool and exchanges; belongs to the event loop in which it was made."""
 
-    def __init__(self, *, sweep_s: float = SWEEP_S) -> None:
+    def __init__(self, *, sweep_s: float = SWEEP_S, connections: int = CONNECTIONS_PER_ORIGIN) -> None:
         self._loop = asyncio.get_running_loop()
         self._sweep_s = sweep_s
+        self._connections = connections
         self._origins: dict[tuple[str, int], Origin] = {}
         self._heads: dict[tuple[str, str], tuple[Origin, bytes]] = {}
         self._active: set[Connection] = set()
@@ -312,7 +313,7 @@ class PlainClient:
         if parts.scheme != "http" or parts.hostname is None:
             raise ConnectFailed(f"this client speaks plain http only, not {parts.scheme!r}")
         where = (parts.hostname, parts.port or 80)
-        origin = self._origins.setdefault(where, Origin(*where))
+        origin = self._origins.setdefault(where, Origin(*where, self._connections))
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         head = f"{request.method} {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n".encode("latin-1") + type_json
         return origin, head

@@ -7,7 +7,9 @@ from litestar.handlers import HTTPRouteHandler
 
 from gateway.process import Process
 
-POLICY = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
+)
 
 
 def handlers(process: Process) -> list[HTTPRouteHandler]:

@@ -26,6 +26,7 @@ from gateway.pipeline import Accepted, Head, Headers
 
 log = logging.getLogger("switchgear.api")
 
+FAREWELL_S = 1.0
 HEARTBEAT = b": keep-alive\n\n"
 
 Parts = AsyncGenerator[Accepted | Head | bytes, None]
@@ -170,14 +171,19 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _fail(self, error: ApiError) -> None:
-        """Say what went wrong: by status where nothing was sent, else in band."""
+        """Say what went wrong: by status where nothing was sent, else in band.
+
+        Nobody watches the client any more, and one that reads nothing is not waited for.
+        """
+        await self._stop_helpers()
         with suppress(OSError):
-            if not self._started:
-                await send_error(self._send, error, self._request_id)
-            elif self._accepted is not None and self._accepted.streamed:
-                await self._send(
-                    {"type": "http.response.body", "body": error_event(error), "more_body": False}
-                )
+            async with asyncio.timeout(FAREWELL_S):
+                if not self._started:
+                    await send_error(self._send, error, self._request_id)
+                elif self._accepted is not None and self._accepted.streamed:
+                    await self._send(
+                        {"type": "http.response.body", "body": error_event(error), "more_body": False}
+                    )
 
     def _with_id(self, headers: Headers) -> Headers:
         return [*headers, (b"x-request-id", self._request_id.encode())]

@@ -21,10 +21,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ask and stream the answer to stdout; which model answered goes to stderr."""
-    import openai  # slow to import: only where it is used
-
     if not options.api_key:
         raise CommandError("no API key: give --api-key or set OPENAI_API_KEY")
+    import openai  # slow to import: only where it is used
+
     client = openai.OpenAI(base_url=options.base_url, api_key=options.api_key)
     try:
         raw = client.chat.completions.with_raw_response.create(

@@ -43,10 +43,10 @@ def with_address(settings: Settings, host: str | None, port: int | None) -> Sett
 
 
 async def _serve(settings: Settings, listener: socket.socket, edges: app.Edges) -> None:
+    stop = server.Stop()
     async with app.opened(settings, edges) as process:
-        await server.serve(
-            process, app.build(process), listener, when_listening=partial(_say, listener.getsockname())
-        )
+        say = partial(_say, listener.getsockname())
+        await server.serve(process, app.build(process), listener, stop, when_listening=say)
 
 
 async def _say(address: tuple[str, int]) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -51,7 +52,17 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prepare what is missing, start everything, serve until a signal."""
-    started_s = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the loop listens to it
+    try:
+        return _run(options, time.monotonic())
+    except KeyboardInterrupt:
+        if options.prepare:
+            raise
+        _say("stopped")
+        return 0
+
+
+def _run(options: argparse.Namespace, started_s: float) -> int:
     if os.environ.get("MAKELEVEL"):
         _end_with_parent()
     log_to_stderr()
@@ -119,10 +130,11 @@ def _demo(home: Path, python: Path) -> Path:
 async def _up(
     settings: Settings, listener: socket.socket, edges: app.Edges, own: Credentials, started_s: float
 ) -> None:
+    stop = server.Stop()
     async with app.opened(settings, edges) as process:
         host, port = listener.getsockname()[:2]
         welcome = partial(_welcome, process, f"http://{host}:{port}", own, started_s)
-        await server.serve(process, app.build(process), listener, when_listening=welcome)
+        await server.serve(process, app.build(process), listener, stop, when_listening=welcome)
         _say("stopping the engines")
 
 
@@ -192,7 +204,6 @@ def _say(text: str) -> None:
 def _end_with_parent() -> None:
     """Ask the kernel for SIGTERM when make ends, so that a killed make leaves nothing behind."""
     import ctypes
-    import signal
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -44,6 +44,12 @@ class ChunkChoice(msgspec.Struct):
     prompt_token_ids: list[int] | None = None  # here in text completions, beside the choices in chat
     delta: Delta | None = None
     text: str = ""
+    logprobs: dict[str, Raw] | None = None
+
+    @property
+    def hollow(self) -> bool:
+        """Whether it is there for its token ids only: without them, vLLM sends no chunk for such tokens."""
+        return self.token_ids is not None and self.finish_reason is None and self.logprobs is None
 
     @property
     def tokens(self) -> int:
@@ -185,6 +191,8 @@ class StreamReceiver:
         self._begun = True
         self._note(chunk)
         if b'token_ids"' in payload and not self._token_ids:
+            if b'"delta":{}' in payload and len(chunk.choices) == 1 and chunk.choices[0].hollow:
+                return b""
             payload = _TOKEN_IDS.sub(rb"\1null", payload)  # as vLLM says that there are none
         payload = _MODEL.sub(self._model, payload, 1)
         if b'"usage"' in payload:

@@ -54,6 +54,7 @@ class CompletionFields(Common, kw_only=True):
     """``/v1/completions``."""
 
     prompt: str | list[Any]
+    echo: bool | None = None
 
 
 class EmbeddingFields(msgspec.Struct, kw_only=True):
@@ -110,6 +111,11 @@ class Inference(msgspec.Struct, kw_only=True):
     def wants_token_ids(self) -> bool:
         """Whether the client asked for token ids."""
         return isinstance(self.typed, Common) and bool(self.typed.return_token_ids)
+
+    @property
+    def bears_token_ids(self) -> bool:
+        """Whether token ids can be asked for unnoticed: with them, vLLM leaves an echoed prompt out."""
+        return self.stream and not (isinstance(self.typed, CompletionFields) and self.typed.echo)
 
     @property
     def choices(self) -> int:
@@ -178,7 +184,7 @@ def upstream_body(request: Inference, upstream_model: str, *, token_ids: bool) -
     if request.stream:
         options = _decode_options(fields["stream_options"]) if "stream_options" in fields else None
         fields["stream_options"] = Raw(_encode({**(options or {}), "include_usage": Raw(b"true")}))
-        if token_ids:
+        if token_ids and request.bears_token_ids:
             fields["return_token_ids"] = Raw(b"true")
     return _encode(fields)
 

@@ -71,17 +71,19 @@ class Charge:
             return
         self._noted_tokens = usage.completion_tokens
         self._noted_s = now_s
-        self._billing.journal.append(
-            Progress(
-                self.request_id,
-                self.price.model,
-                self.price.version,
-                usage.prompt_tokens,
-                usage.completion_tokens,
-                amount_nanousd(self.price, usage, self.source),
-                self.replicas[-1] if self.replicas else "",
-            )
+        line = Progress(
+            self.request_id,
+            self.price.model,
+            self.price.version,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            amount_nanousd(self.price, usage, self.source),
+            self.replicas[-1] if self.replicas else "",
         )
+        try:
+            self._billing.journal.append(line)
+        except JournalError as error:  # no reason to cut the answer: only new requests are refused
+            log.error("progress of request %s is not kept: %s", self.request_id, error)
 
     async def __aenter__(self) -> Self:
         await self._billing.admit(self)

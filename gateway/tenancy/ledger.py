@@ -9,24 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.database import ledger
 from gateway.tenancy.journal import Accepted, Entry, Journal, Progress, Segment, orphans, read_lines
 
 BATCH = 2000
+COLUMNS = Entry.__struct_fields__
 
 
 def insert(engine: sa.Engine, entries: list[Entry]) -> None:
     """Insert entries in one transaction; those that are there already stay as they are."""
     if not entries:
         return
-    build = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-    statement = build(ledger).on_conflict_do_nothing(index_elements=["request_id"])
-    rows = [{field: getattr(entry, field) for field in Entry.__struct_fields__} for entry in entries]
+    mark = "?" if engine.dialect.paramstyle == "qmark" else "%s"
+    marks = ", ".join([mark] * len(COLUMNS))
+    # The driver's own executemany: an expression would cost half of what a request may cost.
+    statement = f"INSERT INTO ledger ({', '.join(COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608
     with engine.begin() as connection:
-        connection.execute(statement, rows)
+        connection.exec_driver_sql(statement, [msgspec.structs.astuple(entry) for entry in entries])
 
 
 class Carrier:

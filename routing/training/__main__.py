@@ -5,7 +5,7 @@ Distilling the table needs torch and transformers; with --keep-table, and for --
 
 import argparse
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ import numpy as np
 from routing.complexity import Head, bare, quality_curve
 from routing.embedding import WEIGHTS, Facts, StaticEmbedder, load_classifier
 from routing.training import head as heads
-from routing.training.data import EXCLUDED, Queries, read
+from routing.training.data import EXCLUDED, Queries, lines, read
 from routing.training.measure import Measured, leave_one_family_out, validation
 
 
@@ -39,17 +39,19 @@ def main() -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.keep_table:
-        distill_table(queries, options.encoder, options.out)
+        distill_table(queries, options.texts, options.encoder, options.out)
     x = heads.columns(queries, StaticEmbedder.load(options.out))
     write(heads.fit(x, queries, queries.learnable()), x, queries, options.out)
 
 
-def distill_table(queries: Queries, encoder: Path | None, out: Path) -> None:
-    """Write the embedding table, taught on the texts that shipped weights may learn from."""
+def distill_table(queries: Queries, more: Sequence[Path], encoder: Path | None, out: Path) -> None:
+    """Write the embedding table, taught on the prompts to learn from and at most 5,000 texts of each file."""
     from routing.training.distill import distill, find_encoder  # torch: only where it is needed
 
-    rows = np.flatnonzero(queries.learnable())
-    distill([bare(queries.prompts[row]) for row in rows], encoder or find_encoder(), out)
+    texts = [bare(queries.prompts[row]) for row in np.flatnonzero(queries.learnable())]
+    for file in more:
+        texts += sorted({str(row["text"]) for row in lines(file)})[:5000]
+    distill(texts, encoder or find_encoder(), out)
 
 
 def write(head: Head, x: heads.Floats, queries: Queries, out: Path) -> None:

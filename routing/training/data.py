@@ -52,7 +52,7 @@ class Queries(NamedTuple):
 
 def read(folder: Path) -> Queries:
     """Read train and val of `folder`, primary pairs only, without contaminated rows."""
-    rows = [row for split in ("train", "val") for row in _lines(folder / f"{split}.jsonl.gz")]
+    rows = [row for split in ("train", "val") for row in lines(folder / f"{split}.jsonl.gz")]
     rows = [row for row in rows if row["primary_pair"] and not row["contaminated"]]
     return Queries(
         ids=[row["id"] for row in rows],
@@ -64,7 +64,8 @@ def read(folder: Path) -> Queries:
     )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a gzipped JSONL file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)

@@ -1,8 +1,8 @@
-"""The head: several weak learners that err differently, brought to one scale and added up.
+"""The head: weak learners that err differently, brought to one scale and added up.
 
-Each learner's share is its standard deviation over the training rows, so none rules by its units alone. Rows
-are weighted by 1 / sqrt(rows of their dataset): a large dataset counts for more than a small one, but not in
-proportion.
+All predict the gain of the large model. One forest reads the words' features alone, one all columns; a line
+and prototypes read the vector. Each learner's share is its standard deviation over the training rows, so that
+none rules by its units alone.
 """
 
 import numpy as np
@@ -18,9 +18,9 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-SHARES = {"gain": 1.0, "failure": 1.0, "trees": 1.0, "prototypes": 0.5}
+SHARES = {"words": 1.0, "all": 1.0, "line": 0.5, "prototypes": 0.5}
 SHARPNESS = 12.0
-_VECTOR_UNIT = 8.0  # brings a unit vector's columns to about half the spread of standardised features
+_VECTOR_UNIT = 16.0  # brings a unit vector's columns to a spread of about one
 _QUANTILES = 257
 
 
@@ -33,25 +33,23 @@ def columns(queries: Queries, embedder: StaticEmbedder) -> Floats:
 def fit(x: Floats, queries: Queries, rows: Mask) -> Head:
     """Fit the head on `rows` of `x`."""
     some, gain = x[rows], queries.gain[rows]
-    weight = _weights(queries.datasets[rows])
-    words = len(NAMES)
-    vectors = some[:, words:]
-    scale = np.concatenate([some[:, :words].std(axis=0) + 1e-6, np.full(vectors.shape[1], 1 / _VECTOR_UNIT)])
-    scaled = (some / scale).astype(np.float32)
-    gain_line = learners.ridge(scaled, gain, weight, 0.3)[0] / scale
-    fail_line = learners.logistic(scaled, 1 - queries.small[rows], weight, 0.01)[0] / scale
-    forest = learners.boost(some[:, :words], gain, weight)
-    centres, values = learners.prototypes(vectors, gain, weight, count=128, sharpness=SHARPNESS)
+    words, vectors = some[:, : len(NAMES)], some[:, len(NAMES) :]
+    line = learners.ridge(vectors * _VECTOR_UNIT, gain, penalty=0.5) * _VECTOR_UNIT
+    forests = {"words": learners.boost(words, gain, seed=1), "all": learners.boost(some, gain, seed=2)}
+    centres, values = learners.prototypes(vectors, gain, count=128, sharpness=SHARPNESS)
     near = np.exp(SHARPNESS * (vectors @ centres.T - 1))
-    slopes = SHARES["gain"] * gain_line / (some @ gain_line).std()
-    slopes = slopes + SHARES["failure"] * fail_line / (some @ fail_line).std()
+    spread = {name: forest.predict(some).std() for name, forest in forests.items()}
+    spread |= {"line": (vectors @ line).std(), "prototypes": (near @ values / near.sum(axis=1)).std()}
+    unit = {name: SHARES[name] / spread[name] for name in SHARES}
     head = Head(
-        slopes=slopes.astype(np.float32),
-        tree_features=forest.features,
-        tree_thresholds=forest.thresholds,
-        tree_leaves=(SHARES["trees"] * forest.leaves / forest.predict(some).std()).astype(np.float32),
+        slopes=np.concatenate([np.zeros(len(NAMES)), line * unit["line"]]).astype(np.float32),
+        tree_features=np.concatenate([forest.features for forest in forests.values()]),
+        tree_thresholds=np.concatenate([forest.thresholds for forest in forests.values()]),
+        tree_leaves=np.concatenate(
+            [forest.leaves * np.float32(unit[name]) for name, forest in forests.items()]
+        ),
         centres=centres,
-        values=(SHARES["prototypes"] * values / (near @ values / near.sum(axis=1)).std()).astype(np.float32),
+        values=(values * unit["prototypes"]).astype(np.float32),
         sharpness=np.array(SHARPNESS, np.float32),
         knots=np.array([-1.0, 1.0]),
     )
@@ -72,10 +70,3 @@ def raw(head: Head, x: Floats) -> Doubles:
     """Give the raw scores of the rows of `x`, by the code that serves."""
     classifier = Classifier(head)
     return np.array([classifier.raw(row) for row in x])
-
-
-def _weights(datasets: NDArray[np.str_]) -> Doubles:
-    _, place, counts = np.unique(datasets, return_inverse=True, return_counts=True)
-    weight = counts[place].astype(np.float64) ** -0.5
-    normal: Doubles = weight / weight.mean()
-    return normal

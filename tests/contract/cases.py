@@ -1,6 +1,6 @@
 """The requests of the contract: what clients send to vLLM today. Pure data.
 
-Greedy and short, so that two runs of one request give the same text; `small` and `large` are the demo's models.
+Greedy and short, so that two runs of one request give the same text; `small` and `large` are the demo's.
 """
 
 from typing import Any
@@ -81,12 +81,21 @@ ask_weather = {"model": "large", "tools": [WEATHER], "max_tokens": 40}
 BOTH_WAYS: dict[str, tuple[str, Body]] = {
     "chat": (CHAT, chat()),
     "chat, system and several turns": (CHAT, chat(messages=TALK)),
-    "chat, content in parts": (CHAT, chat([{"type": "text", "text": "Say "}, {"type": "text", "text": "hi"}])),
+    "chat, content in parts": (
+        CHAT,
+        chat([{"type": "text", "text": "Say "}, {"type": "text", "text": "hi"}]),
+    ),
     "chat, emoji and CJK": (CHAT, chat("重复: 你好世界 🦊👩‍👩‍👧 naïve \u2028 \\u0041 \"'", max_tokens=12)),
-    "chat, escapes in the answer": (CHAT, chat("x", max_tokens=10, structured_outputs={"choice": ['"\\\n\t✓🦊']})),
+    "chat, escapes in the answer": (
+        CHAT,
+        chat("x", max_tokens=10, structured_outputs={"choice": ['"\\\n\t✓🦊']}),
+    ),
     "chat, n=2 with seed": (CHAT, chat(n=2, seed=7, temperature=0.9)),
     "chat, stop string": (CHAT, chat("Count from 1 to 9.", stop=["3", "zz"], max_tokens=24)),
-    "chat, stop as text, kept": (CHAT, chat("Count: 1 2 3", stop="2", include_stop_str_in_output=True, max_tokens=24)),
+    "chat, stop as text, kept": (
+        CHAT,
+        chat("Count: 1 2 3", stop="2", include_stop_str_in_output=True, max_tokens=24),
+    ),
     "chat, logprobs": (CHAT, chat(logprobs=True, max_tokens=3)),
     "chat, top_logprobs": (CHAT, chat(logprobs=True, top_logprobs=3, max_tokens=3)),
     "chat, max_tokens=1": (CHAT, chat(max_tokens=1)),
@@ -109,16 +118,21 @@ BOTH_WAYS: dict[str, tuple[str, Body]] = {
     ),
     "chat, structured regex": (CHAT, chat(structured_outputs={"regex": "[0-9]{3}-[a-c]{2}"}, max_tokens=12)),
     "chat, structured choice": (CHAT, chat(structured_outputs={"choice": ["yes", "no"]})),
-    "chat, unknown fields": (CHAT, chat(no_such_field={"a": [1, None]}, user="u", metadata={"k": "v"}, store=False)),
-    "chat, every null": (CHAT, chat(n=None, stop=None, seed=None, tools=None, logprobs=None, stream_options=None)),
-    "chat, prompt_logprobs": (CHAT, chat("Hi", prompt_logprobs=1, max_tokens=1)),
+    "chat, unknown fields": (
+        CHAT,
+        chat(no_such_field={"a": [1, None]}, user="u", metadata={"k": "v"}, store=False),
+    ),
+    "chat, every null": (
+        CHAT,
+        chat(n=None, stop=None, seed=None, tools=None, logprobs=None, stream_options=None),
+    ),
     "chat, response_format json_schema": (
         CHAT,
         chat("The capital of France?", response_format=JSON_SCHEMA, max_tokens=32),
     ),
     "chat, response_format json_object": (
         CHAT,
-        chat("Give {} or {\"a\": 1}", response_format={"type": "json_object"}, max_tokens=12),
+        chat('Give {} or {"a": 1}', response_format={"type": "json_object"}, max_tokens=12),
     ),
     "chat, response_format text": (CHAT, chat(response_format={"type": "text"})),
     "chat, long prompt": (CHAT, chat(LONG + "Say hi.", max_tokens=2)),
@@ -154,7 +168,10 @@ ONLY_STREAMED: dict[str, tuple[str, Body]] = {
         chat(stream_options={"include_usage": True, "continuous_usage_stats": True}),
     ),
     "chat, every chunk but not asked for": (CHAT, chat(stream_options={"continuous_usage_stats": True})),
-    "chat, n=2, usage asked for": (CHAT, chat(n=2, seed=5, stream_options={"include_usage": True})),
+    "chat, n=2, usage asked for": (
+        CHAT,
+        chat(n=2, seed=5, temperature=0.9, stream_options={"include_usage": True}),
+    ),
     "tools, usage asked for": (
         CHAT,
         chat("Weather in Rome?", tool_choice=NAMED, stream_options={"include_usage": True}, **ask_weather),
@@ -164,6 +181,11 @@ ONLY_STREAMED: dict[str, tuple[str, Body]] = {
         COMPLETIONS,
         complete(["One, two,", "Red,"], stream_options={"include_usage": True}),
     ),
+}
+
+ONLY_BUFFERED: dict[str, tuple[str, Body]] = {
+    "chat, prompt_logprobs": (CHAT, chat("Hi", prompt_logprobs=1, max_tokens=1)),
+    "chat, return_prompt_text": (CHAT, chat("Hi", return_prompt_text=True, max_tokens=1)),
 }
 
 EMBEDDED: dict[str, Body] = {
@@ -218,6 +240,7 @@ FAULTS: dict[str, tuple[str, Body]] = {
     "prompt empty list": (COMPLETIONS, complete([])),
     "token id out of range": (COMPLETIONS, complete([99999999])),
     "logprobs too many": (COMPLETIONS, complete(logprobs=1000)),
+    "prompt_logprobs in a stream": (CHAT, chat(stream=True, prompt_logprobs=1)),
     "suffix": (COMPLETIONS, complete(suffix="end")),
 }
 
@@ -228,6 +251,7 @@ def all_cases() -> list[Case]:
     for name, (path, body) in BOTH_WAYS.items():
         cases.append(Case(name, path, body))
         cases.append(Case(f"{name}, streamed", path, {**body, "stream": True}))
+    cases += [Case(name, path, body) for name, (path, body) in ONLY_BUFFERED.items()]
     for name, (path, body) in ONLY_STREAMED.items():
         cases.append(Case(f"{name}, streamed", path, {**body, "stream": True}))
     for name, body in EMBEDDED.items():

@@ -33,7 +33,7 @@ def compare(direct: Reply, ours: Reply, *, streamed: bool, include_usage: bool) 
     if not streamed:
         _walk(_normal(direct.json), _normal(ours.json), "", verdict)
         return verdict
-    theirs, own = direct.payloads, ours.payloads
+    theirs, own = _by_choice(direct.payloads), _by_choice(ours.payloads)
     verdict.chunks = (len(theirs), len(own))
     for chunk in own:
         if isinstance(chunk, dict) and (chunk.get("usage") or {}).get("total_tokens") is not None:
@@ -68,7 +68,7 @@ def text_of(reply: Reply, *, streamed: bool) -> dict[int, str]:
 
 
 def shape(value: Any) -> Any:
-    """The structure without the contents: keys and kinds of values; a list is the set of its items' shapes."""
+    """The structure without the contents: keys and kinds of values; a list is the set of its items'."""
     match value:
         case dict():
             return {name: shape(one) for name, one in value.items()}
@@ -96,8 +96,15 @@ def _normal(answer: Any) -> Any:
     return answer
 
 
+def _by_choice(chunks: list[Any]) -> list[Any]:
+    """In the order of the choices: how those of one answer take turns is chance."""
+    indices = [one.get("choices") if isinstance(one, dict) else None for one in chunks]
+    keys = [(choices[0]["index"] if choices else len(chunks), n) for n, choices in enumerate(indices)]
+    return [chunks[number] for _, number in sorted(keys)]
+
+
 def _kinds(chunks: list[Any]) -> list[str]:
-    """The kinds of chunks in their order, each run of equal ones once: how tokens fall into chunks is chance."""
+    """The kinds of chunks in their order, a run of equal ones once: how tokens fall into them is chance."""
     kinds: list[str] = []
     for chunk in chunks:
         kind = str(shape(chunk))

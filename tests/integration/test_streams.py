@@ -201,12 +201,6 @@ def test_a_buffered_answer_has_no_heartbeat(house: tuple[Gateway, Upstreams]) ->
     assert b"content-length: " in answer
 
 
-def test_a_stream_that_flows_has_no_heartbeat(gateway: Gateway) -> None:
-    body = gateway.chat("small", script("ok", n=20, gap_s=BEAT_S / 5), stream=True)[2]
-    assert said(events(body)) == text(20)
-    assert BEAT not in body
-
-
 def test_comments_of_an_upstream_are_no_answer(house: tuple[Gateway, Upstreams]) -> None:
     """They keep nobody waiting beyond the deadline, and they commit to no replica."""
     gateway, upstreams = house

@@ -1,6 +1,7 @@
 """However the network cuts a stream, the client and the meter get the same."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
@@ -9,7 +10,18 @@ from hypothesis import strategies as st
 from gateway.openai.answers import from_stream
 from gateway.openai.events import DONE, StreamBroken, StreamReceiver, payloads
 
-NASTY = ['"token_ids":[1],', '"model":"x"', '\\"model\\":\\"x\\"', '"usage":null', "\n\n", "\r\n", "data: [DONE]", "é", "😀", "\u2028"]
+NASTY = [
+    '"token_ids":[1],',
+    '"model":"x"',
+    '\\"model\\":\\"x\\"',
+    '"usage":null',
+    "\n\n",
+    "\r\n",
+    "data: [DONE]",
+    "é",
+    "😀",
+    "\u2028",
+]
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6) | st.sampled_from(NASTY)
 
 
@@ -46,7 +58,9 @@ def streams(draw: st.DrawFn) -> tuple[bytes, int, list[str]]:
     return "".join(event + end for event in events).encode(), count, said
 
 
-def received(pieces: list[bytes], count: int, *, usage: bool, token_ids: bool) -> tuple[bytes, StreamReceiver]:
+def received(
+    pieces: list[bytes], count: int, *, usage: bool, token_ids: bool
+) -> tuple[bytes, StreamReceiver]:
     one = StreamReceiver(
         "small", choices=count, include_usage=usage, token_ids=token_ids, keep_bytes=0, cost_usd=lambda _: 0.5
     )
@@ -56,7 +70,7 @@ def received(pieces: list[bytes], count: int, *, usage: bool, token_ids: bool) -
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    return [stream[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [stream[start:stop] for start, stop in pairwise(edges)]
 
 
 @settings(max_examples=60)

@@ -11,7 +11,9 @@ from gateway.openai.schemas import CHAT, Common, canonical, parse, upstream_body
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 scalar = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text
-values = st.recursive(scalar, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4))
+values = st.recursive(
+    scalar, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4)
+)
 READ = {*Common.__struct_fields__, "messages", "max_completion_tokens"}
 extras = st.dictionaries(text.filter(lambda name: name not in READ), values, max_size=6)
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -47,7 +49,15 @@ def test_the_key_knows_no_order_and_no_white_space(extra: dict[str, object]) -> 
 @given(extras, extras)
 def test_different_requests_have_different_keys(one: dict[str, object], other: dict[str, object]) -> None:
     def key(extra: dict[str, object]) -> bytes:
-        known = ("user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key", "store", "priority")
+        known = (
+            "user",
+            "metadata",
+            "safety_identifier",
+            "service_tier",
+            "prompt_cache_key",
+            "store",
+            "priority",
+        )
         content = {name: value for name, value in extra.items() if name not in (*known, "request_id")}
         return canonical(parse(CHAT, json.dumps({"model": "m", "messages": MESSAGES, **content}).encode()))
 
@@ -59,7 +69,6 @@ def test_different_requests_have_different_keys(one: dict[str, object], other: d
 def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
     try:
         request = parse(CHAT, body)
-    except InvalidRequest as error:
-        assert error.message
-    else:
-        assert request.model
+    except InvalidRequest:
+        return
+    assert isinstance(request.model, str)

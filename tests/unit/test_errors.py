@@ -171,7 +171,8 @@ def test_garbage_for_an_error_becomes_a_sentence(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("wait_s", "header", "header_ms"),
     [(0.0, b"1", b"0"), (0.0001, b"1", b"1"), (1.0, b"1", b"1000"), (1.2, b"2", b"1200"),
-     (119.5, b"120", b"119500"), (500.0, b"120", b"120000"), (-3.0, b"1", b"0"), (float("inf"), b"120", b"120000")],
+     (119.5, b"120", b"119500"), (500.0, b"120", b"120000"), (-3.0, b"1", b"0"),
+     (float("inf"), b"120", b"120000")],
 )  # fmt: skip
 def test_retry_after_is_whole_seconds_and_never_longer_than_clients_wait(
     wait_s: float, header: bytes, header_ms: bytes

@@ -1,0 +1,91 @@
+"""A client that leaves: the real engine stops working for it, and only what was delivered is billed."""
+
+import json
+import re
+import secrets
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.appliance import Appliance, fetch
+from tests.fakes.processes import until
+
+ENDLESS = {"model": "small", "max_tokens": 3500, "ignore_eos": True, "temperature": 0}
+
+
+def working(appliance: Appliance) -> int:
+    """How many requests the engine runs or holds."""
+    url = appliance.direct("small-0").removesuffix("/v1") + "/metrics"
+    text = fetch(url, method="GET").body.decode()
+    found = re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$", text, re.MULTILINE)
+    assert len(found) == 2, found
+    return int(sum(map(float, found)))
+
+
+def send(appliance: Appliance, prompt: str, **fields: Any) -> socket.socket:
+    """Send a request on a bare connection that the test may drop at any point."""
+    body = json.dumps({**ENDLESS, "messages": [{"role": "user", "content": prompt}], **fields}).encode()
+    where = urlsplit(appliance.base_url)
+    connection = socket.create_connection((where.hostname or "", where.port or 0), timeout=120)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {appliance.api_key}\r\n"
+    connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    return connection
+
+
+@pytest.fixture
+def idle(appliance: Appliance) -> Iterator[set[str]]:
+    """Nothing runs before and after; gives the ids of the requests that the ledger knew before."""
+    until(lambda: working(appliance) == 0)
+    yield set(appliance.ledger())
+    until(lambda: working(appliance) == 0)
+    metrics = fetch(f"{appliance.root}/metrics", method="GET").body.decode()
+    assert re.search(r'^switchgear_running\{model="small"\} 0\.0$', metrics, re.MULTILINE)
+
+
+def cancelled(appliance: Appliance, before: set[str]) -> dict[str, Any]:
+    """Wait for the one new ledger row; it says that the client left."""
+    new: list[dict[str, Any]] = []
+
+    def there() -> bool:
+        new[:] = [row for request_id, row in appliance.ledger().items() if request_id not in before]
+        return bool(new)
+
+    until(there, 60.0)
+    (row,) = new
+    assert (row["status"], row["model"], row["attempts"]) == ("cancelled", "small", 1)
+    return row
+
+
+def test_in_the_middle_of_a_stream(appliance: Appliance, idle: set[str]) -> None:
+    with send(appliance, "Count.", stream=True) as connection:
+        data = b""
+        while data.count(b'"content":') < 8:
+            data += connection.recv(65536)
+        assert working(appliance) == 1
+    until(lambda: working(appliance) == 0)
+    row = cancelled(appliance, idle)
+    delivered = data.count(b'"content":') - 1  # the first chunk says the role, with an empty content
+    assert delivered <= row["completion_tokens"] < 3500
+    assert row["prompt_tokens"] > 0
+    assert row["amount_nanousd"] == row["prompt_tokens"] * 50 + row["completion_tokens"] * 200
+    assert not row["estimated"]
+
+
+def test_before_the_first_byte(appliance: Appliance, idle: set[str]) -> None:
+    long = f"{secrets.token_hex(8)} " + "The quick brown fox jumps over the lazy dog. " * 350
+    with send(appliance, long, stream=True, max_tokens=400):
+        until(lambda: working(appliance) == 1)
+    until(lambda: working(appliance) == 0, 100.0)
+    row = cancelled(appliance, idle)
+    assert (row["prompt_tokens"], row["completion_tokens"], row["amount_nanousd"]) == (0, 0, 0)
+
+
+def test_while_a_buffered_answer_is_made(appliance: Appliance, idle: set[str]) -> None:
+    with send(appliance, "Count."):
+        until(lambda: working(appliance) == 1)
+    until(lambda: working(appliance) == 0)
+    row = cancelled(appliance, idle)
+    assert (row["completion_tokens"], row["amount_nanousd"]) == (0, 0)  # nothing was delivered

@@ -1,0 +1,117 @@
+"""The ledger as an operator sees it: every accepted request once, at the right price, whatever happened."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fakes.processes import until
+from tests.fakes.upstream import PROMPT_TOKENS, script
+from tests.integration.gateway import COMMAND, Gateway, Upstreams, config, model, running
+
+COLUMNS = {
+    "request_id",
+    "ts",
+    "org",
+    "project",
+    "key_id",
+    "model",
+    "status",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "amount_nanousd",
+    "price_version",
+    "source",
+    "attempts",
+    "replicas",
+}
+FULL = 4 * 1000 + 3 * 500 + 5 * 2000
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Upstreams]]:
+    directory = tmp_path_factory.mktemp("ledger")
+    upstreams = Upstreams(3)
+    models = model("small", upstreams.ports[:2])
+    models += model("free", upstreams.ports[2:]).replace("price = { input = 1.0", "# price = { input = 1.0")
+    settings = config(models, directory=directory, cache="exact_ttl_s = 3600")
+    with running(Gateway(directory, settings), upstreams) as house:
+        until(house[0].ready)
+        yield house
+
+
+def exported(gateway: Gateway, *options: str) -> str:
+    command = [COMMAND, "ledger", "export", "--config", str(gateway.config), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=gateway.directory)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_each_way_of_a_request_has_its_row(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    prompt = script("ok")
+    replies = {
+        "bought": gateway.chat("small", prompt),
+        "again": gateway.chat("small", prompt),
+        "again streamed": gateway.chat("small", prompt, stream=True),
+        "past the cache": gateway.chat("small", prompt, headers={"x-switchgear-cache": "bypass"}),
+        "second try": gateway.chat("small", script("503-after", "ok"), stream=True),
+        "cut": gateway.chat("small", script("fin:3"), stream=True),
+        "refused": gateway.chat("small", script("400")),
+        "free": gateway.chat("free", script("ok")),
+        "unknown": gateway.chat("absent", prompt),
+    }
+    until(lambda: len(gateway.rows()) == 8)
+    rows = {row["request_id"]: row for row in map(json.loads, exported(gateway).splitlines())}
+    named = {name: rows.get(headers["x-request-id"]) for name, (_, headers, _) in replies.items()}
+    assert named.pop("unknown") is None, "what was never accepted is not in the ledger"
+    assert len(rows) == len(named)
+    seen = {
+        name: (row["status"], row["source"], row["amount_nanousd"], row["attempts"])
+        for name, row in named.items()
+        if row is not None
+    }
+    cut = seen.pop("cut")
+    assert cut[0] == "error"
+    assert cut[2] in [0, *(PROMPT_TOKENS * 1000 + n * 2000 for n in (1, 2))]
+    assert seen == {
+        "bought": ("ok", "upstream", FULL, 1),
+        "again": ("ok", "hit-exact", FULL // 10, 0),
+        "again streamed": ("ok", "hit-exact", FULL // 10, 0),
+        "past the cache": ("ok", "upstream", FULL, 1),
+        "second try": ("ok", "upstream", FULL, 2),
+        "refused": ("error", "upstream", 0, 1),
+        "free": ("ok", "upstream", 0, 1),
+    }
+    assert named["free"] is not None
+    assert named["free"]["price_version"] == "unpriced"
+    assert all(row is not None and row.keys() >= COLUMNS for row in named.values())
+    second = named["second try"]
+    assert second is not None
+    assert sorted(second["replicas"]) == ["small-0", "small-1"]
+    assert replies["bought"][1]["x-switchgear-cost-usd"] == f"{FULL / 1e9:.9f}"
+    assert replies["again"][1]["x-switchgear-cache"] == "hit-exact"
+
+
+def test_a_cut_answer_is_not_kept(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, upstreams = house
+    for fault in ("no-usage", "fin:3"):
+        until(gateway.ready)
+        before = len(upstreams.seen()["requests"])
+        prompt = script(fault, tag=f"kept-{fault}")
+        for _ in range(2):
+            status, headers, _ = gateway.chat("small", prompt, stream=True)
+            assert (status, headers["x-switchgear-cache"]) == (200, "miss")
+        assert len(upstreams.seen()["requests"]) == before + 2
+
+
+def test_csv_and_a_span_of_time(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    gateway.row(gateway.chat("small", script("ok"))[1]["x-request-id"])
+    rows = list(csv.DictReader(exported(gateway, "--format", "csv").splitlines()))
+    assert len(rows) == len(gateway.rows())
+    assert exported(gateway, "--to", "2020-01-01") == ""
+    assert len(exported(gateway, "--from", "2020-01-01").splitlines()) == len(rows)

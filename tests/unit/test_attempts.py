@@ -1,0 +1,231 @@
+"""Attempts on replicas, with scripted replies: who is tried, and that leaving closes everything at once."""
+
+import asyncio
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from backends.clients.base import ClientError, ConnectionBroken, Outgoing
+from backends.replica import Phase, Replica
+from gateway.app import Edges, opened
+from gateway.attempts import Attempts, Call
+from gateway.dispatcher import Dispatcher
+from gateway.errors import ApiError
+from gateway.openai.schemas import CHAT
+from gateway.pipeline import Incoming
+from gateway.settings import parse
+from gateway.telemetry import Telemetry
+from routing.decision import Query
+from tests.fakes.loop import run
+
+
+class ScriptedReply:
+    """Gives its pieces, raises its errors, then waits for ever."""
+
+    def __init__(self, *pieces: bytes | ClientError, status: int = 200) -> None:
+        self.status = status
+        self.headers: dict[str, str] = {}
+        self.closed = 0
+        self._pieces = list(pieces)
+
+    async def read(self) -> bytes:
+        if not self._pieces:
+            await asyncio.Event().wait()
+        piece = self._pieces.pop(0)
+        if isinstance(piece, ClientError):
+            raise piece
+        return piece
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        return await self.read()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class ScriptedClient:
+    """Answers a POST with the next reply, a GET with 200."""
+
+    def __init__(self, *replies: ScriptedReply) -> None:
+        self.replies = list(replies)
+        self.urls: list[str] = []
+
+    async def send(self, request: Outgoing) -> ScriptedReply:
+        if request.method == "GET":
+            return ScriptedReply(b"{}")
+        self.urls.append(request.url)
+        return self.replies[len(self.urls) - 1]
+
+    async def close(self) -> None:
+        return
+
+
+class Echo:
+    """A receiver that changes nothing."""
+
+    done = False
+
+    def begin(self) -> None:
+        return
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def finish(self) -> bytes:
+        return b"end"
+
+
+class House:
+    """Attempts over replicas r0, r1, ... of one model; the later ones carry more load."""
+
+    def __init__(self, *replies: ScriptedReply, replicas: int = 2) -> None:
+        loop = asyncio.get_running_loop()
+        self.client = ScriptedClient(*replies)
+        self.dispatcher = Dispatcher(now=loop.time, draw=lambda: 0.0, expected_ready_s=lambda _model: None)
+        self.dispatcher.configure([("small", "least_tokens", 10, 60.0)])
+        names = [f"r{number}" for number in range(replicas)]
+        fleet = {id_: Replica(id=id_, model="small", url=id_, phase=Phase.READY) for id_ in names}
+        self.dispatcher.update(fleet)
+        for number, id_ in enumerate(names):
+            self.dispatcher._loads.setdefault(id_, type(self.dispatcher._load(id_))()).tokens = 100 * number
+        self.blamed: list[str] = []
+        self.attempts = Attempts(self.dispatcher, self.client, self._report, Telemetry(), {})
+
+    def _report(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
+        if not ok:
+            self.blamed.append(replica_id)
+
+    def call(self, deadline_s: float = 1e9) -> Call:
+        return Call(
+            model="small",
+            path="/p",
+            body=b"{}",
+            headers=[],
+            receiver=Echo(),
+            query=Query(model="small", prompt_tokens=1),
+            band="standard",
+            deadline_s=deadline_s,
+            first_byte_s=1.0,
+            idle_s=1.0,
+            max_attempts=3,
+            tried=[],
+        )
+
+    async def collect(self, call: Call) -> list[bytes]:
+        async with aclosing(self.attempts.stream(call)) as pieces:
+            return [piece async for piece in pieces]
+
+
+BROKEN = ConnectionBroken("broken")
+
+
+def test_another_replica_is_tried_although_the_first_is_the_idler_one() -> None:
+    async def main() -> None:
+        replies = ScriptedReply(BROKEN), ScriptedReply(b"{}", status=500), ScriptedReply(b"a", b"")
+        house = House(*replies, replicas=3)
+        call = house.call()
+        assert await house.collect(call) == [b"a", b"end"]
+        assert call.tried == ["r0", "r1", "r2"]
+        assert house.blamed == ["r0", "r1"]
+        assert [reply.closed for reply in replies] == [1, 1, 1]
+
+    run(main())
+
+
+def test_nothing_is_tried_again_after_the_first_byte() -> None:
+    async def main() -> None:
+        house = House(ScriptedReply(b"a", BROKEN), ScriptedReply(b"b", b""))
+        with pytest.raises(ApiError):
+            await house.collect(house.call())
+        assert len(house.client.urls) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+def test_a_clients_mistake_is_tried_once_and_blames_nobody(status: int) -> None:
+    async def main() -> None:
+        house = House(ScriptedReply(b'{"error": {"message": "no"}}', status=status))
+        with pytest.raises(ApiError) as refused:
+            await house.collect(house.call())
+        assert (refused.value.status, refused.value.message) == (status, "no")
+        assert (len(house.client.urls), house.blamed) == (1, [])
+
+    run(main())
+
+
+def test_a_clients_deadline_blames_nobody() -> None:
+    async def main() -> None:
+        house = House(ScriptedReply(BROKEN))
+        now_s = asyncio.get_running_loop().time()
+        with pytest.raises(ApiError):
+            await house.collect(house.call(deadline_s=now_s))
+        assert house.blamed == []
+
+    run(main())
+
+
+def test_leaving_frees_at_once() -> None:
+    """When the stream is closed by name, slot and reply are back before anything else happens."""
+
+    async def main() -> None:
+        reply = ScriptedReply(b"a", b"b")
+        house = House(reply)
+        stream = house.attempts.stream(house.call())
+        assert await anext(stream) == b"a"
+        assert house.dispatcher.running() == {"small": 1}
+        await stream.aclose()
+        assert (reply.closed, house.dispatcher.running()) == (1, {"small": 0})
+
+    run(main())
+
+
+CONFIG = """
+[server]
+state_dir = "{directory}/state"
+[database]
+url = "sqlite:///{directory}/db"
+[[models]]
+name = "small"
+[[models.replicas]]
+url = "http://scripted/v1"
+[[keys]]
+name = "test"
+key_env = "KEY"
+"""
+CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+
+def test_leaving_the_pipeline_frees_at_once(tmp_path: Path) -> None:
+    """The same through every layer of the pipeline, with the bill written."""
+
+    async def main() -> None:
+        reply = ScriptedReply(CHUNK, CHUNK)
+        edges = Edges(environ={"KEY": "sk-1"}, clients=lambda: ScriptedClient(reply))
+        body: dict[str, Any] = {
+            "model": "small",
+            "stream": True,
+            "messages": [{"role": "user", "content": "x"}],
+        }
+        incoming = Incoming(
+            endpoint=CHAT,
+            headers={b"authorization": b"Bearer sk-1"},
+            body=msgspec.json.encode(body),
+            request_id="req_1",
+            started_s=edges.now(),
+        )
+        async with opened(parse(CONFIG.format(directory=tmp_path), "test"), edges) as process:
+            stream = process.pipeline.infer(incoming)
+            while not isinstance(await anext(stream), bytes):
+                pass
+            (journal,) = (tmp_path / "state" / "journal").iterdir()
+            assert b'"req_1"' in journal.read_bytes()
+            assert b'"cancelled"' not in journal.read_bytes()
+            await stream.aclose()
+            assert reply.closed == 1
+            assert b'"cancelled"' in journal.read_bytes()
+
+    asyncio.run(main())

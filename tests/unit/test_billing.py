@@ -1,0 +1,246 @@
+"""From admission to settlement: every accepted request is settled exactly once, by whatever exit."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import ApiError, InsufficientQuota, RateLimited, error_headers
+from gateway.openai.usage import Usage
+from gateway.state.limits import Left, MemoryLimits, Verdict
+from gateway.tenancy.billing import Billing, Charge, _duration, rate_headers
+from gateway.tenancy.journal import (
+    Accepted,
+    Entry,
+    Journal,
+    JournalError,
+    Line,
+    Progress,
+    Segment,
+    read_lines,
+)
+from gateway.tenancy.keys import Key
+from gateway.tenancy.pricing import Price, price_of
+
+SMALL = price_of("small", input_usd=0.05, cached_usd=0.01, output_usd=0.2, factors=(0.1, 0.1))
+LARGE = price_of("large", input_usd=0.5, cached_usd=0.1, output_usd=2.0, factors=(0.1, 0.1))
+
+
+class FullJournal(Journal):
+    """A journal whose disk is full from some line on."""
+
+    room = 10**9
+
+    def append(self, line: Line) -> Segment:
+        if self.room == 0:
+            raise JournalError("the disk is full")
+        self.room -= 1
+        return super().append(line)
+
+
+class Desk:
+    """A billing with a clock to move and a journal to read."""
+
+    def __init__(self, directory: Path, **key: object) -> None:
+        self.now_s = 1000.0
+        self.journal = FullJournal(directory, "a")
+        self.limits = MemoryLimits()
+        self.billing = Billing(self.journal, self.limits, lambda: self.now_s)
+        fields: dict[str, object] = {
+            "id": "k",
+            "org": "o",
+            "project": "p",
+            "name": "n",
+            "prefix": "",
+            "sha256": "",
+        }
+        self.key = Key(**{**fields, **key})  # type: ignore[arg-type]  # fields by name
+
+    def charge(self, prices: list[Price] | None = None, tokens: tuple[int, int] = (10, 5)) -> Charge:
+        return self.billing.charge("r1", self.key, "auto", prices or [SMALL, LARGE], tokens)
+
+    def lines(self) -> list[Line]:
+        return [line for segment in self.journal.segments() for line, _ in read_lines(segment.path)]
+
+    def go(self, during: Callable[[Charge], None] = lambda _: None) -> None:
+        async def request() -> None:
+            async with self.charge() as charge:
+                during(charge)
+
+        asyncio.run(request())
+
+
+def served(charge: Charge) -> None:
+    charge.price = SMALL
+    charge.replicas.append("small-0")
+    charge.streamed = True
+    charge.progress(Usage(10, 4, 2), False)
+
+
+def test_a_request_is_accepted_before_and_settled_after(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.go(served)
+    start, end = desk.lines()
+    assert start == Accepted("r1", 1000.0, "o", "p", "k", "large", "auto")
+    assert end == Entry(
+        "r1", 1000.0, "o", "p", "k", "small", "auto", "ok", 10, 2, 4, 8 * 50 + 2 * 10 + 4 * 200,
+        SMALL.version, "upstream", 1, "small-0", False,
+    )  # fmt: skip
+    assert desk.journal.segments()[0].open_requests == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [(ValueError(), "error"), (asyncio.CancelledError(), "cancelled"), (GeneratorExit(), "cancelled"),
+     (KeyboardInterrupt(), "error")],
+    ids=repr,
+)  # fmt: skip
+def test_every_exit_settles_what_was_delivered(tmp_path: Path, raised: BaseException, status: str) -> None:
+    desk = Desk(tmp_path, concurrency=1)
+
+    def breaks(charge: Charge) -> None:
+        served(charge)
+        raise raised
+
+    async def request() -> None:
+        async with desk.charge() as charge:
+            breaks(charge)
+
+    with pytest.raises(type(raised)):
+        _drive(request())
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert (end.status, end.completion_tokens) == (status, 4)
+    desk.go()  # the slot is free again
+
+
+def _drive(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that never waits, without a loop that would treat an interrupt in its own way."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+
+
+def test_progress_goes_into_the_journal_now_and_then(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    def stream(charge: Charge) -> None:
+        served(charge)
+        for tokens in range(5, 101):
+            charge.progress(Usage(10, tokens), True)
+        desk.now_s += 1.5
+        charge.progress(Usage(10, 101), True)
+
+    desk.go(stream)
+    progress = [line for line in desk.lines() if isinstance(line, Progress)]
+    assert [line.completion_tokens for line in progress] == [32, 64, 96, 101]
+    assert progress[0] == Progress("r1", "small", SMALL.version, 10, 32, 10 * 50 + 32 * 200, "small-0")
+    buffered = Desk(tmp_path / "other")
+    buffered.go(lambda charge: charge.progress(Usage(10, 1000), False))
+    assert not any(isinstance(line, Progress) for line in buffered.lines())
+
+
+def test_the_reservation_is_for_the_dearest_model_and_is_given_back(tmp_path: Path) -> None:
+    dearest = 10 * 500 + 5 * 2000
+    desk = Desk(tmp_path, prepaid_nanousd=dearest + 100, floor_nanousd=100)
+    desk.go()
+    short = Desk(tmp_path / "short", prepaid_nanousd=dearest + 99, floor_nanousd=100)
+    with pytest.raises(InsufficientQuota):
+        short.go()
+    assert short.lines() == []
+    desk.go()  # nothing was used, so everything is there again
+    desk.go(served)
+    with pytest.raises(InsufficientQuota):
+        desk.go()
+
+
+def refusal(desk: Desk) -> ApiError:
+    async def two() -> None:
+        async with desk.charge():
+            await desk.billing.charge("r2", desk.key, "", [SMALL], (10, 5)).__aenter__()
+
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(two())
+    return caught.value
+
+
+def test_a_refusal_says_which_limit_and_when_to_come_again(tmp_path: Path) -> None:
+    requests = refusal(Desk(tmp_path / "1", rpm=1, tpm=1000))
+    assert isinstance(requests, RateLimited)
+    assert (requests.type, requests.code) == ("requests", "rate_limit_exceeded")
+    headers = dict(error_headers(requests))
+    assert headers[b"retry-after"] == b"60"
+    assert headers[b"x-ratelimit-limit-requests"] == b"1"
+    assert headers[b"x-ratelimit-remaining-requests"] == b"0"
+    assert headers[b"x-ratelimit-reset-requests"] == b"1m0s"
+    assert headers[b"x-ratelimit-remaining-tokens"] == b"985"
+    tokens = refusal(Desk(tmp_path / "2", tpm=20))
+    assert tokens.type == "tokens"
+    assert "20 tokens per minute" in tokens.message
+    at_once = refusal(Desk(tmp_path / "3", concurrency=1))
+    assert at_once.type == "rate_limit_error"
+    budget = refusal(Desk(tmp_path / "4", budget_nanousd=15_001))
+    assert isinstance(budget, InsufficientQuota)
+    assert "budget" in budget.message
+    assert dict(error_headers(budget)) == {b"x-should-retry": b"false"}
+
+
+def test_without_a_journal_nothing_is_admitted_and_nothing_stays_taken(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, concurrency=1, prepaid_nanousd=15_000)
+    desk.journal.room = 0
+    for _ in range(3):
+        with pytest.raises(JournalError):
+            desk.go()
+    desk.journal.room = 10
+    desk.go()
+
+
+def test_a_disk_that_fills_up_cuts_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(tmp_path, concurrency=1)
+
+    def stream(charge: Charge) -> None:
+        served(charge)
+        desk.journal.room = 0
+        charge.progress(Usage(10, 100), False)
+
+    desk.go(stream)
+    assert [type(line) for line in desk.lines()] == [Accepted]
+    assert desk.journal.segments()[0].open_requests == 1  # kept for the next start
+    assert sum("r1" in record.getMessage() for record in caplog.records) == 2
+    desk.journal.room = 10
+    desk.go()
+
+
+def test_a_cache_hit_is_booked_at_its_factor(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    def hit(charge: Charge) -> None:
+        charge.price, charge.source = SMALL, "hit-exact"
+        charge.progress(Usage(10, 4), False)
+        assert charge.cost_usd == charge.cost_of(Usage(10, 4)) == pytest.approx(130e-9)
+
+    desk.go(hit)
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert (end.source, end.amount_nanousd, end.attempts, end.replicas) == ("hit-exact", 130, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, b"0ms"), (0.0121, b"12ms"), (0.999, b"999ms"), (1.0, b"1s"), (6.5, b"6.5s"), (59.4, b"59.4s"),
+     (59.9, b"1m0s"), (60.0, b"1m0s"), (90.2, b"1m30s"), (119.7, b"2m0s"), (3600.0, b"60m0s")],
+)  # fmt: skip
+def test_durations_are_written_as_openai_does(seconds: float, text: bytes) -> None:
+    assert _duration(seconds) == text
+
+
+def test_headers_only_for_rates_that_are_configured() -> None:
+    assert rate_headers(Verdict()) == []
+    assert rate_headers(Verdict(tokens=Left(100, 40, 36.0))) == [
+        (b"x-ratelimit-limit-tokens", b"100"),
+        (b"x-ratelimit-remaining-tokens", b"40"),
+        (b"x-ratelimit-reset-tokens", b"36s"),
+    ]

@@ -1,0 +1,277 @@
+"""The ``switchgear`` command: what it prints, where errors go, and with which status it ends."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import commands, database
+from gateway.__main__ import main
+from gateway.tenancy import keys, ledger
+from tests.fakes.configs import MODEL
+from tests.fakes.entries import entry
+
+COLUMNS = [
+    "request_id", "ts", "org", "project", "key_id", "model", "status", "prompt_tokens", "cached_tokens",
+    "completion_tokens", "amount_nanousd", "price_version", "source", "attempts", "replicas",
+]  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "switchgear.toml"
+    path.write_text(f'[database]\nurl = "sqlite:///{tmp_path}/db/switchgear.db"\n' + MODEL)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def ok(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    status, out, err = run(capsys, *arguments)
+    assert status == 0, err
+    return out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], *([name] for name in commands.COMMANDS), ["keys", "create"], ["keys", "list"], ["keys", "revoke"],
+     ["ledger", "export"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_everything_has_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert " ".join(["usage: switchgear", *words]) in ok(capsys, *words, "--help")
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    out = ok(capsys, "--help")
+    assert all(
+        f"{name} " in out and summary in " ".join(out.split()) for name, summary in commands.COMMANDS.items()
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nothing"],
+        ["keys"],
+        ["check"],
+        ["keys", "create", "--name", "n"],
+        ["keys", "create", "--rpm", "x"],
+    ],
+)
+def test_a_wrong_call_says_how_it_goes_on_stderr(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (2, "")
+    assert "usage: switchgear" in err
+
+
+def test_the_installed_command_answers() -> None:
+    command = Path(sys.executable).parent / "switchgear"
+    done = subprocess.run(
+        [command, "check", "--config", "/none.toml"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "switchgear: /none.toml: no such file. Name a TOML file with --config.\n"
+
+
+# ---------------------------------------------------------------- check
+def test_check_prints_what_would_be_served(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    out = ok(capsys, "check", "--config", str(config))
+    assert "http://127.0.0.1:8080/v1" in out
+    assert "model m: vllm at http://127.0.0.1:9001/v1" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[server]\nworkers = 2\n" + MODEL, "server.workers: "),
+        (MODEL.replace("0.05", "0.00005"), "models[0].price: "),
+        (MODEL + "[cache]\nttl = 3", "cache: unknown key 'ttl'"),
+        ("[[models]", "not valid TOML"),
+    ],
+)
+def test_check_fails_with_the_file_and_the_key(
+    capsys: pytest.CaptureFixture[str], config: Path, text: str, said: str
+) -> None:
+    config.write_text(text)
+    status, out, err = run(capsys, "check", "--config", str(config))
+    assert (status, out) == (1, "")
+    assert f"{config}: {said}" in err
+    assert "Traceback" not in err
+
+
+# ---------------------------------------------------------------- keys
+def create(capsys: pytest.CaptureFixture[str], config: Path, *more: str) -> dict[str, str]:
+    out = ok(capsys, "keys", "create", "--config", str(config), "--name", "n", "--json", *more)
+    made: dict[str, str] = json.loads(out)
+    assert set(made) == {"id", "key", "prefix"}
+    return made
+
+
+def stored(config: Path) -> list[keys.Key]:
+    engine = database.connect(f"sqlite:///{config.parent}/db/switchgear.db")
+    found = keys.load(engine)
+    engine.dispose()
+    return found
+
+
+def test_a_key_is_made_listed_and_revoked(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    made = create(
+        capsys, config, "--org", "acme", "--project", "chat", "--rpm", "5", "--tpm", "6",
+        "--concurrency", "7", "--budget-usd", "1.5", "--prepaid-usd", "10", "--floor-usd", "0.1",
+        "--band", "batch", "--models", "m,auto",
+    )  # fmt: skip
+    (key,) = stored(config)
+    assert key.sha256 == keys.digest(made["key"])
+    assert made["key"].startswith(made["prefix"])
+    assert (key.org, key.project, key.rpm, key.tpm, key.concurrency) == ("acme", "chat", 5, 6, 7)
+    assert (key.budget_nanousd, key.prepaid_nanousd, key.floor_nanousd) == (15 * 10**8, 10**10, 10**8)
+    assert (key.band, key.models, key.id) == ("batch", ("m", "auto"), made["id"])
+
+    (listed,) = json.loads(ok(capsys, "keys", "list", "--config", str(config), "--json"))
+    assert (listed["id"], listed["prefix"], listed["revoked_s"]) == (made["id"], made["prefix"], None)
+    assert "sha256" not in listed
+    assert made["id"] in ok(capsys, "keys", "list", "--config", str(config))
+
+    said = ok(capsys, "keys", "revoke", made["id"], "--config", str(config), "--json")
+    assert json.loads(said) == {"revoked": True}
+    assert stored(config)[0].revoked_s is not None
+    assert "revoked" in ok(capsys, "keys", "list", "--config", str(config))
+    for path in (config.parent / "db").iterdir():
+        assert made["key"].encode() not in path.read_bytes()
+
+
+def test_a_key_for_people_is_shown_once(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    out = ok(capsys, "keys", "create", "--config", str(config), "--name", "n")
+    text = out.splitlines()[0]
+    assert stored(config)[0].sha256 == keys.digest(text)
+    assert text not in ok(capsys, "keys", "list", "--config", str(config))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--rpm", "0"], ["--rpm", "9" * 30], ["--budget-usd", "-1"], ["--budget-usd", "inf"],
+     ["--prepaid-usd", "nan"], ["--org", ""], ["--org", "x" * 201]],
+    ids=" ".join,
+)  # fmt: skip
+def test_impossible_limits_are_refused_by_name(
+    capsys: pytest.CaptureFixture[str], config: Path, flags: list[str]
+) -> None:
+    status, out, err = run(capsys, "keys", "create", "--config", str(config), "--name", "n", *flags)
+    assert (status, out) == (1, "")
+    assert flags[0].removeprefix("--").replace("-", "_") in err
+    assert "Traceback" not in err
+
+
+def test_an_unknown_key_cannot_be_revoked(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, out, err = run(capsys, "keys", "revoke", "key_none", "--config", str(config))
+    assert (status, out) == (1, "")
+    assert "there is no key with the id 'key_none'" in err
+
+
+def test_a_database_that_cannot_be_opened_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    (config.parent / "db").write_text("in the way")
+    for words in (["keys", "list"], ["ledger", "export"]):
+        status, out, err = run(capsys, *words, "--config", str(config))
+        assert (status, out) == (1, "")
+        assert err.startswith("switchgear: the database cannot be opened")
+        assert err.count("\n") == 1
+
+
+# ---------------------------------------------------------------- ledger
+@pytest.fixture
+def filled(config: Path) -> Path:
+    engine = database.connect(f"sqlite:///{config.parent}/db/switchgear.db")
+    database.migrate(engine)
+    day_s = 86400.0
+    rows = [
+        entry(f"r{day}", ts=1_790_000_000.0 + day * day_s, replicas="" if day else "a,b") for day in range(3)
+    ]
+    ledger.insert(engine, [*rows, entry("odd", ts=1_790_000_000.5, org='a "quoted", é\nname')])
+    engine.dispose()
+    return config
+
+
+def export(capsys: pytest.CaptureFixture[str], config: Path, *more: str) -> list[dict[str, Any]]:
+    out = ok(capsys, "ledger", "export", "--config", str(config), *more)
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_the_ledger_as_lines_of_json(capsys: pytest.CaptureFixture[str], filled: Path) -> None:
+    rows = export(capsys, filled)
+    assert [row["request_id"] for row in rows] == ["r0", "odd", "r1", "r2"]
+    assert set(COLUMNS) <= set(rows[0])
+    assert rows[0]["ts"] == "2026-09-21T14:13:20+00:00"
+    assert (rows[0]["amount_nanousd"], rows[0]["replicas"], rows[2]["replicas"]) == (1234, ["a", "b"], [])
+
+
+def test_the_ledger_as_csv(capsys: pytest.CaptureFixture[str], filled: Path) -> None:
+    out = ok(capsys, "ledger", "export", "--config", str(filled), "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out, newline="")))
+    assert set(COLUMNS) <= set(rows[0])
+    assert [row["request_id"] for row in rows] == ["r0", "odd", "r1", "r2"]
+    assert (rows[0]["replicas"], rows[1]["org"]) == ("a b", 'a "quoted", é\nname')
+
+
+def test_a_span_of_the_ledger_is_half_open(capsys: pytest.CaptureFixture[str], filled: Path) -> None:
+    def ids(*more: str) -> list[str]:
+        return [row["request_id"] for row in export(capsys, filled, *more)]
+
+    assert ids("--from", "2026-09-22") == ["r1", "r2"]
+    assert ids("--to", "2026-09-22") == ["r0", "odd"]
+    assert ids("--from", "2026-09-21T14:13:20Z", "--to", "2026-09-22T14:13:20+00:00") == ["r0", "odd"]
+    assert ids("--from", "2030-01-01") == []
+    status, out, err = run(capsys, "ledger", "export", "--config", str(filled), "--from", "yesterday")
+    assert (status, out) == (1, "")
+    assert "'yesterday' is not an ISO time" in err
+
+
+def test_an_export_into_a_closed_pipe_is_quiet(filled: Path) -> None:
+    engine = database.connect(f"sqlite:///{filled.parent}/db/switchgear.db")
+    ledger.insert(engine, [entry(f"many{number}") for number in range(5000)])
+    engine.dispose()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gateway", "ledger", "export", "--config", str(filled)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.readline()
+    child.stdout.close()
+    said = child.stderr.read()
+    child.stderr.close()
+    child.wait()
+    assert said == ""
+
+
+# ---------------------------------------------------------------- serve and chat
+def test_serve_refuses_models_that_it_would_have_to_launch(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    config.write_text('[[models]]\nname = "m"\n[models.launch]\nweights = "/x"\n')
+    status, out, err = run(capsys, "serve", "--config", str(config))
+    assert (status, out) == (1, "")
+    assert "run it with 'switchgear up'" in err
+
+
+def test_chat_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "chat", "--base-url", "http://127.0.0.1:1/v1", "--api-key", "", "hello")
+    assert status == 1
+    assert "no API key" in err

@@ -1,0 +1,100 @@
+"""One engine, one schema, one sentence where it cannot be used."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from gateway import database
+from gateway.database import DatabaseError
+
+
+def test_the_migrations_lead_to_the_tables_that_the_code_names(tmp_path: Path) -> None:
+    engine = database.connect(f"sqlite:///{tmp_path / 'made' / 'x.db'}")
+    for _ in range(2):
+        database.migrate(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, database.metadata) == []
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "not a URL"),
+        ("switchgear.db", "not a URL"),
+        ("postgresql://user@host:port/db", "not a URL"),
+        ("mysql://user@host/db", "'mysql'"),
+        ("postgresql+asyncpg://user@host/db", "'postgresql+asyncpg'"),
+    ],
+)
+def test_an_unusable_url_is_said(url: str, words: str) -> None:
+    with pytest.raises(DatabaseError, match=r"database\.url") as caught:
+        database.connect(url)
+    assert words in str(caught.value)
+
+
+def test_a_password_is_never_in_the_text_of_an_error() -> None:
+    with pytest.raises(DatabaseError) as caught:
+        database.connect("mysql://user:secret@host/db")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["directory", "garbage", "behind a file"])
+def test_a_file_that_is_no_database_gives_one_sentence(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "x.db"
+    if what == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(b"not a database, but quite long" * 100)
+    if what == "behind a file":
+        path = path / "y.db"
+    engine = database.connect(f"sqlite:///{path}")
+    with pytest.raises(DatabaseError, match="cannot be opened or migrated") as caught:
+        database.migrate(engine)
+    assert "\n" not in str(caught.value)
+    engine.dispose()
+
+
+KILLED = """
+import os, sys
+import sqlalchemy as sa
+from gateway import database
+engine = database.connect(sys.argv[1])
+
+def stop(connection, cursor, statement, *rest):
+    if "CREATE TABLE ledger" in statement:
+        os._exit(9)
+
+sa.event.listen(engine, "before_cursor_execute", stop)
+database.migrate(engine)
+"""
+
+
+def test_a_start_that_is_killed_within_a_migration_leaves_nothing_behind(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    assert subprocess.run([sys.executable, "-c", KILLED, url], check=False).returncode == 9
+    with sqlite3.connect(tmp_path / "x.db") as raw:
+        assert raw.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    raw.close()
+    engine = database.connect(url)
+    database.migrate(engine)
+    engine.dispose()
+
+
+def test_the_reason_of_an_error_holds_no_statement_and_no_values() -> None:
+    engine = database.connect("sqlite://")
+    with engine.connect() as connection, pytest.raises(sa.exc.OperationalError) as caught:
+        connection.execute(sa.text("SELECT * FROM nowhere WHERE key = :key"), {"key": "secret"})
+    assert database.reason(caught.value) == "no such table: nowhere"
+    assert database.reason(ValueError()) == "ValueError"
+    engine.dispose()

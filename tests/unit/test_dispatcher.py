@@ -1,0 +1,275 @@
+"""The dispatcher: no slot twice, none lost, whoever waits gets one or learns why not."""
+
+import asyncio
+import itertools
+import math
+import random
+from collections.abc import Mapping
+
+import pytest
+
+from backends.replica import Phase, Replica
+from gateway.dispatcher import Dispatcher
+from gateway.errors import ModelLoading
+from routing.decision import Query
+from routing.scheduler import QueueFull, WaitExpired
+from tests.fakes.loop import run
+
+QUEUE_S = 60.0
+
+
+def house(
+    *limits: int, queue_limit: int = 256, policy: str = "round_robin"
+) -> tuple[Dispatcher, dict[str, Replica]]:
+    """Give a dispatcher with one ready replica per limit, in the loop's own time."""
+    dispatcher = Dispatcher(
+        now=asyncio.get_running_loop().time, draw=lambda: 0.5, expected_ready_s=lambda _model: None
+    )
+    dispatcher.configure([("small", policy, queue_limit, QUEUE_S)])
+    replicas = {
+        f"r{number}": Replica(id=f"r{number}", model="small", phase=Phase.READY, max_concurrency=limit)
+        for number, limit in enumerate(limits)
+    }
+    dispatcher.update(replicas)
+    return dispatcher, replicas
+
+
+class Guest:
+    """A task that takes a slot and keeps it until told to go."""
+
+    def __init__(self, dispatcher: Dispatcher, *, tried: str = "", deadline_s: float = math.inf) -> None:
+        self.replica = ""
+        self.go = asyncio.Event()
+        query = Query(model="small", prompt_tokens=10, exclude=frozenset([tried] if tried else []))
+        self.task = asyncio.create_task(self._visit(dispatcher, query, deadline_s))
+
+    async def _visit(self, dispatcher: Dispatcher, query: Query, deadline_s: float) -> None:
+        async with dispatcher.slot(query, band="standard", deadline_s=deadline_s) as slot:
+            self.replica = slot.replica.id
+            try:
+                await self.go.wait()
+            finally:
+                self.replica = ""
+
+    async def leave(self) -> None:
+        self.go.set()
+        await self.task
+
+
+async def settle() -> None:
+    """Let every task go on as far as it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_slots_are_given_in_the_order_of_arrival() -> None:
+    async def main() -> None:
+        dispatcher, _ = house(1)
+        guests = [Guest(dispatcher) for _ in range(4)]
+        for served in guests:
+            await settle()
+            assert [guest for guest in guests if guest.replica] == [served]
+            await served.leave()
+        assert (dispatcher.depth(), dispatcher.running()) == ({"small": 0}, {"small": 0})
+
+    run(main())
+
+
+def test_one_that_leaves_the_queue_gets_no_slot() -> None:
+    async def main() -> None:
+        dispatcher, _ = house(1)
+        first, second, third = (Guest(dispatcher) for _ in range(3))
+        await settle()
+        assert dispatcher.depth() == {"small": 2}
+        second.task.cancel()
+        await settle()
+        assert dispatcher.depth() == {"small": 1}
+        await first.leave()
+        await settle()
+        assert (second.replica, third.replica) == ("", "r0")
+        await third.leave()
+        assert dispatcher.running() == {"small": 0}
+
+    run(main())
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_grant_that_crosses_a_cancellation_goes_to_the_next(turns: int) -> None:
+    async def main() -> None:
+        dispatcher, _ = house(1)
+        first, second, third = (Guest(dispatcher) for _ in range(3))
+        await settle()
+        first.go.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        second.task.cancel()
+        await settle()
+        assert third.replica == "r0"
+        await third.leave()
+        assert (dispatcher.running(), dispatcher.depth()) == ({"small": 0}, {"small": 0})
+
+    run(main())
+
+
+def test_waiting_ends_with_the_deadline_or_the_queues_own_limit() -> None:
+    async def main() -> None:
+        dispatcher, _ = house(1)
+        now = asyncio.get_running_loop().time
+        began_s = now()
+        holder = Guest(dispatcher)
+        hurried = Guest(dispatcher, deadline_s=began_s + 5.0)
+        late = Guest(dispatcher, deadline_s=began_s - 1.0)
+        patient = Guest(dispatcher)
+        ends = {}
+        for name, guest in (("late", late), ("hurried", hurried), ("patient", patient)):
+            with pytest.raises(WaitExpired):
+                await guest.task
+            ends[name] = now() - began_s
+        assert ends == pytest.approx({"late": 0.0, "hurried": 5.0, "patient": QUEUE_S}, abs=0.01)
+        await holder.leave()
+        assert (dispatcher.running(), dispatcher.depth()) == ({"small": 0}, {"small": 0})
+
+    run(main())
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    async def main() -> None:
+        dispatcher, _ = house(1, queue_limit=2)
+        guests = [Guest(dispatcher) for _ in range(4)]
+        with pytest.raises(QueueFull) as refused:
+            await guests[3].task
+        assert refused.value.retry_after_s > 0
+        dispatcher.configure([("small", "round_robin", 3, QUEUE_S)])
+        await settle()
+        assert Guest(dispatcher).task
+        await settle()
+        assert dispatcher.depth() == {"small": 3}
+        await stop_all()
+
+    run(main())
+
+
+def test_a_new_replica_and_a_higher_limit_wake_the_waiting() -> None:
+    async def main() -> None:
+        dispatcher, replicas = house(1)
+        guests = [Guest(dispatcher) for _ in range(4)]
+        await settle()
+        new = Replica(id="new", model="small", phase=Phase.READY, max_concurrency=2)
+        dispatcher.update({**replicas, "new": new})
+        await settle()
+        assert sorted(guest.replica for guest in guests) == ["", "new", "new", "r0"]
+        dispatcher.update({**replicas, "new": Replica(id="new", model="small", phase=Phase.EJECTED)})
+        await guests[0].leave()
+        await settle()
+        assert sorted(guest.replica for guest in guests) == ["", "new", "new", "r0"]
+        await stop_all()
+
+    run(main())
+
+
+def test_without_a_ready_replica_nobody_waits() -> None:
+    async def main() -> None:
+        dispatcher, _ = house()
+        with pytest.raises(ModelLoading) as refused:
+            await Guest(dispatcher).task
+        assert refused.value.retry_after_s == 10.0
+        dispatcher.configure([])
+        with pytest.raises(ModelLoading):
+            await Guest(dispatcher).task
+
+    run(main())
+
+
+def test_one_that_was_tried_elsewhere_waits_for_another_and_takes_what_comes() -> None:
+    """It is not lost where the replica that becomes free is the one it was tried on."""
+
+    async def main() -> None:
+        dispatcher, _ = house(1, 1)
+        first, other = Guest(dispatcher, tried="r1"), Guest(dispatcher, tried="r0")
+        await settle()
+        assert (first.replica, other.replica) == ("r0", "r1")
+        again = Guest(dispatcher, tried="r0")
+        behind = Guest(dispatcher)
+        await settle()
+        assert dispatcher.depth() == {"small": 2}
+        await first.leave()
+        await settle()
+        assert (again.replica, behind.replica) == ("r0", "")
+        await stop_all()
+
+    run(main())
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_schedule_keeps_the_limits_and_loses_nobody(seed: int) -> None:
+    """Seeded: guests come, go, are cancelled, expire; replicas come, go and change their limits."""
+
+    async def main() -> None:
+        draw = random.Random(seed)
+        dispatcher, replicas = house(*(draw.randint(1, 3) for _ in range(3)), policy="adaptive")
+        guests: list[Guest] = []
+
+        def act() -> None:
+            now_s = asyncio.get_running_loop().time()
+            tried = draw.choice(["", "", "r0", "r1"])
+            deadline_s = draw.choice([math.inf, now_s + draw.random() * 3])
+            waiting = [guest for guest in guests if not guest.replica and not guest.task.done()]
+            inside = [guest for guest in guests if guest.replica]
+            match draw.choice(["come", "come", "try", "go", "go", "break", "give up", "fleet"]):
+                case "come":
+                    guests.append(Guest(dispatcher))
+                case "try":
+                    guests.append(Guest(dispatcher, tried=tried, deadline_s=deadline_s))
+                case "go" if inside:
+                    draw.choice(inside).go.set()
+                case "break" if inside:
+                    draw.choice(inside).task.cancel()
+                case "give up" if waiting:
+                    draw.choice(waiting).task.cancel()
+                case "fleet":
+                    dispatcher.update(changed(draw, replicas))
+
+        for _ in range(400):
+            act()
+            await asyncio.sleep(draw.choice([0, 0, 0, 0.3]))
+            check(dispatcher, replicas, guests)
+        dispatcher.update(dict(replicas))
+        rounds = itertools.count()
+        while any(not guest.task.done() for guest in guests):
+            assert next(rounds) < 2000, "somebody waits for ever"
+            for guest in guests:
+                guest.go.set()
+            await asyncio.sleep(0.01)
+        assert (dispatcher.running(), dispatcher.depth()) == ({"small": 0}, {"small": 0})
+        kinds = {type(guest.task.exception()) for guest in guests if not guest.task.cancelled()}
+        assert kinds <= {type(None), WaitExpired, ModelLoading}
+
+    run(main())
+
+
+def changed(draw: random.Random, replicas: dict[str, Replica]) -> Mapping[str, Replica]:
+    """Give a fleet in which some replicas are out of routing."""
+    return {
+        id_: Replica(
+            id=id_,
+            model="small",
+            phase=draw.choice([Phase.READY, Phase.READY, Phase.EJECTED]),
+            max_concurrency=one.max_concurrency,
+        )
+        for id_, one in replicas.items()
+    }
+
+
+def check(dispatcher: Dispatcher, replicas: dict[str, Replica], guests: list[Guest]) -> None:
+    inside = [guest.replica for guest in guests if guest.replica]
+    for id_, one in replicas.items():
+        assert inside.count(id_) <= one.max_concurrency
+    assert dispatcher.depth()["small"] <= sum(not g.replica and not g.task.done() for g in guests)
+
+
+async def stop_all() -> None:
+    """Cancel whatever still runs."""
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,264 @@
+"""API keys: shown once, kept as a hash; known without the database; gone when revoked."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway import database
+from gateway.settings import KeySettings, Settings
+from gateway.state.limits import Ask, MemoryLimits
+from gateway.tenancy import keys, ledger
+from gateway.tenancy.books import Books
+from gateway.tenancy.journal import Journal
+from tests.fakes.entries import accepted, entry
+
+TEXT = "sk-sg-the-secret-text-of-a-key"
+
+
+def key(text: str = TEXT, **fields: Any) -> keys.Key:
+    return keys.from_settings(KeySettings(name="n", **fields), keys.digest(text), keys.shown_prefix(text))
+
+
+def test_a_new_key_has_256_random_bits_and_is_shown_by_its_beginning() -> None:
+    texts = {keys.new_text() for _ in range(100)}
+    assert len(texts) == 100
+    assert all(re.fullmatch(r"sk-sg-[A-Za-z0-9_-]{43}", text) for text in texts)
+    assert keys.shown_prefix(TEXT) == "sk-sg-the-"
+
+
+def test_the_table_finds_by_text_and_forgets_the_revoked() -> None:
+    table = keys.KeyTable([key(), key("other")])
+    assert table.find(TEXT.encode()) == key()
+    for text in (b"", b"\xff\xfe", TEXT.encode()[:-1], TEXT.upper().encode(), key().sha256.encode()):
+        assert table.find(text) is None
+    table.replace([msgspec.structs.replace(key(), revoked_s=1.0), key("other")])
+    assert table.find(TEXT.encode()) is None
+    assert len(table) == 1
+
+
+def test_hashes_in_capitals_are_the_same_key() -> None:
+    (one,) = keys.bootstrap([KeySettings(name="n", sha256=keys.digest(TEXT).upper())], {})
+    assert keys.KeyTable([one]).find(TEXT.encode()) is one
+    assert one.id == key().id
+
+
+def test_bootstrap_keys_come_by_hash_or_by_variable() -> None:
+    by_hash, by_env = keys.bootstrap(
+        [
+            KeySettings(name="a", sha256=keys.digest(TEXT), rpm=5),
+            KeySettings(name="b", key_env="K", budget_usd=1.5),
+        ],
+        {"K": "sk-sg-other"},
+    )
+    assert (by_hash.sha256, by_hash.rpm, by_hash.prefix) == (keys.digest(TEXT), 5, "")
+    assert (by_env.sha256, by_env.budget_nanousd) == (keys.digest("sk-sg-other"), 1_500_000_000)
+    assert by_env.prefix == "sk-sg-othe"
+
+
+def test_the_snapshot_holds_hashes_for_nobody_else_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    keys.write_snapshot(path, [key(models=("a",))])
+    assert TEXT.encode() not in path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert keys.read_snapshot(path) == [key(models=("a",))]
+    assert [one.name for one in tmp_path.iterdir()] == ["keys.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'[{"id":"\xff"}]', b"\0\0", None])
+def test_a_snapshot_that_cannot_be_read_is_no_snapshot(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "keys.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert keys.read_snapshot(path) == []
+
+
+# ---------------------------------------------------------------- the books: keys and the database
+class Desk:
+    """Books with a clock and places of their own."""
+
+    def __init__(self, home: Path, *bootstrap: KeySettings, url: str = "") -> None:
+        self.wall_s = 1_790_000_000.0
+        self.home = home
+        self.url = url or f"sqlite:///{home / 'db' / 'switchgear.db'}"
+        self.settings = Settings(database=database_settings(self.url), keys=bootstrap)
+        self.table = keys.KeyTable()
+        self.limits = MemoryLimits()
+        self.journal = Journal(home / "state" / "journal", f"p{len(list(home.rglob('*.jsonl')))}")
+        self.books = Books(
+            self.settings, self.journal, self.table, self.limits,
+            state_dir=home / "state", wall=lambda: self.wall_s, environ={},
+        )  # fmt: skip
+
+    def spend(self, name: str, **fields: Any) -> None:
+        """Let a request come and go."""
+        segment = self.journal.append(accepted(name))
+        segment.open_requests += 1
+        self.journal.append(entry(name, **fields))
+        segment.open_requests -= 1
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        engine = database.connect(self.url)
+        found = {row["request_id"]: row for row in ledger.export(engine, 0.0, 1e12)}
+        engine.dispose()
+        return found
+
+
+def database_settings(url: str) -> Any:
+    return msgspec.convert({"database": {"url": url}}, Settings).database
+
+
+def bootstrap_key(**fields: Any) -> KeySettings:
+    return KeySettings(name="boot", sha256=keys.digest(TEXT), **fields)
+
+
+def test_keys_of_the_file_are_imported_and_updated(tmp_path: Path) -> None:
+    async def life(desk: Desk) -> None:
+        await desk.books.open()
+        await desk.books.close()
+
+    for rpm in (5, 7):
+        desk = Desk(tmp_path, bootstrap_key(rpm=rpm))
+        asyncio.run(life(desk))
+        found = desk.table.find(TEXT.encode())
+        assert found is not None
+        assert found.rpm == rpm
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or TEXT.encode() not in path.read_bytes()
+    assert keys.read_snapshot(tmp_path / "state" / "keys.json") == [found]
+
+
+def test_a_reload_imports_the_new_file(tmp_path: Path) -> None:
+    async def life() -> None:
+        desk = Desk(tmp_path, bootstrap_key(rpm=5))
+        await desk.books.open()
+        desk.books.settings = msgspec.structs.replace(desk.settings, keys=(bootstrap_key(rpm=9),))
+        await desk.books.refresh_keys()
+        found = desk.table.find(TEXT.encode())
+        assert found is not None
+        assert found.rpm == 9
+        await desk.books.close()
+
+    asyncio.run(life())
+
+
+def test_a_revocation_in_the_database_holds_at_the_next_refresh_and_after_a_start_without_it(
+    tmp_path: Path,
+) -> None:
+    async def life() -> None:
+        desk = Desk(tmp_path, bootstrap_key())
+        await desk.books.open()
+        engine = database.connect(desk.url)
+        assert keys.revoke(engine, key().id, 5.0)
+        engine.dispose()
+        await desk.books.refresh_keys()
+        assert desk.table.find(TEXT.encode()) is None
+        await desk.books.close()
+        (tmp_path / "db").rename(tmp_path / "away")
+        (tmp_path / "db").write_text("in the way")
+        again = Desk(tmp_path, bootstrap_key(rpm=3))
+        await again.books.open()
+        assert again.table.find(TEXT.encode()) is None
+        await again.books.close()
+
+    asyncio.run(life())
+
+
+def test_without_the_database_known_keys_are_served_and_usage_is_kept(tmp_path: Path) -> None:
+    """Away at the start; back later: nothing is lost and what was spent meanwhile counts."""
+
+    async def life() -> None:
+        before = Desk(tmp_path, bootstrap_key())
+        await before.books.open()
+        before.spend("r0", ts=before.wall_s - 10, key_id=key().id, amount_nanousd=100)
+        await before.books.carry()
+        await before.books.close()
+        blocked = tmp_path / "db"
+        blocked.rename(tmp_path / "away")
+        blocked.write_text("in the way")
+
+        desk = Desk(tmp_path)
+        await desk.books.open()
+        assert "database" in desk.books.errors
+        assert desk.table.find(TEXT.encode()) is not None
+        ask = Ask(key_id=key().id, tokens=1, cost_nanousd=30, credit_nanousd=150)
+        assert (await desk.limits.take(ask, desk.wall_s)).short is None
+        desk.limits.settle(ask, 1, 30, desk.wall_s)
+        desk.spend("r1", ts=desk.wall_s + 1, key_id=key().id, amount_nanousd=30)
+        await desk.books.carry()
+        with pytest.raises((SQLAlchemyError, database.DatabaseError)):
+            await desk.books.refresh_keys()
+
+        blocked.unlink()
+        (tmp_path / "away").rename(blocked)
+        await desk.books.refresh_keys()
+        assert desk.books.errors == {}
+        assert (await desk.limits.take(ask, desk.wall_s)).short == "credit"  # 100 before and 30 since
+        await desk.books.carry()
+        assert set(desk.rows()) == {"r0", "r1"}
+        await desk.books.close()
+
+    asyncio.run(life())
+    assert list((tmp_path / "state" / "journal").iterdir()) == []
+
+
+def test_what_could_not_be_carried_is_carried_by_the_next_start(tmp_path: Path) -> None:
+    async def life() -> None:
+        blocked = tmp_path / "db"
+        blocked.write_text("in the way")
+        desk = Desk(tmp_path, bootstrap_key())
+        await desk.books.open()
+        desk.spend("r1")
+        desk.journal.append(accepted("r2"))
+        await desk.books.close()
+        assert len(list((tmp_path / "state" / "journal").iterdir())) == 1
+        blocked.unlink()
+        again = Desk(tmp_path, bootstrap_key())
+        await again.books.open()
+        await again.books.close()
+        assert {name: row["status"] for name, row in again.rows().items()} == {
+            "r1": "ok",
+            "r2": "interrupted",
+        }
+
+    asyncio.run(life())
+
+
+def test_budgets_begin_anew_with_the_month(tmp_path: Path) -> None:
+    async def life() -> None:
+        desk = Desk(tmp_path, bootstrap_key())
+        await desk.books.open()
+        ask = Ask(key_id="k", tokens=1, cost_nanousd=10, budget_nanousd=10)
+        assert (await desk.limits.take(ask, 0.0)).short is None
+        desk.limits.settle(ask, 1, 10, 0.0)
+        await desk.books.carry()
+        assert (await desk.limits.take(ask, 0.0)).short == "budget"
+        desk.wall_s += 31 * 86400
+        await desk.books.carry()
+        assert (await desk.limits.take(ask, 0.0)).short is None
+        await desk.books.close()
+
+    asyncio.run(life())
+
+
+def test_a_start_counts_what_was_spent_this_month_and_ever(tmp_path: Path) -> None:
+    async def life() -> None:
+        first = Desk(tmp_path, bootstrap_key())
+        await first.books.open()
+        first.spend("old", ts=first.wall_s - 40 * 86400, key_id="k", amount_nanousd=50)
+        first.spend("new", ts=first.wall_s - 5, key_id="k", amount_nanousd=7)
+        await first.books.close()
+        desk = Desk(tmp_path, bootstrap_key())
+        await desk.books.open()
+        for limit in ({"budget_nanousd": 8}, {"credit_nanousd": 58}):
+            assert (await desk.limits.take(Ask(key_id="k", tokens=1, cost_nanousd=2, **limit), 0.0)).short
+            fits = Ask(key_id="k", tokens=1, cost_nanousd=1, **limit)
+            assert (await desk.limits.take(fits, 0.0)).short is None
+            desk.limits.settle(fits, 0, 0, 0.0)
+        await desk.books.close()
+
+    asyncio.run(life())

@@ -1,0 +1,78 @@
+"""Loops: a failed step is counted and tried again, and readiness hears of it."""
+
+import asyncio
+import logging
+
+import pytest
+
+from gateway.loops import Loop, running
+
+
+class Step:
+    """Fails as often as it was told, then works; tells when it was called so often."""
+
+    def __init__(self, failures: int, calls: int) -> None:
+        self._failures, self._calls = failures, calls
+        self.called = 0
+        self.enough = asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.called += 1
+        if self.called >= self._calls:
+            self.enough.set()
+        if self.called <= self._failures:
+            raise OSError(f"no {self.called}\nsecret second line")
+
+
+def test_a_failing_step_is_counted_and_recovers(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    failed: list[str] = []
+    seen: list[tuple[bool, str]] = []
+
+    async def life() -> None:
+        step = Step(failures=4, calls=6)
+
+        async def watched() -> None:
+            seen.append((loop.well, loop.last_error))
+            await step()
+
+        loop = Loop("carry", 0.0, watched)
+        async with running([loop], failed.append):
+            await step.enough.wait()
+        called = step.called
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert step.called == called  # nothing runs behind the block
+
+    asyncio.run(life())
+    assert [well for well, _ in seen[:6]] == [True, True, True, False, False, True]
+    assert [error for _, error in seen[:4]] == ["", *(f"OSError: no {number}" for number in (1, 2, 3))]
+    assert failed == ["carry"] * 4
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["loop carry failed 1 times: OSError: no 1", "loop carry works again"]
+
+
+def test_a_loop_that_fails_does_not_hold_up_the_others() -> None:
+    async def life() -> tuple[int, int]:
+        bad, good = Step(failures=10**9, calls=10), Step(failures=0, calls=10)
+        async with running([Loop("bad", 0.0, bad), Loop("good", 0.0, good)], lambda _: None):
+            await bad.enough.wait()
+            await good.enough.wait()
+        return bad.called, good.called
+
+    bad, good = asyncio.run(life())
+    assert min(bad, good) >= 10
+
+
+def test_loops_end_where_the_block_raises() -> None:
+    async def block(step: Step) -> None:
+        async with running([Loop("one", 0.0, step)], lambda _: None):
+            await step.enough.wait()
+            raise ZeroDivisionError
+
+    async def life() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await block(Step(failures=0, calls=1))
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(life())

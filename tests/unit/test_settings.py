@@ -1,0 +1,98 @@
+"""The configuration file: read as a whole, or refused with the file, the key's path and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.checks import check
+from gateway.settings import ConfigError, KeySettings, Settings, load, parse
+from tests.fakes.configs import ENVIRON, MODEL, REDIS, SAMPLE
+
+
+@pytest.mark.parametrize("text", [SAMPLE, SAMPLE + REDIS], ids=["embedded", "redis"])
+def test_the_sample_is_read_and_passes_the_checks(text: str) -> None:
+    settings = parse(text, "sample.toml")
+    check(settings, "sample.toml", ENVIRON)
+    assert [model.name for model in settings.models] == ["small", "large"]
+    assert settings.models[0].upstream_name == "smollm2-135m"
+    assert settings.models[1].upstream_name == "large"
+    assert settings.models[1].launch is not None
+    assert settings.routes[0].objective.large_share == 0.3
+    assert settings.keys[0].band == "interactive"
+    assert settings.cache.semantic is not None
+    assert (settings.redis is not None) == (text != SAMPLE)
+
+
+def test_an_empty_file_has_the_defaults() -> None:
+    assert parse("", "x") == Settings()
+    assert (Settings().server.port, Settings().database.url) == (8080, "sqlite:///switchgear.db")
+
+
+REPLICA = '[[models]]\nname = "m"\n[[models.replicas]]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("port = 1", ["c.toml: unknown key 'port'", "remove it"]),
+        ("[server]\nprt = 1", ["c.toml: server: unknown key 'prt'"]),
+        ('[server]\nport = "80"', ["c.toml: server.port:", "expected 'int', got 'str'"]),
+        ("[server]\nport = 65536", ["server.port:", "<= 65535"]),
+        ("[server]\nworkers = 0", ["server.workers:", ">= 1"]),
+        ("[server]\nheartbeat_after_s = inf", ["server.heartbeat_after_s:", "<="]),
+        ("[server]\ndrain_s = -1", ["server.drain_s:", ">= 0"]),
+        ("[server]\ndrain_s = nan", ["server.drain_s:"]),
+        ("server = 3", ["c.toml: server: expected 'object', got 'int'"]),
+        ('[database]\nurl = "mysql://x"', ["database.url:", "sqlite|postgresql"]),
+        ("[redis]", ["c.toml: redis: the key 'url' is missing; add it"]),
+        ("[[models]]", ["c.toml: models[0]: the key 'name' is missing"]),
+        ('[[models]]\nname = ""', ["models[0].name:"]),
+        ('[[models]]\nname = "has space"', ["models[0].name:"]),
+        ('[[models]]\nname = "m"\nkind = "chta"', ["models[0].kind:", "'chta'"]),
+        ('[[models]]\nname = "m"\nprice = { output = 1 }', ["models[0].price: the key 'input' is missing"]),
+        ('[[models]]\nname = "m"\nprice = { input = -1 }', ["models[0].price.input:", ">= 0"]),
+        ('[[models]]\nname = "m"\nprice = { input = inf }', ["models[0].price.input:", "<="]),
+        ('[[models]]\nname = "m"\nprice = { input = 1, cache_hit = 2 }',
+         ["models[0].price.cache_hit:", "<= 1"]),
+        (REPLICA + 'url = "127.0.0.1:80"', ["models[0].replicas[0].url:", "http"]),
+        (REPLICA + 'url = "http://x"\nweight = 0', ["models[0].replicas[0].weight:", "> 0"]),
+        ('[[models]]\nname = "a"\n[[models]]\nname = "m"\n[models.launch]\nweights = ""',
+         ["models[1].launch: 'weights' is empty"]),
+        ('[[routes]]\nname = "r"\ntiers = ["a"]', ["routes[0].tiers:"]),
+        ('[[routes]]\nname = "r"\ntiers = ["a", "b"]\nobjective = { large_share = 2 }',
+         ["routes[0].objective.large_share:", "<= 1"]),
+        ("[cache]\nsemantic = { error_bond = 0.1 }", ["cache.semantic: unknown key 'error_bond'"]),
+        ('[[keys]]\nname = "k"\nsha256 = "abc"', ["keys[0].sha256:"]),
+        ('[[keys]]\nname = "k"\nbudget_usd = inf', ["keys[0].budget_usd:", "<="]),
+        ('[[keys]]\nname = "k"\nrpm = 99999999999999999999999', ["keys[0].rpm:"]),
+        ('[[keys]]\nname = "k"\nband = "vip"', ["keys[0].band:", "'vip'"]),
+        ('[[keys]]\nname = "k"\nkey = "sk-sg-plain"', ["keys[0]: unknown key 'key'"]),
+        ("[server\n", ["c.toml: not valid TOML:", "line 1"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_mistake_is_named_with_the_file_and_the_path_of_the_key(text: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "c.toml")
+    said = str(caught.value)
+    assert said.startswith("c.toml: ")
+    for one in words:
+        assert one in said
+    assert "$" not in said.replace("$'", "")
+    assert "`" not in said
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: no such file.*--config"):
+        load(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path)
+    (tmp_path / "bad.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(ConfigError, match=r"bad\.toml: cannot be read"):
+        load(tmp_path / "bad.toml")
+    (tmp_path / "good.toml").write_text(MODEL)
+    assert load(tmp_path / "good.toml").models[0].name == "m"
+
+
+def test_secrets_have_no_place_in_the_file() -> None:
+    assert not {"key", "api_key", "text", "secret"} & set(KeySettings.__struct_fields__)
