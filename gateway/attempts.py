@@ -132,7 +132,7 @@ class Attempts:
                 if (
                     delivered
                     or len(call.tried) >= call.max_attempts
-                    or self._dispatcher.now() > call.deadline_s
+                    or self._dispatcher.now() >= call.deadline_s
                 ):
                     raise _final(error) from error
             await asyncio.sleep(BACKOFF_S * 2 ** (len(call.tried) - 1))

@@ -17,6 +17,7 @@
     +-- Overloaded              503  overloaded
     +-- ModelLoading            503  model_loading
     +-- ShuttingDown            503  shutting_down
+    +-- NotRecordable           503  not_recordable
     +-- UpstreamTimeout         504  upstream_timeout
     +-- UpstreamRefused         4xx  as the replica said, normalised
 
@@ -191,6 +192,13 @@ class ShuttingDown(ApiError):
     status = 503
     code = "shutting_down"
     should_retry = True
+
+
+class NotRecordable(ApiError):
+    """The usage journal cannot be written: what could not be billed is not begun."""
+
+    status = 503
+    code = "not_recordable"
 
 
 class UpstreamTimeout(ApiError):

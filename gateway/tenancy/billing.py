@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
-from gateway.errors import InsufficientQuota, InternalError, RateLimited
+from gateway.errors import InsufficientQuota, InternalError, NotRecordable, RateLimited
 from gateway.openai.usage import Usage
 from gateway.state.limits import Ask, Left, Limits, Verdict
 from gateway.tenancy.journal import Accepted, Entry, Journal, JournalError, Progress, Segment
@@ -150,9 +150,10 @@ class Billing:
                     charge.route,
                 )
             )
-        except JournalError:
+        except JournalError as error:
             self._limits.settle(charge._ask, 0, 0, charge.ts)
-            raise
+            log.error("request %s is refused: %s", charge.request_id, error)
+            raise NotRecordable("The gateway cannot record usage at the moment.", retry_after_s=10.0) from error
         segment.open_requests += 1
         charge.segment = segment
 

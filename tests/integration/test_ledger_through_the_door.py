@@ -9,7 +9,18 @@ import pytest
 
 from tests.fakes.processes import until
 from tests.fakes.upstream import PROMPT_TOKENS, script
-from tests.integration.gateway import COMMAND, Gateway, Upstreams, config, model, running
+from tests.integration.gateway import (
+    COMMAND,
+    KEY,
+    LIMITED,
+    Gateway,
+    Upstreams,
+    chat_request,
+    config,
+    model,
+    running,
+    unique,
+)
 
 COLUMNS = {
     "request_id",
@@ -37,7 +48,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, U
     upstreams = Upstreams(3)
     models = model("small", upstreams.ports[:2])
     models += model("free", upstreams.ports[2:]).replace("price = { input = 1.0", "# price = { input = 1.0")
-    settings = config(models, directory=directory, cache="exact_ttl_s = 3600")
+    one_at_once = '[[keys]]\nname = "one"\nkey_env = "TEST_LIMITED_KEY"\nconcurrency = 1'
+    settings = config(models, directory=directory, cache="exact_ttl_s = 3600", more=one_at_once)
     with running(Gateway(directory, settings), upstreams) as house:
         until(house[0].ready)
         yield house
@@ -106,6 +118,24 @@ def test_a_cut_answer_is_not_kept(house: tuple[Gateway, Upstreams]) -> None:
             status, headers, _ = gateway.chat("small", prompt, stream=True)
             assert (status, headers["x-switchgear-cache"]) == (200, "miss")
         assert len(upstreams.seen()["requests"]) == before + 2
+
+
+def test_a_slot_of_a_key_is_given_back_once(house: tuple[Gateway, Upstreams]) -> None:
+    """After many requests, however they ended, one at once is still one at once."""
+    gateway, upstreams = house
+    until(gateway.ready)
+    limited = {"authorization": f"Bearer {LIMITED}", "x-switchgear-cache": "bypass"}
+    faults = ("ok", "400", "fin:3", "ok")
+    found = [gateway.chat("free", script(fault), stream=True, headers=limited)[0] for fault in faults]
+    assert found == [200, 400, 200, 200]
+    tag = unique()
+    with gateway.connect() as holder:
+        request = chat_request("free", script("hang", tag=tag))
+        holder.sendall(request.replace(KEY.encode(), LIMITED.encode()))
+        until(lambda: upstreams.states(tag) == ["running"])
+        status, headers, _ = gateway.chat("free", script("ok"), headers=limited)
+        assert (status, headers["retry-after"]) == (429, "1")
+    until(lambda: gateway.chat("free", script("ok"), headers=limited)[0] == 200)
 
 
 def test_csv_and_a_span_of_time(house: tuple[Gateway, Upstreams]) -> None:

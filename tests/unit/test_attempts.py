@@ -79,24 +79,28 @@ class Echo:
 
 
 class House:
-    """Attempts over replicas r0, r1, ... of one model; the later ones carry more load."""
+    """Attempts over replicas r0, r1, ... of one model."""
 
     def __init__(self, *replies: ScriptedReply, replicas: int = 2) -> None:
         loop = asyncio.get_running_loop()
         self.client = ScriptedClient(*replies)
         self.dispatcher = Dispatcher(now=loop.time, draw=lambda: 0.0, expected_ready_s=lambda _model: None)
         self.dispatcher.configure([("small", "least_tokens", 10, 60.0)])
-        names = [f"r{number}" for number in range(replicas)]
-        fleet = {id_: Replica(id=id_, model="small", url=id_, phase=Phase.READY) for id_ in names}
+        self.names = [f"r{number}" for number in range(replicas)]
+        fleet = {id_: Replica(id=id_, model="small", url=id_, phase=Phase.READY) for id_ in self.names}
         self.dispatcher.update(fleet)
-        for number, id_ in enumerate(names):
-            self.dispatcher._loads.setdefault(id_, type(self.dispatcher._load(id_))()).tokens = 100 * number
         self.blamed: list[str] = []
         self.attempts = Attempts(self.dispatcher, self.client, self._report, Telemetry(), {})
 
     def _report(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
         if not ok:
             self.blamed.append(replica_id)
+
+    async def burden(self, replica_id: str, tokens: int) -> None:
+        """Keep a replica busy with other work."""
+        others = frozenset(self.names) - {replica_id}
+        query = Query(model="small", prompt_tokens=tokens, exclude=others)
+        await self.dispatcher.acquire(query, 0, 1e9)
 
     def call(self, deadline_s: float = 1e9) -> Call:
         return Call(
@@ -126,6 +130,8 @@ def test_another_replica_is_tried_although_the_first_is_the_idler_one() -> None:
     async def main() -> None:
         replies = ScriptedReply(BROKEN), ScriptedReply(b"{}", status=500), ScriptedReply(b"a", b"")
         house = House(*replies, replicas=3)
+        await house.burden("r1", 100)
+        await house.burden("r2", 200)
         call = house.call()
         assert await house.collect(call) == [b"a", b"end"]
         assert call.tried == ["r0", "r1", "r2"]

@@ -192,7 +192,7 @@ def test_without_a_journal_nothing_is_admitted_and_nothing_stays_taken(tmp_path:
     desk = Desk(tmp_path, concurrency=1, prepaid_nanousd=15_000)
     desk.journal.room = 0
     for _ in range(3):
-        with pytest.raises(JournalError):
+        with pytest.raises(NotRecordable):
             desk.go()
     desk.journal.room = 10
     desk.go()

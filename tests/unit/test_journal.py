@@ -41,7 +41,9 @@ def test_settled_segments_go_at_the_end(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("torn", [b'["a","r2"', b"\0\0\0\0", b'["a","r\xc3', b""])
+@pytest.mark.parametrize(
+    "torn", [b'["a","r2"', b'["p","r2","m","v",1,2,3,"x"]', b"\0\0\0\0", b'["a","r\xc3', b""]
+)
 def test_a_torn_last_line_is_left_out(tmp_path: Path, torn: bytes) -> None:
     journal = Journal(tmp_path, "x")
     for line in LINES:

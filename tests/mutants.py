@@ -1,0 +1,152 @@
+"""Hand-kept mutants: wrong edits that the tests must notice. ``python -m tests.mutants [NAME ...]``.
+
+Each one replaces a text that occurs once, in a temporary copy of the tree, and runs the tests that should
+fail; one that survives is a gap in the tests. See mutants.md for what each stands for.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("gateway", "routing", "backends", "semantic_cache", "dashboards", "tests", "pyproject.toml")
+
+
+class Mutant(NamedTuple):
+    """One wrong edit and the tests that must fail with it."""
+
+    path: str
+    old: str
+    new: str
+    tests: str
+
+
+ATTEMPTS, EXCHANGE, PIPELINE = "gateway/attempts.py", "gateway/api/exchange.py", "gateway/pipeline.py"
+PLAIN, DISPATCHER, WIRE = "backends/clients/plain.py", "gateway/dispatcher.py", "gateway/wire.py"
+T_ATTEMPTS, T_EXCHANGE = "tests/unit/test_attempts.py", "tests/unit/test_exchange.py"
+T_PLAIN, T_DISPATCHER = "tests/unit/test_plain_client.py", "tests/unit/test_dispatcher.py"
+T_FAULTS, T_DISCONNECTS = "tests/integration/test_faults.py", "tests/integration/test_disconnects.py"
+T_STREAMS, T_LEDGER = "tests/integration/test_streams.py", "tests/integration/test_ledger_through_the_door.py"
+T_EDGES = "tests/integration/test_http_edges.py"
+
+MUTANTS = {
+    "aclosing-exchange": Mutant(EXCHANGE, "async with aclosing(parts):", "if True:", T_EXCHANGE),
+    "aclosing-pipeline": Mutant(
+        PIPELINE,
+        "async with aclosing(self._attempts.stream(call)) as pieces:",
+        "if pieces := self._attempts.stream(call):",
+        T_ATTEMPTS,
+    ),
+    "aclosing-attempts": Mutant(
+        ATTEMPTS,
+        "async with aclosing(self._attempt(call)) as pieces:",
+        "if pieces := self._attempt(call):",
+        T_ATTEMPTS,
+    ),
+    "no-close": Mutant(
+        ATTEMPTS,
+        "                finally:\n                    reply.close()\n",
+        "                finally:\n                    pass\n",
+        T_ATTEMPTS,
+    ),
+    "retry-after-first-byte": Mutant(
+        ATTEMPTS, "                    delivered\n", "                    False\n", T_ATTEMPTS
+    ),
+    "same-replica-again": Mutant(
+        ATTEMPTS, "exclude=frozenset(call.tried)", "exclude=frozenset()", T_ATTEMPTS
+    ),
+    "retry-a-clients-mistake": Mutant(ATTEMPTS, "in (400, 409, 413, 422)", "in (409, 413, 422)", T_ATTEMPTS),
+    "blame-for-a-deadline": Mutant(ATTEMPTS, "and not clients_hurry", "", T_ATTEMPTS),
+    "clean-end-of-a-cut-stream": Mutant(
+        "gateway/openai/events.py",
+        'Raises StreamBroken if it came early."""',
+        'Raises StreamBroken if it came early."""\n        return DONE',
+        T_FAULTS,
+    ),
+    "settle-twice": Mutant(
+        "gateway/tenancy/billing.py",
+        "        self._billing.settle(self, status)\n",
+        "        self._billing.settle(self, status)\n        self._billing.settle(self, status)\n",
+        T_LEDGER,
+    ),
+    "usage-for-everybody": Mutant(
+        "gateway/openai/events.py", "if not self._include_usage:", "if False:", T_STREAMS
+    ),
+    "nobody-watches-the-client": Mutant(
+        EXCHANGE, "self._loop.call_soon(self._watch)", "self._loop.call_soon(lambda: None)", T_EXCHANGE
+    ),
+    "the-end-is-a-leaving": Mutant(EXCHANGE, "            self._whole = True\n", "", T_EXCHANGE),
+    "heartbeat-for-buffered": Mutant(
+        EXCHANGE, "            if part.streamed:\n", "            if True:\n", T_EXCHANGE
+    ),
+    "heartbeat-within-data": Mutant(EXCHANGE, "if not spoken and not", "if not", T_EXCHANGE),
+    "endless-farewell": Mutant(EXCHANGE, "FAREWELL_S = 1.0", "FAREWELL_S = 1e9", T_EXCHANGE),
+    "no-withdraw": Mutant(DISPATCHER, "and not line.scheduler.withdraw(ticket)\n", "\n", T_DISPATCHER),
+    "crossed-grant-is-lost": Mutant(
+        DISPATCHER,
+        "                self._add(granted.result().id, query, -1)",
+        "                pass",
+        T_DISPATCHER,
+    ),
+    "picky-grant-is-lost": Mutant(DISPATCHER, " or self._choose(line, anywhere)", "", T_DISPATCHER),
+    "no-wake-up": Mutant(
+        DISPATCHER, "            if len(line.scheduler):\n                self._grant(line)", "", T_DISPATCHER
+    ),
+    "stale-for-ever": Mutant(PLAIN, "stale = True  #", "stale = False  #", T_PLAIN),
+    "no-back-pressure": Mutant(
+        PLAIN, "self.buffered_bytes > PAUSE_ABOVE_BYTES", "self.buffered_bytes < 0", T_PLAIN
+    ),
+    "permit-leak": Mutant(
+        PLAIN,
+        "        except BaseException:\n            origin.permits.release()\n            raise",
+        "        except BaseException:\n            raise",
+        T_PLAIN,
+    ),
+    "answers-mixed-up": Mutant(
+        PLAIN, "        if self.complete:  # it lies idle", "        if False:  # it lies idle", T_PLAIN
+    ),
+    "silence-for-ever": Mutant(PLAIN, "if now_s > connection.quiet_until", "if now_s < 0", T_PLAIN),
+    "pipelined-leaver-unnoticed": Mutant(
+        WIRE, "            self._answered.message_event.set()\n", "", T_DISCONNECTS
+    ),
+    "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
+}
+
+
+def survives(mutant: Mutant) -> bool:
+    """Tell whether the tests pass with the mutant in the tree."""
+    with tempfile.TemporaryDirectory() as where:
+        copy = Path(where)
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(
+                    source, copy / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules")
+                )
+            else:
+                shutil.copy(source, copy / name)
+        changed = copy / mutant.path
+        text = changed.read_text()
+        assert text.count(mutant.old) == 1, f"{mutant.path} does not have {mutant.old!r} once"
+        changed.write_text(text.replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.tests]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=900)
+        assert done.returncode in (0, 1), done.stdout[-2000:] + done.stderr[-2000:]
+        return done.returncode == 0
+
+
+def main(names: list[str]) -> int:
+    """Try the named mutants, or all; gives the number of survivors."""
+    alive = []
+    for name in names or list(MUTANTS):
+        survived = survives(MUTANTS[name])
+        print(f"{name}: {'SURVIVED' if survived else 'killed'}", flush=True)
+        alive += [name] if survived else []
+    return len(alive)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
