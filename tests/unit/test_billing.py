@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import ApiError, InsufficientQuota, RateLimited, error_headers
+from gateway.errors import ApiError, InsufficientQuota, NotRecordable, RateLimited, error_headers
 from gateway.openai.usage import Usage
 from gateway.state.limits import Left, MemoryLimits, Verdict
 from gateway.tenancy.billing import Billing, Charge, _duration, rate_headers
