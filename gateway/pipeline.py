@@ -186,7 +186,7 @@ class Pipeline:
         if passage.cache_key is None or not receiver.kept or not caching.reusable(receiver.finish_reasons):
             return
         kept = b"".join(receiver.kept)
-        body = answers.from_stream(kept) if isinstance(receiver, StreamReceiver) else kept
+        body = answers.from_stream(kept, receiver.final) if isinstance(receiver, StreamReceiver) else kept
         if len(body) > self._cache.max_answer_bytes or receiver.final is None:
             return
         now_s = self._wall()

@@ -45,10 +45,10 @@ def with_address(settings: Settings, host: str | None, port: int | None) -> Sett
 async def _serve(settings: Settings, listener: socket.socket, edges: app.Edges) -> None:
     stop = server.Stop()
     async with app.opened(settings, edges) as process:
-        say = partial(_say, listener.getsockname())
+        say = partial(_say, server.root_url(listener))
         await server.serve(process, app.build(process), listener, stop, when_listening=say)
 
 
-async def _say(address: tuple[str, int]) -> None:
-    print(f"Switchgear serves on http://{address[0]}:{address[1]}/v1", flush=True)
+async def _say(root: str) -> None:
+    print(f"Switchgear serves on {root}/v1", flush=True)
     await asyncio.sleep(0)

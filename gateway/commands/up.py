@@ -132,8 +132,7 @@ async def _up(
 ) -> None:
     stop = server.Stop()
     async with app.opened(settings, edges) as process:
-        host, port = listener.getsockname()[:2]
-        welcome = partial(_welcome, process, f"http://{host}:{port}", own, started_s)
+        welcome = partial(_welcome, process, server.root_url(listener), own, started_s)
         await server.serve(process, app.build(process), listener, stop, when_listening=welcome)
         _say("stopping the engines")
 

@@ -106,8 +106,8 @@ class WholeReceiver:
             self.kept.append(out)
 
 
-def from_stream(stream: bytes) -> bytes:
-    """Make the buffered answer that a complete stream amounts to."""
+def from_stream(stream: bytes, usage: Usage | None = None) -> bytes:
+    """Make the buffered answer that a complete stream amounts to; ``usage`` is for one that tells none."""
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for chunk in payloads(stream):
@@ -121,6 +121,8 @@ def from_stream(stream: bytes) -> bytes:
     )
     if isinstance(whole.get("usage"), dict):
         whole["usage"].pop("cost", None)
+    elif usage is not None:
+        whole["usage"] = _usage_fields(usage)
     for choice in choices.values():
         message = choice.get("message") or {}
         if message.get("tool_calls") and not message["content"]:
@@ -155,6 +157,15 @@ def renewed(body: bytes, new_id: str, created_s: int) -> bytes:
     if "created" in whole:
         whole["created"] = created_s
     return _encode(whole)
+
+
+def _usage_fields(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
 
 
 def _event(chunk: dict[str, Any]) -> bytes:

@@ -34,6 +34,7 @@ class Common(msgspec.Struct, kw_only=True):
     max_tokens: int | None = None
     n: int | None = None
     return_token_ids: bool | None = None
+    priority: int | None = None
 
 
 class Message(msgspec.Struct):
@@ -181,6 +182,8 @@ def upstream_body(request: Inference, upstream_model: str, *, token_ids: bool) -
     """Encode the body for an upstream: its own model name, and usage (and token ids) asked for in streams."""
     fields = dict(request.fields)
     fields["model"] = Raw(_encode(upstream_model))
+    if isinstance(request.typed, Common) and (request.typed.priority or 0) < 0:
+        fields["priority"] = Raw(b"0")  # smaller goes first: a client may step back, never push forward
     if request.stream:
         options = _decode_options(fields["stream_options"]) if "stream_options" in fields else None
         fields["stream_options"] = Raw(_encode({**(options or {}), "include_usage": Raw(b"true")}))

@@ -153,7 +153,9 @@ class Billing:
         except JournalError as error:
             self._limits.settle(charge._ask, 0, 0, charge.ts)
             log.error("request %s is refused: %s", charge.request_id, error)
-            raise NotRecordable("The gateway cannot record usage at the moment.", retry_after_s=10.0) from error
+            raise NotRecordable(
+                "The gateway cannot record usage at the moment.", retry_after_s=10.0
+            ) from error
         segment.open_requests += 1
         charge.segment = segment
 
