@@ -167,8 +167,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
 def build(process: Process) -> ASGIApp:
     """Make the HTTP application of a process.
 
-    Its raw ASGI handlers, the hot path, are looked up before Litestar's own layers, which would cost a fifth of
-    what the gateway itself spends on a request; every other path, and every other spelling of theirs, is
+    Its raw ASGI handlers, the hot path, are looked up before Litestar's own layers, which would cost a fifth
+    of what the gateway itself spends on a request; every other path, and every other spelling of theirs, is
     Litestar's.
     """
     handlers: list[ASGIRouteHandler | HTTPRouteHandler] = [

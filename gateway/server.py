@@ -127,8 +127,8 @@ async def serve(
 def _spare_requests() -> None:
     """Take two costs off every request.
 
-    Garbage collection: a request leaves nothing in cycles, yet with the default thresholds an eighth of the CPU
-    goes into looking. And the loop's list of open async generators: all of ours are closed by name.
+    Garbage collection: a request leaves nothing in cycles, yet with the default thresholds an eighth of the
+    CPU goes into looking. And the loop's list of open async generators: all of ours are closed by name.
     """
     gc.collect()
     gc.freeze()

@@ -118,6 +118,7 @@ BOTH_WAYS: dict[str, tuple[str, Body]] = {
     ),
     "chat, structured regex": (CHAT, chat(structured_outputs={"regex": "[0-9]{3}-[a-c]{2}"}, max_tokens=12)),
     "chat, structured choice": (CHAT, chat(structured_outputs={"choice": ["yes", "no"]})),
+    "chat, priority stepped back": (CHAT, chat(priority=3)),
     "chat, unknown fields": (
         CHAT,
         chat(no_such_field={"a": [1, None]}, user="u", metadata={"k": "v"}, store=False),

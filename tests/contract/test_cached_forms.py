@@ -8,21 +8,21 @@ from gateway.openai.answers import from_stream
 from tests.appliance import Appliance, Reply, fetch
 from tests.contract.cases import CHAT, COMPLETIONS, NAMED, WEATHER, Body, chat, complete
 
+ENDS: Body = {"structured_outputs": {"regex": "[a-z]{4} [a-z]{3}"}, "max_tokens": 24}
+"""Only an answer that came to an end by itself is kept."""
+TOOLS: Body = {"tools": [WEATHER], "tool_choice": NAMED, "max_tokens": 60}
 FORMS: dict[str, tuple[str, Body]] = {
-    "text": (CHAT, chat("Say hello, cache.")),
-    "logprobs": (CHAT, chat("Say hello, cache.", logprobs=True, top_logprobs=2, max_tokens=3)),
-    "two choices": (CHAT, chat("Say hello, cache.", n=2, seed=9, temperature=0.9)),
-    "token ids": (CHAT, chat("Say hello, cache.", return_token_ids=True)),
-    "stop": (CHAT, chat("Count from 1 to 9, cache.", stop=["3"], max_tokens=24)),
-    "emoji": (CHAT, chat("🦊 x", structured_outputs={"choice": ['"\\🦊👩‍👩‍👧']}, max_tokens=24)),
-    "tools": (
-        CHAT,
-        chat("Weather in Oslo?", model="large", tools=[WEATHER], tool_choice=NAMED, max_tokens=40),
-    ),
-    "completion": (COMPLETIONS, complete("Red, green, cache,")),
-    "completion, echo": (COMPLETIONS, complete("Red, green, cache,", echo=True, max_tokens=3)),
-    "completion, logprobs": (COMPLETIONS, complete("Red, green, cache,", logprobs=2, max_tokens=3)),
-    "completion, prompts": (COMPLETIONS, complete(["One, cache,", "Two, cache,"], max_tokens=3)),
+    "text": (CHAT, chat(**ENDS)),
+    "logprobs": (CHAT, chat(**ENDS, logprobs=True, top_logprobs=2)),
+    "two choices": (CHAT, chat(**ENDS, n=2, seed=9) | {"temperature": 0.9}),
+    "token ids": (CHAT, chat(**ENDS, return_token_ids=True)),
+    "stop": (CHAT, chat(structured_outputs={"choice": ["1 2 3 4"]}, stop=["3"], max_tokens=24)),
+    "emoji": (CHAT, chat(structured_outputs={"choice": ['"\\🦊👩‍👩‍👧']}, max_tokens=32)),
+    "tools": (CHAT, chat("Weather in Oslo?", **TOOLS) | {"model": "large"}),
+    "completion": (COMPLETIONS, complete(**ENDS)),
+    "completion, echo": (COMPLETIONS, complete(**ENDS, echo=True)),
+    "completion, logprobs": (COMPLETIONS, complete(**ENDS, logprobs=2)),
+    "completion, prompts": (COMPLETIONS, complete(["One,", "Two,"], **ENDS)),
 }
 SAID = ("role", "content", "tool_calls", "text", "logprobs", "finish_reason", "stop_reason", "token_ids")
 

@@ -97,13 +97,16 @@ def test_raw_responses_and_their_headers(client: openai.OpenAI) -> None:
 
 def test_the_stream_helper(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(
-        model="small", messages=HELLO, max_tokens=6, temperature=0, stream_options={"include_usage": True}
+        model="small",
+        messages=HELLO,
+        stream_options={"include_usage": True},
+        extra_body={"structured_outputs": {"choice": ["Hello there!"]}},
     ) as stream:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
-    assert "".join(deltas) == final.choices[0].message.content != ""
+    assert "".join(deltas) == final.choices[0].message.content == "Hello there!"
     assert final.usage is not None
-    assert final.usage.completion_tokens == 6
+    assert final.usage.completion_tokens > 1
 
 
 class Capital(BaseModel):

@@ -20,10 +20,14 @@ PRICES = {"small": (50, 10, 200), "large": (200, 40, 800), "embed": (10, 10, 0)}
 HIT_FACTOR = 0.1
 
 
+ENDS = {"structured_outputs": {"regex": "[a-z]{4} [a-z]{3}"}, "max_tokens": 24}
+"""The answer comes to an end by itself: one that was cut by its length is not kept for another."""
+
+
 def ask(appliance: Appliance, headers: dict[str, str] | None = None, **fields: Any) -> Reply:
     """Ask something never asked before, unless `messages` are given."""
     messages = [{"role": "user", "content": f"Say {secrets.token_hex(4)}"}]
-    body = {"model": "small", "messages": messages, "max_tokens": 5, "temperature": 0, **fields}
+    body = {"model": "small", "messages": messages, "temperature": 0, **ENDS, **fields}
     reply = appliance.post("/chat/completions", body, headers)
     assert reply.status == 200, reply.body
     return reply
@@ -90,6 +94,14 @@ def test_a_repeat_comes_from_the_cache_in_either_form(appliance: Appliance, mode
         names = ("prompt_tokens", "completion_tokens", "total_tokens")
         assert [now[name] for name in names] == [was[name] for name in names]
         assert again.headers["x-request-id"] != origin.headers["x-request-id"]
+
+
+def test_an_answer_cut_by_its_length_is_not_kept(appliance: Appliance) -> None:
+    messages = [{"role": "user", "content": f"Say {secrets.token_hex(4)}"}]
+    for _ in range(2):
+        reply = ask(appliance, messages=messages, max_tokens=2)
+        assert reply.json["choices"][0]["finish_reason"] == "length"
+        assert reply.headers["x-switchgear-cache"] == "miss"
 
 
 def test_bypass_neither_reads_nor_keeps_and_no_store_only_reads(appliance: Appliance) -> None:

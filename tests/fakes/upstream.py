@@ -6,7 +6,8 @@ attempt number k of one ``x-request-id`` gets fault number k of the plan, the la
 request without a script gets the default one, or one drawn by weight and seed (``POST /control``).
 
 Faults (``:k`` counts events, from the start of the stream): ok, hang, hang-head, 400, 401, 404, 429,
-429-after, 500, 503-after, fin:k, rst:k, stall:k, comments, malformed:k, error:k, no-usage, usage-in-choices,
+429-after, 500, 503-after, fin:k, rst:k, stall:k, early-end:k (of a well-formed body), early-done:k, comments,
+malformed:k, error:k, no-usage, usage-in-choices,
 usage-null, no-done, done-fin, done-hang, byte-by-byte, at-once, huge, short-body, long-body, garbage,
 continue, early-hints, close, http10, idle-close, mute-close. ``GET /seen?tag=T`` tells what came with tag T.
 """
@@ -299,7 +300,10 @@ class Answer:
             if self.fault == "error" and number == self.count:
                 error = {"message": "engine died", "type": "InternalServerError", "code": 500}
                 yield _event({"error": error})
+            if self.fault in ("error", "early-done") and number == self.count:
                 yield b"data: [DONE]\n\n"
+                return
+            if self.fault == "early-end" and number == self.count:
                 return
             yield event
 

@@ -89,6 +89,11 @@ def test_a_first_and_a_second_start(make: Make, home: Path) -> None:
     assert json.loads(written) == {"api_key": first.api_key, "admin_key": first.admin_key}
     assert embeds(first) == 200
     assert first.readyz().json["status"] == "ready"
+    rival = make("--port", "0")
+    rival.start()
+    assert rival.process.wait(timeout=100) == 1
+    assert "in use by the gateway with process id" in rival.logged()
+    assert embeds(first) == 200
     assert first.stop(signal.SIGTERM) == 0, first.logged()
     assert first.left() == {}
 

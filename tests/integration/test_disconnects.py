@@ -152,10 +152,13 @@ def test_while_a_write_is_blocked(house: tuple[Gateway, Upstreams], stream: bool
             until(lambda: upstreams.states(tag) == ["done"])
     until(lambda: upstreams.states(tag) != ["running"])
     row = settled(gateway, before)
-    assert row["status"] == ("cancelled" if stream else row["status"])
     delivered = row["completion_tokens"]
     assert isinstance(delivered, int)
-    assert 0 < delivered <= (n // 2 if stream else n)
+    if stream:
+        assert row["status"] == "cancelled"
+        assert 0 < delivered <= n // 2
+    else:
+        assert (row["status"], delivered) in [("cancelled", 0), ("cancelled", n), ("ok", n)]
 
 
 def wait_until_it_stands_still(upstreams: Upstreams, tag: str, limit_bytes: int) -> None:

@@ -240,3 +240,16 @@ def test_an_attempt_begins_anew() -> None:
     assert one.usage(1) == (Usage(), False)
     assert not one.complete
     assert one.feed(sse(A)) == renamed(A)
+
+
+def test_a_chunk_that_is_there_for_its_token_ids_only_goes_to_those_who_asked_for_them() -> None:
+    """vLLM sends nothing for a token whose text is held back, unless ids or logprobs are asked for."""
+    hollow = (
+        '{"model":"up","choices":[{"index":0,"delta":{},"logprobs":%s,"finish_reason":%s,"token_ids":[5]}]}'
+    )
+    one = receiver()
+    assert one.feed(sse(hollow % ("null", "null"))) == b""
+    assert one.usage(9) == (Usage(9, 1), True)
+    assert receiver(token_ids=True).feed(sse(hollow % ("null", "null"))) == renamed(hollow % ("null", "null"))
+    for said in (hollow % ('{"content":[]}', "null"), hollow % ("null", '"stop"')):
+        assert receiver().feed(sse(said)) == renamed(said.replace("[5]", "null"))

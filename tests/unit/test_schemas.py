@@ -227,3 +227,17 @@ def test_whatever_depth_is_taken_can_also_be_keyed() -> None:
             continue
         taken = depth
     assert taken > 100
+
+
+def test_token_ids_are_not_asked_for_where_an_echo_would_be_lost() -> None:
+    request = parse(COMPLETIONS, b'{"model": "m", "prompt": "a", "stream": true, "echo": true}')
+    assert b"return_token_ids" not in upstream_body(request, "up", token_ids=True)
+    plain = parse(COMPLETIONS, b'{"model": "m", "prompt": "a", "stream": true, "echo": false}')
+    assert b'"return_token_ids":true' in upstream_body(plain, "up", token_ids=True)
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(-5, 0), (0, 0), (7, 7), (None, None)])
+def test_a_client_cannot_push_itself_forward(asked: int | None, sent: int | None) -> None:
+    body = upstream_body(parse(CHAT, chat(f', "priority": {json.dumps(asked)}')), "up", token_ids=True)
+    assert json.loads(body)["priority"] == sent
+    assert refusal(chat(', "priority": "-5"')).param == "priority"
