@@ -74,9 +74,6 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # create_connection gives a full Transport
 
     def data_received(self, data: bytes) -> None:
-        if self.complete:  # it lies idle: what comes unasked belongs to no request
-            self.fail(ConnectionBroken("bytes behind the end of an answer"))
-            return
         self.heard_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -104,7 +101,7 @@ class Connection(asyncio.Protocol):
 
     # httptools
     def on_message_begin(self) -> None:
-        if self.complete:
+        if self.complete:  # what comes unasked, in the same read or while it lies idle, belongs to no request
             raise ValueError("a second answer to one request")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -234,8 +231,8 @@ class PlainClient:
                     await self._exchange(connection, head, request)
                 except ConnectionBroken:
                     self._abandon(connection)
-                    if reused and not connection.heard_bytes:
-                        stale = True  # the server had closed it while it lay idle
+                    if reused and not connection.head_done:
+                        stale = True  # while it lay idle, the server had closed it or talked out of turn
                         continue
                     raise
                 except BaseException:

@@ -76,7 +76,8 @@ TOOL_TALK = [
     },
     {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
 ]
-ask_weather = {"model": "large", "tools": [WEATHER], "max_tokens": 40}
+ask_weather: Body = {"model": "large", "tools": [WEATHER], "max_tokens": 40}
+ask_small: Body = {"tools": [WEATHER], "max_tokens": 24}
 
 BOTH_WAYS: dict[str, tuple[str, Body]] = {
     "chat": (CHAT, chat()),
@@ -140,10 +141,10 @@ BOTH_WAYS: dict[str, tuple[str, Body]] = {
     "chat, the answer fills the context": (CHAT, chat("hi", max_tokens=None, stop=["a"])),
     "chat, large model": (CHAT, chat("Say hello.", model="large")),
     "tools, auto": (CHAT, chat("What is the weather in Paris?", tool_choice="auto", **ask_weather)),
-    "tools, none": (CHAT, chat("Hi", tool_choice="none", **{**ask_weather, "max_tokens": 6})),
-    "tools, named": (CHAT, chat("What is the weather in Paris?", tool_choice=NAMED, **ask_weather)),
+    "tools, none": (CHAT, chat("Hi", tool_choice="none", **ask_small)),
+    "tools, named": (CHAT, chat("What is the weather in Paris?", tool_choice=NAMED, **ask_small)),
     "tools, required": (CHAT, chat("What is the weather in Paris?", tool_choice="required", **ask_weather)),
-    "tools, result handed back": (CHAT, chat(messages=TOOL_TALK, **{**ask_weather, "max_tokens": 6})),
+    "tools, result handed back": (CHAT, chat(messages=TOOL_TALK, **ask_small)),
     "completion": (COMPLETIONS, complete()),
     "completion, echo": (COMPLETIONS, complete(echo=True)),
     "completion, echo with logprobs": (COMPLETIONS, complete("One two", echo=True, logprobs=1, max_tokens=2)),
@@ -175,7 +176,7 @@ ONLY_STREAMED: dict[str, tuple[str, Body]] = {
     ),
     "tools, usage asked for": (
         CHAT,
-        chat("Weather in Rome?", tool_choice=NAMED, stream_options={"include_usage": True}, **ask_weather),
+        chat("Weather in Rome?", tool_choice=NAMED, stream_options={"include_usage": True}, **ask_small),
     ),
     "completion, usage asked for": (COMPLETIONS, complete(stream_options={"include_usage": True})),
     "completion, list of prompts, usage": (
