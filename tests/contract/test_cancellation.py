@@ -75,7 +75,7 @@ def test_in_the_middle_of_a_stream(appliance: Appliance, idle: set[str]) -> None
 
 
 def test_before_the_first_byte(appliance: Appliance, idle: set[str]) -> None:
-    # Prefilled in two steps: the engine says that it runs after the first, the answer begins after the second.
+    # Prefilled in two steps: the engine says so after the first, the answer begins after the second.
     long = f"{secrets.token_hex(8)} " + "The quick brown fox jumps over the lazy dog. " * 320
     with send(appliance, long, stream=True, max_tokens=400):
         until(lambda: working(appliance) == 1)
