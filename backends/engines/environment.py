@@ -130,7 +130,7 @@ def ensure(
     directory, recipe = directory.absolute(), recipe or (CUDA if gpu else CPU)
     python, stamp, wanted = directory / "bin" / "python", directory / STAMP, digest(recipe)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with alone(directory.parent):
+    with alone(directory.parent, progress):
         if stamp.exists() and stamp.read_text() == wanted and python.exists():
             return python
         if reason := obstacle(machine or this_machine(directory.parent), recipe):
@@ -148,11 +148,15 @@ def ensure(
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def alone(directory: Path, progress: Progress) -> Iterator[None]:
     """Hold a lock on the directory, so that two processes do not build in it at once."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"another process prepares {directory}: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -223,10 +227,14 @@ def _pip(python: Path, lock: Path, options: Sequence[str], progress: Progress) -
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:  # noqa: S603 - ours
         assert process.stdout
-        for line in process.stdout:
-            output.append(line)
-            if re.search(r"Downloading .*\(\d{2,}\.\d MB\)", line):
-                progress(f"engine: {line.strip()}")
+        try:
+            for line in process.stdout:
+                output.append(line)
+                if re.search(r"Downloading .*\(\d{2,}\.\d MB\)", line):
+                    progress(f"engine: {line.strip()}")
+        except BaseException:  # a signal: pip must not go on filling the environment that is given up
+            process.kill()
+            raise
     return "".join(output) if process.returncode else None
 
 
