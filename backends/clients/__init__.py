@@ -1,7 +1,6 @@
 """HTTP clients towards replicas: the only importers of one."""
 
 from backends.clients.base import InferenceClient, Outgoing, Reply
-from backends.clients.general import GeneralClient
 from backends.clients.plain import PlainClient
 
 
@@ -10,13 +9,15 @@ class Clients:
 
     def __init__(self) -> None:
         self._plain = PlainClient()
-        self._general: GeneralClient | None = None
+        self._general: InferenceClient | None = None
 
     async def send(self, request: Outgoing) -> Reply:
         """Send and wait for the head of the answer; see ``InferenceClient.send``."""
         if request.url.startswith("http:"):
             return await self._plain.send(request)
         if self._general is None:
+            from backends.clients.general import GeneralClient  # a third of a second, seldom needed
+
             self._general = GeneralClient()
         return await self._general.send(request)
 
