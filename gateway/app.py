@@ -177,6 +177,7 @@ def build(process: Process) -> ASGIApp:
     rest = Litestar(
         handlers,
         exception_handlers={Exception: fallback.render},
+        after_request=fallback.identified,
         openapi_config=None,
         logging_config=None,
         request_max_body_size=process.settings.server.max_body_bytes,

@@ -1,4 +1,4 @@
-"""Errors outside the pipeline: unknown paths, wrong methods, failures of ordinary handlers."""
+"""What ordinary handlers share: a request id for each answer, OpenAI's shape for each error."""
 
 import logging
 from typing import Any
@@ -33,6 +33,12 @@ def render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
         media_type="application/json",
         headers={"x-request-id": request_id, **headers},
     )
+
+
+def identified(response: Response[Any]) -> Response[Any]:
+    """Give the answer of an ordinary handler its request id."""
+    response.headers.setdefault("x-request-id", new_request_id())
+    return response
 
 
 def _known(request: Request[Any, Any, Any], error: Exception) -> ApiError:

@@ -254,6 +254,12 @@ def test_every_answer_has_its_own_request_id(gateway: Gateway) -> None:
     assert all(one.startswith("req_") for one in ids)
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/small", "/livez", "/readyz", "/console"])
+def test_ordinary_answers_have_a_request_id_too(gateway: Gateway, path: str) -> None:
+    ids = [gateway.call("GET", path, b"")[1]["x-request-id"] for _ in range(3)]
+    assert len(set(ids)) == 3
+
+
 def test_probes(gateway: Gateway) -> None:
     assert gateway.call("GET", "/livez")[0] == 200
     status, _, body = gateway.call("GET", "/readyz")
