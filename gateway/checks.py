@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from gateway.settings import ConfigError, ModelSettings, RouteSettings, Settings
 from gateway.tenancy.pricing import PriceError, price_of_model
@@ -13,6 +14,17 @@ def check(settings: Settings, source: str, environ: Mapping[str, str]) -> None:
     findings = list(_findings(settings, environ))
     if findings:
         raise ConfigError("\n".join(f"{source}: {finding}" for finding in findings))
+
+
+def check_weights(settings: Settings, source: str) -> None:
+    """Raise ConfigError where a model that is to be launched here names a directory that is not here."""
+    for index, model in enumerate(settings.models):
+        launch = model.launch
+        if launch is not None and launch.local and not Path(launch.weights).expanduser().exists():
+            raise ConfigError(
+                f"{source}: models[{index}].launch.weights: there is no {launch.weights}; "
+                "name a directory that exists, or a hub model"
+            )
 
 
 def warnings(settings: Settings) -> Iterator[str]:

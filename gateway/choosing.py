@@ -80,5 +80,7 @@ def text_of(request: Inference) -> str:
 
 
 def _fits(model: Model, request: Inference) -> bool:
+    if not model.settings.tools and isinstance(request.typed, ChatFields) and request.typed.tools:
+        return False
     limit = model.settings.context_tokens
     return limit is None or request.prompt_tokens_estimate <= limit

@@ -119,7 +119,9 @@ def migrate(engine: sa.Engine) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     try:
         if engine.url.database and engine.url.drivername == "sqlite":
-            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+            path = Path(engine.url.database)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)  # hashes of keys and the ledger are nobody else's business
         with engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

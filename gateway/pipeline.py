@@ -162,8 +162,8 @@ class Pipeline:
         tenant = f"{key.org}/{key.project}"
         exact = caching.exact_key(tenant, target.name, schemas.canonical(request))
         entry = await self._store.get(exact, self._wall())
+        passage.cache = "miss" if entry is None else "hit-exact"
         if entry is not None:
-            passage.cache = "hit-exact"
             passage.entry = entry
         elif wish != b"no-store":
             passage.cache_key = exact

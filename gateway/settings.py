@@ -90,6 +90,7 @@ class ModelSettings(Table, frozen=True):
     upstream_model: str | None = None
     price: PriceSettings | None = None
     context_tokens: Positive | None = None
+    tools: bool = True
     policy: str = "adaptive"
     queue_limit: Annotated[int, Meta(ge=0)] = 256
     queue_timeout_s: Seconds = 60.0
@@ -190,7 +191,17 @@ def load(path: Path) -> Settings:
         raise ConfigError(f"{path}: no such file. Name a TOML file with --config.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return parse(text, str(path))
+    return anchored(parse(text, str(path)), path.absolute().parent)
+
+
+def anchored(settings: Settings, folder: Path) -> Settings:
+    """Make the relative paths of a file relative to its folder, wherever a command is started."""
+    server, database = settings.server, settings.database
+    server = msgspec.structs.replace(server, state_dir=str(folder / server.state_dir))
+    name = database.url.removeprefix("sqlite:///")
+    if name != database.url and name and not name.startswith((":", "/", "file:")):
+        database = msgspec.structs.replace(database, url=f"sqlite:///{folder / name}")
+    return msgspec.structs.replace(settings, server=server, database=database)
 
 
 def _convert(tables: dict[str, Any], kind: type[T], source: str) -> T:

@@ -20,10 +20,10 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
     @get("/console", sync_to_thread=False, include_in_schema=False)
     def status() -> Response[bytes]:
-        return Response(page, media_type="text/html; charset=utf-8", headers=headers)
+        return Response(page, media_type="text/html", headers=headers)
 
     @get("/console/status.js", sync_to_thread=False, include_in_schema=False)
     def status_script() -> Response[bytes]:
-        return Response(script, media_type="text/javascript; charset=utf-8", headers=headers)
+        return Response(script, media_type="text/javascript", headers=headers)
 
     return [status, status_script]

@@ -131,6 +131,8 @@ class Exchange:
             known = translate(error)
             if known is not error and known.status == 500:
                 log.error("request %s failed", self._request_id, exc_info=error)
+            elif known.status >= 500:
+                log.warning("request %s ended with %d %s", self._request_id, known.status, known.code)
             await self._fail(known)
         finally:
             starter.cancel()

@@ -28,6 +28,6 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         sent = request.headers.get("authorization", "")
         if token is not None and not hmac.compare_digest(sent.encode(), f"Bearer {token}".encode()):
             raise InvalidApiKey("This gateway's metrics need its metrics token.")
-        return Response(process.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(process.telemetry.text(), media_type="text/plain; version=0.0.4")
 
     return [livez, readyz, metrics]

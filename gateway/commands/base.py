@@ -4,8 +4,14 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway import database
 from gateway.checks import check, warnings
 from gateway.settings import Settings, load
 
@@ -28,6 +34,19 @@ def checked(path: Path) -> Settings:
     for warning in warnings(settings):
         print(f"switchgear: {path}: note: {warning}", file=sys.stderr)
     return settings
+
+
+@contextmanager
+def opened_database(settings: Settings) -> Iterator[sa.Engine]:
+    """Give the migrated database of a configuration. Raises CommandError or DatabaseError."""
+    engine = database.connect(settings.database.url)
+    try:
+        database.migrate(engine)
+        yield engine
+    except SQLAlchemyError as error:
+        raise CommandError(f"the database failed: {database.reason(error)}") from None
+    finally:
+        engine.dispose()
 
 
 def log_to_stderr() -> None:

@@ -3,14 +3,10 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
 
 import msgspec
-import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import database
-from gateway.commands.base import CommandError, add_config
+from gateway.commands.base import CommandError, add_config, opened_database
 from gateway.settings import KeySettings, load
 from gateway.tenancy import keys
 
@@ -57,7 +53,12 @@ def _create(options: argparse.Namespace) -> int:
     except msgspec.ValidationError as error:
         raise CommandError(str(error).replace(" - at `$.", ": ").rstrip("`")) from None
     key = keys.from_settings(settings, keys.digest(text), keys.shown_prefix(text))
-    _with_database(options, lambda engine: keys.save(engine, key, "cli", time.time()))
+    config = load(options.config)
+    served = {one.name for one in config.models} | {one.name for one in config.routes}
+    for name in sorted(set(key.models) - served):
+        print(f"switchgear: note: {options.config} serves no {name!r} yet", file=sys.stderr)
+    with opened_database(config) as engine:
+        keys.save(engine, key, "cli", time.time())
     if options.json:
         print(msgspec.json.encode({"id": key.id, "key": text, "prefix": key.prefix}).decode())
     else:
@@ -66,8 +67,8 @@ def _create(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    found: list[keys.Key] = []
-    _with_database(options, lambda engine: found.extend(keys.load(engine)))
+    with opened_database(load(options.config)) as engine:
+        found = keys.load(engine)
     if options.json:
         rows = [{**msgspec.to_builtins(key), "sha256": None} for key in found]
         print(msgspec.json.encode([{k: v for k, v in row.items() if k != "sha256"} for row in rows]).decode())
@@ -79,20 +80,9 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    known: list[bool] = []
-    _with_database(options, lambda engine: known.append(keys.revoke(engine, options.id, time.time())))
-    if not known[0]:
+    with opened_database(load(options.config)) as engine:
+        known = keys.revoke(engine, options.id, time.time())
+    if not known:
         raise CommandError(f"there is no key with the id {options.id!r}; see 'switchgear keys list'")
     print('{"revoked": true}' if options.json else f"{options.id} is revoked", file=sys.stdout)
     return 0
-
-
-def _with_database(options: argparse.Namespace, work: Callable[[sa.Engine], object]) -> None:
-    engine = database.connect(load(options.config).database.url)
-    try:
-        database.migrate(engine)
-        work(engine)
-    except SQLAlchemyError as error:
-        raise CommandError(f"the database failed: {database.reason(error)}") from None
-    finally:
-        engine.dispose()

@@ -7,10 +7,9 @@ import sys
 from datetime import UTC, datetime
 
 import msgspec
-from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
-from gateway.commands.base import CommandError, add_config
+from gateway.commands.base import CommandError, add_config, opened_database
 from gateway.settings import load
 from gateway.tenancy import ledger
 
@@ -31,12 +30,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    engine = database.connect(load(options.config).database.url)
     from_s = -math.inf if options.from_ is None else _time(options.from_)
     to_s = math.inf if options.to is None else _time(options.to)
     writer = csv.DictWriter(sys.stdout, COLUMNS)
-    try:
-        database.migrate(engine)
+    with opened_database(load(options.config)) as engine:
         if options.format == "csv":
             writer.writeheader()
         for row in ledger.export(engine, max(from_s, 0.0), min(to_s, 1e12)):
@@ -46,10 +43,6 @@ def _export(options: argparse.Namespace) -> int:
                 writer.writerow({**row, "replicas": " ".join(row["replicas"])})
             else:
                 print(msgspec.json.encode(row).decode())
-    except SQLAlchemyError as error:
-        raise CommandError(f"the database failed: {database.reason(error)}") from None
-    finally:
-        engine.dispose()
     return 0
 
 

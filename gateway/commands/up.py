@@ -20,7 +20,7 @@ from backends.engines import environment
 from backends.replica import Phase
 from backends.supervisor import Progress
 from gateway import app, server
-from gateway.checks import check
+from gateway.checks import check, check_weights
 from gateway.commands.base import CommandError, add_config, log_to_stderr
 from gateway.commands.demo_config import demo_config
 from gateway.commands.serve import with_address
@@ -83,6 +83,7 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
 
     first = settings()
     check(first, str(config), os.environ)
+    check_weights(first, str(config))
     listener = server.listen(first.server.host, first.server.port)
     edges = app.Edges(load=settings, source=str(config), engine_python=str(python))
     uvloop.run(_up(first, listener, edges, own, started_s))

@@ -49,6 +49,7 @@ class ChatFields(Common, kw_only=True):
 
     messages: list[Message]
     max_completion_tokens: int | None = None
+    tools: list[Raw] | None = None
 
 
 class CompletionFields(Common, kw_only=True):

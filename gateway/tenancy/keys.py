@@ -71,8 +71,8 @@ def digest(text: str) -> str:
 
 
 def shown_prefix(text: str) -> str:
-    """Give the part of a key that may be shown again."""
-    return text[: len(KEY_PREFIX) + 4]
+    """Give the part of a key that may be shown again; none of one that we did not make."""
+    return text[: len(KEY_PREFIX) + 4] if text.startswith(KEY_PREFIX) else ""
 
 
 def from_settings(settings: KeySettings, sha256: str, prefix: str) -> Key:

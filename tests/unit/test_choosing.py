@@ -121,3 +121,15 @@ def test_any_messages_have_a_text(messages: str) -> None:
     assert isinstance(text_of(parse(CHAT, f'{{"model": "m", "messages": {messages}}}'.encode())), str)
     for prompt in ("[]", "[1, 2]", "[[1]]", '""'):
         assert isinstance(text_of(parse(COMPLETIONS, f'{{"model": "m", "prompt": {prompt}}}'.encode())), str)
+
+
+def test_a_request_with_tools_goes_where_tools_can_be_called() -> None:
+    text = TOML.replace('name = "small"\n', 'name = "small"\ntools = false\n', 1)
+    catalogue = Catalogue(parse_settings(text, "x"), {})
+    body = b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}], "tools": %s}'
+    chosen = []
+    for tools in (b'[{"type": "function", "function": {"name": "f"}}]', b"[]", b"null"):
+        asked = parse(CHAT, body % tools)
+        chooser = Chooser(Grades(0.1, 0), ALL.__contains__)
+        chosen.append(chooser.choose(catalogue.target(asked, ANY), asked, {}).model.name)
+    assert chosen == ["middle", "small", "small"]

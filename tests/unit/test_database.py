@@ -98,3 +98,11 @@ def test_the_reason_of_an_error_holds_no_statement_and_no_values() -> None:
     assert database.reason(caught.value) == "no such table: nowhere"
     assert database.reason(ValueError()) == "ValueError"
     engine.dispose()
+
+
+def test_a_sqlite_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "sg.db"
+    engine = database.connect(f"sqlite:///{path}")
+    database.migrate(engine)
+    engine.dispose()
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -96,3 +96,16 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 
 def test_secrets_have_no_place_in_the_file() -> None:
     assert not {"key", "api_key", "text", "secret"} & set(KeySettings.__struct_fields__)
+
+
+def test_relative_paths_of_a_file_are_relative_to_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "sg.toml"
+    file.write_text('[server]\nstate_dir = "state"\n[database]\nurl = "sqlite:///a/b.db"\n')
+    settings = load(file)
+    assert settings.server.state_dir == str(tmp_path / "state")
+    assert settings.database.url == f"sqlite:///{tmp_path}/a/b.db"
+    file.write_text('[server]\nstate_dir = "/var/x"\n[database]\nurl = "sqlite:////var/b.db"\n')
+    assert load(file).server.state_dir == "/var/x"
+    assert load(file).database.url == "sqlite:////var/b.db"
+    file.write_text('[database]\nurl = "postgresql://u@h/db"\n')
+    assert load(file).database.url == "postgresql://u@h/db"
