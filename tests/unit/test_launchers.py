@@ -149,7 +149,7 @@ def test_a_killed_warden_leaves_nothing(tmp_path: Path) -> None:
 
 
 GATEWAY = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from backends.engines import LaunchCommand
 from backends.launchers import LocalLauncher
@@ -161,6 +161,7 @@ async def main():
     process = await LocalLauncher(Path(sys.argv[2])).start("a", make, "")
     await process.wait()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
 if "--uvloop" in sys.argv:
     sys.argv.remove("--uvloop")
     import uvloop
