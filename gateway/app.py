@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import random
 import time
@@ -69,6 +68,81 @@ def loops(supervisor: Supervisor, books: Books) -> tuple[Loop, ...]:
     )
 
 
+class House:
+    """The parts of one gateway process, and the way a configuration is put in force in them."""
+
+    def __init__(self, settings: Settings, edges: Edges) -> None:
+        """Wire everything; nothing runs yet. Raises DatabaseError for an unusable URL, or JournalError."""
+        state_dir = Path(settings.server.state_dir)
+        self._edges = edges
+        self._credentials: dict[str, bytes] = {}
+        self.clients = edges.clients()
+        self.telemetry = Telemetry()
+        self.store = MemoryStore(settings.cache.max_bytes)
+        keys, limits = KeyTable(), MemoryLimits()
+        journal = Journal(state_dir / "journal", f"{int(edges.wall() * 1000)}-{os.getpid()}")
+        self.books = Books(settings, journal, keys, limits, wall=edges.wall, environ=edges.environ)
+        self.supervisor = Supervisor(
+            specs(settings, edges),
+            launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
+            probe=_Probe(self.clients),
+            now=edges.now,
+            state_dir=state_dir,
+            on_change=lambda _before, _after: self.dispatcher.update(self.supervisor.replicas),
+        )
+        self.dispatcher = Dispatcher(
+            now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
+        )
+        self.chooser = Chooser(None, self.dispatcher.ready)
+        self.pipeline = Pipeline(
+            keys=keys,
+            billing=Billing(journal, limits, edges.wall),
+            store=self.store,
+            chooser=self.chooser,
+            attempts=Attempts(
+                self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials
+            ),
+            telemetry=self.telemetry,
+        )
+        token = settings.server.metrics_token_env
+        self.process = Process(
+            settings=settings,
+            pipeline=self.pipeline,
+            supervisor=self.supervisor,
+            telemetry=self.telemetry,
+            now=edges.now,
+            metrics_token=edges.environ[token] if token else None,
+            reload=self.reload,
+            loops=loops(self.supervisor, self.books),
+            part_errors=self.books.errors,
+            exchanges=set(),
+        )
+        self.adopt(settings)
+
+    def adopt(self, settings: Settings) -> None:
+        """Put settings in force: names, prices, routes, cache, credentials, keys."""
+        if settings.routes and self.chooser.grader is None:
+            self.chooser.grader = Grading.load()
+        catalogue = Catalogue(settings, {name: one.returns_token_ids for name, one in ENGINES.items()})
+        self.dispatcher.configure(
+            (one.name, one.policy, one.queue_limit, one.queue_timeout_s) for one in settings.models
+        )
+        self._credentials.clear()
+        self._credentials.update(_credentials(settings, self._edges.environ))
+        self.pipeline.adopt(catalogue, settings.cache)
+        self.books.settings = self.process.settings = settings
+
+    def reload(self) -> None:
+        """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
+        if self._edges.load is None:
+            return
+        settings = self._edges.load()
+        check(settings, self._edges.source, self._edges.environ)
+        self.adopt(settings)
+        self.supervisor.declare(specs(settings, self._edges))
+        self.dispatcher.update(self.supervisor.replicas)
+
+
 @contextlib.asynccontextmanager
 async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, None]:
     """Build a gateway and run its loops inside the block; closes everything at the end.
@@ -76,92 +150,19 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     Raises ConfigError, DatabaseError for an unusable URL, or JournalError.
     """
     check(settings, edges.source, edges.environ)
-    state_dir = Path(settings.server.state_dir)
-    telemetry = Telemetry()
-    clients = edges.clients()
-    keys = KeyTable()
-    limits = MemoryLimits()
-    journal = Journal(state_dir / "journal", f"{int(edges.wall() * 1000)}-{os.getpid()}")
-    books = Books(
-        settings, journal, keys, limits, state_dir=state_dir, wall=edges.wall, environ=edges.environ
-    )
-    fleet: list[Dispatcher] = []
-    supervisor = Supervisor(
-        specs(settings, edges),
-        launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
-        probe=_Probe(clients),
-        now=edges.now,
-        state_dir=state_dir,
-        on_change=lambda _before, _after: fleet[0].update(supervisor.replicas),
-    )
-    dispatcher = Dispatcher(now=edges.now, draw=edges.draw, expected_ready_s=supervisor.expected_ready_s)
-    fleet.append(dispatcher)
-    credentials: dict[str, bytes] = {}
-    store = MemoryStore(settings.cache.max_bytes)
-    grading = Grading.load() if settings.routes else None
-    pipeline = Pipeline(
-        keys=keys,
-        billing=Billing(journal, limits, edges.wall),
-        store=store,
-        chooser=Chooser(grading, dispatcher.ready),
-        attempts=Attempts(dispatcher, clients, supervisor.report, telemetry, credentials),
-        telemetry=telemetry,
-        clocks=(edges.now, edges.wall),
-    )
-
-    def adopt(new: Settings) -> Catalogue:
-        """Put settings in force: names, replicas, prices, cache."""
-        catalogue = Catalogue(new, {name: engine.returns_token_ids for name, engine in ENGINES.items()})
-        dispatcher.configure(
-            (one.name, one.policy, one.queue_limit, one.queue_timeout_s) for one in new.models
-        )
-        pipeline.adopt(catalogue, new.cache)
-        credentials.clear()
-        credentials.update(_credentials(new, edges.environ))
-        return catalogue
-
-    def reload() -> None:
-        """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
-        if edges.load is None:
-            return
-        new = edges.load()
-        check(new, edges.source, edges.environ)
-        process.catalogue = adopt(new)
-        process.settings = new
-        books.settings = new
-        supervisor.declare(specs(new, edges))
-        dispatcher.update(supervisor.replicas)
-
-    catalogue = adopt(settings)
-    token = settings.server.metrics_token_env
-    admin_key = edges.environ.get("SWITCHGEAR_ADMIN_KEY")
-    process = Process(
-        settings=settings,
-        catalogue=catalogue,
-        pipeline=pipeline,
-        supervisor=supervisor,
-        telemetry=telemetry,
-        now=edges.now,
-        admin_key_sha256=hashlib.sha256(admin_key.encode()).hexdigest() if admin_key else None,
-        metrics_token=edges.environ[token] if token else None,
-        reload=reload,
-        loops=loops(supervisor, books),
-        part_errors=books.errors,
-        exchanges=set(),
-    )
-    _wire_probes(telemetry, dispatcher, supervisor, store)
-    failed = _counter(telemetry)
+    house = House(settings, edges)
+    _wire_probes(house)
     try:
-        await books.open()
-        await supervisor.sweep()
-        await supervisor.reconcile_once()
-        await supervisor.probe_once()
-        async with running(process.loops, failed):
-            yield process
+        await house.books.open()
+        await house.supervisor.sweep()
+        await house.supervisor.reconcile_once()
+        await house.supervisor.probe_once()
+        async with running(house.process.loops, _counter(house.telemetry)):
+            yield house.process
     finally:
-        await supervisor.stop()
-        await clients.close()
-        await books.close()
+        await house.supervisor.stop()
+        await house.clients.close()
+        await house.books.close()
 
 
 def build(process: Process) -> ASGIApp:
@@ -274,14 +275,13 @@ class _Probe:
             raise OSError(str(error)) from None
 
 
-def _wire_probes(
-    telemetry: Telemetry, dispatcher: Dispatcher, supervisor: Supervisor, store: MemoryStore
-) -> None:
-    telemetry.probe("switchgear_queue_depth", lambda: _by_model(dispatcher.depth()))
-    telemetry.probe("switchgear_running", lambda: _by_model(dispatcher.running()))
-    telemetry.probe("switchgear_replicas", lambda: _phases(supervisor.replicas))
-    telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
-    telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
+def _wire_probes(house: House) -> None:
+    probe, dispatcher, store = house.telemetry.probe, house.dispatcher, house.store
+    probe("switchgear_queue_depth", lambda: _by_model(dispatcher.depth()))
+    probe("switchgear_running", lambda: _by_model(dispatcher.running()))
+    probe("switchgear_replicas", lambda: _phases(house.supervisor.replicas))
+    probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
+    probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
 
 
 def _by_model(counts: Mapping[str, int]) -> Iterable[tuple[tuple[str, ...], float]]:

@@ -107,6 +107,7 @@ class Attempts:
         credentials: Mapping[str, bytes],
     ) -> None:
         self._dispatcher = dispatcher
+        self.now = dispatcher.now
         self._client = client
         self._report = report
         self._telemetry = telemetry
@@ -129,17 +130,13 @@ class Attempts:
                 raise _final(failure) from failure
             except ANOTHER_MAY_SUCCEED as error:
                 failure = error
-                if (
-                    delivered
-                    or len(call.tried) >= call.max_attempts
-                    or self._dispatcher.now() >= call.deadline_s
-                ):
+                if delivered or len(call.tried) >= call.max_attempts or self.now() >= call.deadline_s:
                     raise _final(error) from error
             await asyncio.sleep(BACKOFF_S * 2 ** (len(call.tried) - 1))
 
     async def _attempt(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Try one replica: take a slot, send, hand on what comes, check that it is whole."""
-        now = self._dispatcher.now
+        now = self.now
         asked_s = now()
         query = msgspec.structs.replace(call.query, exclude=frozenset(call.tried))
         async with self._dispatcher.slot(query, band=call.band, deadline_s=call.deadline_s) as slot:
@@ -211,7 +208,7 @@ class Attempts:
                 outcome = "broken"
         self._telemetry.count("switchgear_upstream_attempts_total", (call.model, outcome))
         clients_fault = isinstance(error, UpstreamError) and error.status < 500
-        clients_hurry = self._dispatcher.now() >= call.deadline_s
+        clients_hurry = self.now() >= call.deadline_s
         if not clients_fault and not clients_hurry:
             self._report(replica.id, False, str(error), refused=isinstance(error, ConnectFailed))
 

@@ -33,7 +33,7 @@ class Chooser:
     """Chooses the model of a request; ``ready`` tells whether a model has a ready replica."""
 
     def __init__(self, grader: Grader | None, ready: Callable[[str], bool]) -> None:
-        self._grader = grader
+        self.grader = grader
         self._ready = ready
 
     def choose(self, target: Target, request: Inference, headers: Mapping[bytes, bytes]) -> Choice:
@@ -48,11 +48,11 @@ class Chooser:
         if not ready:
             spare = [model for model in target.fallback if self._ready(model.name)]
             return Choice(spare[0], None, "fallback") if spare else Choice(fitting[0], None, "none-ready")
-        if len(ready) == 1 or self._grader is None:
+        if len(ready) == 1 or self.grader is None:
             reason = "only-ready" if len(fitting) > 1 else "context"
             return Choice(ready[0], None, reason)
-        score = self._grader.score(text_of(request))
-        wanted = target.models[self._grader.tier(target, score)]
+        score = self.grader.score(text_of(request))
+        wanted = target.models[self.grader.tier(target, score)]
         if wanted in ready:
             return Choice(wanted, score, "score")
         above = [model for model in ready if target.models.index(model) > target.models.index(wanted)]

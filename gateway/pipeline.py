@@ -6,7 +6,7 @@ is left, by whatever exit; its consumer must close it (``contextlib.aclosing``).
 """
 
 import math
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 import msgspec
@@ -63,7 +63,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Pipeline:
-    """The steps and what they need; ``now`` is the monotonic clock, ``wall`` the time of day, in seconds."""
+    """The steps and what they need; its clocks are theirs, monotonic and of the day, in seconds."""
 
     def __init__(
         self,
@@ -74,7 +74,6 @@ class Pipeline:
         chooser: Chooser,
         attempts: Attempts,
         telemetry: Telemetry,
-        clocks: tuple[Callable[[], float], Callable[[], float]],
     ) -> None:
         self._keys = keys
         self._billing = billing
@@ -82,7 +81,7 @@ class Pipeline:
         self._chooser = chooser
         self._attempts = attempts
         self._telemetry = telemetry
-        self._now, self._wall = clocks
+        self._now, self._wall = attempts.now, billing.now
         self.catalogue: Catalogue
         self._cache: CacheSettings
 

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import msgspec
 
 from backends.supervisor import Supervisor
-from gateway.catalogue import Catalogue
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
 from gateway.settings import Settings
@@ -25,12 +24,10 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     """The parts, wired by ``gateway.app``; ``part_errors`` names parts that do not work and why."""
 
     settings: Settings
-    catalogue: Catalogue
     pipeline: Pipeline
     supervisor: Supervisor
     telemetry: Telemetry
     now: Callable[[], float]
-    admin_key_sha256: str | None
     metrics_token: str | None
     reload: Callable[[], None]
     loops: Sequence[Loop] = ()
@@ -50,7 +47,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Tell whether any model can serve, and give the body of ``/readyz``."""
         models = {}
-        for name in self.catalogue.models:
+        for name in self.pipeline.catalogue.models:
             phases = [str(one.phase) for one in self.supervisor.replicas.values() if one.model == name]
             models[name] = "ready" if "ready" in phases else (phases[0] if phases else "no replicas")
         serving = any(state == "ready" for state in models.values()) and not self.draining

@@ -53,7 +53,7 @@ MUTANTS = {
         T_ATTEMPTS,
     ),
     "retry-after-first-byte": Mutant(
-        ATTEMPTS, "                    delivered\n", "                    False\n", T_ATTEMPTS
+        ATTEMPTS, "if delivered or len(call.tried)", "if len(call.tried)", T_ATTEMPTS
     ),
     "same-replica-again": Mutant(
         ATTEMPTS, "exclude=frozenset(call.tried)", "exclude=frozenset()", T_ATTEMPTS

@@ -150,7 +150,7 @@ async def _welcome(process: Process, root: str, own: Credentials, started_s: flo
         await asyncio.sleep(PROGRESS_S)
     if not any(one.phase is Phase.READY for one in progress):
         raise CommandError("no model could be started; the lines above say why")
-    names = list(process.catalogue.models) + [route.name for route in process.settings.routes]
+    names = list(process.pipeline.catalogue.models) + [route.name for route in process.settings.routes]
     print(_how_to_try(root, own.api_key, "auto" if "auto" in names else names[0]))
     print(f"Ready in {time.monotonic() - started_s:.0f} s. Stop with Ctrl-C.")
     ready = {

@@ -39,7 +39,6 @@ class Books:
         table: keys.KeyTable,
         limits: MemoryLimits,
         *,
-        state_dir: Path,
         wall: Callable[[], float],
         environ: Mapping[str, str],
     ) -> None:
@@ -50,7 +49,7 @@ class Books:
         self._carrier = ledger.Carrier(self._engine, journal)
         self._table = table
         self._limits = limits
-        self._snapshot = state_dir / "keys.json"
+        self._snapshot = Path(settings.server.state_dir) / "keys.json"
         self._known: list[keys.Key] = []
         self._wall = wall
         self._environ = environ

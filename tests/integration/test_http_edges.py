@@ -320,3 +320,17 @@ def test_reload(house: tuple[Gateway, Upstreams]) -> None:
     gateway.write(good)
     gateway.process.send_signal(signal.SIGHUP)
     until(lambda: gateway.chat("small", script("ok"))[0] == 200)
+
+
+def test_a_reload_may_add_the_first_route(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    good = gateway.config.read_text()
+    gateway.write(good + '\n[[routes]]\nname = "auto"\ntiers = ["small", "other"]\n')
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: gateway.chat("auto", script("ok"))[0] == 200)
+    headers = gateway.chat("auto", script("ok"))[1]
+    assert 0 <= float(headers["x-switchgear-score"]) <= 1
+    assert headers["x-switchgear-reason"] == "score"
+    gateway.write(good)
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: gateway.chat("auto", script("ok"))[0] == 404)

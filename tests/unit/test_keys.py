@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
-from gateway.settings import KeySettings, Settings
+from gateway.settings import KeySettings, ServerSettings, Settings
 from gateway.state.limits import Ask, MemoryLimits
 from gateway.tenancy import keys, ledger
 from gateway.tenancy.books import Books
@@ -85,14 +85,14 @@ class Desk:
         self.wall_s = 1_790_000_000.0
         self.home = home
         self.url = url or f"sqlite:///{home / 'db' / 'switchgear.db'}"
-        self.settings = Settings(database=database_settings(self.url), keys=bootstrap)
+        server = ServerSettings(state_dir=str(home / "state"))
+        self.settings = Settings(server=server, database=database_settings(self.url), keys=bootstrap)
         self.table = keys.KeyTable()
         self.limits = MemoryLimits()
         self.journal = Journal(home / "state" / "journal", f"p{len(list(home.rglob('*.jsonl')))}")
         self.books = Books(
-            self.settings, self.journal, self.table, self.limits,
-            state_dir=home / "state", wall=lambda: self.wall_s, environ={},
-        )  # fmt: skip
+            self.settings, self.journal, self.table, self.limits, wall=lambda: self.wall_s, environ={}
+        )
 
     def spend(self, name: str, **fields: Any) -> None:
         """Let a request come and go."""
