@@ -37,6 +37,7 @@ from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
+from gateway.tenancy.prices import PriceTable
 from semantic_cache.stores.memory import MemoryStore
 
 ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers)
@@ -65,6 +66,8 @@ def loops(supervisor: Supervisor, books: Books) -> tuple[Loop, ...]:
         Loop("scrape", 2.0, supervisor.scrape_once),
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
+        Loop("expiry", 60.0, books.expire),
+        Loop("proof", 300.0, books.prove),
     )
 
 
@@ -79,9 +82,11 @@ class House:
         self.clients = edges.clients()
         self.telemetry = Telemetry()
         self.store = MemoryStore(settings.cache.max_bytes)
-        keys, limits = KeyTable(), MemoryLimits()
-        journal = Journal(state_dir / "journal", f"{int(edges.wall() * 1000)}-{os.getpid()}")
-        self.books = Books(settings, journal, keys, limits, wall=edges.wall, environ=edges.environ)
+        keys, limits, prices = KeyTable(), MemoryLimits(), PriceTable()
+        name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
+        journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
+        self.books = Books(settings, journal, keys, limits, prices, wall=edges.wall, environ=edges.environ)
+        self.billing = Billing(journal, limits, prices, edges.wall)
         self.supervisor = Supervisor(
             specs(settings, edges),
             launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
@@ -96,7 +101,7 @@ class House:
         self.chooser = Chooser(None, self.dispatcher.ready)
         self.pipeline = Pipeline(
             keys=keys,
-            billing=Billing(journal, limits, edges.wall),
+            billing=self.billing,
             store=self.store,
             chooser=self.chooser,
             attempts=Attempts(
@@ -130,7 +135,9 @@ class House:
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)
-        self.books.settings = self.process.settings = settings
+        self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
+        self.books.adopt(settings)
+        self.process.settings = settings
 
     def reload(self) -> None:
         """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
@@ -280,8 +287,13 @@ def _wire_probes(house: House) -> None:
     probe("switchgear_queue_depth", lambda: _by_model(dispatcher.depth()))
     probe("switchgear_running", lambda: _by_model(dispatcher.running()))
     probe("switchgear_replicas", lambda: _phases(house.supervisor.replicas))
+    probe("switchgear_ledger_gap_nanousd", lambda: _known(house.books.gap_nanousd))
     probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
     probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
+
+
+def _known(amount: int | None) -> Iterable[tuple[tuple[str, ...], float]]:
+    return [] if amount is None else [((), float(amount))]
 
 
 def _by_model(counts: Mapping[str, int]) -> Iterable[tuple[tuple[str, ...], float]]:

@@ -1,4 +1,4 @@
-"""What is served under which name: models, routes and their prices, compiled from the settings."""
+"""What is served under which name: models and routes, compiled from the settings."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,14 +8,12 @@ from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.openai.schemas import Inference
 from gateway.settings import ModelSettings, Objective, Settings
 from gateway.tenancy.keys import Key
-from gateway.tenancy.pricing import Price, price_of_model, unpriced
 
 
 class Model(msgspec.Struct, frozen=True):
-    """One model with its price; ``returns_token_ids`` says whether its engine can."""
+    """One model; ``returns_token_ids`` says whether its engine can."""
 
     settings: ModelSettings
-    price: Price
     returns_token_ids: bool
 
     @property
@@ -32,17 +30,18 @@ class Target(msgspec.Struct, frozen=True):
     models: tuple[Model, ...]
     fallback: tuple[Model, ...] = ()
     objective: Objective | None = None
+    names: tuple[str, ...] = ()
+    fallback_names: tuple[str, ...] = ()
 
 
 class Catalogue:
     """The names in force."""
 
     def __init__(self, settings: Settings, token_ids: Mapping[str, bool]) -> None:
-        self.models = {
-            one.name: Model(one, price_of_model(one), token_ids.get(one.engine, False))
-            for one in settings.models
+        self.models = {one.name: Model(one, token_ids.get(one.engine, False)) for one in settings.models}
+        self._targets = {
+            name: Target(name, "", (model,), names=(name,)) for name, model in self.models.items()
         }
-        self._targets = {name: Target(name, "", (model,)) for name, model in self.models.items()}
         for route in settings.routes:
             self._targets[route.name] = Target(
                 route.name,
@@ -50,6 +49,8 @@ class Catalogue:
                 tuple(self.models[tier] for tier in route.tiers),
                 tuple(self.models[name] for name in route.fallback),
                 route.objective,
+                route.tiers,
+                route.fallback,
             )
 
     def target(self, request: Inference, key: Key) -> Target:
@@ -66,11 +67,6 @@ class Catalogue:
                 param="model",
             )
         return target
-
-    def price(self, model: str) -> Price:
-        """Give the price in force of a model, also of one that is no longer served."""
-        found = self.models.get(model)
-        return found.price if found is not None else unpriced(model)
 
     def names(self, key: Key) -> Iterator[str]:
         """Give the names that a key may use, models before routes."""

@@ -31,7 +31,10 @@ def warnings(settings: Settings) -> Iterator[str]:
     """Give what an operator should know: the configuration works, but not quite as it reads."""
     for index, model in enumerate(settings.models):
         if model.price is None:
-            yield f"models[{index}].price: {model.name!r} has no price; its rows are flagged 'unpriced'"
+            fate = (
+                "its rows are flagged 'unpriced'" if settings.billing.unpriced == "flag" else "it is refused"
+            )
+            yield f"models[{index}].price: {model.name!r} has no price in the file; without one {fate}"
     if settings.cache.semantic is not None:
         yield "cache.semantic: this version has the exact cache only; the setting has no effect"
     if settings.redis is not None:

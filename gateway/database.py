@@ -57,14 +57,24 @@ api_keys = sa.Table(
 prices = sa.Table(
     "prices",
     metadata,
-    sa.Column("version", sa.String(40), primary_key=True),
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("org", sa.String(200), nullable=False),
     sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("version", sa.String(40), nullable=False),
+    sa.Column("valid_from_s", sa.Float, nullable=False),
+    sa.Column("valid_to_s", sa.Float),
     sa.Column("input_nanousd", sa.BigInteger, nullable=False),
     sa.Column("cached_input_nanousd", sa.BigInteger, nullable=False),
     sa.Column("output_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("reasoning_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("request_nanousd", sa.BigInteger, nullable=False),
     sa.Column("cache_hit_ppm", sa.BigInteger, nullable=False),
     sa.Column("joined_ppm", sa.BigInteger, nullable=False),
+    sa.Column("batch_ppm", sa.BigInteger, nullable=False),
+    sa.Column("spot_ppm", sa.BigInteger, nullable=False),
+    sa.Column("origin", sa.String(16), nullable=False),
     sa.Column("created_s", sa.Float, nullable=False),
+    sa.UniqueConstraint("org", "model", "valid_from_s"),
 )
 
 ledger = sa.Table(
@@ -74,7 +84,7 @@ ledger = sa.Table(
     sa.Column("ts", sa.Float, nullable=False, index=True),
     sa.Column("org", sa.String(200), nullable=False),
     sa.Column("project", sa.String(200), nullable=False),
-    sa.Column("key_id", sa.String(40), nullable=False, index=True),
+    sa.Column("key_id", sa.String(40), nullable=False),
     sa.Column("model", sa.String(128), nullable=False),
     sa.Column("route", sa.String(128), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
@@ -87,6 +97,73 @@ ledger = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("replicas", sa.Text, nullable=False),
     sa.Column("estimated", sa.Boolean, nullable=False),
+    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("baseline_nanousd", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("service", sa.String(16), nullable=False, server_default="standard"),
+    sa.Column("operation", sa.String(16), nullable=False, server_default=""),
+    sa.Column("end_user", sa.String(64), nullable=False, server_default=""),
+    sa.Column("metadata", sa.Text, nullable=False, server_default=""),
+    sa.Index("ix_ledger_key_id_ts", "key_id", "ts"),
+)
+
+usage_daily = sa.Table(
+    "usage_daily",
+    metadata,
+    sa.Column("day", sa.String(10), primary_key=True),
+    sa.Column("org", sa.String(200), primary_key=True),
+    sa.Column("project", sa.String(200), primary_key=True),
+    sa.Column("key_id", sa.String(40), primary_key=True),
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("source", sa.String(16), primary_key=True),
+    sa.Column("status", sa.String(16), primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("baseline_nanousd", sa.BigInteger, nullable=False),
+)
+
+spend_daily = sa.Table(
+    "spend_daily",
+    metadata,
+    sa.Column("account", sa.String(512), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+)
+
+balances = sa.Table(
+    "balances",
+    metadata,
+    sa.Column("account", sa.String(512), primary_key=True),
+    sa.Column("transferred_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("used_nanousd", sa.BigInteger, nullable=False),
+)
+
+transfers = sa.Table(
+    "transfers",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("ts", sa.Float, nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("debit", sa.String(512), nullable=False, index=True),
+    sa.Column("credit", sa.String(512), nullable=False, index=True),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("org", sa.String(200), nullable=False, index=True),
+    sa.Column("used_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("request_id", sa.String(64)),
+    sa.Column("expires_s", sa.Float, index=True),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("idempotency_key", sa.String(200), nullable=False, unique=True),
+)
+
+journal_segments = sa.Table(
+    "journal_segments",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("carried_bytes", sa.BigInteger, nullable=False),
 )
 
 
@@ -110,8 +187,8 @@ def connect(url: str) -> sa.Engine:
     raise DatabaseError(f"database.url has the scheme {parsed.drivername!r}; use sqlite or postgresql")
 
 
-def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to the newest version. Raises DatabaseError."""
+def migrate(engine: sa.Engine, revision: str = "head") -> None:
+    """Bring the schema to a revision, the newest unless said otherwise. Raises DatabaseError."""
     from alembic import command  # a quarter of a second, needed once
     from alembic.config import Config
 
@@ -124,7 +201,7 @@ def migrate(engine: sa.Engine) -> None:
             path.touch(mode=0o600)  # hashes of keys and the ledger are nobody else's business
         with engine.begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     except (SQLAlchemyError, OSError) as error:
         raise DatabaseError(f"the database cannot be opened or migrated: {reason(error)}") from error
 

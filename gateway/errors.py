@@ -18,6 +18,7 @@
     +-- ModelLoading            503  model_loading
     +-- ShuttingDown            503  shutting_down
     +-- NotRecordable           503  not_recordable
+    +-- ModelNotPriced          503  model_not_priced
     +-- UpstreamTimeout         504  upstream_timeout
     +-- UpstreamRefused         4xx  as the replica said, normalised
 
@@ -199,6 +200,14 @@ class NotRecordable(ApiError):
 
     status = 503
     code = "not_recordable"
+
+
+class ModelNotPriced(ApiError):
+    """The model has no price, and the operator wants such requests to be refused."""
+
+    status = 503
+    code = "model_not_priced"
+    should_retry = False
 
 
 class UpstreamTimeout(ApiError):

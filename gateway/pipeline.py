@@ -23,7 +23,8 @@ from gateway.openai.usage import Usage
 from gateway.passage import Passage
 from gateway.settings import CacheSettings, ModelSettings
 from gateway.telemetry import Telemetry
-from gateway.tenancy.billing import Billing, Charge, rate_headers
+from gateway.tenancy.accounts import end_user_hash
+from gateway.tenancy.billing import Billing, Charge, Order, rate_headers
 from gateway.tenancy.keys import Key, KeyTable
 from routing.decision import Query
 from semantic_cache import policy as caching
@@ -109,7 +110,7 @@ class Pipeline:
                 yield Accepted(request.stream, EVENT_STREAM if request.stream else JSON)
                 choice = self._chooser.choose(target, request, incoming.headers)
                 passage.choice = choice
-                charge.price = choice.model.price
+                charge.answered_by(choice.model.name)
                 receiver = self._receiver(request, choice, charge)
                 call = self._call(incoming, request, key, choice, receiver)
                 charge.replicas = call.tried
@@ -143,9 +144,20 @@ class Pipeline:
         return key
 
     def _charge(self, incoming: Incoming, key: Key, request: Inference, target: Target) -> Charge:
-        prices = [model.price for model in (*target.models, *target.fallback)]
-        tokens = (request.prompt_tokens_estimate, request.output_tokens_estimate)
-        return self._billing.charge(incoming.request_id, key, target.route, prices, tokens)
+        return self._billing.charge(
+            Order(
+                request_id=incoming.request_id,
+                key=key,
+                route=target.route,
+                models=target.names,
+                fallback=target.fallback_names,
+                prompt_tokens=request.prompt_tokens_estimate,
+                output_tokens=request.output_tokens_estimate,
+                operation=incoming.endpoint.operation,
+                end_user=end_user_hash(request.end_user) if request.end_user else "",
+                metadata=request.metadata,
+            )
+        )
 
     async def _look_up(
         self, passage: Passage, incoming: Incoming, request: Inference, target: Target, key: Key
@@ -170,9 +182,12 @@ class Pipeline:
 
     def _from_cache(self, entry: Entry, request: Inference, charge: Charge) -> bytes:
         """Make the answer of a kept one, as the client asked for it, and book it."""
-        charge.price = self.catalogue.price(entry.model)
+        charge.answered_by(entry.model)
         charge.source = "hit-exact"
-        charge.progress(Usage(entry.prompt_tokens, entry.completion_tokens, entry.cached_tokens), False)
+        usage = Usage(
+            entry.prompt_tokens, entry.completion_tokens, entry.cached_tokens, entry.reasoning_tokens
+        )
+        charge.progress(usage, False)
         body = answers.renewed(entry.body, charge.request_id, int(self._wall()))
         if not request.stream:
             return body
@@ -197,6 +212,7 @@ class Pipeline:
             prompt_tokens=receiver.final.prompt_tokens,
             cached_tokens=receiver.final.cached_tokens,
             completion_tokens=receiver.final.completion_tokens,
+            reasoning_tokens=receiver.final.reasoning_tokens,
             stored_s=now_s,
             expires_s=now_s + self._cache.exact_ttl_s,
         )

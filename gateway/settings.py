@@ -61,13 +61,17 @@ class RedisSettings(Table, frozen=True):
 
 
 class PriceSettings(Table, frozen=True):
-    """USD per million tokens; ``cache_hit`` and ``joined`` are factors on the price of the same answer."""
+    """USD per million tokens, ``request`` in USD; the last four are factors on the whole price."""
 
     input: UsdPerMillion
     output: UsdPerMillion = 0.0
     cached_input: UsdPerMillion | None = None
+    reasoning: UsdPerMillion | None = None
+    request: UsdPerMillion = 0.0
     cache_hit: Share = 0.1
     joined: Share = 0.1
+    batch: Share = 1.0
+    spot: Share = 1.0
 
 
 class ReplicaSettings(Table, frozen=True):
@@ -141,6 +145,14 @@ class CacheSettings(Table, frozen=True):
     semantic: SemanticSettings | None = None
 
 
+class BillingSettings(Table, frozen=True):
+    """``[billing]``: what happens to models without a price, and how long the carried journal is kept."""
+
+    unpriced: Literal["flag", "refuse"] = "flag"
+    keep_journal_days: Annotated[float, Meta(ge=0, le=3650)] = 7.0
+    keep_journal_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 1024 * 1024 * 1024
+
+
 class KeySettings(Table, frozen=True):
     """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
 
@@ -168,6 +180,7 @@ class Settings(Table, frozen=True):
     models: tuple[ModelSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
+    billing: BillingSettings = BillingSettings()
     keys: tuple[KeySettings, ...] = ()
 
 

@@ -74,6 +74,13 @@ METRICS = (
     Metric("switchgear_cache_entries", "probe", (), "entries", "Answers kept in the exact cache."),
     Metric("switchgear_cache_bytes", "probe", (), "bytes", "Size of the exact cache."),
     Metric(
+        "switchgear_ledger_gap_nanousd",
+        "probe",
+        (),
+        "nano-dollars",
+        "By how much journal, ledger and balances of the last days differ; absent until it is known.",
+    ),
+    Metric(
         "switchgear_loop_failures_total", "counter", ("loop",), "steps", "Failed steps of background loops."
     ),
 )

@@ -5,10 +5,10 @@ member, known to OpenAI or not, reaches the upstream byte for byte.
 """
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from gateway.errors import InvalidRequest
 
@@ -35,6 +35,8 @@ class Common(msgspec.Struct, kw_only=True):
     n: int | None = None
     return_token_ids: bool | None = None
     priority: int | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
 
 
 class Message(msgspec.Struct):
@@ -66,6 +68,7 @@ class EmbeddingFields(msgspec.Struct, kw_only=True):
     input: str | list[Any]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
+    user: str | None = None
 
 
 AnyFields = ChatFields | CompletionFields | EmbeddingFields
@@ -108,6 +111,19 @@ class Inference(msgspec.Struct, kw_only=True):
         """Whether the client asked for the usage chunk of a stream."""
         typed = self.typed
         return isinstance(typed, Common) and bool(typed.stream_options and typed.stream_options.include_usage)
+
+    @property
+    def end_user(self) -> str:
+        """Whom the client says it asks for; empty where it does not say."""
+        typed = self.typed
+        named = typed.safety_identifier if isinstance(typed, Common) else None
+        return named or typed.user or ""
+
+    @property
+    def metadata(self) -> str:
+        """The client's own labels as JSON text; empty where there are none. Raises InvalidRequest."""
+        raw = self.fields.get("metadata")
+        return "" if raw is None else _labels(raw)
 
     @property
     def wants_token_ids(self) -> bool:
@@ -153,6 +169,12 @@ _decoders = {
     endpoint.path: msgspec.json.Decoder(endpoint.fields).decode
     for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS)
 }
+_decode_labels = msgspec.json.Decoder(
+    Annotated[
+        dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+    ]
+    | None
+).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -205,6 +227,22 @@ def canonical(request: Inference) -> bytes:
         return msgspec.json.encode([request.endpoint.path, content], order="deterministic")
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
+
+
+def _labels(raw: Raw) -> str:
+    """Check a request's metadata as OpenAI does, and write it without what SQL cannot keep."""
+    try:
+        labels = _decode_labels(raw)
+    except (msgspec.DecodeError, RecursionError):
+        labels = None
+    if labels is None and bytes(raw) != b"null":
+        raise InvalidRequest(
+            "'metadata' must be an object of at most 16 strings, keys up to 64, values up to 512 characters.",
+            param="metadata",
+        )
+    if not labels:
+        return ""
+    return _encode({name.replace("\0", ""): text.replace("\0", "") for name, text in labels.items()}).decode()
 
 
 def _value(raw: Raw) -> Any:

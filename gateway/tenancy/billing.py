@@ -10,12 +10,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
-from gateway.errors import InsufficientQuota, InternalError, NotRecordable, RateLimited
+import msgspec
+
+from gateway.errors import InsufficientQuota, InternalError, ModelNotPriced, NotRecordable, RateLimited
 from gateway.openai.usage import Usage
 from gateway.state.limits import Ask, Left, Limits, Verdict
 from gateway.tenancy.journal import Accepted, Entry, Journal, JournalError, Progress, Segment
 from gateway.tenancy.keys import Key
-from gateway.tenancy.pricing import NANO, Price, Source, amount_nanousd
+from gateway.tenancy.prices import PriceTable
+from gateway.tenancy.pricing import NANO, UNPRICED, Price, Service, Source, amount_nanousd
 
 log = logging.getLogger("switchgear.billing")
 
@@ -25,37 +28,68 @@ PROGRESS_S = 1.0
 Status = Literal["ok", "error", "cancelled"]
 
 
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One request as the books see it: who asks, for what, and the models that may answer.
+
+    ``models`` are the tiers, cheapest first; ``largest`` is the dearest of them, ``fallback`` may answer too.
+    ``end_user`` is a hash, ``metadata`` JSON text; both are empty where there is none.
+    """
+
+    request_id: str
+    key: Key
+    route: str
+    models: tuple[str, ...]
+    fallback: tuple[str, ...] = ()
+    prompt_tokens: int
+    output_tokens: int
+    operation: str = ""
+    end_user: str = ""
+    metadata: str = ""
+    batch: bool = False
+
+
 class Charge:
     """What one request costs, from its admission on."""
 
-    def __init__(
-        self, billing: "Billing", request_id: str, key: Key, route: str, ask: Ask, prices: list[Price]
-    ) -> None:
+    def __init__(self, billing: "Billing", order: Order, ask: Ask, largest: Price) -> None:
         self._billing = billing
-        self.request_id = request_id
-        self.key = key
-        self.route = route
+        self.order = order
+        self.request_id = order.request_id
+        self.key = order.key
         self._ask = ask
-        self.price = prices[-1]  # until a model is chosen: the dearest may come
+        self.price = self._largest = largest
         self.source: Source = "upstream"
+        self.service: Service = "batch" if order.batch else "standard"
         self.usage = Usage()
         self.estimated = False
         self.streamed = False
         self.replicas: list[str] = []
         self.verdict = Verdict()
-        self.ts = 0.0
+        self.ts = billing.now()
         self.segment: Segment
         self._noted_tokens = 0
         self._noted_s = 0.0
 
+    def answered_by(self, model: str) -> None:
+        """Note which model answers: its price counts from now on."""
+        self.price = self._billing.prices.find(model, self.key.org, self.ts)
+
     @property
     def cost_usd(self) -> float:
         """The cost of the usage so far."""
-        return amount_nanousd(self.price, self.usage, self.source) / NANO
+        return self.cost_of(self.usage)
 
     def cost_of(self, usage: Usage) -> float:
         """The cost of a usage, in USD."""
-        return amount_nanousd(self.price, usage, self.source) / NANO
+        return self.amount_nanousd(usage) / NANO
+
+    def amount_nanousd(self, usage: Usage) -> int:
+        """The cost of a usage."""
+        return amount_nanousd(self.price, usage, self.source, self.service)
+
+    def baseline_nanousd(self, usage: Usage) -> int:
+        """What the usage would have cost on the largest tier, without routing and cache."""
+        return amount_nanousd(self._largest, usage, "upstream", self.service)
 
     def progress(self, usage: Usage, estimated: bool) -> None:
         """Note what was delivered; of a stream, it goes into the journal now and then."""
@@ -77,8 +111,12 @@ class Charge:
             self.price.version,
             usage.prompt_tokens,
             usage.completion_tokens,
-            amount_nanousd(self.price, usage, self.source),
+            self.amount_nanousd(usage),
             self.replicas[-1] if self.replicas else "",
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+            self.baseline_nanousd(usage),
+            self.service,
         )
         try:
             self._billing.journal.append(line)
@@ -104,23 +142,28 @@ class Charge:
 class Billing:
     """Admits and settles; ``now`` gives seconds since the epoch."""
 
-    def __init__(self, journal: Journal, limits: Limits, now: Callable[[], float]) -> None:
+    def __init__(
+        self, journal: Journal, limits: Limits, prices: PriceTable, now: Callable[[], float]
+    ) -> None:
         self.journal = journal
+        self.prices = prices
+        self.refuse_unpriced = False
         self.now = now
         self._limits = limits
 
-    def charge(
-        self, request_id: str, key: Key, route: str, prices: list[Price], tokens: tuple[int, int]
-    ) -> Charge:
+    def charge(self, order: Order) -> Charge:
         """Prepare a charge; entering it admits the request.
 
-        ``prices`` are those of the models that may answer, cheapest first; ``tokens`` are the estimates of
-        prompt and output. Entering raises RateLimited or InsufficientQuota.
+        Raises ModelNotPriced; entering raises RateLimited, InsufficientQuota or NotRecordable.
         """
-        estimate = Usage(prompt_tokens=tokens[0], completion_tokens=tokens[1])
+        key, now_s = order.key, self.now()
+        prices = [self.prices.find(name, key.org, now_s) for name in (*order.models, *order.fallback)]
+        if self.refuse_unpriced:
+            _refuse_unpriced(prices)
+        estimate = Usage(order.prompt_tokens, order.output_tokens)
         ask = Ask(
             key_id=key.id,
-            tokens=tokens[0] + tokens[1],
+            tokens=order.prompt_tokens + order.output_tokens,
             cost_nanousd=max(amount_nanousd(price, estimate, "upstream") for price in prices),
             rpm=key.rpm,
             tpm=key.tpm,
@@ -128,16 +171,15 @@ class Billing:
             credit_nanousd=None if key.prepaid_nanousd is None else key.prepaid_nanousd - key.floor_nanousd,
             budget_nanousd=key.budget_nanousd,
         )
-        return Charge(self, request_id, key, route, ask, prices)
+        return Charge(self, order, ask, prices[len(order.models) - 1])
 
     async def admit(self, charge: Charge) -> None:
         """Take what the request needs and write the journal's first line."""
-        charge.ts = self.now()
         verdict = await self._limits.take(charge._ask, charge.ts)
         if verdict.short is not None:
             raise _refused(verdict)
         charge.verdict = verdict
-        key = charge.key
+        key, order = charge.key, charge.order
         try:
             segment = self.journal.append(
                 Accepted(
@@ -147,7 +189,10 @@ class Billing:
                     key.project,
                     key.id,
                     charge.price.model,
-                    charge.route,
+                    order.route,
+                    order.operation,
+                    order.end_user,
+                    order.metadata,
                 )
             )
         except JournalError as error:
@@ -161,8 +206,8 @@ class Billing:
 
     def settle(self, charge: Charge, status: Status) -> None:
         """Give back the reservation and write the journal's last line."""
-        usage, key = charge.usage, charge.key
-        amount = amount_nanousd(charge.price, usage, charge.source)
+        usage, key, order = charge.usage, charge.key, charge.order
+        amount = charge.amount_nanousd(usage)
         tokens = usage.prompt_tokens + usage.completion_tokens
         self._limits.settle(charge._ask, tokens, amount, self.now())
         entry = Entry(
@@ -172,7 +217,7 @@ class Billing:
             key.project,
             key.id,
             charge.price.model,
-            charge.route,
+            order.route,
             status,
             usage.prompt_tokens,
             usage.cached_tokens,
@@ -183,14 +228,27 @@ class Billing:
             len(charge.replicas),
             ",".join(charge.replicas),
             charge.estimated,
+            usage.reasoning_tokens,
+            charge.baseline_nanousd(usage),
+            charge.service,
+            order.operation,
+            order.end_user,
+            order.metadata,
         )
         try:
             self.journal.append(entry)
         except JournalError as error:
-            # Its segment stays open, so that the next start settles it by its last progress line.
-            log.error("request %s is not settled: %s", charge.request_id, error)
+            # Its segment stays open: a crash settles it by its last progress line, else it is written later.
+            log.error("request %s is not settled yet: %s", charge.request_id, error)
+            self.journal.owe(entry, charge.segment)
             return
         charge.segment.open_requests -= 1
+
+
+def _refuse_unpriced(prices: list[Price]) -> None:
+    for price in prices:
+        if price.version == UNPRICED:
+            raise ModelNotPriced(f"The model {price.model!r} has no price; the operator must give it one.")
 
 
 def rate_headers(verdict: Verdict) -> list[tuple[bytes, bytes]]:

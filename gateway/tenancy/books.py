@@ -7,26 +7,32 @@ start: from the snapshot on disk), usage stays in the journal, and the part is n
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.settings import Settings
 from gateway.state.limits import MemoryLimits
-from gateway.tenancy import keys, ledger
-from gateway.tenancy.journal import Journal
-from gateway.tenancy.pricing import Price, price_of_model
+from gateway.tenancy import keys, ledger, prices, transfers
+from gateway.tenancy.carrier import Carrier, recover
+from gateway.tenancy.journal import Journal, prune
+from gateway.tenancy.prices import PriceTable
+from gateway.tenancy.pricing import price_of_model
+from gateway.tenancy.reconcile import Report, reconcile
 
 log = logging.getLogger("switchgear.books")
 
 T = TypeVar("T")
+
+ORPHANS_EVERY_S = 5.0
+PROOF_DAYS = 2
 
 
 class Books:
@@ -38,6 +44,7 @@ class Books:
         journal: Journal,
         table: keys.KeyTable,
         limits: MemoryLimits,
+        price_table: PriceTable,
         *,
         wall: Callable[[], float],
         environ: Mapping[str, str],
@@ -46,9 +53,13 @@ class Books:
         self.errors: dict[str, str] = {}
         self._engine = database.connect(settings.database.url)
         self._journal = journal
-        self._carrier = ledger.Carrier(self._engine, journal)
+        self._carrier = Carrier(self._engine, journal)
         self._table = table
         self._limits = limits
+        self._prices = price_table
+        self._price_snapshot = Path(settings.server.state_dir) / "prices.json"
+        self._looked_for_orphans_s = -math.inf
+        self.gap_nanousd: int | None = None
         self._snapshot = Path(settings.server.state_dir) / "keys.json"
         self._known: list[keys.Key] = []
         self._wall = wall
@@ -58,19 +69,28 @@ class Books:
         self._spent: dict[str, tuple[int, int]] = {}  # per key before this process: ever, this month
         self._imported: Settings | None = None
         self._opened = False
+        self._read_prices: list[prices.Row] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="books")
 
     async def open(self) -> None:
         """Serve the known keys, then those of the database if it is there."""
+        self._put_in_force(prices.read_snapshot(self._price_snapshot))
         own = keys.bootstrap(self.settings.keys, self._environ)
         self._publish(_merged(keys.read_snapshot(self._snapshot), own))
         with contextlib.suppress(SQLAlchemyError, database.DatabaseError):
             await self.refresh_keys()
 
+    def adopt(self, settings: Settings) -> None:
+        """Put the prices of a new file in force at once; SQL learns them and the keys at the next refresh."""
+        self.settings = settings
+        self._put_in_force(self._prices.rows)
+
     async def refresh_keys(self) -> None:
         """Read the keys again; opens, migrates and imports where that has not been done yet."""
         found = await self._run("database", self._read_keys)
         self._publish(found)
+        if self._read_prices is not None:
+            self._put_in_force(self._read_prices)
         while self._spent:
             key_id, (ever, month) = self._spent.popitem()
             self._limits.book(key_id, spent_nanousd=ever, spent_month_nanousd=month)
@@ -81,13 +101,32 @@ class Books:
         if month != self._month:
             self._month = month
             self._limits.new_month()
+        self._journal.pay()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.sync)
         if self._opened:
-            await self._run("database", self._carrier.step)
+            await self._run("database", self._carry)
+
+    async def prove(self) -> None:
+        """Hold the books of the last days against each other, and put old journals away for good."""
+        if self._opened:
+            since_s = self._wall() - PROOF_DAYS * ledger.DAY_S
+            report = await asyncio.to_thread(self._reconcile, since_s)
+            self.gap_nanousd = report.gap_nanousd
+            if not report.well:
+                log.error(
+                    "the books do not agree: %d nano-dollars; see 'switchgear ledger reconcile'",
+                    report.gap_nanousd,
+                )
+
+    async def expire(self) -> None:
+        """Take back what is left of grants that have expired."""
+        if self._opened:
+            await self._run("database", self._expire)
 
     async def close(self) -> None:
         """Carry what is left and close; the journal stays on disk where it could not be carried."""
         settled = False
+        self._journal.pay()
         with contextlib.suppress(SQLAlchemyError, database.DatabaseError, OSError):
             if self._opened:
                 await self._run("database", self._carrier.step)
@@ -101,26 +140,66 @@ class Books:
             self._open_database()
         if self._imported is not self.settings:
             self._import(self.settings)
+        with self._engine.connect() as connection:
+            found = prices.load(connection)
+        self._read_prices = found
+        if found != list(self._prices.rows):
+            with contextlib.suppress(OSError):
+                prices.write_snapshot(self._price_snapshot, found)
         return keys.load(self._engine)
 
     def _open_database(self) -> None:
         database.migrate(self._engine)
-        journal_dir = self._journal.segments()[0].path.parent
-        own = {segment.path for segment in self._journal.segments()}
-        recovered = ledger.recover(self._engine, journal_dir, own)
-        if recovered:
-            log.warning("settled %d requests that an earlier process left behind", recovered)
-        before = ledger.spent_by_key(self._engine, 0.0, self._started_s)
-        month = ledger.spent_by_key(self._engine, _month_start_s(self._started_s), self._started_s)
-        self._spent = {key_id: (spent, month.get(key_id, 0)) for key_id, spent in before.items()}
+        self._recover()
+        with self._engine.connect() as connection:
+            before = ledger.spent(connection)
+            month = ledger.spent(connection, ledger.day_of(self._started_s)[:8] + "01")
+        self._spent = {
+            account.removeprefix("key:"): (spent, month.get(account, 0))
+            for account, spent in before.items()
+            if account.startswith("key:")
+        }
         self._opened = True
+
+    def _recover(self) -> None:
+        own = {segment.path for segment in self._journal.segments()}
+        recovered = recover(self._engine, self._journal.directory, own, self._journal.kept)
+        if recovered:
+            log.warning("settled %d requests that another process left behind", recovered)
+        self._looked_for_orphans_s = self._wall()
+
+    def _carry(self) -> None:
+        self._carrier.step()
+        if not 0 <= self._wall() - self._looked_for_orphans_s < ORPHANS_EVERY_S:
+            self._recover()
+
+    def _expire(self) -> None:
+        with self._engine.begin() as connection:
+            transfers.expire(connection, self._wall())
+
+    def _reconcile(self, since_s: float) -> Report:
+        kept = self._journal.kept
+        assert kept is not None
+        billing = self.settings.billing
+        prune(
+            kept,
+            older_than_s=self._wall() - billing.keep_journal_days * ledger.DAY_S,
+            over_bytes=billing.keep_journal_bytes,
+        )
+        return reconcile(self._engine, self._journal.directory, kept, since_s)
 
     def _import(self, settings: Settings) -> None:
         now_s = self._wall()
         for key in keys.bootstrap(settings.keys, self._environ):
             keys.save(self._engine, key, "file", now_s)
-        save_prices(self._engine, [price_of_model(model) for model in settings.models], now_s)
+        with self._engine.begin() as connection:
+            prices.import_file(connection, [price_of_model(model) for model in settings.models], now_s)
         self._imported = settings
+
+    def _put_in_force(self, known: Sequence[prices.Row]) -> None:
+        """Use a price book, and what the file says beyond it until that is imported."""
+        found = [price_of_model(model) for model in self.settings.models]
+        self._prices.replace((*known, *prices.imported(known, found, self._wall())))
 
     def _publish(self, found: list[keys.Key]) -> None:
         if found != self._known:
@@ -140,23 +219,6 @@ class Books:
         return result
 
 
-def save_prices(engine: sa.Engine, found: list[Price], now_s: float) -> None:
-    """Keep the price versions that are new."""
-    with engine.begin() as connection:
-        known = set(connection.execute(sa.select(database.prices.c.version)).scalars())
-        new = {
-            price.version: price
-            for price in found
-            if price.version not in known and price.version != "unpriced"
-        }
-        if new:
-            rows = [
-                {field: getattr(price, field) for field in Price.__struct_fields__} | {"created_s": now_s}
-                for price in new.values()
-            ]
-            connection.execute(sa.insert(database.prices), rows)
-
-
 def _merged(known: list[keys.Key], own: list[keys.Key]) -> list[keys.Key]:
     """Give the known keys and those of the file, whose limits count; a revoked key stays revoked."""
     by_hash = {key.sha256: key for key in known}
@@ -169,8 +231,3 @@ def _merged(known: list[keys.Key], own: list[keys.Key]) -> list[keys.Key]:
 def _month(wall_s: float) -> tuple[int, int]:
     moment = datetime.fromtimestamp(wall_s, UTC)
     return moment.year, moment.month
-
-
-def _month_start_s(wall_s: float) -> float:
-    year, month = _month(wall_s)
-    return datetime(year, month, 1, tzinfo=UTC).timestamp()

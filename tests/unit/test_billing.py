@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import ApiError, InsufficientQuota, NotRecordable, RateLimited, error_headers
 from gateway.openai.usage import Usage
 from gateway.state.limits import Left, MemoryLimits, Verdict
-from gateway.tenancy.billing import Billing, Charge, _duration, rate_headers
+from gateway.tenancy.billing import Billing, Charge, Order, _duration, rate_headers
 from gateway.tenancy.journal import (
     Accepted,
     Entry,
@@ -22,10 +22,7 @@ from gateway.tenancy.journal import (
     read_lines,
 )
 from gateway.tenancy.keys import Key
-from gateway.tenancy.pricing import Price, price_of
-
-SMALL = price_of("small", input_usd=0.05, cached_usd=0.01, output_usd=0.2, factors=(0.1, 0.1))
-LARGE = price_of("large", input_usd=0.5, cached_usd=0.1, output_usd=2.0, factors=(0.1, 0.1))
+from tests.fakes.prices import LARGE, SMALL, book
 
 
 class FullJournal(Journal):
@@ -47,7 +44,7 @@ class Desk:
         self.now_s = 1000.0
         self.journal = FullJournal(directory, "a")
         self.limits = MemoryLimits()
-        self.billing = Billing(self.journal, self.limits, lambda: self.now_s)
+        self.billing = Billing(self.journal, self.limits, book(SMALL, LARGE), lambda: self.now_s)
         fields: dict[str, object] = {
             "id": "k",
             "org": "o",
@@ -58,8 +55,20 @@ class Desk:
         }
         self.key = Key(**{**fields, **key})  # type: ignore[arg-type]  # fields by name
 
-    def charge(self, prices: list[Price] | None = None, tokens: tuple[int, int] = (10, 5)) -> Charge:
-        return self.billing.charge("r1", self.key, "auto", prices or [SMALL, LARGE], tokens)
+    def charge(self, request_id: str = "r1", models: tuple[str, ...] = ("small", "large")) -> Charge:
+        return self.billing.charge(
+            Order(
+                request_id=request_id,
+                key=self.key,
+                route="auto",
+                models=models,
+                prompt_tokens=10,
+                output_tokens=5,
+                operation="chat",
+                end_user="u1",
+                metadata='{"team":"a"}',
+            )
+        )
 
     def lines(self) -> list[Line]:
         return [line for segment in self.journal.segments() for line, _ in read_lines(segment.path)]
@@ -73,7 +82,7 @@ class Desk:
 
 
 def served(charge: Charge) -> None:
-    charge.price = SMALL
+    charge.answered_by("small")
     charge.replicas.append("small-0")
     charge.streamed = True
     charge.progress(Usage(10, 4, 2), False)
@@ -83,10 +92,12 @@ def test_a_request_is_accepted_before_and_settled_after(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.go(served)
     start, end = desk.lines()
-    assert start == Accepted("r1", 1000.0, "o", "p", "k", "large", "auto")
+    labels = '{"team":"a"}'
+    assert start == Accepted("r1", 1000.0, "o", "p", "k", "large", "auto", "chat", "u1", labels)
     assert end == Entry(
         "r1", 1000.0, "o", "p", "k", "small", "auto", "ok", 10, 2, 4, 8 * 50 + 2 * 10 + 4 * 200,
-        SMALL.version, "upstream", 1, "small-0", False,
+        SMALL.version, "upstream", 1, "small-0", False, 0, 8 * 500 + 2 * 100 + 4 * 2000, "standard", "chat",
+        "u1", labels,
     )  # fmt: skip
     assert desk.journal.segments()[0].open_requests == 0
 
@@ -137,7 +148,10 @@ def test_progress_goes_into_the_journal_now_and_then(tmp_path: Path) -> None:
     desk.go(stream)
     progress = [line for line in desk.lines() if isinstance(line, Progress)]
     assert [line.completion_tokens for line in progress] == [32, 64, 96, 101]
-    assert progress[0] == Progress("r1", "small", SMALL.version, 10, 32, 10 * 50 + 32 * 200, "small-0")
+    assert progress[0] == Progress(
+        "r1", "small", SMALL.version, 10, 32, 10 * 50 + 32 * 200, "small-0",
+        baseline_nanousd=10 * 500 + 32 * 2000,
+    )  # fmt: skip
     buffered = Desk(tmp_path / "other")
     buffered.go(lambda charge: charge.progress(Usage(10, 1000), False))
     assert not any(isinstance(line, Progress) for line in buffered.lines())
@@ -160,7 +174,7 @@ def test_the_reservation_is_for_the_dearest_model_and_is_given_back(tmp_path: Pa
 def refusal(desk: Desk) -> ApiError:
     async def two() -> None:
         async with desk.charge():
-            await desk.billing.charge("r2", desk.key, "", [SMALL], (10, 5)).__aenter__()
+            await desk.charge("r2", ("small",)).__aenter__()
 
     with pytest.raises(ApiError) as caught:
         asyncio.run(two())
@@ -208,9 +222,15 @@ def test_a_disk_that_fills_up_cuts_no_answer(tmp_path: Path, caplog: pytest.LogC
 
     desk.go(stream)
     assert [type(line) for line in desk.lines()] == [Accepted]
-    assert desk.journal.segments()[0].open_requests == 1  # kept for the next start
+    assert desk.journal.segments()[0].open_requests == 1  # a crash now would settle it by what is written
     assert sum("r1" in record.getMessage() for record in caplog.records) == 2
+    assert desk.journal.pay() == 1
     desk.journal.room = 10
+    assert desk.journal.pay() == 0
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert (end.request_id, end.completion_tokens) == ("r1", 100)
+    assert desk.journal.segments()[0].open_requests == 0
     desk.go()
 
 
@@ -218,7 +238,8 @@ def test_a_cache_hit_is_booked_at_its_factor(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
 
     def hit(charge: Charge) -> None:
-        charge.price, charge.source = SMALL, "hit-exact"
+        charge.answered_by("small")
+        charge.source = "hit-exact"
         charge.progress(Usage(10, 4), False)
         assert charge.cost_usd == charge.cost_of(Usage(10, 4)) == pytest.approx(130e-9)
 

@@ -25,6 +25,7 @@ TABLES = [
     settings.Objective,
     settings.CacheSettings,
     settings.SemanticSettings,
+    settings.BillingSettings,
     settings.KeySettings,
 ]
 

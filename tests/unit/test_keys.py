@@ -15,6 +15,7 @@ from gateway.state.limits import Ask, MemoryLimits
 from gateway.tenancy import keys, ledger
 from gateway.tenancy.books import Books
 from gateway.tenancy.journal import Journal
+from gateway.tenancy.prices import PriceTable
 from tests.fakes.entries import accepted, entry
 
 TEXT = "sk-sg-the-secret-text-of-a-key"
@@ -91,7 +92,13 @@ class Desk:
         self.limits = MemoryLimits()
         self.journal = Journal(home / "state" / "journal", f"p{len(list(home.rglob('*.jsonl')))}")
         self.books = Books(
-            self.settings, self.journal, self.table, self.limits, wall=lambda: self.wall_s, environ={}
+            self.settings,
+            self.journal,
+            self.table,
+            self.limits,
+            PriceTable(),
+            wall=lambda: self.wall_s,
+            environ={},
         )
 
     def spend(self, name: str, **fields: Any) -> None:
