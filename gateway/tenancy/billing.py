@@ -22,6 +22,8 @@ log = logging.getLogger("switchgear.billing")
 PROGRESS_TOKENS = 32
 PROGRESS_S = 1.0
 
+LEVELS = {"org": "organisation", "project": "project", "key": "key", "user": "end user"}
+
 Status = Literal["ok", "error", "cancelled"]
 
 
@@ -35,7 +37,8 @@ class Charge:
         self.request_id = request_id
         self.key = key
         self.route = route
-        self._ask = ask
+        self.ask = ask
+        self.reserved_nanousd = ask.cost_nanousd
         self.price = prices[-1]  # until a model is chosen: the dearest may come
         self.source: Source = "upstream"
         self.usage = Usage()
@@ -119,24 +122,20 @@ class Billing:
         """
         estimate = Usage(prompt_tokens=tokens[0], completion_tokens=tokens[1])
         ask = Ask(
-            key_id=key.id,
+            bounds=key.bounds,
             tokens=tokens[0] + tokens[1],
             cost_nanousd=max(amount_nanousd(price, estimate, "upstream") for price in prices),
-            rpm=key.rpm,
-            tpm=key.tpm,
-            concurrency=key.concurrency,
-            credit_nanousd=None if key.prepaid_nanousd is None else key.prepaid_nanousd - key.floor_nanousd,
-            budget_nanousd=key.budget_nanousd,
         )
         return Charge(self, request_id, key, route, ask, prices)
 
     async def admit(self, charge: Charge) -> None:
         """Take what the request needs and write the journal's first line."""
         charge.ts = self.now()
-        verdict = await self._limits.take(charge._ask, charge.ts)
-        if verdict.short is not None:
-            raise _refused(verdict)
-        charge.verdict = verdict
+        if charge.ask.bounds:
+            verdict = await self._limits.take(charge.ask, charge.ts)
+            if verdict.short is not None:
+                raise _refused(verdict)
+            charge.verdict = verdict
         key = charge.key
         try:
             segment = self.journal.append(
@@ -151,7 +150,7 @@ class Billing:
                 )
             )
         except JournalError as error:
-            self._limits.settle(charge._ask, 0, 0, charge.ts)
+            self._release(charge, 0, 0)
             log.error("request %s is refused: %s", charge.request_id, error)
             raise NotRecordable(
                 "The gateway cannot record usage at the moment.", retry_after_s=10.0
@@ -164,7 +163,7 @@ class Billing:
         usage, key = charge.usage, charge.key
         amount = amount_nanousd(charge.price, usage, charge.source)
         tokens = usage.prompt_tokens + usage.completion_tokens
-        self._limits.settle(charge._ask, tokens, amount, self.now())
+        self._release(charge, tokens, amount)
         entry = Entry(
             charge.request_id,
             charge.ts,
@@ -191,6 +190,10 @@ class Billing:
             log.error("request %s is not settled: %s", charge.request_id, error)
             return
         charge.segment.open_requests -= 1
+
+    def _release(self, charge: Charge, tokens: int, amount: int) -> None:
+        if charge.ask.bounds:
+            self._limits.settle(charge.ask, charge.reserved_nanousd, tokens, amount, self.now())
 
 
 def rate_headers(verdict: Verdict) -> list[tuple[bytes, bytes]]:
@@ -219,22 +222,25 @@ def _duration(seconds: float) -> bytes:
 
 
 def _refused(verdict: Verdict) -> RateLimited | InsufficientQuota | InternalError:
+    level = LEVELS.get(verdict.account.partition(":")[0], "account")
     match verdict.short:
         case "requests" | "tokens" as what:
-            left = verdict.requests if what == "requests" else verdict.tokens
-            limit = left.limit if left is not None else 0
             error = RateLimited(
-                f"Rate limit reached: {limit} {what} per minute. Try again in {verdict.retry_after_s:.1f} s.",
+                f"Rate limit of this {level} reached: {verdict.limit} {what} per {verdict.period}. "
+                f"Try again in {verdict.retry_after_s:.1f} s.",
                 retry_after_s=verdict.retry_after_s,
             )
             error.headers = rate_headers(verdict)
             error.type = what  # type: ignore[misc]  # OpenAI names the exhausted rate as the type
             return error
         case "concurrency":
-            return RateLimited("Too many requests of this key at once.", retry_after_s=verdict.retry_after_s)
+            return RateLimited(
+                f"Too many requests of this {level} at once.", retry_after_s=verdict.retry_after_s
+            )
         case "credit":
-            return InsufficientQuota("You have no credit left for this request; top up to go on.")
+            return InsufficientQuota(f"This {level} has no credit left for this request; top up to go on.")
         case "budget":
-            return InsufficientQuota("The budget of this key for this month does not cover this request.")
+            span = "" if verdict.period == "total" else f" for this {verdict.period}"
+            return InsufficientQuota(f"The budget of this {level}{span} does not cover this request.")
         case _:
             return InternalError("The request was refused.")

@@ -9,7 +9,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.settings import Settings
-from gateway.state.limits import MemoryLimits
+from gateway.state.limits import Limits, Standing
+from gateway.state.periods import Period, spans
 from gateway.tenancy import keys, ledger
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.pricing import Price, price_of_model
@@ -37,7 +37,7 @@ class Books:
         settings: Settings,
         journal: Journal,
         table: keys.KeyTable,
-        limits: MemoryLimits,
+        limits: Limits,
         *,
         wall: Callable[[], float],
         environ: Mapping[str, str],
@@ -53,9 +53,7 @@ class Books:
         self._known: list[keys.Key] = []
         self._wall = wall
         self._environ = environ
-        self._started_s = wall()
-        self._month = _month(self._started_s)
-        self._spent: dict[str, tuple[int, int]] = {}  # per key before this process: ever, this month
+        self._booked: object = None  # the generation of the limits and the keys that were booked last
         self._imported: Settings | None = None
         self._opened = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="books")
@@ -63,24 +61,25 @@ class Books:
     async def open(self) -> None:
         """Serve the known keys, then those of the database if it is there."""
         own = keys.bootstrap(self.settings.keys, self._environ)
-        self._publish(_merged(keys.read_snapshot(self._snapshot), own))
+        known = _merged(keys.read_snapshot(self._snapshot), own)
+        self._publish(known)
+        self._limits.book(_standings(known, {}), self._wall())
         with contextlib.suppress(SQLAlchemyError, database.DatabaseError):
             await self.refresh_keys()
 
     async def refresh_keys(self) -> None:
         """Read the keys again; opens, migrates and imports where that has not been done yet."""
         found = await self._run("database", self._read_keys)
-        self._publish(found)
-        while self._spent:
-            key_id, (ever, month) = self._spent.popitem()
-            self._limits.book(key_id, spent_nanousd=ever, spent_month_nanousd=month)
+        changed = self._publish(found)
+        generation = self._limits.generation
+        if changed or generation != self._booked:
+            now_s = self._wall()
+            standings = await self._run("database", lambda: self._standings(found, now_s))
+            self._limits.book(standings, now_s)
+            self._booked = generation
 
     async def carry(self) -> None:
-        """Carry new journal lines into SQL; begins the budgets of a new month."""
-        month = _month(self._wall())
-        if month != self._month:
-            self._month = month
-            self._limits.new_month()
+        """Carry new journal lines into SQL."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.sync)
         if self._opened:
             await self._run("database", self._carrier.step)
@@ -110,9 +109,6 @@ class Books:
         recovered = ledger.recover(self._engine, journal_dir, own)
         if recovered:
             log.warning("settled %d requests that an earlier process left behind", recovered)
-        before = ledger.spent_by_key(self._engine, 0.0, self._started_s)
-        month = ledger.spent_by_key(self._engine, _month_start_s(self._started_s), self._started_s)
-        self._spent = {key_id: (spent, month.get(key_id, 0)) for key_id, spent in before.items()}
         self._opened = True
 
     def _import(self, settings: Settings) -> None:
@@ -122,12 +118,23 @@ class Books:
         save_prices(self._engine, [price_of_model(model) for model in settings.models], now_s)
         self._imported = settings
 
-    def _publish(self, found: list[keys.Key]) -> None:
-        if found != self._known:
-            self._known = found
-            self._table.replace(found)
-            with contextlib.suppress(OSError):
-                keys.write_snapshot(self._snapshot, found)
+    def _standings(self, found: list[keys.Key], now_s: float) -> dict[str, Standing]:
+        """Read what every key has spent; what this process has settled is carried before."""
+        self._carrier.step()
+        spent = {
+            period: ledger.spent_by_key(self._engine, span.start_s, span.end_s)
+            for period, span in spans(now_s).items()
+        }
+        return _standings(found, spent)
+
+    def _publish(self, found: list[keys.Key]) -> bool:
+        if found == self._known:
+            return False
+        self._known = found
+        self._table.replace(found)
+        with contextlib.suppress(OSError):
+            keys.write_snapshot(self._snapshot, found)
+        return True
 
     async def _run(self, part: str, work: Callable[[], T]) -> T:
         """Run blocking work in the thread; keep track of whether the part works."""
@@ -162,15 +169,17 @@ def _merged(known: list[keys.Key], own: list[keys.Key]) -> list[keys.Key]:
     by_hash = {key.sha256: key for key in known}
     for key in own:
         before = by_hash.get(key.sha256, key)
-        by_hash[key.sha256] = msgspec.structs.replace(key, id=before.id, revoked_s=before.revoked_s)
+        kept = msgspec.structs.replace(key, id=before.id, revoked_s=before.revoked_s)
+        by_hash[key.sha256] = keys.bounded(kept)
     return list(by_hash.values())
 
 
-def _month(wall_s: float) -> tuple[int, int]:
-    moment = datetime.fromtimestamp(wall_s, UTC)
-    return moment.year, moment.month
-
-
-def _month_start_s(wall_s: float) -> float:
-    year, month = _month(wall_s)
-    return datetime(year, month, 1, tzinfo=UTC).timestamp()
+def _standings(found: list[keys.Key], spent: Mapping[Period, Mapping[str, int]]) -> dict[str, Standing]:
+    """Give the standing of every key that has bounds; ``spent`` is by period and key."""
+    standings = {}
+    for key in found:
+        if key.bounds:
+            by_period = {period: amounts.get(key.id, 0) for period, amounts in spent.items()}
+            balance = (key.prepaid_nanousd or 0) - by_period.get("total", 0)
+            standings[f"key:{key.id}"] = Standing(balance_nanousd=balance, spent=by_period)
+    return standings
