@@ -31,7 +31,7 @@ from gateway.loops import Loop, running
 from gateway.pipeline import Pipeline
 from gateway.process import Process
 from gateway.settings import ModelSettings, Settings
-from gateway.state.limits import MemoryLimits
+from gateway.state.memory import MemoryLimits
 from gateway.telemetry import Telemetry
 from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books

@@ -25,6 +25,8 @@ log = logging.getLogger("switchgear.billing")
 PROGRESS_TOKENS = 32
 PROGRESS_S = 1.0
 
+LEVELS = {"org": "organisation", "project": "project", "key": "key", "user": "end user"}
+
 Status = Literal["ok", "error", "cancelled"]
 
 
@@ -56,7 +58,8 @@ class Charge:
         self.order = order
         self.request_id = order.request_id
         self.key = order.key
-        self._ask = ask
+        self.ask = ask
+        self.reserved_nanousd = ask.cost_nanousd
         self.price = self._largest = largest
         self.source: Source = "upstream"
         self.service: Service = "batch" if order.batch else "standard"
@@ -162,23 +165,19 @@ class Billing:
             _refuse_unpriced(prices)
         estimate = Usage(order.prompt_tokens, order.output_tokens)
         ask = Ask(
-            key_id=key.id,
+            bounds=key.bounds,
             tokens=order.prompt_tokens + order.output_tokens,
             cost_nanousd=max(amount_nanousd(price, estimate, "upstream") for price in prices),
-            rpm=key.rpm,
-            tpm=key.tpm,
-            concurrency=key.concurrency,
-            credit_nanousd=None if key.prepaid_nanousd is None else key.prepaid_nanousd - key.floor_nanousd,
-            budget_nanousd=key.budget_nanousd,
         )
         return Charge(self, order, ask, prices[len(order.models) - 1])
 
     async def admit(self, charge: Charge) -> None:
         """Take what the request needs and write the journal's first line."""
-        verdict = await self._limits.take(charge._ask, charge.ts)
-        if verdict.short is not None:
-            raise _refused(verdict)
-        charge.verdict = verdict
+        if charge.ask.bounds:
+            verdict = await self._limits.take(charge.ask, charge.ts)
+            if verdict.short is not None:
+                raise _refused(verdict)
+            charge.verdict = verdict
         key, order = charge.key, charge.order
         try:
             segment = self.journal.append(
@@ -196,7 +195,7 @@ class Billing:
                 )
             )
         except JournalError as error:
-            self._limits.settle(charge._ask, 0, 0, charge.ts)
+            self._release(charge, 0, 0)
             log.error("request %s is refused: %s", charge.request_id, error)
             raise NotRecordable(
                 "The gateway cannot record usage at the moment.", retry_after_s=10.0
@@ -209,7 +208,7 @@ class Billing:
         usage, key, order = charge.usage, charge.key, charge.order
         amount = charge.amount_nanousd(usage)
         tokens = usage.prompt_tokens + usage.completion_tokens
-        self._limits.settle(charge._ask, tokens, amount, self.now())
+        self._release(charge, tokens, amount)
         entry = Entry(
             charge.request_id,
             charge.ts,
@@ -244,6 +243,10 @@ class Billing:
             return
         charge.segment.open_requests -= 1
 
+    def _release(self, charge: Charge, tokens: int, amount: int) -> None:
+        if charge.ask.bounds:
+            self._limits.settle(charge.ask, charge.reserved_nanousd, tokens, amount, self.now())
+
 
 def _refuse_unpriced(prices: list[Price]) -> None:
     for price in prices:
@@ -277,22 +280,25 @@ def _duration(seconds: float) -> bytes:
 
 
 def _refused(verdict: Verdict) -> RateLimited | InsufficientQuota | InternalError:
+    level = LEVELS.get(verdict.account.partition(":")[0], "account")
     match verdict.short:
         case "requests" | "tokens" as what:
-            left = verdict.requests if what == "requests" else verdict.tokens
-            limit = left.limit if left is not None else 0
             error = RateLimited(
-                f"Rate limit reached: {limit} {what} per minute. Try again in {verdict.retry_after_s:.1f} s.",
+                f"Rate limit of this {level} reached: {verdict.limit} {what} per {verdict.period}. "
+                f"Try again in {verdict.retry_after_s:.1f} s.",
                 retry_after_s=verdict.retry_after_s,
             )
             error.headers = rate_headers(verdict)
             error.type = what  # type: ignore[misc]  # OpenAI names the exhausted rate as the type
             return error
         case "concurrency":
-            return RateLimited("Too many requests of this key at once.", retry_after_s=verdict.retry_after_s)
+            return RateLimited(
+                f"Too many requests of this {level} at once.", retry_after_s=verdict.retry_after_s
+            )
         case "credit":
-            return InsufficientQuota("You have no credit left for this request; top up to go on.")
+            return InsufficientQuota(f"This {level} has no credit left for this request; top up to go on.")
         case "budget":
-            return InsufficientQuota("The budget of this key for this month does not cover this request.")
+            span = "" if verdict.period == "total" else f" for this {verdict.period}"
+            return InsufficientQuota(f"The budget of this {level}{span} does not cover this request.")
         case _:
             return InternalError("The request was refused.")

@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.settings import Settings
-from gateway.state.limits import MemoryLimits
+from gateway.state.limits import Limits, Standing
+from gateway.state.periods import spans
 from gateway.tenancy import keys, ledger, prices, transfers
 from gateway.tenancy.carrier import Carrier, recover
 from gateway.tenancy.journal import Journal, prune
@@ -43,7 +43,7 @@ class Books:
         settings: Settings,
         journal: Journal,
         table: keys.KeyTable,
-        limits: MemoryLimits,
+        limits: Limits,
         price_table: PriceTable,
         *,
         wall: Callable[[], float],
@@ -64,9 +64,7 @@ class Books:
         self._known: list[keys.Key] = []
         self._wall = wall
         self._environ = environ
-        self._started_s = wall()
-        self._month = _month(self._started_s)
-        self._spent: dict[str, tuple[int, int]] = {}  # per key before this process: ever, this month
+        self._booked: object = None  # the generation of the limits and the keys that were booked last
         self._imported: Settings | None = None
         self._opened = False
         self._read_prices: list[prices.Row] | None = None
@@ -76,7 +74,9 @@ class Books:
         """Serve the known keys, then those of the database if it is there."""
         self._put_in_force(prices.read_snapshot(self._price_snapshot))
         own = keys.bootstrap(self.settings.keys, self._environ)
-        self._publish(_merged(keys.read_snapshot(self._snapshot), own))
+        known = _merged(keys.read_snapshot(self._snapshot), own)
+        self._publish(known)
+        self._limits.book(_standings(known, {}), self._wall())
         with contextlib.suppress(SQLAlchemyError, database.DatabaseError):
             await self.refresh_keys()
 
@@ -88,19 +88,18 @@ class Books:
     async def refresh_keys(self) -> None:
         """Read the keys again; opens, migrates and imports where that has not been done yet."""
         found = await self._run("database", self._read_keys)
-        self._publish(found)
+        changed = self._publish(found)
         if self._read_prices is not None:
             self._put_in_force(self._read_prices)
-        while self._spent:
-            key_id, (ever, month) = self._spent.popitem()
-            self._limits.book(key_id, spent_nanousd=ever, spent_month_nanousd=month)
+        generation = self._limits.generation
+        if changed or generation != self._booked:
+            now_s = self._wall()
+            standings = await self._run("database", lambda: self._standings(found, now_s))
+            self._limits.book(standings, now_s)
+            self._booked = generation
 
     async def carry(self) -> None:
-        """Carry new journal lines into SQL; begins the budgets of a new month."""
-        month = _month(self._wall())
-        if month != self._month:
-            self._month = month
-            self._limits.new_month()
+        """Carry new journal lines into SQL."""
         self._journal.pay()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.sync)
         if self._opened:
@@ -151,14 +150,6 @@ class Books:
     def _open_database(self) -> None:
         database.migrate(self._engine)
         self._recover()
-        with self._engine.connect() as connection:
-            before = ledger.spent(connection)
-            month = ledger.spent(connection, ledger.day_of(self._started_s)[:8] + "01")
-        self._spent = {
-            account.removeprefix("key:"): (spent, month.get(account, 0))
-            for account, spent in before.items()
-            if account.startswith("key:")
-        }
         self._opened = True
 
     def _recover(self) -> None:
@@ -196,17 +187,25 @@ class Books:
             prices.import_file(connection, [price_of_model(model) for model in settings.models], now_s)
         self._imported = settings
 
+    def _standings(self, found: list[keys.Key], now_s: float) -> dict[str, Standing]:
+        """Read what every account has spent; what this process has settled is carried before."""
+        self._carrier.step()
+        with self._engine.connect() as connection:
+            return {}
+
     def _put_in_force(self, known: Sequence[prices.Row]) -> None:
         """Use a price book, and what the file says beyond it until that is imported."""
         found = [price_of_model(model) for model in self.settings.models]
         self._prices.replace((*known, *prices.imported(known, found, self._wall())))
 
-    def _publish(self, found: list[keys.Key]) -> None:
-        if found != self._known:
-            self._known = found
-            self._table.replace(found)
-            with contextlib.suppress(OSError):
-                keys.write_snapshot(self._snapshot, found)
+    def _publish(self, found: list[keys.Key]) -> bool:
+        if found == self._known:
+            return False
+        self._known = found
+        self._table.replace(found)
+        with contextlib.suppress(OSError):
+            keys.write_snapshot(self._snapshot, found)
+        return True
 
     async def _run(self, part: str, work: Callable[[], T]) -> T:
         """Run blocking work in the thread; keep track of whether the part works."""
@@ -224,10 +223,8 @@ def _merged(known: list[keys.Key], own: list[keys.Key]) -> list[keys.Key]:
     by_hash = {key.sha256: key for key in known}
     for key in own:
         before = by_hash.get(key.sha256, key)
-        by_hash[key.sha256] = msgspec.structs.replace(key, id=before.id, revoked_s=before.revoked_s)
+        kept = msgspec.structs.replace(key, id=before.id, revoked_s=before.revoked_s)
+        by_hash[key.sha256] = keys.bounded(kept)
     return list(by_hash.values())
 
 
-def _month(wall_s: float) -> tuple[int, int]:
-    moment = datetime.fromtimestamp(wall_s, UTC)
-    return moment.year, moment.month

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from gateway.database import api_keys, organisations, projects
 from gateway.settings import KeySettings
+from gateway.state.limits import Bound
 from gateway.tenancy.pricing import usd_to_nanousd
 
 KEY_PREFIX = "sk-sg-"
@@ -39,6 +40,25 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     band: str = "standard"
     models: tuple[str, ...] = ()
     revoked_s: float | None = None
+    bounds: tuple[Bound, ...] = ()
+
+
+COLUMNS = tuple(name for name in Key.__struct_fields__ if name != "bounds")
+
+
+def bounded(key: Key) -> Key:
+    """Give the key with the bounds that its limits make: none where it has none."""
+    bound = Bound(
+        account=f"key:{key.id}",
+        rpm=key.rpm,
+        tpm=key.tpm,
+        concurrency=key.concurrency,
+        budget_nanousd=key.budget_nanousd,
+        credit=key.prepaid_nanousd is not None,
+        floor_nanousd=key.floor_nanousd,
+    )
+    free = bound == Bound(account=bound.account, floor_nanousd=key.floor_nanousd)
+    return msgspec.structs.replace(key, bounds=() if free else (bound,))
 
 
 class KeyTable:
@@ -77,7 +97,7 @@ def shown_prefix(text: str) -> str:
 
 def from_settings(settings: KeySettings, sha256: str, prefix: str) -> Key:
     """Build the record of a bootstrap key; its id follows from its hash."""
-    return Key(
+    made = Key(
         id=f"key_{sha256[:20].lower()}",
         org=settings.org,
         project=settings.project,
@@ -93,6 +113,7 @@ def from_settings(settings: KeySettings, sha256: str, prefix: str) -> Key:
         band=settings.band,
         models=settings.models,
     )
+    return bounded(made)
 
 
 def bootstrap(entries: Iterable[KeySettings], environ: Mapping[str, str]) -> list[Key]:
@@ -142,7 +163,7 @@ def load(engine: sa.Engine) -> list[Key]:
     )
     with engine.connect() as connection:
         return [
-            msgspec.convert({name: row[name] for name in Key.__struct_fields__}, Key)
+            bounded(msgspec.convert({name: row[name] for name in COLUMNS}, Key))
             for row in connection.execute(statement).mappings()
         ]
 

@@ -117,7 +117,9 @@ def test_a_key_is_saved_updated_and_revoked(engine: sa.Engine) -> None:
     keys.save(engine, full, "cli", 1.0)
     keys.save(engine, key("sk-sg-b"), "file", 2.0)
     assert keys.load(engine) == [full, key("sk-sg-b")]
-    changed = msgspec.structs.replace(full, rpm=None, models=(), project="other", name="renamed")
+    changed = keys.bounded(
+        msgspec.structs.replace(full, rpm=None, models=(), project="other", name="renamed")
+    )
     keys.save(engine, changed, "file", 3.0)
     assert keys.load(engine) == [changed, key("sk-sg-b")]
     assert keys.revoke(engine, full.id, 4.0)

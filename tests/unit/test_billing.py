@@ -9,7 +9,8 @@ import pytest
 
 from gateway.errors import ApiError, InsufficientQuota, NotRecordable, RateLimited, error_headers
 from gateway.openai.usage import Usage
-from gateway.state.limits import Left, MemoryLimits, Verdict
+from gateway.state.limits import Left, Standing, Verdict
+from gateway.state.memory import MemoryLimits
 from gateway.tenancy.billing import Billing, Charge, Order, _duration, rate_headers
 from gateway.tenancy.journal import (
     Accepted,
@@ -21,7 +22,7 @@ from gateway.tenancy.journal import (
     Segment,
     read_lines,
 )
-from gateway.tenancy.keys import Key
+from gateway.tenancy.keys import Key, bounded
 from tests.fakes.prices import LARGE, SMALL, book
 
 
@@ -53,7 +54,9 @@ class Desk:
             "prefix": "",
             "sha256": "",
         }
-        self.key = Key(**{**fields, **key})  # type: ignore[arg-type]  # fields by name
+        self.key = bounded(Key(**{**fields, **key}))  # type: ignore[arg-type]  # fields by name
+        standing = Standing(balance_nanousd=self.key.prepaid_nanousd or 0, spent={})
+        self.limits.book({"key:k": standing}, self.now_s)
 
     def charge(self, request_id: str = "r1", models: tuple[str, ...] = ("small", "large")) -> Charge:
         return self.billing.charge(

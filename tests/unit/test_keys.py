@@ -11,7 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.settings import KeySettings, ServerSettings, Settings
-from gateway.state.limits import Ask, MemoryLimits
+from gateway.state.limits import Ask, Bound
+from gateway.state.memory import MemoryLimits
 from gateway.tenancy import keys, ledger
 from gateway.tenancy.books import Books
 from gateway.tenancy.journal import Journal
@@ -179,7 +180,7 @@ def test_without_the_database_known_keys_are_served_and_usage_is_kept(tmp_path: 
     """Away at the start; back later: nothing is lost and what was spent meanwhile counts."""
 
     async def life() -> None:
-        before = Desk(tmp_path, bootstrap_key())
+        before = Desk(tmp_path, bootstrap_key(prepaid_usd=150e-9))
         await before.books.open()
         before.spend("r0", ts=before.wall_s - 10, key_id=key().id, amount_nanousd=100)
         await before.books.carry()
@@ -191,10 +192,12 @@ def test_without_the_database_known_keys_are_served_and_usage_is_kept(tmp_path: 
         desk = Desk(tmp_path)
         await desk.books.open()
         assert "database" in desk.books.errors
-        assert desk.table.find(TEXT.encode()) is not None
-        ask = Ask(key_id=key().id, tokens=1, cost_nanousd=30, credit_nanousd=150)
+        known = desk.table.find(TEXT.encode())
+        assert known is not None
+        bounds = known.bounds
+        ask = Ask(bounds=bounds, tokens=1, cost_nanousd=30)
         assert (await desk.limits.take(ask, desk.wall_s)).short is None
-        desk.limits.settle(ask, 1, 30, desk.wall_s)
+        desk.limits.settle(ask, 30, 1, 30, desk.wall_s)
         desk.spend("r1", ts=desk.wall_s + 1, key_id=key().id, amount_nanousd=30)
         await desk.books.carry()
         with pytest.raises((SQLAlchemyError, database.DatabaseError)):
@@ -237,16 +240,15 @@ def test_what_could_not_be_carried_is_carried_by_the_next_start(tmp_path: Path) 
 
 def test_budgets_begin_anew_with_the_month(tmp_path: Path) -> None:
     async def life() -> None:
-        desk = Desk(tmp_path, bootstrap_key())
+        desk = Desk(tmp_path, bootstrap_key(budget_usd=10e-9))
         await desk.books.open()
-        ask = Ask(key_id="k", tokens=1, cost_nanousd=10, budget_nanousd=10)
-        assert (await desk.limits.take(ask, 0.0)).short is None
-        desk.limits.settle(ask, 1, 10, 0.0)
-        await desk.books.carry()
-        assert (await desk.limits.take(ask, 0.0)).short == "budget"
+        desk.spend("now", ts=desk.wall_s, key_id=key().id, amount_nanousd=10)
+        ask = Ask(bounds=key(budget_usd=10e-9).bounds, tokens=1, cost_nanousd=10)
+        desk.limits.generation += 1
+        await desk.books.refresh_keys()
+        assert (await desk.limits.take(ask, desk.wall_s)).short == "budget"
         desk.wall_s += 31 * 86400
-        await desk.books.carry()
-        assert (await desk.limits.take(ask, 0.0)).short is None
+        assert (await desk.limits.take(ask, desk.wall_s)).short is None
         await desk.books.close()
 
     asyncio.run(life())
@@ -254,18 +256,21 @@ def test_budgets_begin_anew_with_the_month(tmp_path: Path) -> None:
 
 def test_a_start_counts_what_was_spent_this_month_and_ever(tmp_path: Path) -> None:
     async def life() -> None:
-        first = Desk(tmp_path, bootstrap_key())
+        limited = bootstrap_key(prepaid_usd=58e-9)
+        first = Desk(tmp_path, limited)
         await first.books.open()
-        first.spend("old", ts=first.wall_s - 40 * 86400, key_id="k", amount_nanousd=50)
-        first.spend("new", ts=first.wall_s - 5, key_id="k", amount_nanousd=7)
+        first.spend("old", ts=first.wall_s - 40 * 86400, key_id=key().id, amount_nanousd=50)
+        first.spend("new", ts=first.wall_s - 5, key_id=key().id, amount_nanousd=7)
         await first.books.close()
-        desk = Desk(tmp_path, bootstrap_key())
+        desk = Desk(tmp_path, limited)
         await desk.books.open()
-        for limit in ({"budget_nanousd": 8}, {"credit_nanousd": 58}):
-            assert (await desk.limits.take(Ask(key_id="k", tokens=1, cost_nanousd=2, **limit), 0.0)).short
-            fits = Ask(key_id="k", tokens=1, cost_nanousd=1, **limit)
-            assert (await desk.limits.take(fits, 0.0)).short is None
-            desk.limits.settle(fits, 0, 0, 0.0)
+        account = f"key:{key().id}"
+        for bound in (Bound(account=account, budget_nanousd=8), Bound(account=account, credit=True)):
+            too_much = Ask(bounds=(bound,), tokens=1, cost_nanousd=2)
+            assert (await desk.limits.take(too_much, desk.wall_s)).short
+            fits = Ask(bounds=(bound,), tokens=1, cost_nanousd=1)
+            assert (await desk.limits.take(fits, desk.wall_s)).short is None
+            desk.limits.settle(fits, 1, 0, 0, desk.wall_s)
         await desk.books.close()
 
     asyncio.run(life())
