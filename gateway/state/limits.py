@@ -10,7 +10,26 @@ from typing import Literal, Protocol
 import msgspec
 
 Short = Literal["requests", "tokens", "concurrency", "credit", "budget"]
+Period = Literal["day", "week", "month", "total"]
 MINUTE_S = 60.0
+
+
+class Bound(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one level, counted on its account; None where nothing is configured.
+
+    Accounts are ``org:NAME``, ``project:ORG/NAME``, ``key:ID`` and ``user:ORG/PROJECT/HASH``.
+    """
+
+    account: str
+    rpm: int | None = None
+    tpm: int | None = None
+    rpd: int | None = None
+    tpd: int | None = None
+    concurrency: int | None = None
+    budget_nanousd: int | None = None
+    budget_period: Period = "month"
+    credit: bool = False
+    floor_nanousd: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,17 +10,16 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.settings import Settings
 from gateway.state.limits import MemoryLimits
-from gateway.tenancy import keys, ledger
+from gateway.tenancy import key_store, keys, ledger
+from gateway.tenancy.directory import Directory
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.pricing import Price, price_of_model
 
@@ -36,7 +35,7 @@ class Books:
         self,
         settings: Settings,
         journal: Journal,
-        table: keys.KeyTable,
+        directory: Directory,
         limits: MemoryLimits,
         *,
         wall: Callable[[], float],
@@ -44,13 +43,11 @@ class Books:
     ) -> None:
         self.settings = settings
         self.errors: dict[str, str] = {}
-        self._engine = database.connect(settings.database.url)
+        self.engine = database.connect(settings.database.url)
         self._journal = journal
-        self._carrier = ledger.Carrier(self._engine, journal)
-        self._table = table
+        self._carrier = ledger.Carrier(self.engine, journal)
+        self._directory = directory
         self._limits = limits
-        self._snapshot = Path(settings.server.state_dir) / "keys.json"
-        self._known: list[keys.Key] = []
         self._wall = wall
         self._environ = environ
         self._started_s = wall()
@@ -62,15 +59,13 @@ class Books:
 
     async def open(self) -> None:
         """Serve the known keys, then those of the database if it is there."""
-        own = keys.bootstrap(self.settings.keys, self._environ)
-        self._publish(_merged(keys.read_snapshot(self._snapshot), own))
+        self._directory.start(keys.bootstrap(self.settings.keys, self._environ))
         with contextlib.suppress(SQLAlchemyError, database.DatabaseError):
             await self.refresh_keys()
 
     async def refresh_keys(self) -> None:
-        """Read the keys again; opens, migrates and imports where that has not been done yet."""
-        found = await self._run("database", self._read_keys)
-        self._publish(found)
+        """Read the keys again where they changed; opens, migrates and imports first where needed."""
+        await self._run("database", self._read_keys)
         while self._spent:
             key_id, (ever, month) = self._spent.popitem()
             self._limits.book(key_id, spent_nanousd=ever, spent_month_nanousd=month)
@@ -94,40 +89,32 @@ class Books:
                 settled = self._carrier.caught_up()
         self._journal.close(settled=settled)
         self._thread.shutdown(wait=True)
-        self._engine.dispose()
+        self.engine.dispose()
 
-    def _read_keys(self) -> list[keys.Key]:
+    def _read_keys(self) -> None:
         if not self._opened:
             self._open_database()
         if self._imported is not self.settings:
             self._import(self.settings)
-        return keys.load(self._engine)
+        self._directory.refresh(self.engine)
 
     def _open_database(self) -> None:
-        database.migrate(self._engine)
+        database.migrate(self.engine)
         journal_dir = self._journal.segments()[0].path.parent
         own = {segment.path for segment in self._journal.segments()}
-        recovered = ledger.recover(self._engine, journal_dir, own)
+        recovered = ledger.recover(self.engine, journal_dir, own)
         if recovered:
             log.warning("settled %d requests that an earlier process left behind", recovered)
-        before = ledger.spent_by_key(self._engine, 0.0, self._started_s)
-        month = ledger.spent_by_key(self._engine, _month_start_s(self._started_s), self._started_s)
+        before = ledger.spent_by_key(self.engine, 0.0, self._started_s)
+        month = ledger.spent_by_key(self.engine, _month_start_s(self._started_s), self._started_s)
         self._spent = {key_id: (spent, month.get(key_id, 0)) for key_id, spent in before.items()}
         self._opened = True
 
     def _import(self, settings: Settings) -> None:
         now_s = self._wall()
-        for key in keys.bootstrap(settings.keys, self._environ):
-            keys.save(self._engine, key, "file", now_s)
-        save_prices(self._engine, [price_of_model(model) for model in settings.models], now_s)
+        key_store.import_file(self.engine, keys.bootstrap(settings.keys, self._environ), now_s)
+        save_prices(self.engine, [price_of_model(model) for model in settings.models], now_s)
         self._imported = settings
-
-    def _publish(self, found: list[keys.Key]) -> None:
-        if found != self._known:
-            self._known = found
-            self._table.replace(found)
-            with contextlib.suppress(OSError):
-                keys.write_snapshot(self._snapshot, found)
 
     async def _run(self, part: str, work: Callable[[], T]) -> T:
         """Run blocking work in the thread; keep track of whether the part works."""
@@ -155,15 +142,6 @@ def save_prices(engine: sa.Engine, found: list[Price], now_s: float) -> None:
                 for price in new.values()
             ]
             connection.execute(sa.insert(database.prices), rows)
-
-
-def _merged(known: list[keys.Key], own: list[keys.Key]) -> list[keys.Key]:
-    """Give the known keys and those of the file, whose limits count; a revoked key stays revoked."""
-    by_hash = {key.sha256: key for key in known}
-    for key in own:
-        before = by_hash.get(key.sha256, key)
-        by_hash[key.sha256] = msgspec.structs.replace(key, id=before.id, revoked_s=before.revoked_s)
-    return list(by_hash.values())
 
 
 def _month(wall_s: float) -> tuple[int, int]:
