@@ -21,8 +21,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Usd = Annotated[float, Meta(ge=0, le=1e9)]
 UsdPerMillion = Annotated[float, Meta(ge=0, le=1e6)]
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
-# No slash: "a/b" of one organisation must never read like "b" of another's.
-TenantName = Annotated[str, Meta(pattern=r"^[^/\x00-\x1f\x7f]{1,200}$")]
+# No slash: "a/b" of one organisation must never read like "b" of another's; and "*" means all of them.
+TenantName = Annotated[str, Meta(pattern=r"^[^/*\x00-\x1f\x7f]{1,200}$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Band = Literal["interactive", "standard", "batch"]
 Kind = Literal["chat", "embedding"]

@@ -54,7 +54,9 @@ def _known(request: Request[Any, Any, Any], error: Exception) -> ApiError:
         case NotFoundException():
             return NotFound(f"Unknown request URL: {request.method} {request.url.path}.")
         case MethodNotAllowedException():
-            return MethodNotAllowed(f"{request.url.path} does not take {request.method}.")
+            refusal = MethodNotAllowed(f"{request.url.path} does not take {request.method}.")
+            refusal.headers.append((b"allow", ", ".join(methods(request)).encode()))
+            return refusal
         case ValidationException():
             return _invalid(error)
         case HTTPException(status_code=413):
@@ -63,6 +65,19 @@ def _known(request: Request[Any, Any, Any], error: Exception) -> ApiError:
             return InvalidRequest(error.detail)
         case _:
             return InternalError("The server had an error while processing your request.")
+
+
+def methods(request: Request[Any, Any, Any]) -> list[str]:
+    """Give the methods that the path of a request takes."""
+    parts = [part for part in request.url.path.split("/") if part]
+    found: set[str] = set()
+    for route in request.app.routes:
+        pattern = route.path_components
+        if len(pattern) == len(parts) and all(
+            not isinstance(wanted, str) or wanted == part for wanted, part in zip(pattern, parts, strict=True)
+        ):
+            found |= {str(method) for method in getattr(route, "methods", ())}
+    return sorted(found)
 
 
 def _invalid(error: ValidationException) -> InvalidRequest:

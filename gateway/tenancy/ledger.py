@@ -5,15 +5,17 @@ journal grows on disk and nothing is lost.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import ledger
+from gateway.database import as_struct, ledger
+from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.journal import Accepted, Entry, Journal, Progress, Segment, orphans, read_lines
+from gateway.tenancy.paging import Window, page
 
 BATCH = 2000
 COLUMNS = Entry.__struct_fields__
@@ -126,6 +128,49 @@ def export(engine: sa.Engine, from_s: float, to_s: float) -> Iterator[dict[str, 
     with engine.connect() as connection:
         for row in connection.execution_options(yield_per=BATCH).execute(statement).mappings():
             yield dict(row)
+
+
+class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One settled request."""
+
+    request_id: str
+    ts: float
+    org: str
+    project: str
+    key_id: str
+    model: str
+    route: str
+    status: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    amount_nanousd: int
+    price_version: str
+    source: str
+    attempts: int
+    replicas: str
+    estimated: bool
+
+
+def requests(
+    connection: sa.Connection,
+    reach: Reach,
+    window: Window,
+    filters: Mapping[str, str | None],
+    span: tuple[float | None, float | None],
+) -> tuple[list[RequestRow], str | None]:
+    """Give a page of requests, newest first, of a half-open span of time; filters are columns and values."""
+    statement = sa.select(*(ledger.c[name] for name in RequestRow.__struct_fields__))
+    own = {"org": None if reach.org == EVERYTHING else reach.org, "key_id": reach.key_id}
+    for column, value in (*filters.items(), *own.items()):
+        if value is not None:
+            statement = statement.where(ledger.c[column] == value)
+    if span[0] is not None:
+        statement = statement.where(ledger.c.ts >= span[0])
+    if span[1] is not None:
+        statement = statement.where(ledger.c.ts < span[1])
+    rows, behind = page(connection, statement, (ledger.c.ts, ledger.c.request_id), window, newest_first=True)
+    return [as_struct(row, RequestRow) for row in rows], behind
 
 
 def spent_by_key(engine: sa.Engine, from_s: float, to_s: float) -> dict[str, int]:

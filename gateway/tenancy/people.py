@@ -28,6 +28,8 @@ SESSION_S = 12 * 3600.0
 MAX_FAILURES = 5
 LOCKED_S = 15 * 60.0
 
+# An organisation's name, or "*": the whole installation.
+Home = Annotated[str, Meta(pattern=r"^(\*|[^/*\x00-\x1f\x7f]{1,200})$")]
 Password = Annotated[str, Meta(min_length=12, max_length=200)]
 
 _COUNT = sa.text(
@@ -60,7 +62,6 @@ class PersonDraft(msgspec.Struct, frozen=True, kw_only=True):
     email: str
     name: str
     role: Role
-    password: str
 
 
 class PersonWish(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +70,6 @@ class PersonWish(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     name: str | msgspec.UnsetType = msgspec.UNSET
     role: Role | msgspec.UnsetType = msgspec.UNSET
-    password: str | msgspec.UnsetType = msgspec.UNSET
     disabled: bool | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -160,8 +160,26 @@ def hashed(password: str) -> str:
         return _hasher.hash(password)
 
 
+def check_password(engine: sa.Engine, one: Person, password: str, now_s: float) -> None:
+    """Check the password of an account, counting failures as a sign-in does. Raises LockedOut or Refused."""
+    _checked(engine, one.org, one.email, password, now_s)
+
+
 def sign_in(engine: sa.Engine, org: str, email: str, password: str, now_s: float) -> tuple[Person, str]:
     """Check a password and begin a session; gives the person and the token. Raises LockedOut or Refused."""
+    one = _checked(engine, org, email, password, now_s)
+    token = secrets.token_urlsafe(32)
+    with engine.begin() as connection:
+        connection.execute(sa.delete(sessions).where(sessions.c.expires_s <= now_s))
+        connection.execute(
+            sa.insert(sessions).values(
+                sha256=_digest(token), person_id=one.id, created_s=now_s, expires_s=now_s + SESSION_S
+            )
+        )
+    return one, token
+
+
+def _checked(engine: sa.Engine, org: str, email: str, password: str, now_s: float) -> Person:
     account = hashlib.sha256(f"{org}\n{email.lower()}".encode()).hexdigest()
     _count_attempt(engine, account, now_s)
     with engine.connect() as connection:
@@ -170,16 +188,9 @@ def sign_in(engine: sa.Engine, org: str, email: str, password: str, now_s: float
     good = _verified(_hash_of_nobody() if row is None else row["password_hash"], password)
     if row is None or not good:
         raise Refused
-    token = secrets.token_urlsafe(32)
     with engine.begin() as connection:
         connection.execute(sa.delete(sign_in_failures).where(sign_in_failures.c.account_sha256 == account))
-        connection.execute(sa.delete(sessions).where(sessions.c.expires_s <= now_s))
-        connection.execute(
-            sa.insert(sessions).values(
-                sha256=_digest(token), person_id=row["id"], created_s=now_s, expires_s=now_s + SESSION_S
-            )
-        )
-    return as_struct(row, Person), token
+    return as_struct(row, Person)
 
 
 def sign_out(engine: sa.Engine, token: str) -> None:

@@ -3,7 +3,7 @@
 from litestar import Router
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.api.admin import frame, keys, organisations, projects
+from gateway.api.admin import config, fleet, frame, keys, organisations, people, projects, records, session
 from gateway.database import DatabaseError
 from gateway.process import Process
 
@@ -11,6 +11,11 @@ RESOURCES = (
     organisations.handlers,
     projects.handlers,
     keys.handlers,
+    people.handlers,
+    session.handlers,
+    records.handlers,
+    fleet.handlers,
+    config.handlers,
 )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
@@ -33,7 +33,7 @@ from gateway.errors import (
     PreconditionRequired,
 )
 from gateway.process import Control
-from gateway.tenancy import people
+from gateway.tenancy import paging, people
 from gateway.tenancy.access import Action, Caller, Reach
 from gateway.tenancy.changes import Change, changing
 from gateway.tenancy.organisations import NotThere, Outdated, Taken
@@ -49,7 +49,11 @@ AdminRequest = Request[Any, Any, Any]
 Limit = Annotated[int, QueryParameter(ge=1, le=200, description="How many at most.")]
 Cursor = Annotated[
     str | None,
-    QueryParameter(max_length=1000, description="`next` of the page before; absent for the first page."),
+    QueryParameter(
+        pattern=paging.CURSOR,
+        max_length=230,
+        description="`next` of the page before.",
+    ),
 ]
 Filter = Annotated[
     str | None,
@@ -57,10 +61,18 @@ Filter = Annotated[
 ]
 ID = r"^[A-Za-z0-9_-]+$"
 Id = Annotated[str, PathParameter(max_length=40, pattern=ID)]
+ReplicaId = Annotated[str, PathParameter(max_length=200, description="A replica's id.")]
+VERSION = r'^"[0-9]{1,9}"$'
 IdField = Annotated[str, Meta(max_length=40, pattern=ID)]
 IfMatch = Annotated[
-    str | None,
-    HeaderParameter(name="if-match", max_length=100, description="The `ETag` that reading it gave."),
+    str,
+    HeaderParameter(
+        name="if-match",
+        required=True,
+        max_length=20,
+        pattern=VERSION,
+        description="The `ETag` that reading it gave.",
+    ),
 ]
 
 
@@ -107,19 +119,23 @@ READS = _responses(400, 401, 403, 404, 503)
 MAKES = _responses(400, 401, 403, 404, 409, 413, 503)
 ACTS = _responses(400, 401, 403, 404, 409, 413, 503)
 CHANGES = _responses(400, 401, 403, 404, 409, 412, 413, 428, 503)
+SIGNS_ON = _responses(400, 401, 403, 413, 429, 503)
 SIGNS_IN = _responses(400, 401, 413, 429, 503)
 
 
-def authentication(control: Control) -> Callable[[AdminRequest], Awaitable[None]]:
+def authentication(control: Control) -> Callable[[AdminRequest], Awaitable[Response[None] | None]]:
     """Make the hook that finds out who asks, before a handler runs."""
 
-    async def authenticate(request: AdminRequest) -> None:
+    async def authenticate(request: AdminRequest) -> Response[None] | None:
+        if request.method == "OPTIONS":  # Litestar's own answer names the methods of one handler only
+            return Response(None, status_code=204, headers={"allow": ", ".join(fallback.methods(request))})
         if request.route_handler.opt.get("open"):
-            return
+            return None
         caller = _bearer(control, request)
         if caller is None:
             caller = await asyncio.to_thread(_person, control, request)
         request.state.caller = caller
+        return None
 
     return authenticate
 
@@ -151,16 +167,13 @@ def writing(control: Control, request: AdminRequest) -> Iterator[Change]:
         control.directory.refresh(engine)
 
 
-def version(if_match: str | None) -> int:
-    """Read the version out of ``If-Match``. Raises PreconditionRequired or PreconditionFailed."""
-    if if_match is None:
+def version(if_match: str) -> int:
+    """Read the version out of ``If-Match``. Raises PreconditionRequired."""
+    if not if_match:
         raise PreconditionRequired(
             "A change needs the header If-Match with the ETag that reading it gave.", param="if-match"
         )
-    text = if_match.strip().removeprefix("W/").strip('"')
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise PreconditionFailed("If-Match is no ETag of this; read it again.", param="if-match")
-    return int(text)
+    return int(if_match.strip('"'))
 
 
 def versioned(body: T, at: int, status: int = 200) -> Response[T]:
@@ -183,8 +196,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except NotThere as error:
-        kind = NotFound if error.field is None else InvalidRequest  # named in the path, or in the body
-        raise kind(_sentence(error), param=error.field) from None
+        raise NotFound(_sentence(error), param=error.field) from None
     except Taken as error:
         raise Conflict(_sentence(error), param=error.field) from None
     except Outdated as error:
@@ -234,6 +246,17 @@ def _person(control: Control, request: AdminRequest) -> Caller:
         if not hmac.compare_digest(sent.encode("latin-1", "replace"), people.csrf_token(token).encode()):
             raise NotPermitted(f"A change from a browser needs the header {CSRF_HEADER} of its session.")
     return Caller(actor=f"person:{person.id}", role=person.role, org=person.org)
+
+
+def listed(found: Iterable[T], name: Callable[[T], str], wanted: Window) -> Page[T]:
+    """Give a page of what is in memory, by name. Raises InvalidRequest for a cursor of another list."""
+    try:
+        behind = "" if wanted.cursor is None else paging.place(wanted.cursor)[1]
+    except paging.CursorError as error:
+        raise InvalidRequest(_sentence(error), param="cursor") from None
+    rest = sorted((one for one in found if name(one) > behind), key=name)
+    more = len(rest) > wanted.limit
+    return Page(rest[: wanted.limit], paging.cursor(0.0, name(rest[wanted.limit - 1])) if more else None)
 
 
 def window(limit: int, cursor: str | None) -> Window:

@@ -11,7 +11,6 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Cursor, Filter, IfMatch, Limit, Page
 from gateway.api.admin.patches import TermsPatch, given
-from gateway.errors import InvalidRequest
 from gateway.process import Process
 from gateway.tenancy import key_store
 from gateway.tenancy.key_store import KeyDraft, KeyWish
@@ -135,8 +134,6 @@ def _writing(process: Process) -> list[HTTPRouteHandler]:
     def create_key(request: AdminRequest, data: JSONBody[NewKey]) -> Response[MadeKey]:
         """Make a key; the answer holds its text, this once."""
         reach = frame.permitted(request, "tenants.write")
-        if data.expires_s is not None and data.expires_s <= control.wall():
-            raise InvalidRequest("A key that has expired already is of no use.", param="expires_s")
         draft = KeyDraft(name=data.name, terms=data.terms, scopes=data.scopes, expires_s=data.expires_s)
         with frame.writing(control, request) as change:
             made, text = key_store.create(change, reach, data.project_id, draft)
@@ -144,7 +141,7 @@ def _writing(process: Process) -> list[HTTPRouteHandler]:
 
     @patch("/keys/{key_id:str}", summary="Change a key", responses=frame.CHANGES, **DOCS)
     def change_key(
-        request: AdminRequest, key_id: frame.Id, data: JSONBody[KeyPatch], if_match: IfMatch = None
+        request: AdminRequest, key_id: frame.Id, data: JSONBody[KeyPatch], if_match: IfMatch = ""
     ) -> Response[ShownKey]:
         """Change a key; it holds at the next request."""
         reach = frame.permitted(request, "tenants.write")
