@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import random
 import time
@@ -9,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -20,7 +21,7 @@ from backends.launchers import LAUNCHERS
 from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
-from gateway.api import console, fallback, inference, models, probes
+from gateway.api import admin, console, fallback, inference, models, probes, schema
 from gateway.attempts import Attempts
 from gateway.catalogue import Catalogue
 from gateway.checks import check
@@ -29,18 +30,19 @@ from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
 from gateway.loops import Loop, running
 from gateway.pipeline import Pipeline
-from gateway.process import Process
+from gateway.process import Control, Process
 from gateway.settings import ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
 from gateway.telemetry import Telemetry
 from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
+from gateway.tenancy.directory import Directory
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
 from gateway.tenancy.prices import PriceTable
 from semantic_cache.stores.memory import MemoryStore
 
-ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers)
+ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers, admin.handlers)
 
 PROBE_BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -85,7 +87,10 @@ class House:
         keys, limits, prices = KeyTable(), MemoryLimits(), PriceTable()
         name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
         journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
-        self.books = Books(settings, journal, keys, limits, prices, wall=edges.wall, environ=edges.environ)
+        directory = Directory(state_dir / "keys.json", keys)
+        self.books = Books(
+            settings, journal, directory, limits, prices, wall=edges.wall, environ=edges.environ
+        )
         self.billing = Billing(journal, limits, prices, edges.wall)
         self.supervisor = Supervisor(
             specs(settings, edges),
@@ -115,6 +120,14 @@ class House:
             pipeline=self.pipeline,
             supervisor=self.supervisor,
             telemetry=self.telemetry,
+            control=Control(
+                engine=self.books.engine,
+                directory=directory,
+                keys=keys,
+                prices=prices,
+                wall=edges.wall,
+                admin_digest=_admin_digest(edges.environ),
+            ),
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
@@ -179,14 +192,14 @@ def build(process: Process) -> ASGIApp:
     of what the gateway itself spends on a request; every other path, and every other spelling of theirs, is
     Litestar's.
     """
-    handlers: list[ASGIRouteHandler | HTTPRouteHandler] = [
+    handlers: list[ASGIRouteHandler | HTTPRouteHandler | Router] = [
         handler for make in ROUTES for handler in make(process)
     ]
     rest = Litestar(
         handlers,
         exception_handlers={Exception: fallback.render},
         after_request=fallback.identified,
-        openapi_config=None,
+        openapi_config=schema.CONFIG,
         logging_config=None,
         request_max_body_size=process.settings.server.max_body_bytes,
     )
@@ -251,6 +264,11 @@ def _credentials(settings: Settings, environ: Mapping[str, str]) -> dict[str, by
         for number, replica in enumerate(model.replicas)
         if replica.api_key_env is not None
     }
+
+
+def _admin_digest(environ: Mapping[str, str]) -> bytes | None:
+    key = environ.get("SWITCHGEAR_ADMIN_KEY")
+    return hashlib.sha256(key.encode()).digest() if key else None
 
 
 class _Probe:

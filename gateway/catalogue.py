@@ -58,7 +58,7 @@ class Catalogue:
         target = self._targets.get(request.model)
         if target is None:
             raise ModelNotFound(f"The model {request.model!r} does not exist.", param="model")
-        if key.models and target.name not in key.models:
+        if key.models is not None and target.name not in key.models:
             raise ModelNotAllowed(f"This key may not use the model {target.name!r}.", param="model")
         kind = target.models[0].settings.kind
         if kind != request.endpoint.kind:
@@ -70,4 +70,4 @@ class Catalogue:
 
     def names(self, key: Key) -> Iterator[str]:
         """Give the names that a key may use, models before routes."""
-        return (name for name in self._targets if not key.models or name in key.models)
+        return (name for name in self._targets if key.models is None or name in key.models)

@@ -14,7 +14,7 @@ import msgspec
 from gateway.attempts import Attempts, Call
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
-from gateway.errors import InvalidApiKey, InvalidRequest
+from gateway.errors import InvalidApiKey, InvalidRequest, NotPermitted
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
@@ -95,6 +95,8 @@ class Pipeline:
         passage = Passage(incoming.request_id, incoming.endpoint.operation, incoming.started_s)
         try:
             key = self.authenticate(incoming.headers)
+            if "inference" not in key.scopes:
+                raise NotPermitted("This API key is not for inference: its scopes lack 'inference'.")
             request = schemas.parse(incoming.endpoint, incoming.body)
             target = self.catalogue.target(request, key)
             passage.begin(key.id, target.name, target.route)
@@ -138,7 +140,7 @@ class Pipeline:
         scheme, _, text = headers.get(b"authorization", b"").partition(b" ")
         if not text:
             raise InvalidApiKey("You did not provide an API key: send 'Authorization: Bearer KEY'.")
-        key = self._keys.find(text.strip()) if scheme.lower() == b"bearer" else None
+        key = self._keys.find(text.strip(), self._wall()) if scheme.lower() == b"bearer" else None
         if key is None:
             raise InvalidApiKey("Incorrect API key provided.")
         return key
@@ -170,8 +172,7 @@ class Pipeline:
         if not self._cache.exact_ttl_s or wish == b"bypass" or not caching.cacheable(temperature, limit):
             passage.cache = "bypass"
             return None
-        tenant = f"{key.org}/{key.project}"
-        exact = caching.exact_key(tenant, target.name, schemas.canonical(request))
+        exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
         entry = await self._store.get(exact, self._wall())
         passage.cache = "miss" if entry is None else "hit-exact"
         if entry is not None:
@@ -206,7 +207,7 @@ class Pipeline:
         now_s = self._wall()
         entry = Entry(
             id=passage.cache_key.hex()[:24],
-            tenant=f"{key.org}/{key.project}",
+            tenant=key.tenant,
             model=charge.price.model,
             body=body,
             prompt_tokens=receiver.final.prompt_tokens,

@@ -21,6 +21,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Usd = Annotated[float, Meta(ge=0, le=1e9)]
 UsdPerMillion = Annotated[float, Meta(ge=0, le=1e6)]
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
+# No slash: "a/b" of one organisation must never read like "b" of another's; and "*" means all of them.
+TenantName = Annotated[str, Meta(pattern=r"^[^/*\x00-\x1f\x7f]{1,200}$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Band = Literal["interactive", "standard", "batch"]
 Kind = Literal["chat", "embedding"]
@@ -159,15 +161,18 @@ class KeySettings(Table, frozen=True):
     name: Label
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     key_env: str | None = None
-    org: Label = "default"
-    project: Label = "default"
+    org: TenantName = "default"
+    project: TenantName = "default"
     rpm: Positive | None = None
     tpm: Positive | None = None
+    rpd: Positive | None = None
+    tpd: Positive | None = None
     concurrency: Positive | None = None
     budget_usd: Usd | None = None
     prepaid_usd: Usd | None = None
     floor_usd: Usd | None = None
-    band: Band = "standard"
+    band: Band | None = None
+    weight: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     models: tuple[str, ...] = ()
 
 

@@ -89,14 +89,16 @@ def load(connection: sa.Connection) -> list[Row]:
     return [_row(found) for found in connection.execute(sa.select(prices)).mappings()]
 
 
-def import_file(connection: sa.Connection, found: Iterable[Price], now_s: float) -> None:
-    """Add the prices of a file that are new; a process that does the same at the same time does no harm."""
-    for row in imported(load(connection), found, now_s):
+def import_file(connection: sa.Connection, found: Iterable[Price], now_s: float) -> bool:
+    """Add the prices of a file that are new, tell whether any was; two processes at once do no harm."""
+    new = imported(load(connection), found, now_s)
+    for row in new:
         try:
             with connection.begin_nested():
                 connection.execute(sa.insert(prices).values(**values(row)))
         except IntegrityError:
             continue
+    return bool(new)
 
 
 def add(connection: sa.Connection, row: Row) -> str:

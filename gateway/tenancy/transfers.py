@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from gateway.database import balances, transfers
 from gateway.tenancy import accounts
+from gateway.tenancy.keys import KeyRecord
 
 Kind = Literal["grant", "top_up", "refund", "expiry", "correction", "write_off"]
 MAX_NANOUSD = 2**60  # a thousand million USD; sums of many still fit SQL's 64 bits
@@ -85,6 +86,19 @@ def transfer(connection: sa.Connection, given: Transfer) -> str:
     for account, amount in sorted(((debit, -row["amount_nanousd"]), (credit, row["amount_nanousd"]))):
         _move(connection, account, amount)
     return id_
+
+
+def declared(record: KeyRecord, now_s: float) -> Transfer:
+    """Give the credit that a key was made with, as the movement that grants it."""
+    return Transfer(
+        kind="grant",
+        account=accounts.key(record.id),
+        org=record.org,
+        amount_nanousd=record.prepaid_nanousd or 0,
+        ts=now_s,
+        actor="prepaid",
+        note="the credit that the key was made with",
+    )
 
 
 def set_declared(connection: sa.Connection, given: Transfer) -> str | None:

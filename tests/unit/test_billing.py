@@ -22,7 +22,8 @@ from gateway.tenancy.journal import (
     Segment,
     read_lines,
 )
-from gateway.tenancy.keys import Key, bounded
+from gateway.tenancy.keys import Key
+from gateway.tenancy.terms import Terms, bound
 from tests.fakes.prices import LARGE, SMALL, book
 
 
@@ -41,22 +42,15 @@ class FullJournal(Journal):
 class Desk:
     """A billing with a clock to move and a journal to read."""
 
-    def __init__(self, directory: Path, **key: object) -> None:
+    def __init__(self, directory: Path, balance_nanousd: int = 0, **terms: Any) -> None:
         self.now_s = 1000.0
         self.journal = FullJournal(directory, "a")
         self.limits = MemoryLimits()
         self.billing = Billing(self.journal, self.limits, book(SMALL, LARGE), lambda: self.now_s)
-        fields: dict[str, object] = {
-            "id": "k",
-            "org": "o",
-            "project": "p",
-            "name": "n",
-            "prefix": "",
-            "sha256": "",
-        }
-        self.key = bounded(Key(**{**fields, **key}))  # type: ignore[arg-type]  # fields by name
-        standing = Standing(balance_nanousd=self.key.prepaid_nanousd or 0, spent={})
-        self.limits.book({"key:k": standing}, self.now_s)
+        own = bound("key:k", Terms(**terms))
+        bounds = () if own is None else (own,)
+        self.key = Key(id="k", org="o", project="p", name="n", prefix="", sha256="", bounds=bounds)
+        self.limits.book({"key:k": Standing(balance_nanousd=balance_nanousd, spent={})}, self.now_s)
 
     def charge(self, request_id: str = "r1", models: tuple[str, ...] = ("small", "large")) -> Charge:
         return self.billing.charge(
@@ -162,9 +156,9 @@ def test_progress_goes_into_the_journal_now_and_then(tmp_path: Path) -> None:
 
 def test_the_reservation_is_for_the_dearest_model_and_is_given_back(tmp_path: Path) -> None:
     dearest = 10 * 500 + 5 * 2000
-    desk = Desk(tmp_path, prepaid_nanousd=dearest + 100, floor_nanousd=100)
+    desk = Desk(tmp_path, credit="prepaid", balance_nanousd=dearest + 100, floor_nanousd=100)
     desk.go()
-    short = Desk(tmp_path / "short", prepaid_nanousd=dearest + 99, floor_nanousd=100)
+    short = Desk(tmp_path / "short", credit="prepaid", balance_nanousd=dearest + 99, floor_nanousd=100)
     with pytest.raises(InsufficientQuota):
         short.go()
     assert short.lines() == []
@@ -206,7 +200,7 @@ def test_a_refusal_says_which_limit_and_when_to_come_again(tmp_path: Path) -> No
 
 
 def test_without_a_journal_nothing_is_admitted_and_nothing_stays_taken(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, concurrency=1, prepaid_nanousd=15_000)
+    desk = Desk(tmp_path, concurrency=1, credit="prepaid", balance_nanousd=15_000)
     desk.journal.room = 0
     for _ in range(3):
         with pytest.raises(NotRecordable):

@@ -14,7 +14,7 @@ CATALOGUE = Catalogue(parse_settings(SAMPLE + EMBED, "x"), {"vllm": True})
 
 
 def key(*models: str) -> Key:
-    return Key(id="k", org="o", project="p", name="n", prefix="", sha256="", models=models)
+    return Key(id="k", org="o", project="p", name="n", prefix="", sha256="", models=frozenset(models) or None)
 
 
 def chat(model: str) -> Inference:
