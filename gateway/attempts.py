@@ -58,7 +58,7 @@ class Receiver(Protocol):
 
 
 class Call(msgspec.Struct, kw_only=True, eq=False):
-    """One request to a model; ``tried``, ``queue_s`` and ``upstream_s`` are written while it runs."""
+    """One request to a model; from ``tried`` on, fields are written while it runs."""
 
     model: str
     path: str
@@ -72,6 +72,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     idle_s: float
     max_attempts: int
     tried: list[str] = []
+    spot: bool = False
     queue_s: float = 0.0
     upstream_s: float = 0.0
 
@@ -143,6 +144,7 @@ class Attempts:
             sent_s = now()
             call.queue_s += sent_s - asked_s
             call.tried.append(slot.replica.id)
+            call.spot = slot.replica.spot
             call.receiver.begin()
             begun = False
             try:

@@ -33,6 +33,12 @@ class Target(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
     fallback_names: tuple[str, ...] = ()
 
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest context of the models; None where one is not known."""
+        known = [model.settings.context_tokens for model in (*self.models, *self.fallback)]
+        return None if None in known else max(one or 0 for one in known)
+
 
 class Catalogue:
     """The names in force."""

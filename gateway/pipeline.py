@@ -14,7 +14,7 @@ import msgspec
 from gateway.attempts import Attempts, Call
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
-from gateway.errors import InvalidApiKey, InvalidRequest, NotPermitted
+from gateway.errors import InsufficientQuota, InvalidApiKey, InvalidRequest, NotPermitted
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
@@ -24,8 +24,9 @@ from gateway.passage import Passage
 from gateway.settings import CacheSettings, ModelSettings
 from gateway.telemetry import Telemetry
 from gateway.tenancy.accounts import end_user_hash
-from gateway.tenancy.billing import Billing, Charge, Order, rate_headers
+from gateway.tenancy.billing import Billing, Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
+from gateway.tenancy.refusals import rate_headers
 from routing.decision import Query
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
@@ -115,12 +116,15 @@ class Pipeline:
                 charge.answered_by(choice.model.name)
                 receiver = self._receiver(request, choice, charge)
                 call = self._call(incoming, request, key, choice, receiver)
-                charge.replicas = call.tried
-                charge.streamed = request.stream
+                charge.serving = call
                 passage.call = call
                 async with aclosing(self._attempts.stream(call)) as pieces:
                     async for piece in pieces:
-                        charge.progress(*receiver.usage(request.prompt_tokens_estimate))
+                        usage, estimated = receiver.usage(request.prompt_tokens_estimate)
+                        if usage.completion_tokens > charge.covered_tokens and not await charge.extend(usage):
+                            yield self._stopped(passage, charge, receiver)
+                            return
+                        charge.progress(usage, estimated)
                         if not passage.first_byte_s:
                             passage.first_byte_s = self._now()
                             yield Head(self._headers(passage, charge, request))
@@ -146,6 +150,7 @@ class Pipeline:
         return key
 
     def _charge(self, incoming: Incoming, key: Key, request: Inference, target: Target) -> Charge:
+        limited = key.bounds or key.end_user is not None
         return self._billing.charge(
             Order(
                 request_id=incoming.request_id,
@@ -154,7 +159,10 @@ class Pipeline:
                 models=target.names,
                 fallback=target.fallback_names,
                 prompt_tokens=request.prompt_tokens_estimate,
+                most_prompt_tokens=request.body_bytes,
                 output_tokens=request.output_tokens_estimate,
+                most_output_tokens=request.most_output_tokens(target.context_tokens) if limited else None,
+                streamed=request.stream,
                 operation=incoming.endpoint.operation,
                 end_user=end_user_hash(request.end_user) if request.end_user else "",
                 metadata=request.metadata,
@@ -193,6 +201,12 @@ class Pipeline:
         if not request.stream:
             return body
         return answers.to_stream(body, include_usage=request.include_usage, cost_usd=charge.cost_of)
+
+    def _stopped(self, passage: Passage, charge: Charge, receiver: StreamReceiver | WholeReceiver) -> bytes:
+        """Give the declared end of a stream that money stops; InsufficientQuota before its first byte."""
+        if not passage.first_byte_s or isinstance(receiver, WholeReceiver):
+            raise InsufficientQuota("The credit or budget that is left does not cover this request.")
+        return receiver.stop("insufficient_quota", charge.usage)
 
     async def _offer(
         self, passage: Passage, charge: Charge, key: Key, receiver: StreamReceiver | WholeReceiver

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway.openai.events import DONE, StreamBroken, payloads
-from gateway.openai.usage import Usage, UsageFields
+from gateway.openai.usage import Usage, UsageFields, usage_fields
 
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _encode = msgspec.json.Encoder().encode
@@ -122,7 +122,7 @@ def from_stream(stream: bytes, usage: Usage | None = None) -> bytes:
     if isinstance(whole.get("usage"), dict):
         whole["usage"].pop("cost", None)
     elif usage is not None:
-        whole["usage"] = _usage_fields(usage)
+        whole["usage"] = usage_fields(usage)
     for choice in choices.values():
         message = choice.get("message") or {}
         if message.get("tool_calls") and not message["content"]:
@@ -157,15 +157,6 @@ def renewed(body: bytes, new_id: str, created_s: int) -> bytes:
     if "created" in whole:
         whole["created"] = created_s
     return _encode(whole)
-
-
-def _usage_fields(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
 
 
 def _event(chunk: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.openai.usage import Usage, UsageFields
+from gateway.openai.usage import Usage, UsageFields, usage_fields
 
 DONE = b"data: [DONE]\n\n"
 EVENT_LIMIT_BYTES = 8 * 1024 * 1024
@@ -70,6 +70,8 @@ class Chunk(msgspec.Struct):
     prompt_token_ids: list[int] | None = None
     error: Any = None
 
+
+_OF_EVERY_CHUNK = ("id", "object", "created", "model", "system_fingerprint")
 
 _decode = msgspec.json.Decoder(Chunk).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -131,6 +133,7 @@ class StreamReceiver:
         self.delivered_tokens = 0
         self.finish_reasons: list[str] = []
         self.kept: list[bytes] | None = [] if self._keep_bytes else None
+        self._last = b"{}"
         self._kept_bytes = 0
 
     @property
@@ -166,6 +169,23 @@ class StreamReceiver:
             raise StreamBroken("the stream ended before the answer was complete")
         return DONE
 
+    def stop(self, reason: str, usage: Usage) -> bytes:
+        """End the stream from here: ``length`` for every choice, the reason, usage if wanted, ``[DONE]``."""
+        base = {name: raw for name, raw in _decode_fields(self._last).items() if name in _OF_EVERY_CHUNK}
+        chat = base.get("object") != Raw(b'"text_completion"')
+        piece: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        ends = [
+            {"index": index, **piece, "logprobs": None, "finish_reason": "length"}
+            for index in range(self._choices)
+            if index not in self._finished
+        ]
+        chunk = {**base, "choices": ends, "switchgear": {"stop_reason": reason}}
+        events = [_MODEL.sub(self._model, _encode(chunk), 1)]
+        if self._include_usage:
+            told = {**usage_fields(usage), "cost": self._cost_usd(usage)}
+            events.append(_MODEL.sub(self._model, _encode({**base, "choices": [], "usage": told}), 1))
+        return b"".join(b"data: " + event + b"\n\n" for event in events) + DONE
+
     def _event(self, event: bytes) -> bytes:
         """Hand on the data, whatever comment, ``event:`` or ``id:`` line it stands behind; or a comment.
 
@@ -190,6 +210,7 @@ class StreamReceiver:
         if chunk.error:
             raise StreamBroken(f"the server reported {_encode(chunk.error)[:300].decode(errors='replace')}")
         self._begun = True
+        self._last = payload
         self._note(chunk)
         if b'token_ids"' in payload and not self._token_ids:
             if b'"delta":{}' in payload and len(chunk.choices) == 1 and chunk.choices[0].hollow:

@@ -162,6 +162,18 @@ class Inference(msgspec.Struct, kw_only=True):
             wanted = typed.max_completion_tokens
         return max(0, DEFAULT_OUTPUT_TOKENS if wanted is None else wanted) * max(1, typed.n or 1)
 
+    def most_output_tokens(self, context_tokens: int | None) -> int | None:
+        """The most tokens that an answer can have; None where neither request nor model says."""
+        typed = self.typed
+        if isinstance(typed, EmbeddingFields):
+            return 0
+        wanted = typed.max_tokens
+        if isinstance(typed, ChatFields) and typed.max_completion_tokens is not None:
+            wanted = typed.max_completion_tokens
+        if wanted is None or (context_tokens is not None and wanted > context_tokens):
+            wanted = context_tokens
+        return None if wanted is None else max(0, wanted) * self.choices
+
 
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_options = msgspec.json.Decoder(Fields | None).decode

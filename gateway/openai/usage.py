@@ -1,5 +1,7 @@
 """Tokens of one answer."""
 
+from typing import Any
+
 import msgspec
 
 MAX_TOKENS = 10**9  # of one answer; times any price, the amount fits SQL's 64 bits
@@ -45,6 +47,16 @@ class UsageFields(msgspec.Struct):
             _possible((prompt and prompt.cached_tokens) or 0, prompt_tokens),
             _possible((completion and completion.reasoning_tokens) or 0, completion_tokens),
         )
+
+
+def usage_fields(usage: Usage) -> dict[str, Any]:
+    """Write tokens as an answer tells them."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
 
 
 def _possible(tokens: int, limit: int) -> int:

@@ -8,33 +8,57 @@ import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import msgspec
 
-from gateway.errors import InsufficientQuota, InternalError, ModelNotPriced, NotRecordable, RateLimited
-from gateway.openai.usage import Usage
-from gateway.state.limits import Ask, Left, Limits, Verdict
+from gateway.errors import ModelNotPriced, NotRecordable
+from gateway.openai.usage import MAX_TOKENS, Usage
+from gateway.state.limits import Ask, Bound, Limits, Verdict
+from gateway.tenancy import accounts
 from gateway.tenancy.journal import Accepted, Entry, Journal, JournalError, Progress, Segment
 from gateway.tenancy.keys import Key
 from gateway.tenancy.prices import PriceTable
-from gateway.tenancy.pricing import NANO, UNPRICED, Price, Service, Source, amount_nanousd
+from gateway.tenancy.pricing import (
+    NANO,
+    UNPRICED,
+    Price,
+    Service,
+    Source,
+    amount_nanousd,
+    ceiling_nanousd,
+    covered_tokens,
+)
+from gateway.tenancy.refusals import refused
 
 log = logging.getLogger("switchgear.billing")
 
 PROGRESS_TOKENS = 32
 PROGRESS_S = 1.0
 
-LEVELS = {"org": "organisation", "project": "project", "key": "key", "user": "end user"}
+# A stream reserves its prompt and so many tokens, and as many again before they are used up; where there is
+# no room for a whole step, less.
+STEP_TOKENS = 256
+AHEAD_TOKENS = 64
+SHORT_STEP_TOKENS = 16
+UNKNOWN_OUTPUT_TOKENS = 4096  # of a buffered answer that nothing limits
 
-Status = Literal["ok", "error", "cancelled"]
+Status = Literal["ok", "stopped", "error", "cancelled"]
+
+
+class Serving(Protocol):
+    """What the attempts tell of an answer while it comes: the replicas, and whether the last one is spot."""
+
+    tried: list[str]
+    spot: bool
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """One request as the books see it: who asks, for what, and the models that may answer.
 
-    ``models`` are the tiers, cheapest first; ``largest`` is the dearest of them, ``fallback`` may answer too.
-    ``end_user`` is a hash, ``metadata`` JSON text; both are empty where there is none.
+    ``models`` are the tiers, cheapest first, ``fallback`` may answer too. Tokens are estimates, and the most
+    that can come (of output None where nothing says). ``end_user`` is a hash, ``metadata`` JSON text; both
+    are empty where there is none.
     """
 
     request_id: str
@@ -43,7 +67,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...]
     fallback: tuple[str, ...] = ()
     prompt_tokens: int
+    most_prompt_tokens: int
     output_tokens: int
+    most_output_tokens: int | None = None
+    streamed: bool = False
     operation: str = ""
     end_user: str = ""
     metadata: str = ""
@@ -62,16 +89,58 @@ class Charge:
         self.reserved_nanousd = ask.cost_nanousd
         self.price = self._largest = largest
         self.source: Source = "upstream"
-        self.service: Service = "batch" if order.batch else "standard"
+        self.serving: Serving | None = None
         self.usage = Usage()
         self.estimated = False
-        self.streamed = False
-        self.replicas: list[str] = []
+        self.stopped = False
         self.verdict = Verdict()
         self.ts = billing.now()
         self.segment: Segment
         self._noted_tokens = 0
         self._noted_s = 0.0
+        self._short = False  # there was no room for a whole step
+        # Up to so many output tokens the reservation needs no look; a stream's first token is looked at.
+        self.covered_tokens = 0 if order.streamed and ask.cost_nanousd else MAX_TOKENS
+
+    @property
+    def replicas(self) -> list[str]:
+        """The replicas that were tried."""
+        return self.serving.tried if self.serving is not None else []
+
+    @property
+    def service(self) -> Service:
+        """What the answer is a discount for."""
+        if self.order.batch:
+            return "batch"
+        return "spot" if self.serving is not None and self.serving.spot else "standard"
+
+    async def extend(self, usage: Usage) -> bool:
+        """Make the reservation cover a stream's next step, or what there is room for.
+
+        False where it does not even cover ``usage``: what brought the stream there must not be delivered.
+        """
+        have, most = usage.completion_tokens, self.order.most_output_tokens or MAX_TOKENS
+        covered = covered_tokens(self.price, self.reserved_nanousd, usage.prompt_tokens)
+        if covered < min(have + AHEAD_TOKENS, most) and not (self._short and covered >= have):
+            covered = await self._reserve_more(usage, most, covered)
+        if covered < have:
+            self.stopped = True
+        # A look in time while there is room to grow, at the very end of it otherwise.
+        self.covered_tokens = covered if self._short or covered >= most else max(have, covered - AHEAD_TOKENS)
+        return not self.stopped
+
+    async def _reserve_more(self, usage: Usage, most: int, covered: int) -> int:
+        """Reserve a step, or a smaller one where there is no room; gives the output tokens covered then."""
+        step = SHORT_STEP_TOKENS if self._short else STEP_TOKENS
+        while step:
+            output_tokens = min(usage.completion_tokens + step, max(most, usage.completion_tokens))
+            wanted = ceiling_nanousd(self.price, usage.prompt_tokens, output_tokens)
+            if await self._billing.extend(self, wanted):
+                self._short = step < STEP_TOKENS
+                return output_tokens
+            step //= 2
+        self._short = True
+        return covered
 
     def answered_by(self, model: str) -> None:
         """Note which model answers: its price counts from now on."""
@@ -98,7 +167,7 @@ class Charge:
         """Note what was delivered; of a stream, it goes into the journal now and then."""
         self.usage = usage
         self.estimated = estimated
-        if not self.streamed:
+        if not self.order.streamed:
             return
         now_s = self._billing.now()
         if (
@@ -134,7 +203,7 @@ class Charge:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status: Status = "ok"
+        status: Status = "stopped" if self.stopped else "ok"
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             status = "cancelled"
         elif error is not None:
@@ -163,11 +232,14 @@ class Billing:
         prices = [self.prices.find(name, key.org, now_s) for name in (*order.models, *order.fallback)]
         if self.refuse_unpriced:
             _refuse_unpriced(prices)
-        estimate = Usage(order.prompt_tokens, order.output_tokens)
+        bounds = key.bounds
+        if key.end_user is not None and order.end_user:
+            bounds = (*bounds, _of_end_user(key, order.end_user))
+        limited = any(bound.credit or bound.budget_nanousd is not None for bound in bounds)
         ask = Ask(
-            bounds=key.bounds,
+            bounds=bounds,
             tokens=order.prompt_tokens + order.output_tokens,
-            cost_nanousd=max(amount_nanousd(price, estimate, "upstream") for price in prices),
+            cost_nanousd=_reservation(order, prices) if limited else 0,
         )
         return Charge(self, order, ask, prices[len(order.models) - 1])
 
@@ -176,7 +248,7 @@ class Billing:
         if charge.ask.bounds:
             verdict = await self._limits.take(charge.ask, charge.ts)
             if verdict.short is not None:
-                raise _refused(verdict)
+                raise refused(verdict)
             charge.verdict = verdict
         key, order = charge.key, charge.order
         try:
@@ -202,6 +274,14 @@ class Billing:
             ) from error
         segment.open_requests += 1
         charge.segment = segment
+
+    async def extend(self, charge: Charge, wanted_nanousd: int) -> bool:
+        """Bring the reservation of a running request to an amount; False where there is no room for it."""
+        more = wanted_nanousd - charge.reserved_nanousd
+        if not await self._limits.extend(charge.ask, more, self.now()):
+            return False
+        charge.reserved_nanousd = wanted_nanousd
+        return True
 
     def settle(self, charge: Charge, status: Status) -> None:
         """Give back the reservation and write the journal's last line."""
@@ -248,57 +328,35 @@ class Billing:
             self._limits.settle(charge.ask, charge.reserved_nanousd, tokens, amount, self.now())
 
 
+def _reservation(order: Order, prices: list[Price]) -> int:
+    """Give what is reserved at admission: a stream's first step, the most that a buffered answer costs."""
+    most = order.most_output_tokens
+    if order.streamed:
+        prompt_tokens = order.prompt_tokens
+        output_tokens = STEP_TOKENS if most is None else min(STEP_TOKENS, most)
+    else:
+        prompt_tokens = order.most_prompt_tokens
+        output_tokens = UNKNOWN_OUTPUT_TOKENS if most is None else most
+    return max(ceiling_nanousd(price, prompt_tokens, output_tokens) for price in prices)
+
+
+def _of_end_user(key: Key, end_user: str) -> Bound:
+    """Give the limits that bind every end user of a key, for one of them."""
+    rates = key.end_user
+    assert rates is not None
+    return Bound(
+        account=accounts.user(key.org, key.project, end_user),
+        rpm=rates.rpm,
+        tpm=rates.tpm,
+        rpd=rates.rpd,
+        tpd=rates.tpd,
+        concurrency=rates.concurrency,
+        budget_nanousd=rates.budget_nanousd,
+        budget_period=rates.budget_period,
+    )
+
+
 def _refuse_unpriced(prices: list[Price]) -> None:
     for price in prices:
         if price.version == UNPRICED:
             raise ModelNotPriced(f"The model {price.model!r} has no price; the operator must give it one.")
-
-
-def rate_headers(verdict: Verdict) -> list[tuple[bytes, bytes]]:
-    """Give OpenAI's rate-limit headers for the rates that are configured."""
-    headers: list[tuple[bytes, bytes]] = []
-    for name, left in ((b"requests", verdict.requests), (b"tokens", verdict.tokens)):
-        if left is not None:
-            headers += _headers(name, left)
-    return headers
-
-
-def _headers(name: bytes, left: Left) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"x-ratelimit-limit-" + name, str(left.limit).encode()),
-        (b"x-ratelimit-remaining-" + name, str(left.remaining).encode()),
-        (b"x-ratelimit-reset-" + name, _duration(left.reset_s)),
-    ]
-
-
-def _duration(seconds: float) -> bytes:
-    """Write a duration as OpenAI does: ``12ms``, ``6.5s``, ``1m30s``."""
-    if seconds < 1:
-        return f"{round(seconds * 1000)}ms".encode()
-    minutes, rest = divmod(round(seconds), 60)
-    return (f"{minutes}m{rest}s" if minutes else f"{round(seconds, 3):g}s").encode()
-
-
-def _refused(verdict: Verdict) -> RateLimited | InsufficientQuota | InternalError:
-    level = LEVELS.get(verdict.account.partition(":")[0], "account")
-    match verdict.short:
-        case "requests" | "tokens" as what:
-            error = RateLimited(
-                f"Rate limit of this {level} reached: {verdict.limit} {what} per {verdict.period}. "
-                f"Try again in {verdict.retry_after_s:.1f} s.",
-                retry_after_s=verdict.retry_after_s,
-            )
-            error.headers = rate_headers(verdict)
-            error.type = what  # type: ignore[misc]  # OpenAI names the exhausted rate as the type
-            return error
-        case "concurrency":
-            return RateLimited(
-                f"Too many requests of this {level} at once.", retry_after_s=verdict.retry_after_s
-            )
-        case "credit":
-            return InsufficientQuota(f"This {level} has no credit left for this request; top up to go on.")
-        case "budget":
-            span = "" if verdict.period == "total" else f" for this {verdict.period}"
-            return InsufficientQuota(f"The budget of this {level}{span} does not cover this request.")
-        case _:
-            return InternalError("The request was refused.")

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.openai.usage import Usage
+from gateway.openai.usage import MAX_TOKENS, Usage
 from gateway.settings import ModelSettings, PriceSettings
 
 NANO = 1_000_000_000
@@ -104,6 +104,22 @@ def price_of(model: str, settings: PriceSettings, org: str = "") -> Price:
 def price_of_model(settings: ModelSettings) -> Price:
     """Give the price of a model, or the flagged zero of one that has none. Raises PriceError."""
     return unpriced(settings.name) if settings.price is None else price_of(settings.name, settings.price)
+
+
+def ceiling_nanousd(price: Price, prompt_tokens: int, output_tokens: int) -> int:
+    """Give the most that so many tokens can cost, whatever part of them is cached or reasoning."""
+    return (
+        prompt_tokens * max(price.input_nanousd, price.cached_input_nanousd)
+        + output_tokens * max(price.output_nanousd, price.reasoning_nanousd)
+        + price.request_nanousd
+    )
+
+
+def covered_tokens(price: Price, reserved_nanousd: int, prompt_tokens: int) -> int:
+    """Give how many output tokens a reservation covers beside the prompt; -1 where not even that."""
+    left = reserved_nanousd - ceiling_nanousd(price, prompt_tokens, 0)
+    dearest = max(price.output_nanousd, price.reasoning_nanousd)
+    return -1 if left < 0 else left // dearest if dearest else MAX_TOKENS
 
 
 def amount_nanousd(price: Price, usage: Usage, source: Source, service: Service = "standard") -> int:

@@ -1,17 +1,26 @@
 """From admission to settlement: every accepted request is settled exactly once, by whatever exit."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from gateway.errors import ApiError, InsufficientQuota, NotRecordable, RateLimited, error_headers
+from gateway.errors import (
+    ApiError,
+    InsufficientQuota,
+    ModelNotPriced,
+    NotRecordable,
+    RateLimited,
+    error_headers,
+)
 from gateway.openai.usage import Usage
 from gateway.state.limits import Left, Standing, Verdict
 from gateway.state.memory import MemoryLimits
-from gateway.tenancy.billing import Billing, Charge, Order, _duration, rate_headers
+from gateway.tenancy.billing import STEP_TOKENS, Billing, Charge, Order
 from gateway.tenancy.journal import (
     Accepted,
     Entry,
@@ -23,8 +32,9 @@ from gateway.tenancy.journal import (
     read_lines,
 )
 from gateway.tenancy.keys import Key
-from gateway.tenancy.terms import Terms, bound
-from tests.fakes.prices import LARGE, SMALL, book
+from gateway.tenancy.refusals import _duration, rate_headers
+from gateway.tenancy.terms import Rates, Terms, bound
+from tests.fakes.prices import LARGE, SMALL, book, priced
 
 
 class FullJournal(Journal):
@@ -39,11 +49,22 @@ class FullJournal(Journal):
         return super().append(line)
 
 
+class Served:
+    """One replica was tried; it is not a spot one unless somebody says so."""
+
+    spot = False
+
+    def __init__(self, *tried: str) -> None:
+        self.tried = list(tried or ("small-0",))
+
+
 class Desk:
     """A billing with a clock to move and a journal to read."""
 
     def __init__(self, directory: Path, balance_nanousd: int = 0, **terms: Any) -> None:
         self.now_s = 1000.0
+        self.streamed = True
+        self.most: int | None = 5
         self.journal = FullJournal(directory, "a")
         self.limits = MemoryLimits()
         self.billing = Billing(self.journal, self.limits, book(SMALL, LARGE), lambda: self.now_s)
@@ -60,7 +81,10 @@ class Desk:
                 route="auto",
                 models=models,
                 prompt_tokens=10,
+                most_prompt_tokens=10,
                 output_tokens=5,
+                most_output_tokens=self.most,
+                streamed=self.streamed,
                 operation="chat",
                 end_user="u1",
                 metadata='{"team":"a"}',
@@ -80,8 +104,7 @@ class Desk:
 
 def served(charge: Charge) -> None:
     charge.answered_by("small")
-    charge.replicas.append("small-0")
-    charge.streamed = True
+    charge.serving = Served()
     charge.progress(Usage(10, 4, 2), False)
 
 
@@ -150,6 +173,7 @@ def test_progress_goes_into_the_journal_now_and_then(tmp_path: Path) -> None:
         baseline_nanousd=10 * 500 + 32 * 2000,
     )  # fmt: skip
     buffered = Desk(tmp_path / "other")
+    buffered.streamed = False
     buffered.go(lambda charge: charge.progress(Usage(10, 1000), False))
     assert not any(isinstance(line, Progress) for line in buffered.lines())
 
@@ -229,6 +253,114 @@ def test_a_disk_that_fills_up_cuts_no_answer(tmp_path: Path, caplog: pytest.LogC
     assert (end.request_id, end.completion_tokens) == ("r1", 100)
     assert desk.journal.segments()[0].open_requests == 0
     desk.go()
+
+
+async def _stream(charge: Charge, tokens: int, size: int = 1) -> int:
+    """Deliver so many tokens in pieces, as the pipeline does; gives how many there was room for."""
+    charge.answered_by("small")
+    delivered = 0
+    while delivered < tokens:
+        usage = Usage(10, min(tokens, delivered + size))
+        if usage.completion_tokens > charge.covered_tokens and not await charge.extend(usage):
+            break
+        charge.progress(usage, False)
+        delivered = usage.completion_tokens
+    return delivered
+
+
+async def _streamed(desk: Desk, tokens: int, size: int = 1) -> int:
+    async with desk.charge(models=("small",)) as charge:
+        return await _stream(charge, tokens, size)
+
+
+def test_a_stream_reserves_in_steps_and_ends_at_the_floor(tmp_path: Path) -> None:
+    """sub2api#7002: a live stream drove a prepaid balance below its floor."""
+    room = 10 * 50 + (2 * STEP_TOKENS + 40) * 200
+    desk = Desk(tmp_path, credit="prepaid", balance_nanousd=room + 7, floor_nanousd=7)
+    desk.most = None
+    assert asyncio.run(_streamed(desk, 5000)) == 2 * STEP_TOKENS + 40
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert (end.status, end.amount_nanousd) == ("stopped", room)
+    with pytest.raises(InsufficientQuota):
+        asyncio.run(_streamed(desk, 1))
+
+
+def test_a_stream_that_fits_is_not_stopped_and_reserves_no_more_than_it_may_need(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, credit="prepaid", balance_nanousd=10 * 50 + 300 * 200)
+    desk.most = 300
+    assert asyncio.run(_streamed(desk, 300, 7)) == 300
+    assert desk.lines()[-1].status == "ok"  # type: ignore[union-attr]  # the last line is the entry
+
+
+def test_a_stream_grows_only_when_it_must(tmp_path: Path) -> None:
+    """What one stream has not reserved yet is there for others."""
+
+    async def two(desk: Desk) -> None:
+        async with desk.charge("r1", ("small",)) as one, desk.charge("r2", ("small",)) as other:
+            assert await _stream(one, 100) == 100
+            assert await _stream(other, 100) == 100
+            with pytest.raises(InsufficientQuota):
+                await desk.charge("r3", ("small",)).__aenter__()
+
+    desk = Desk(tmp_path, credit="prepaid", balance_nanousd=2 * (10 * 50 + STEP_TOKENS * 200))
+    desk.most = None
+    asyncio.run(two(desk))
+    assert asyncio.run(_streamed(desk, 100)) == 100
+
+
+def test_a_buffered_request_reserves_the_most_it_can_cost(tmp_path: Path) -> None:
+    most = 10 * 50 + 1000 * 200
+    for balance, fits in ((most, True), (most - 1, False)):
+        desk = Desk(tmp_path / str(fits), credit="prepaid", balance_nanousd=balance)
+        desk.streamed, desk.most = False, 1000
+        with contextlib.nullcontext() if fits else pytest.raises(InsufficientQuota):
+            asyncio.run(_streamed(desk, 1))
+
+
+def test_an_end_user_who_was_never_seen_is_bound_at_once(tmp_path: Path) -> None:
+    """litellm#40095: the first requests of an unknown end user went past the default budget."""
+    desk = Desk(tmp_path)
+    desk.streamed = False
+    limited = Rates(budget_nanousd=10 * 50 + 5 * 200)
+    desk.key = msgspec.structs.replace(desk.key, end_user=limited)
+
+    async def two() -> None:
+        async with desk.charge("r1", ("small",)):
+            await desk.charge("r2", ("small",)).__aenter__()
+
+    with pytest.raises(InsufficientQuota, match="end user"):
+        asyncio.run(two())
+
+
+def test_a_model_without_a_price_is_refused_where_the_operator_says_so(tmp_path: Path) -> None:
+    """litellm#10598: what has no price must never be silently free."""
+    desk = Desk(tmp_path)
+    desk.billing.refuse_unpriced = True
+    desk.charge()
+    with pytest.raises(ModelNotPriced, match="'other'"):
+        desk.charge(models=("small", "other"))
+    desk.billing.refuse_unpriced = False
+    desk.go(lambda charge: charge.answered_by("other"))
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert end.price_version == "unpriced"
+
+
+def test_a_spot_replica_is_a_discount(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.billing.prices = book(priced("small", input=1.0, output=2.0, spot=0.5), LARGE)
+
+    def during(charge: Charge) -> None:
+        charge.answered_by("small")
+        charge.serving = Served("small-0", "small-1")
+        charge.serving.spot = True
+        charge.progress(Usage(10, 4), False)
+
+    desk.go(during)
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert (end.service, end.amount_nanousd, end.attempts) == ("spot", 9000, 2)
 
 
 def test_a_cache_hit_is_booked_at_its_factor(tmp_path: Path) -> None:
