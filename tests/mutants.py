@@ -54,10 +54,10 @@ MUTANTS = {
         T_ATTEMPTS,
     ),
     "retry-after-first-byte": Mutant(
-        ATTEMPTS, "if delivered or len(call.tried)", "if len(call.tried)", T_ATTEMPTS
+        ATTEMPTS, "if delivered or len(call.trip.tried)", "if len(call.trip.tried)", T_ATTEMPTS
     ),
     "same-replica-again": Mutant(
-        ATTEMPTS, "exclude=frozenset(call.tried)", "exclude=frozenset()", T_ATTEMPTS
+        ATTEMPTS, "exclude=frozenset(trip.tried)", "exclude=frozenset()", T_ATTEMPTS
     ),
     "retry-a-clients-mistake": Mutant(ATTEMPTS, "in (400, 409, 413, 422)", "in (409, 413, 422)", T_ATTEMPTS),
     "blame-for-a-deadline": Mutant(ATTEMPTS, "and not clients_hurry", "", T_ATTEMPTS),
