@@ -155,6 +155,13 @@ class BillingSettings(Table, frozen=True):
     keep_journal_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 1024 * 1024 * 1024
 
 
+class TracingSettings(Table, frozen=True):
+    """``[tracing]``: what is kept whatever the sampler said; the ``OTEL_*`` variables switch tracing on."""
+
+    slow_s: Annotated[float, Meta(ge=0, le=1e9)] = 10.0
+    expensive_usd: Usd = 0.1
+
+
 class KeySettings(Table, frozen=True):
     """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
 
@@ -186,6 +193,7 @@ class Settings(Table, frozen=True):
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
     billing: BillingSettings = BillingSettings()
+    tracing: TracingSettings = TracingSettings()
     keys: tuple[KeySettings, ...] = ()
 
 

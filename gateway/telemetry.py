@@ -81,6 +81,13 @@ METRICS = (
         "By how much journal, ledger and balances of the last days differ; absent until it is known.",
     ),
     Metric(
+        "switchgear_traces_total",
+        "counter",
+        ("outcome",),
+        "requests",
+        "Traced requests: exported, failed at the receiver, or dropped because the buffer was full.",
+    ),
+    Metric(
         "switchgear_loop_failures_total", "counter", ("loop",), "steps", "Failed steps of background loops."
     ),
 )
