@@ -1,7 +1,7 @@
 """One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -31,7 +31,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     metrics_token: str | None
     reload: Callable[[], None]
     loops: Sequence[Loop] = ()
-    part_errors: dict[str, str] = {}
+    part_errors: Mapping[str, str] = {}
     draining: bool = False
     exchanges: set[Any] = set()
 
