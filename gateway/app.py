@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import time
+from collections import ChainMap
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
 from gateway.settings import ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
+from gateway.state.redis import RedisAway, RedisLimits
 from gateway.telemetry import Telemetry
 from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
@@ -61,9 +63,13 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     clients: Callable[[], InferenceClient] = Clients
 
 
-def loops(supervisor: Supervisor, books: Books) -> tuple[Loop, ...]:
+def loops(
+    supervisor: Supervisor, books: Books, shared: RedisLimits | None, wall: Callable[[], float]
+) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
+    limits = () if shared is None else (Loop("limits", 0.5, lambda: shared.step(wall())),)
     return (
+        *limits,
         Loop("reconcile", 0.5, supervisor.reconcile_once),
         Loop("probe", 1.0, supervisor.probe_once),
         Loop("scrape", 2.0, supervisor.scrape_once),
@@ -86,7 +92,9 @@ class House:
         self.telemetry = Telemetry()
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
-        keys, limits, prices = KeyTable(), MemoryLimits(), PriceTable()
+        keys, prices = KeyTable(), PriceTable()
+        self.shared = _shared(settings, edges, self.telemetry)
+        limits = MemoryLimits() if self.shared is None else self.shared
         name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
         journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
         directory = Directory(state_dir / "keys.json", keys)
@@ -134,8 +142,10 @@ class House:
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
-            loops=loops(self.supervisor, self.books),
-            part_errors=self.books.errors,
+            loops=loops(self.supervisor, self.books, self.shared, edges.wall),
+            part_errors=self.books.errors
+            if self.shared is None
+            else ChainMap(self.books.errors, self.shared.errors),
             exchanges=set(),
         )
         self.adopt(settings)
@@ -178,6 +188,9 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     house = House(settings, edges)
     _wire_probes(house)
     try:
+        if house.shared is not None:
+            with contextlib.suppress(RedisAway):
+                await house.shared.step(edges.wall())
         await house.books.open()
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
@@ -189,6 +202,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     finally:
         await house.supervisor.stop()
         await house.clients.close()
+        if house.shared is not None:
+            await house.shared.close()
         await house.books.close()
         if house.tracing is not None:
             await asyncio.to_thread(house.tracing.close)
@@ -262,6 +277,20 @@ def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
         weight=replica.weight,
         version=replica.version,
         max_concurrency=replica.max_concurrency,
+    )
+
+
+def _shared(settings: Settings, edges: Edges, telemetry: Telemetry) -> RedisLimits | None:
+    """Make the limits that several processes share, where there is a Redis."""
+    redis = settings.redis
+    if redis is None:
+        return None
+    return RedisLimits(
+        redis.url,
+        password=edges.environ[redis.password_env] if redis.password_env else None,
+        timeout_s=redis.timeout_ms / 1000,
+        share=settings.server.workers,
+        alone=lambda: telemetry.count("switchgear_limits_alone_total", ()),
     )
 
 

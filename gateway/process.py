@@ -1,6 +1,6 @@
 """One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -53,7 +53,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     metrics_token: str | None
     reload: Callable[[], None]
     loops: Sequence[Loop] = ()
-    part_errors: dict[str, str] = {}
+    part_errors: Mapping[str, str] = {}
     draining: bool = False
     exchanges: set[Abortable] = set()
 

@@ -57,9 +57,11 @@ class DatabaseSettings(Table, frozen=True):
 
 
 class RedisSettings(Table, frozen=True):
-    """``[redis]``: state shared by several gateway processes."""
+    """``[redis]``: what several gateway processes share; slower than the time-out counts as away."""
 
-    url: str
+    url: Annotated[str, Meta(pattern="^(redis|rediss|unix)://")]
+    password_env: str | None = None
+    timeout_ms: Annotated[float, Meta(gt=0, le=1e9)] = 50.0
 
 
 class PriceSettings(Table, frozen=True):
