@@ -29,9 +29,8 @@ class Directory:
         self._lock = threading.Lock()
         self._revision: int | None = None
 
-    @property
     def read_once(self) -> bool:
-        """Whether the database has been read."""
+        """Tell whether the database has been read."""
         return self._revision is not None
 
     def start(self, own: Iterable[KeyRecord]) -> None:
