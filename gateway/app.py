@@ -39,6 +39,7 @@ from gateway.tenancy.books import Books
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
+from gateway.tracing import tracing_from
 from semantic_cache.stores.memory import MemoryStore
 
 ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers, admin.handlers)
@@ -80,6 +81,7 @@ class House:
         self._credentials: dict[str, bytes] = {}
         self.clients = edges.clients()
         self.telemetry = Telemetry()
+        self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
         keys, limits = KeyTable(), MemoryLimits()
         journal = Journal(state_dir / "journal", f"{int(edges.wall() * 1000)}-{os.getpid()}")
@@ -106,6 +108,7 @@ class House:
                 self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials
             ),
             telemetry=self.telemetry,
+            tracing=self.tracing,
         )
         token = settings.server.metrics_token_env
         self.process = Process(
@@ -140,6 +143,8 @@ class House:
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)
+        if self.tracing is not None:
+            self.tracing.adopt(settings.tracing)
         self.books.settings = self.process.settings = settings
 
     def reload(self) -> None:
@@ -167,12 +172,16 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()
+        if house.tracing is not None:
+            house.tracing.start()
         async with running(house.process.loops, _counter(house.telemetry)):
             yield house.process
     finally:
         await house.supervisor.stop()
         await house.clients.close()
         await house.books.close()
+        if house.tracing is not None:
+            await asyncio.to_thread(house.tracing.close)
 
 
 def build(process: Process) -> ASGIApp:
