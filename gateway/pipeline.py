@@ -104,9 +104,9 @@ class Pipeline:
             passage.trace = self._tracing.begin(incoming.headers)
         try:
             key = self.authenticate(incoming.headers)
+            steps.append(("authenticate", now()))
             if "inference" not in key.scopes:
                 raise NotPermitted("This API key is not for inference: its scopes lack 'inference'.")
-            steps.append(("authenticate", now()))
             request = schemas.parse(incoming.endpoint, incoming.body)
             target = self.catalogue.target(request, key)
             passage.begin(key, target, request)

@@ -36,7 +36,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
 
     def opened(self) -> sa.Engine:
         """Give the engine of a database that has been read. Raises DatabaseError."""
-        if not self.directory.read_once:
+        if not self.directory.read_once():
             raise DatabaseError("the database has not been opened yet")
         return self.engine
 
