@@ -151,7 +151,7 @@ def test_export_is_the_ledger_in_two_formats(door: Gateway) -> None:
     assert (status, got["content-type"].split(";")[0]) == (200, "application/x-ndjson")
     (row,) = map(json.loads, body.splitlines())
     assert (row["org"], row["amount_nanousd"], row["replicas"]) == (tenant.org, COST, ["small-0"])
-    body = call(door.port, "GET", "/admin/v1/usage/export?format=csv", b"", headers)[2]
+    body = call(door.port, "GET", "/admin/v1/usage/export.csv", b"", headers)[2]
     (line,) = csv.DictReader(body.decode().splitlines())
     assert (line["request_id"], line["amount_nanousd"]) == (row["request_id"], str(COST))
 

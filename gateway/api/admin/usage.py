@@ -81,19 +81,19 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             organisations.require(connection, reach, org)
             return usage.invoice(connection, org, month)
 
-    @get("/usage/export", summary="Export ledger rows", responses=frame.LISTS, **docs)
-    def export_usage(
-        request: AdminRequest,
-        from_s: Moment = 0.0,
-        to_s: Moment = 1e11,
-        format: Format = "jsonl",  # noqa: A002  # the parameter's name
-    ) -> Stream:
-        """The rows of a half-open span of time, oldest first, as JSON Lines or CSV."""
-        reach = frame.permitted(request, "usage.read")
-        engine = control.opened()
-        own = {"org": None if reach.org == EVERYTHING else reach.org, "key_id": reach.key_id}
-        of = {name: value for name, value in own.items() if value is not None}
-        media = "text/csv" if format == "csv" else "application/x-ndjson"
-        return Stream(written(engine, format, (from_s, to_s), of), media_type=media)
+    def export(path: str, form: Format, media: str) -> HTTPRouteHandler:
+        @get(path, summary=f"Export ledger rows as {form}", media_type=media, responses=frame.LISTS, **docs)
+        def export_usage(request: AdminRequest, from_s: Moment = 0.0, to_s: Moment = 1e11) -> Stream:
+            """The rows of a half-open span of time, oldest first."""
+            reach = frame.permitted(request, "usage.read")
+            own = {"org": None if reach.org == EVERYTHING else reach.org, "key_id": reach.key_id}
+            of = {name: value for name, value in own.items() if value is not None}
+            return Stream(written(control.opened(), form, (from_s, to_s), of), media_type=media)
 
-    return [read_usage, read_metadata, read_invoice, export_usage]
+        return export_usage
+
+    exports = [
+        export("/usage/export", "jsonl", "application/x-ndjson"),
+        export("/usage/export.csv", "csv", "text/csv"),
+    ]
+    return [read_usage, read_metadata, read_invoice, *exports]
