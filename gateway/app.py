@@ -57,12 +57,17 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     clients: Callable[[], InferenceClient] = Clients
 
 
-def loops(supervisor: Supervisor, books: Books) -> tuple[Loop, ...]:
+def loops(supervisor: Supervisor, dispatcher: Dispatcher, books: Books) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
+
+    async def scrape() -> None:
+        await supervisor.scrape_once()
+        dispatcher.observe(supervisor.loads)
+
     return (
         Loop("reconcile", 0.5, supervisor.reconcile_once),
         Loop("probe", 1.0, supervisor.probe_once),
-        Loop("scrape", 2.0, supervisor.scrape_once),
+        Loop("scrape", 2.0, scrape),
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
     )
@@ -113,7 +118,7 @@ class House:
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
-            loops=loops(self.supervisor, self.books),
+            loops=loops(self.supervisor, self.dispatcher, self.books),
             part_errors=self.books.errors,
             exchanges=set(),
         )
@@ -123,10 +128,8 @@ class House:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
             self.chooser.grader = Grading.load()
-        catalogue = Catalogue(settings, {name: one.returns_token_ids for name, one in ENGINES.items()})
-        self.dispatcher.configure(
-            (one.name, one.policy, one.queue_limit, one.queue_timeout_s) for one in settings.models
-        )
+        catalogue = Catalogue(settings, ENGINES)
+        self.dispatcher.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)

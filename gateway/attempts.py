@@ -66,7 +66,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     headers: list[tuple[bytes, bytes]]
     receiver: Receiver
     query: Query
-    band: str
+    band: int
     deadline_s: float
     first_byte_s: float
     idle_s: float
@@ -108,6 +108,7 @@ class Attempts:
     ) -> None:
         self._dispatcher = dispatcher
         self.now = dispatcher.now
+        self.reads_prefix = dispatcher.reads_prefix
         self._client = client
         self._report = report
         self._telemetry = telemetry
@@ -152,6 +153,7 @@ class Attempts:
                         if out := call.receiver.feed(data):
                             if not begun:
                                 begun = True
+                                slot.began()
                                 call.upstream_s += now() - sent_s
                             yield out
                     if call.receiver.done:

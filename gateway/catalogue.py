@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from backends.engines import Engine
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.openai.schemas import Inference
 from gateway.settings import ModelSettings, Objective, Settings
@@ -12,11 +13,12 @@ from gateway.tenancy.pricing import Price, price_of_model, unpriced
 
 
 class Model(msgspec.Struct, frozen=True):
-    """One model with its price; ``returns_token_ids`` says whether its engine can."""
+    """One model with its price, what its engine can; ``takes_priority`` where it was launched for that."""
 
     settings: ModelSettings
     price: Price
     returns_token_ids: bool
+    takes_priority: bool = False
 
     @property
     def name(self) -> str:
@@ -37,9 +39,14 @@ class Target(msgspec.Struct, frozen=True):
 class Catalogue:
     """The names in force."""
 
-    def __init__(self, settings: Settings, token_ids: Mapping[str, bool]) -> None:
+    def __init__(self, settings: Settings, engines: Mapping[str, Engine]) -> None:
         self.models = {
-            one.name: Model(one, price_of_model(one), token_ids.get(one.engine, False))
+            one.name: Model(
+                one,
+                price_of_model(one),
+                engines[one.engine].returns_token_ids,
+                one.launch is not None and engines[one.engine].takes_priority,
+            )
             for one in settings.models
         }
         self._targets = {name: Target(name, "", (model,)) for name, model in self.models.items()}

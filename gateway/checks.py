@@ -73,6 +73,9 @@ def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
         yield f"launch: the engine {model.engine!r} runs elsewhere and cannot be launched; give replicas"
     if model.policy not in POLICIES:
         yield f"policy: unknown policy {model.policy!r}; known are {', '.join(POLICIES)}"
+    for name, count in Counter(band.name for band in model.bands).items():
+        if count > 1:
+            yield f"bands: {name!r} is given {count} times"
     try:
         price_of_model(model)
     except PriceError as error:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 import msgspec
 
 from gateway.attempts import Attempts, Call
+from gateway.bands import band_of, engine_priority
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
 from gateway.errors import InvalidApiKey, InvalidRequest
@@ -26,6 +27,7 @@ from gateway.telemetry import Telemetry
 from gateway.tenancy.billing import Billing, Charge, rate_headers
 from gateway.tenancy.keys import Key, KeyTable
 from routing.decision import Query
+from routing.prefixes import marks
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
@@ -227,21 +229,38 @@ class Pipeline:
         traceparent = incoming.headers.get(b"traceparent")
         if traceparent is not None:
             headers.append((b"traceparent", traceparent))
+        band = band_of(key.band, request.service_tier)
+        ranked = choice.model.takes_priority and request.endpoint.kind == "chat"
         return Call(
             model=settings.name,
             path=request.endpoint.path,
             body=schemas.upstream_body(
-                request, settings.upstream_name, token_ids=choice.model.returns_token_ids
+                request,
+                settings.upstream_name,
+                token_ids=choice.model.returns_token_ids,
+                priority=engine_priority(band, request.priority) if ranked else None,
             ),
             headers=headers,
             receiver=receiver,
-            query=Query(model=settings.name, prompt_tokens=request.prompt_tokens_estimate),
-            band=key.band,
+            query=self._query(settings.name, request, key),
+            band=band,
             deadline_s=_deadline_s(incoming),
             first_byte_s=settings.first_byte_timeout_s,
             idle_s=settings.stall_timeout_s,
             max_attempts=settings.max_attempts,
             tried=[],
+        )
+
+    def _query(self, model: str, request: Inference, key: Key) -> Query:
+        """Say what the choice of a replica reads; the marks of the prompt only where they are read."""
+        tenant = f"{key.org}/{key.project}"
+        prefix = self._attempts.reads_prefix(model)
+        return Query(
+            model=model,
+            tenant=tenant,
+            prompt_tokens=request.prompt_tokens_estimate,
+            output_tokens=request.output_tokens_estimate,
+            prefix=marks(*request.prompt_bytes(tenant)) if prefix else (),
         )
 
     def _headers(self, passage: Passage, charge: Charge, request: Inference) -> Headers:
