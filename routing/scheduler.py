@@ -100,8 +100,7 @@ class Band:
 
     def charge(self, ticket: Ticket) -> None:
         """Count a ticket as served."""
-        tenant = ticket.query.tenant
-        self._served[tenant] = max(self._served.get(tenant, 0.0), self._floor) + ticket.cost
+        self._served[ticket.query.tenant] += ticket.cost
 
     def remove(self, ticket: Ticket) -> None:
         """Take a ticket out."""
