@@ -22,6 +22,7 @@ from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
 from gateway.api import console, fallback, inference, models, probes
 from gateway.attempts import Attempts
+from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
@@ -99,14 +100,15 @@ class House:
             now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
         )
         self.chooser = Chooser(None, self.dispatcher.ready)
+        self.batching = Batching(
+            Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
+        )
         self.pipeline = Pipeline(
             keys=keys,
             billing=Billing(journal, limits, edges.wall),
             store=self.store,
             chooser=self.chooser,
-            attempts=Attempts(
-                self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials
-            ),
+            attempts=self.batching,
             telemetry=self.telemetry,
         )
         token = settings.server.metrics_token_env
@@ -130,6 +132,7 @@ class House:
             self.chooser.grader = Grading.load()
         catalogue = Catalogue(settings, ENGINES)
         self.dispatcher.configure(settings.models)
+        self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)

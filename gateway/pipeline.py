@@ -11,8 +11,9 @@ from contextlib import aclosing
 
 import msgspec
 
-from gateway.attempts import Attempts, Call
+from gateway.attempts import Call
 from gateway.bands import band_of, engine_priority
+from gateway.batching import Batching
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
 from gateway.errors import InvalidApiKey, InvalidRequest
@@ -74,7 +75,7 @@ class Pipeline:
         billing: Billing,
         store: Store,
         chooser: Chooser,
-        attempts: Attempts,
+        attempts: Batching,
         telemetry: Telemetry,
     ) -> None:
         self._keys = keys

@@ -105,6 +105,7 @@ class ModelSettings(Table, frozen=True):
     queue_age_s: Seconds = 30.0
     slo_ttft_ms: Positive | None = None
     bands: tuple[BandSettings, ...] = ()
+    batch_window_ms: Annotated[float, Meta(ge=0, le=1000)] | None = None
     first_byte_timeout_s: Seconds = 120.0
     stall_timeout_s: Seconds = 60.0
     max_attempts: Positive = 3
