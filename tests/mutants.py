@@ -31,6 +31,7 @@ T_PLAIN, T_DISPATCHER = "tests/unit/test_plain_client.py", "tests/unit/test_disp
 T_FAULTS, T_DISCONNECTS = "tests/integration/test_faults.py", "tests/integration/test_disconnects.py"
 T_STREAMS, T_LEDGER = "tests/integration/test_streams.py", "tests/integration/test_ledger_through_the_door.py"
 LINE, SCHEDULER, T_SCHEDULER = "routing/line.py", "routing/scheduler.py", "tests/unit/test_scheduler.py"
+BATCHING, T_BATCHING = "gateway/batching.py", "tests/unit/test_batching.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 
 MUTANTS = {
@@ -118,6 +119,12 @@ MUTANTS = {
     "no-ageing": Mutant(SCHEDULER, "self._aged(now_s) or self._first()", "self._first()", T_SCHEDULER),
     "marks-without-salt": Mutant(
         "routing/prefixes.py", "blake2b(salt, digest", "blake2b(digest", "tests/unit/test_prefixes.py"
+    ),
+    "a-bad-input-fails-all": Mutant(
+        BATCHING, "except (UpstreamRefused, StreamBroken):", "except KeyError:", T_BATCHING
+    ),
+    "joined-for-nobody": Mutant(
+        BATCHING, "            batch.task.cancel()\n", "            pass\n", T_BATCHING
     ),
     "stale-for-ever": Mutant(PLAIN, "stale = True  #", "stale = False  #", T_PLAIN),
     "no-back-pressure": Mutant(

@@ -1,5 +1,8 @@
 """The simulator: its replica does what the measured one did, and the policies keep what they promise."""
 
+import math
+import os
+import random
 import statistics
 
 import pytest
@@ -106,6 +109,42 @@ UNSEEN = {
 def test_adaptive_beats_turns_and_counting_on_other_traffic(name: str) -> None:
     kind, fleet = UNSEEN[name]
     better(p99s(kind, fleet, range(2000, 2010)))
+
+
+def drawn(draw: random.Random) -> tuple[Kind, Fleet]:
+    """Some traffic and some replicas, some of them slow."""
+    kind = Kind(
+        load=draw.uniform(0.4, 0.8),
+        prompt_tokens=math.exp(draw.uniform(3.4, 6.2)),
+        prompt_sigma=draw.uniform(0.3, 1.3),
+        output_tokens=math.exp(draw.uniform(2.3, 5.0)),
+        output_sigma=draw.uniform(0.3, 1.2),
+        burst=draw.choice((1.0, 1.5, 2.5, 4.0)),
+        burst_s=draw.uniform(2.0, 10.0),
+        systems=draw.choice((0, 0, 1, 3, 8)),
+        system_tokens=draw.randrange(200, 1500),
+        turns=draw.choice((1.0, 1.0, 3.0, 6.0)),
+        tenants=draw.randrange(1, 8),
+    )
+    speeds = tuple(draw.choice((1.0, 1.0, 1.0, 0.5)) for _ in range(draw.randrange(2, 9)))
+    return kind, Fleet(speeds=speeds, max_concurrency=draw.choice((8, 16, 64)))
+
+
+@pytest.mark.parametrize(
+    "count", [8, pytest.param(int(os.environ.get("MINUTES", "20")) * 20, marks=pytest.mark.soak)]
+)
+def test_adaptive_beats_turns_and_counting_on_any_traffic(count: int) -> None:
+    """In p99 of the time to the first token, by a quarter on the (geometric) mean of all that was drawn."""
+    draw = random.Random(int(os.environ.get("SEED", "1")) if count > 8 else 1)
+    ratios: dict[str, list[float]] = {rival: [] for rival in RIVALS}
+    for _ in range(count):
+        kind, fleet = drawn(draw)
+        found = p99s(kind, fleet, range(draw.randrange(10**6), 10**6)[:2], 200)
+        for rival in RIVALS:
+            ratios[rival].append(sum(found["adaptive"]) / sum(found[rival]))
+    print({rival: round(statistics.geometric_mean(some), 3) for rival, some in ratios.items()})
+    for some in ratios.values():
+        assert statistics.geometric_mean(some) < 0.75
 
 
 def test_affinity_finds_the_warm_prefix() -> None:
