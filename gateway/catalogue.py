@@ -13,12 +13,16 @@ from gateway.tenancy.pricing import Price, price_of_model, unpriced
 
 
 class Model(msgspec.Struct, frozen=True):
-    """One model with its price, what its engine can; ``takes_priority`` where it was launched for that."""
+    """One model with its price, what its engine can, and what is made use of.
+
+    ``takes_priority`` where the engine was launched for that; ``salts_prefixes`` unless tenants share them.
+    """
 
     settings: ModelSettings
     price: Price
     returns_token_ids: bool
     takes_priority: bool = False
+    salts_prefixes: bool = False
 
     @property
     def name(self) -> str:
@@ -46,6 +50,7 @@ class Catalogue:
                 price_of_model(one),
                 engines[one.engine].returns_token_ids,
                 one.launch is not None and engines[one.engine].takes_priority,
+                not one.share_prefix_cache and engines[one.engine].takes_cache_salt,
             )
             for one in settings.models
         }

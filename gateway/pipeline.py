@@ -231,7 +231,8 @@ class Pipeline:
         if traceparent is not None:
             headers.append((b"traceparent", traceparent))
         band = band_of(key.band, request.service_tier)
-        ranked = choice.model.takes_priority and request.endpoint.kind == "chat"
+        generates = request.endpoint.kind == "chat"
+        tenant = f"{key.org}/{key.project}"
         return Call(
             model=settings.name,
             path=request.endpoint.path,
@@ -239,11 +240,14 @@ class Pipeline:
                 request,
                 settings.upstream_name,
                 token_ids=choice.model.returns_token_ids,
-                priority=engine_priority(band, request.priority) if ranked else None,
+                priority=engine_priority(band, request.priority)
+                if choice.model.takes_priority and generates
+                else None,
+                tenant=tenant if choice.model.salts_prefixes and generates else None,
             ),
             headers=headers,
             receiver=receiver,
-            query=self._query(settings.name, request, key),
+            query=self._query(settings, request, tenant),
             band=band,
             deadline_s=_deadline_s(incoming),
             first_byte_s=settings.first_byte_timeout_s,
@@ -252,16 +256,17 @@ class Pipeline:
             tried=[],
         )
 
-    def _query(self, model: str, request: Inference, key: Key) -> Query:
+    def _query(self, settings: ModelSettings, request: Inference, tenant: str) -> Query:
         """Say what the choice of a replica reads; the marks of the prompt only where they are read."""
-        tenant = f"{key.org}/{key.project}"
-        prefix = self._attempts.reads_prefix(model)
+        prefix: tuple[bytes, ...] = ()
+        if self._attempts.reads_prefix(settings.name):
+            prefix = marks(*request.prompt_bytes("" if settings.share_prefix_cache else tenant))
         return Query(
-            model=model,
+            model=settings.name,
             tenant=tenant,
             prompt_tokens=request.prompt_tokens_estimate,
             output_tokens=request.output_tokens_estimate,
-            prefix=marks(*request.prompt_bytes(tenant)) if prefix else (),
+            prefix=prefix,
         )
 
     def _headers(self, passage: Passage, charge: Charge, request: Inference) -> Headers:

@@ -100,6 +100,7 @@ class ModelSettings(Table, frozen=True):
     context_tokens: Positive | None = None
     tools: bool = True
     policy: str = "adaptive"
+    share_prefix_cache: bool = False
     queue_limit: Annotated[int, Meta(ge=0)] = 256
     queue_timeout_s: Seconds = 60.0
     queue_age_s: Seconds = 30.0

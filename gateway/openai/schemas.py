@@ -5,6 +5,8 @@ member, known to OpenAI or not, reaches the upstream byte for byte.
 """
 
 import re
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
@@ -200,12 +202,24 @@ def parse(endpoint: Endpoint, body: bytes) -> Inference:
     return Inference(endpoint=endpoint, fields=fields, typed=typed, body_bytes=len(body))
 
 
+@lru_cache(1024)
+def cache_salt(tenant: str, own: bytes) -> Raw:
+    """Give the salt of a tenant's prefix cache, mixed with the client's own one in raw JSON."""
+    return Raw(b'"%s"' % blake2b(own, key=blake2b(tenant.encode()).digest()).hexdigest()[:32].encode())
+
+
 def upstream_body(
-    request: Inference, upstream_model: str, *, token_ids: bool, priority: int | None = None
+    request: Inference,
+    upstream_model: str,
+    *,
+    token_ids: bool,
+    priority: int | None = None,
+    tenant: str | None = None,
 ) -> bytes:
     """Encode the body for an upstream: its own model name, and usage (and token ids) asked for in streams.
 
     ``priority`` is for an engine that takes one; None leaves the client's, where it does not push forward.
+    ``tenant`` is for an engine whose prefix cache can be salted by it.
     """
     fields = dict(request.fields)
     fields["model"] = Raw(_encode(upstream_model))
@@ -213,6 +227,12 @@ def upstream_body(
         fields["priority"] = Raw(b"%d" % priority)
     elif (request.priority or 0) < 0:
         fields["priority"] = Raw(b"0")  # smaller goes first
+    if tenant is not None:
+        own = bytes(fields.get("cache_salt", b"null"))
+        if own == b"null" or (
+            own.startswith(b'"') and own != b'""'
+        ):  # what is no salt is the engine's to refuse
+            fields["cache_salt"] = cache_salt(tenant, own)
     if request.stream:
         options = _decode_options(fields["stream_options"]) if "stream_options" in fields else None
         fields["stream_options"] = Raw(_encode({**(options or {}), "include_usage": Raw(b"true")}))

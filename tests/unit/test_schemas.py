@@ -250,6 +250,21 @@ def test_an_engine_that_takes_a_priority_gets_the_gateways() -> None:
         assert json.loads(body)["priority"] == 107
 
 
+def test_a_tenants_prefixes_are_salted_and_nobody_can_take_anothers_salt() -> None:
+    def salt(tenant: str | None, own: str = "") -> object:
+        sent = upstream_body(parse(CHAT, chat(own)), "up", token_ids=False, tenant=tenant)
+        return json.loads(sent).get("cache_salt")
+
+    assert salt(None) is None
+    assert salt(None, ', "cache_salt": "x"') == "x"
+    first = salt("a/b")
+    assert first == salt("a/b") == salt("a/b", ', "cache_salt": null')
+    taken = salt("a/c", f', "cache_salt": "{first}"')
+    assert len({first, taken, salt("a/c"), salt("a/b", ', "cache_salt": "x"'), "x"}) == 5
+    for wrong in ('""', "5", "[]"):  # the engine refuses it, as it would without a gateway
+        assert salt("a/b", f', "cache_salt": {wrong}') == json.loads(wrong)
+
+
 def test_a_prompt_is_marked_by_its_bytes_its_tools_and_its_tenant() -> None:
     def marked(body: bytes, tenant: str = "t") -> tuple[bytes, ...]:
         return marks(*parse(CHAT, body).prompt_bytes(tenant))
