@@ -1,6 +1,6 @@
-"""Joined embeddings: ``python -m bench.embeddings --model DIR --engine PYTHON``.
+"""Joined embeddings: ``python -m bench.embeddings --model DIR --python PYTHON [--engine vllm]``.
 
-The embedding child, and one gateway before it that joins (``batch_window_ms = 3``) beside one that does not;
+An engine, and one gateway before it that joins (``batch_window_ms = 3``) beside one that does not;
 one client, then 32 at once, each with a short text of its own; the median of the rounds.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from backends.engines import local
+from backends.engines import ENGINES
 from backends.engines.environment import variables
 from backends.engines.profile import LaunchContext, LaunchProfile
 from bench import load
@@ -76,7 +76,8 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a sentence-transformers model")
-    parser.add_argument("--engine", type=Path, required=True, help="the engine environment's python")
+    parser.add_argument("--python", type=Path, required=True, help="the engine environment's")
+    parser.add_argument("--engine", choices=("local", "vllm"), default="local")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     options = parser.parse_args()
@@ -84,11 +85,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         port = free_port()
         context = LaunchContext(python=str(options.python), port=port, served_name="embed", kind="embedding")
-        command = local.ENGINE.launch(LaunchProfile(weights=str(options.model)), context)
-        child = {**variables(options.engine), **command.env}
+        command = ENGINES[options.engine].launch(LaunchProfile(weights=str(options.model)), context)
+        child = {**variables(options.python), **command.env}
         engine = stack.enter_context(started(list(command.argv), cores[0], child))
         rows = {"direct": (port, (engine, engine))}
-        wait_for(f"http://127.0.0.1:{port}/health")
+        wait_for(f"http://127.0.0.1:{port}/health", 300.0)
         for name, window in (("gateway", ""), ("gateway, joined", "batch_window_ms = 3")):
             own, state = free_port(), Path(folder) / name
             state.mkdir()
