@@ -38,6 +38,7 @@ from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
+from gateway.tracing import tracing_from
 from semantic_cache.stores.memory import MemoryStore
 
 ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers)
@@ -84,6 +85,7 @@ class House:
         self._credentials: dict[str, bytes] = {}
         self.clients = edges.clients()
         self.telemetry = Telemetry()
+        self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
         keys, limits = KeyTable(), MemoryLimits()
         journal = Journal(state_dir / "journal", f"{int(edges.wall() * 1000)}-{os.getpid()}")
@@ -110,6 +112,7 @@ class House:
             chooser=self.chooser,
             attempts=self.batching,
             telemetry=self.telemetry,
+            tracing=self.tracing,
         )
         token = settings.server.metrics_token_env
         self.process = Process(
@@ -136,6 +139,8 @@ class House:
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)
+        if self.tracing is not None:
+            self.tracing.adopt(settings.tracing)
         self.books.settings = self.process.settings = settings
 
     def reload(self) -> None:
@@ -163,12 +168,16 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()
+        if house.tracing is not None:
+            house.tracing.start()
         async with running(house.process.loops, _counter(house.telemetry)):
             yield house.process
     finally:
         await house.supervisor.stop()
         await house.clients.close()
         await house.books.close()
+        if house.tracing is not None:
+            await asyncio.to_thread(house.tracing.close)
 
 
 def build(process: Process) -> ASGIApp:

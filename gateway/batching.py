@@ -192,9 +192,11 @@ class Batching:
             self._landed(batch.kind)
         for member, answer in zip(members, answers, strict=True):
             if answer is not None:
-                member.call.tried.extend(call.tried)
-                member.call.upstream_s = call.upstream_s
-                member.call.queue_s = self.now() - member.joined_s - call.upstream_s
+                trip, own = call.trip, member.call.trip
+                own.tried.extend(trip.tried)
+                own.tries.extend(trip.tries)
+                own.upstream_s = trip.upstream_s
+                own.queue_s = self.now() - member.joined_s - trip.upstream_s
             if not member.answer.done():
                 member.answer.set_result(answer)
 
@@ -231,7 +233,7 @@ def joined(fields: Fields, members: Sequence[Member], now_s: float) -> Call:
         first_byte_s=first.first_byte_s,
         idle_s=first.idle_s,
         max_attempts=first.max_attempts,
-        tried=[],
+        trace=first.trace,
     )
 
 

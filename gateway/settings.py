@@ -154,6 +154,13 @@ class CacheSettings(Table, frozen=True):
     semantic: SemanticSettings | None = None
 
 
+class TracingSettings(Table, frozen=True):
+    """``[tracing]``: what is kept whatever the sampler said; the ``OTEL_*`` variables switch tracing on."""
+
+    slow_s: Annotated[float, Meta(ge=0, le=1e9)] = 10.0
+    expensive_usd: Usd = 0.1
+
+
 class KeySettings(Table, frozen=True):
     """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
 
@@ -181,6 +188,7 @@ class Settings(Table, frozen=True):
     models: tuple[ModelSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
+    tracing: TracingSettings = TracingSettings()
     keys: tuple[KeySettings, ...] = ()
 
 

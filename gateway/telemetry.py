@@ -74,6 +74,13 @@ METRICS = (
     Metric("switchgear_cache_entries", "probe", (), "entries", "Answers kept in the exact cache."),
     Metric("switchgear_cache_bytes", "probe", (), "bytes", "Size of the exact cache."),
     Metric(
+        "switchgear_traces_total",
+        "counter",
+        ("outcome",),
+        "requests",
+        "Traced requests: exported, failed at the receiver, or dropped because the buffer was full.",
+    ),
+    Metric(
         "switchgear_loop_failures_total", "counter", ("loop",), "steps", "Failed steps of background loops."
     ),
 )

@@ -85,11 +85,10 @@ class Line:
             self._loads.setdefault(id_, Load())
 
     def observe(self, told: Mapping[str, tuple[int, float]]) -> None:
-        """Take what engines tell: requests there in all, share of the KV cache in use."""
-        for id_, (requests, kv_usage) in told.items():
-            load = self._loads.get(id_)
-            if load is not None:
-                load.outside, load.kv_usage = max(0, requests - load.running), kv_usage
+        """Take what engines tell: requests there in all, share of the KV cache in use. Silence is nothing."""
+        for id_, load in self._loads.items():
+            requests, load.kv_usage = told.get(id_, (0, 0.0))
+            load.outside = max(0, requests - load.running)
 
     @property
     def reads_prefix(self) -> bool:

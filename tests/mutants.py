@@ -32,6 +32,7 @@ T_FAULTS, T_DISCONNECTS = "tests/integration/test_faults.py", "tests/integration
 T_STREAMS, T_LEDGER = "tests/integration/test_streams.py", "tests/integration/test_ledger_through_the_door.py"
 LINE, SCHEDULER, T_SCHEDULER = "routing/line.py", "routing/scheduler.py", "tests/unit/test_scheduler.py"
 BATCHING, T_BATCHING = "gateway/batching.py", "tests/unit/test_batching.py"
+T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 
 MUTANTS = {
@@ -55,10 +56,10 @@ MUTANTS = {
         T_ATTEMPTS,
     ),
     "retry-after-first-byte": Mutant(
-        ATTEMPTS, "if delivered or len(call.tried)", "if len(call.tried)", T_ATTEMPTS
+        ATTEMPTS, "if delivered or len(call.trip.tried)", "if len(call.trip.tried)", T_ATTEMPTS
     ),
     "same-replica-again": Mutant(
-        ATTEMPTS, "exclude=frozenset(call.tried)", "exclude=frozenset()", T_ATTEMPTS
+        ATTEMPTS, "exclude=frozenset(trip.tried)", "exclude=frozenset()", T_ATTEMPTS
     ),
     "retry-a-clients-mistake": Mutant(ATTEMPTS, "in (400, 409, 413, 422)", "in (409, 413, 422)", T_ATTEMPTS),
     "blame-for-a-deadline": Mutant(ATTEMPTS, "and not clients_hurry", "", T_ATTEMPTS),
@@ -83,7 +84,7 @@ MUTANTS = {
         "        pass",
         T_DISCONNECTS,
     ),
-    "the-end-is-a-leaving": Mutant(WIRE, " and not self._answered.response_complete", "", T_LEDGER),
+    "the-end-is-a-leaving": Mutant(WIRE, " and not self._answered.response_complete", "", T_WIRE),
     "heartbeat-for-buffered": Mutant(
         PIPELINE,
         "                if request.stream:\n                    yield",

@@ -102,7 +102,7 @@ class House:
                 body = b"".join([piece async for piece in pieces])
         except Exception as error:
             return translate(error)
-        assert call.tried == ["r0"]
+        assert call.trip.tried == ["r0"]
         answer = json.loads(body)
         answer["data"].sort(key=lambda row: row["index"])
         assert [row["index"] for row in answer["data"]] == list(range(len(answer["data"])))
@@ -122,7 +122,7 @@ class House:
 
 def call_of(given: Any, deadline_s: float = math.inf, band: int = 1, **fields: Any) -> Call:
     return Call(
-        model="embed", path="/embeddings", headers=[], band=band, deadline_s=deadline_s, tried=[],
+        model="embed", path="/embeddings", headers=[], band=band, deadline_s=deadline_s,
         body=json.dumps({"model": "up", "input": given, **fields}).encode(),
         receiver=WholeReceiver("embed", limit_bytes=10**6),
         query=Query(model="embed", prompt_tokens=5), first_byte_s=60.0, idle_s=60.0, max_attempts=1,

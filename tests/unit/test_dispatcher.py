@@ -375,6 +375,11 @@ def test_what_engines_tell_counts() -> None:
         guests.append(Guest(dispatcher))
         await settle()
         assert guests[-1].replica == "r0"
+        dispatcher.observe({"r1": ReplicaLoad(running=99)})
+        dispatcher.observe({})
+        guests += [Guest(dispatcher) for _ in range(6)]
+        await settle()
+        assert [guest.replica for guest in guests].count("r1") > 4
         await stop_all()
 
     run(main())
