@@ -24,6 +24,7 @@ from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
 from gateway.api import admin, console, fallback, inference, models, probes, schema
 from gateway.attempts import Attempts
+from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
@@ -63,16 +64,20 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     clients: Callable[[], InferenceClient] = Clients
 
 
-def loops(
-    supervisor: Supervisor, books: Books, shared: RedisLimits | None, wall: Callable[[], float]
-) -> tuple[Loop, ...]:
+def loops(house: "House", wall: Callable[[], float]) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
+    supervisor, books, shared = house.supervisor, house.books, house.shared
     limits = () if shared is None else (Loop("limits", 0.5, lambda: shared.step(wall())),)
+
+    async def scrape() -> None:
+        await supervisor.scrape_once()
+        house.dispatcher.observe(supervisor.loads)
+
     return (
         *limits,
         Loop("reconcile", 0.5, supervisor.reconcile_once),
         Loop("probe", 1.0, supervisor.probe_once),
-        Loop("scrape", 2.0, supervisor.scrape_once),
+        Loop("scrape", 2.0, scrape),
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
@@ -114,14 +119,15 @@ class House:
             now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
         )
         self.chooser = Chooser(None, self.dispatcher.ready)
+        self.batching = Batching(
+            Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
+        )
         self.pipeline = Pipeline(
             keys=keys,
             billing=self.billing,
             store=self.store,
             chooser=self.chooser,
-            attempts=Attempts(
-                self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials
-            ),
+            attempts=self.batching,
             telemetry=self.telemetry,
             tracing=self.tracing,
         )
@@ -142,7 +148,7 @@ class House:
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
-            loops=loops(self.supervisor, self.books, self.shared, edges.wall),
+            loops=loops(self, edges.wall),
             part_errors=self.books.errors
             if self.shared is None
             else ChainMap(self.books.errors, self.shared.errors),
@@ -154,10 +160,9 @@ class House:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
             self.chooser.grader = Grading.load()
-        catalogue = Catalogue(settings, {name: one.returns_token_ids for name, one in ENGINES.items()})
-        self.dispatcher.configure(
-            (one.name, one.policy, one.queue_limit, one.queue_timeout_s) for one in settings.models
-        )
+        catalogue = Catalogue(settings, ENGINES)
+        self.dispatcher.configure(settings.models)
+        self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)

@@ -89,7 +89,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     headers: list[tuple[bytes, bytes]]
     receiver: Receiver
     query: Query
-    band: str
+    band: int
     deadline_s: float
     first_byte_s: float
     idle_s: float
@@ -130,6 +130,7 @@ class Attempts:
     ) -> None:
         self._dispatcher = dispatcher
         self.now = dispatcher.now
+        self.reads_prefix = dispatcher.reads_prefix
         self._client = client
         self._report = report
         self._telemetry = telemetry
@@ -176,6 +177,7 @@ class Attempts:
                         if out := call.receiver.feed(data):
                             if not this.first_byte_s:
                                 this.first_byte_s = now()
+                                slot.began()
                                 trip.upstream_s += this.first_byte_s - this.sent_s
                             yield out
                     if call.receiver.done:

@@ -18,6 +18,7 @@ TABLES = [
     settings.DatabaseSettings,
     settings.RedisSettings,
     settings.ModelSettings,
+    settings.BandSettings,
     settings.PriceSettings,
     settings.ReplicaSettings,
     LaunchProfile,
