@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from bench import profile, report
-from bench.contenders import contenders
+from bench.contenders import LITELLM_VERSION, contenders
 from bench.measure import measure_all
 
 
@@ -20,12 +20,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each phase")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     parser.add_argument("--readme", action="store_true", help="write the table into README.md too")
-    parser.add_argument("--litellm", action="store_true", help="install LiteLLM and measure it too")
+    parser.add_argument(
+        "--litellm",
+        nargs="?",
+        const=LITELLM_VERSION,
+        default="",
+        metavar="VERSION",
+        help="install LiteLLM and measure it too",
+    )
     parser.add_argument("--profile", action="store_true", help="a flame graph of the gateway under load")
     parser.add_argument("--only", default="", help="rows whose name holds this text (and direct)")
     options = parser.parse_args()
     if options.profile:
-        full = next(one for one in contenders(litellm=False) if "everything" in one.name)
+        full = next(one for one in contenders() if "everything" in one.name)
         svg = report.ROOT / "bench" / "profile.svg"
         print(profile.run(full, options.seconds, svg))
         print(f"\n{svg.relative_to(Path.cwd()) if svg.is_relative_to(Path.cwd()) else svg}")

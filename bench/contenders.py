@@ -11,9 +11,8 @@ import msgspec
 
 ROOT = Path(__file__).parents[1]
 KEY = "sk-bench"
-LITELLM_HOME = ROOT / ".cache" / "bench-litellm"
-# The extra proxy-runtime brings the OpenTelemetry SDK: without it, each request tries a failing import again.
-LITELLM = "litellm[proxy,proxy-runtime]==1.108.7"
+# The newest that installs everywhere: later ones ask for a certifi that some indexes do not have yet.
+LITELLM_VERSION = "1.91.0"
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,8 +105,8 @@ general_settings: {{ master_key: {key} }}
 """
 
 
-def contenders(*, litellm: bool) -> list[Contender]:
-    """Give the rows in order; LiteLLM where it is wanted or installed."""
+def contenders(*, litellm: str = "") -> list[Contender]:
+    """Give the rows in order; that version of LiteLLM if one is named, else one that is installed already."""
     python = sys.executable
     serve = [str(Path(python).parent / "switchgear"), "serve", "--config", "{folder}/bench.toml"]
     uvicorn = [python, "-m", "uvicorn", "bench.floor:app", "--port", "{port}", "--log-level", "critical"]
@@ -123,8 +122,8 @@ def contenders(*, litellm: bool) -> list[Contender]:
         Contender(name=full, command=serve, model="auto", files={"bench.toml": FULL}, environ=traced),
         Contender(name="switchgear, exact hit", shares=full, model="small", repeat=True),
     ]
-    if litellm or (LITELLM_HOME / "bin" / "litellm").exists():
-        rows.append(_litellm())
+    if litellm or _litellm_program(LITELLM_VERSION).exists():
+        rows.append(_litellm(litellm or LITELLM_VERSION))
     return rows
 
 
@@ -137,27 +136,24 @@ def _nginx() -> Contender:
     return Contender(name=name, command=command, files={"nginx.conf": NGINX})
 
 
-def _litellm() -> Contender:
+def _litellm_program(version: str) -> Path:
+    return ROOT / ".cache" / f"bench-litellm-{version}" / "bin" / "litellm"
+
+
+def _litellm(version: str) -> Contender:
     """Install LiteLLM into an environment of its own, where it is not there yet."""
-    program = LITELLM_HOME / "bin" / "litellm"
-    name = f"LiteLLM {LITELLM.rpartition('==')[2]}"
+    program, name = _litellm_program(version), f"LiteLLM {version}"
+    home = program.parents[1]
     if not program.exists():
-        print(f"bench: installing {LITELLM} into {LITELLM_HOME} (some minutes)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(LITELLM_HOME)], check=True)
-        pip = [str(LITELLM_HOME / "bin" / "python"), "-m", "pip", "install", "--progress-bar", "on", LITELLM]
+        # proxy-runtime brings the OpenTelemetry SDK: without it, each request tries to import it again.
+        package = f"litellm[proxy,proxy-runtime]=={version}"
+        print(f"bench: installing {package} into {home} (some minutes)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--progress-bar", "on", package]
         if subprocess.run(pip, check=False, stdout=sys.stderr).returncode:
-            shutil.rmtree(LITELLM_HOME)
+            shutil.rmtree(home)
             return Contender(name=name, missing="pip could not install it; its message is above")
-    options = [
-        "--config",
-        "{folder}/litellm.yaml",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "{port}",
-        "--num_workers",
-        "1",
-    ]
+    address = ["--host", "127.0.0.1", "--port", "{port}"]
+    command = [str(program), "--config", "{folder}/litellm.yaml", *address, "--num_workers", "1"]
     environ = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    files = {"litellm.yaml": LITELLM_CONFIG}
-    return Contender(name=name, command=[str(program), *options], files=files, environ=environ)
+    return Contender(name=name, command=command, files={"litellm.yaml": LITELLM_CONFIG}, environ=environ)
