@@ -52,9 +52,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The request was admitted: from now on a stream may be kept alive by heartbeats."""
+    """A stream was admitted: from now on it may be kept alive by heartbeats."""
 
-    streamed: bool
     headers: Headers
 
 
@@ -116,7 +115,8 @@ class Pipeline:
                     yield body
                     passage.answered_s = now()
                     return
-                yield Accepted(request.stream, EVENT_STREAM if request.stream else JSON)
+                if request.stream:
+                    yield Accepted(EVENT_STREAM)
                 choice = self._chooser.choose(target, request, incoming.headers)
                 passage.choice = choice
                 if target.route:

@@ -1,7 +1,6 @@
 """One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
 
-import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -33,16 +32,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     loops: Sequence[Loop] = ()
     part_errors: dict[str, str] = {}
     draining: bool = False
-    exchanges: set[Any] = set()
-
-    @contextlib.contextmanager
-    def live(self, exchange: Abortable) -> Generator[None, None, None]:
-        """Count an exchange as under way inside the block."""
-        self.exchanges.add(exchange)
-        try:
-            yield
-        finally:
-            self.exchanges.discard(exchange)
+    exchanges: set[Abortable] = set()
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Tell whether any model can serve, and give the body of ``/readyz``."""

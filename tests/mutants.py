@@ -30,6 +30,7 @@ T_ATTEMPTS, T_EXCHANGE = "tests/unit/test_attempts.py", "tests/unit/test_exchang
 T_PLAIN, T_DISPATCHER = "tests/unit/test_plain_client.py", "tests/unit/test_dispatcher.py"
 T_FAULTS, T_DISCONNECTS = "tests/integration/test_faults.py", "tests/integration/test_disconnects.py"
 T_STREAMS, T_LEDGER = "tests/integration/test_streams.py", "tests/integration/test_ledger_through_the_door.py"
+T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 
 MUTANTS = {
@@ -76,12 +77,19 @@ MUTANTS = {
         "gateway/openai/events.py", "if not self._include_usage:", "if False:", T_STREAMS
     ),
     "nobody-watches-the-client": Mutant(
-        EXCHANGE, "self._loop.call_soon(self._watch)", "self._loop.call_soon(lambda: None)", T_EXCHANGE
+        "gateway/api/inference.py",
+        '        scope["extensions"][LEAVING](exchange.abort.leave)',
+        "        pass",
+        T_DISCONNECTS,
     ),
-    "the-end-is-a-leaving": Mutant(EXCHANGE, "            self._whole = True\n", "", T_EXCHANGE),
+    "the-end-is-a-leaving": Mutant(WIRE, " and not self._answered.response_complete", "", T_WIRE),
     "heartbeat-for-buffered": Mutant(
-        EXCHANGE, "            if part.streamed:\n", "            if True:\n", T_EXCHANGE
+        PIPELINE,
+        "                if request.stream:\n                    yield",
+        "                if True:\n                    yield",
+        T_STREAMS,
     ),
+    "left-while-saying-farewell": Mutant(EXCHANGE, "        self.abort.task = None\n", "", T_EXCHANGE),
     "heartbeat-within-data": Mutant(EXCHANGE, "if not spoken and not", "if not", T_EXCHANGE),
     "endless-farewell": Mutant(EXCHANGE, "FAREWELL_S = 1.0", "FAREWELL_S = 1000.0", T_EXCHANGE),
     "no-withdraw": Mutant(DISPATCHER, "and not line.scheduler.withdraw(ticket)\n", "\n", T_DISPATCHER),
@@ -101,7 +109,7 @@ MUTANTS = {
     ),
     "permit-leak": Mutant(
         PLAIN,
-        "        except BaseException:\n            origin.permits.release()\n            raise",
+        "        except BaseException:\n            origin.give_back()\n            raise",
         "        except BaseException:\n            raise",
         T_PLAIN,
     ),
@@ -110,7 +118,7 @@ MUTANTS = {
     ),
     "silence-for-ever": Mutant(PLAIN, "if now_s > connection.quiet_until", "if now_s < 0", T_PLAIN),
     "pipelined-leaver-unnoticed": Mutant(
-        WIRE, "            self._answered.message_event.set()\n", "", T_DISCONNECTS
+        WIRE, "            self._answered.left()\n", "            pass\n", T_DISCONNECTS
     ),
     "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
 }

@@ -111,7 +111,8 @@ class StreamReceiver:
         keep_bytes: int,
         cost_usd: Callable[[Usage], float],
     ) -> None:
-        self._model = b'"model":' + _encode(model).replace(b"\\", b"\\\\")
+        self._model = b'"model":' + _encode(model)
+        self._their_model = b""  # as it stood in the chunk before
         self._choices = choices
         self._include_usage = include_usage
         self._token_ids = token_ids
@@ -194,10 +195,19 @@ class StreamReceiver:
             if b'"delta":{}' in payload and len(chunk.choices) == 1 and chunk.choices[0].hollow:
                 return b""
             payload = _TOKEN_IDS.sub(rb"\1null", payload)  # as vLLM says that there are none
-        payload = _MODEL.sub(self._model, payload, 1)
+        payload = self._renamed(payload)
         if b'"usage"' in payload:
             payload = self._with_usage(payload, chunk)
         return b"data: " + payload + b"\n\n" if payload else b""
+
+    def _renamed(self, payload: bytes) -> bytes:
+        """Give the payload with our name of the model; theirs is nearly always that of the chunk before."""
+        if not self._their_model or self._their_model not in payload:
+            found = _MODEL.search(payload)
+            if found is None:
+                return payload
+            self._their_model = found.group()
+        return payload.replace(self._their_model, self._model, 1)
 
     def _note(self, chunk: Chunk) -> None:
         if chunk.prompt_token_ids is not None:
