@@ -34,6 +34,7 @@ from gateway.process import Process
 from gateway.settings import ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
+from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
 from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
@@ -58,15 +59,13 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "the configuration"
     engine_python: str = ""
     clients: Callable[[], InferenceClient] = Clients
+    tallies: Tallies | None = None
 
 
-def loops(
-    supervisor: Supervisor, books: Books, shared: RedisLimits | None, wall: Callable[[], float]
-) -> tuple[Loop, ...]:
+def loops(supervisor: Supervisor, books: Books, *more: Loop) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
-    limits = () if shared is None else (Loop("limits", 0.5, lambda: shared.step(wall())),)
     return (
-        *limits,
+        *more,
         Loop("reconcile", 0.5, supervisor.reconcile_once),
         Loop("probe", 1.0, supervisor.probe_once),
         Loop("scrape", 2.0, supervisor.scrape_once),
@@ -84,7 +83,7 @@ class House:
         self._edges = edges
         self._credentials: dict[str, bytes] = {}
         self.clients = edges.clients()
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
         keys = KeyTable()
@@ -124,13 +123,20 @@ class House:
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
-            loops=loops(self.supervisor, self.books, self.shared, edges.wall),
+            loops=loops(self.supervisor, self.books, *self._shared_loops()),
             part_errors=self.books.errors
             if self.shared is None
             else ChainMap(self.books.errors, self.shared.errors),
             exchanges=set(),
         )
         self.adopt(settings)
+
+    def _shared_loops(self) -> Iterable[Loop]:
+        """Give the loops that one of several processes has."""
+        if (shared := self.shared) is not None:
+            yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
+        if self._edges.tallies is not None:
+            yield Loop("tallies", 1.0, self.telemetry.publish)
 
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""

@@ -179,7 +179,7 @@ def revoke(engine: sa.Engine, key_id: str, now_s: float) -> bool:
 
 def write_snapshot(path: Path, keys: Iterable[Key]) -> None:
     """Keep the known keys on disk, atomically."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(msgspec.json.encode(list(keys)))
