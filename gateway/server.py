@@ -59,6 +59,16 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.ask)
 
+    def with_parent(self, parent_fd: int) -> None:
+        """End also when the parent is gone, which brings the pipe to its end."""
+        loop = asyncio.get_running_loop()
+
+        def gone() -> None:
+            loop.remove_reader(parent_fd)
+            self.ask()
+
+        loop.add_reader(parent_fd, gone)
+
     def ask(self) -> None:
         """End the process; asked again, do not wait for what is under way."""
         if self.asked.is_set():
@@ -168,10 +178,10 @@ async def _welcome(server: uvicorn.Server, when_listening: Callable[[], Awaitabl
 
 
 def _handle_hang_up(process: Process, stop: Stop) -> None:
-    had_terminal = _has_terminal()
+    had_terminal = has_terminal()
 
     def hang_up() -> None:
-        if had_terminal and not _has_terminal():
+        if had_terminal and not has_terminal():
             stop.ask()
             return
         try:
@@ -183,7 +193,8 @@ def _handle_hang_up(process: Process, stop: Stop) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
 
 
-def _has_terminal() -> bool:
+def has_terminal() -> bool:
+    """Tell whether the terminal that the process was started from is still there."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
