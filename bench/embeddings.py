@@ -85,7 +85,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         port = free_port()
         context = LaunchContext(python=str(options.python), port=port, served_name="embed", kind="embedding")
-        command = ENGINES[options.engine].launch(LaunchProfile(weights=str(options.model)), context)
+        command = ENGINES[options.engine].launch(
+            LaunchProfile(weights=str(options.model.absolute()), cpu_cores=(cores[0],)), context
+        )
         child = {**variables(options.python), **command.env}
         engine = stack.enter_context(started(list(command.argv), cores[0], child))
         rows = {"direct": (port, (engine, engine))}
