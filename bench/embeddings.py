@@ -22,7 +22,8 @@ from backends.engines import ENGINES
 from backends.engines.environment import variables
 from backends.engines.profile import LaunchContext, LaunchProfile
 from bench import load
-from bench.__main__ import KEY, ROOT, cpu_s, free_port, started, wait_for
+from bench.contenders import KEY
+from bench.processes import cpu_s, free_port, started, wait_for
 
 CLIENTS = 32
 CONFIG = """
@@ -89,18 +90,20 @@ def main() -> None:
             LaunchProfile(weights=str(options.model.absolute()), cpu_cores=(cores[0],)), context
         )
         child = {**variables(options.python), **command.env}
-        engine = stack.enter_context(started(list(command.argv), cores[0], child))
+        own_folder = Path(folder) / "engine"
+        own_folder.mkdir()
+        engine = stack.enter_context(started(list(command.argv), cores[0], child, own_folder))
         rows = {"direct": (port, (engine, engine))}
-        wait_for(f"http://127.0.0.1:{port}/health", 300.0)
+        wait_for(f"http://127.0.0.1:{port}/health", own_folder)
         for name, window in (("gateway", ""), ("gateway, joined", "batch_window_ms = 3")):
             own, state = free_port(), Path(folder) / name
             state.mkdir()
             config = state / "bench.toml"
             config.write_text(CONFIG.format(port=own, state=state, window=window, upstream=port))
             serve = [str(Path(sys.executable).parent / "switchgear"), "serve", "--config", str(config)]
-            env = {"BENCH_KEY": KEY, "PYTHONPATH": str(ROOT)}
-            rows[name] = own, (stack.enter_context(started(serve, cores[-1], env)), engine)
-            wait_for(f"http://127.0.0.1:{own}/readyz")
+            pid = stack.enter_context(started(serve, cores[-1], {"BENCH_KEY": KEY}, state))
+            rows[name] = own, (pid, engine)
+            wait_for(f"http://127.0.0.1:{own}/readyz", state)
         print("| | clients | requests/s | p50 ms | p99 ms | CPU us/request | of the engine |")
         print("|---" * 7 + "|")
         for clients in (1, CLIENTS):

@@ -74,6 +74,7 @@ class Trip(msgspec.Struct, eq=False):
     """What became of a call so far; it outlives the call and holds none of its bytes."""
 
     tried: list[str] = []
+    spot: bool = False  # whether the last one is
     tries: list[Try] = []
     queue_s: float = 0.0
     upstream_s: float = 0.0
@@ -167,6 +168,7 @@ class Attempts:
             this.replica, this.url = slot.replica.id, slot.replica.url
             trip.queue_s += this.sent_s - this.asked_s
             trip.tried.append(slot.replica.id)
+            trip.spot = slot.replica.spot
             call.receiver.begin()
             try:
                 reply = await self._send(call, slot.replica)

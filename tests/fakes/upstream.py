@@ -9,7 +9,8 @@ Faults (``:k`` counts events, from the start of the stream): ok, hang, hang-head
 429-after, 500, 503-after, fin:k, rst:k, stall:k, early-end:k (of a well-formed body), early-done:k, comments,
 malformed:k, error:k, no-usage, usage-in-choices,
 usage-null, no-done, done-fin, done-hang, byte-by-byte, at-once, huge, short-body, long-body, garbage,
-continue, early-hints, close, http10, idle-close, mute-close. ``GET /seen?tag=T`` tells what came with tag T.
+continue, early-hints, close, http10, idle-close, mute-close. ``GET /seen?tag=T`` tells what came with tag
+T, until ``{"forget": true}``.
 """
 
 import argparse
@@ -121,6 +122,9 @@ class Upstream:
         if "close_idle" in wish:
             for writer in list(self.open[wish["close_idle"]]):
                 writer.close()
+        if "forget" in wish:
+            self.seen = [one for one in self.seen if one.state == "running"]
+            self.attempts.clear()
         self.default = wish.get("default", self.default)
         if "mix" in wish:
             self.mix = [(fault, weight) for fault, weight in wish["mix"]]

@@ -12,7 +12,7 @@ import pytest
 
 from gateway import commands, database
 from gateway.__main__ import main
-from gateway.tenancy import keys, ledger
+from gateway.tenancy import key_store, keys, ledger
 from routing.policies import POLICIES
 from routing.traces import KINDS
 from tests.fakes.configs import MODEL
@@ -125,9 +125,10 @@ def create(capsys: pytest.CaptureFixture[str], config: Path, *more: str) -> dict
     return made
 
 
-def stored(config: Path) -> list[keys.Key]:
+def stored(config: Path) -> list[keys.KeyRecord]:
     engine = database.connect(f"sqlite:///{config.parent}/db/switchgear.db")
-    found = keys.load(engine)
+    with engine.connect() as connection:
+        found = key_store.all_keys(connection)
     engine.dispose()
     return found
 
@@ -141,14 +142,18 @@ def test_a_key_is_made_listed_and_revoked(capsys: pytest.CaptureFixture[str], co
     (key,) = stored(config)
     assert key.sha256 == keys.digest(made["key"])
     assert made["key"].startswith(made["prefix"])
-    assert (key.org, key.project, key.rpm, key.tpm, key.concurrency) == ("acme", "chat", 5, 6, 7)
-    assert (key.budget_nanousd, key.prepaid_nanousd, key.floor_nanousd) == (15 * 10**8, 10**10, 10**8)
-    assert (key.band, key.models, key.id) == ("batch", ("m", "auto"), made["id"])
+    terms = key.terms
+    assert (key.org, key.project, terms.rpm, terms.tpm, terms.concurrency) == ("acme", "chat", 5, 6, 7)
+    assert (terms.budget_nanousd, terms.credit, terms.floor_nanousd) == (15 * 10**8, "prepaid", 10**8)
+    assert (key.prepaid_nanousd, key.origin) == (10**10, "cli")
+    assert (terms.band, terms.models, key.id) == ("batch", ("m", "auto"), made["id"])
 
     (listed,) = json.loads(ok(capsys, "keys", "list", "--config", str(config), "--json"))
     assert (listed["id"], listed["prefix"], listed["revoked_s"]) == (made["id"], made["prefix"], None)
     assert "sha256" not in listed
-    assert made["id"] in ok(capsys, "keys", "list", "--config", str(config))
+    titles, row = ok(capsys, "keys", "list", "--config", str(config)).splitlines()
+    assert titles.split() == ["ID", "PREFIX", "ORGANISATION/PROJECT", "NAME", "SCOPES", "STATE"]
+    assert row.split() == [made["id"], made["prefix"], "acme/chat", "n", "inference", "valid"]
 
     said = ok(capsys, "keys", "revoke", made["id"], "--config", str(config), "--json")
     assert json.loads(said) == {"revoked": True}
@@ -168,7 +173,7 @@ def test_a_key_for_people_is_shown_once(capsys: pytest.CaptureFixture[str], conf
 @pytest.mark.parametrize(
     "flags",
     [["--rpm", "0"], ["--rpm", "9" * 30], ["--budget-usd", "-1"], ["--budget-usd", "inf"],
-     ["--prepaid-usd", "nan"], ["--org", ""], ["--org", "x" * 201]],
+     ["--prepaid-usd", "nan"], ["--org", ""], ["--org", "x" * 201], ["--org", "a/b"], ["--weight", "0"]],
     ids=" ".join,
 )  # fmt: skip
 def test_impossible_limits_are_refused_by_name(
@@ -178,6 +183,17 @@ def test_impossible_limits_are_refused_by_name(
     assert (status, out) == (1, "")
     assert flags[0].removeprefix("--").replace("-", "_") in err
     assert "Traceback" not in err
+
+
+def test_a_key_can_expire_and_be_for_something_else_than_inference(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    made = create(capsys, config, "--expires-days", "0", "--scope", "usage", "--scope", "admin")
+    (key,) = stored(config)
+    assert (key.scopes, key.expires_s) == (("usage", "admin"), key.created_s)
+    row = ok(capsys, "keys", "list", "--config", str(config)).splitlines()[1]
+    assert row.split()[-2:] == ["usage,admin", "expired"]
+    assert made["id"] == key.id
 
 
 def test_an_unknown_key_cannot_be_revoked(capsys: pytest.CaptureFixture[str], config: Path) -> None:

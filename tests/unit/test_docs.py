@@ -27,6 +27,7 @@ TABLES = [
     settings.Objective,
     settings.CacheSettings,
     settings.SemanticSettings,
+    settings.BillingSettings,
     settings.TracingSettings,
     settings.KeySettings,
 ]

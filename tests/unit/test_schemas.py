@@ -267,7 +267,7 @@ def test_a_tenants_prefixes_are_salted_and_nobody_can_take_anothers_salt() -> No
 
 def test_a_prompt_is_marked_by_its_bytes_its_tools_and_its_tenant() -> None:
     def marked(body: bytes, tenant: str = "t") -> tuple[bytes, ...]:
-        return marks(*parse(CHAT, body).prompt_bytes(tenant))
+        return marks(*parse(CHAT, body).prompt_and_salt(tenant))
 
     system = "You are helpful. " * 50
     one, two = (
@@ -279,4 +279,4 @@ def test_a_prompt_is_marked_by_its_bytes_its_tools_and_its_tenant() -> None:
     tools = one[:-1] + b', "tools": [{"type": "function"}]}'
     assert not set(marked(one)) & set(marked(tools))
     text = parse(COMPLETIONS, json.dumps({"model": "m", "prompt": "p" * 300}).encode())
-    assert len(marks(*text.prompt_bytes("t"))) == 1
+    assert len(marks(*text.prompt_and_salt("t"))) == 1
