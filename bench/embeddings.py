@@ -86,7 +86,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         port = free_port()
         context = LaunchContext(python=str(options.python), port=port, served_name="embed", kind="embedding")
-        command = ENGINES[options.engine].launch(LaunchProfile(weights=str(options.model)), context)
+        command = ENGINES[options.engine].launch(
+            LaunchProfile(weights=str(options.model.absolute()), cpu_cores=(cores[0],)), context
+        )
         child = {**variables(options.python), **command.env}
         own_folder = Path(folder) / "engine"
         own_folder.mkdir()

@@ -85,12 +85,12 @@ def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
     if model.launch is not None and model.engine == "openai":
         yield f"launch: the engine {model.engine!r} runs elsewhere and cannot be launched; give replicas"
     if model.batch_window_ms is not None and model.kind != "embedding":
-        yield "batch_window_ms: only embedding models have it; engines batch everything else themselves"
+        yield "batch_window_ms: only embedding models join requests; remove it here"
     if model.policy not in POLICIES:
         yield f"policy: unknown policy {model.policy!r}; known are {', '.join(POLICIES)}"
     for name, count in Counter(band.name for band in model.bands).items():
         if count > 1:
-            yield f"bands: {name!r} is given {count} times"
+            yield f"bands: {name!r} is given {count} times; name each band once"
     try:
         price_of_model(model)
     except PriceError as error:

@@ -86,11 +86,19 @@ def adaptive(query: Query, candidates: Sequence[Candidate]) -> Candidate:
     Work before it (prompts ahead that are not answered yet, the own one as far as it is not warm, streams
     that share the steps) times the replica's observed pace, more where its KV cache is nearly full.
     """
-    expected_s = {
-        one.id: work_tokens(query, one) * pace_s * _pressure(one) / one.weight
-        for one, pace_s in zip(candidates, _paces(candidates), strict=True)
-    }
-    return _least(query, candidates, lambda one: expected_s[one.id])
+    paces = _paces(candidates)
+    start = query.sequence % len(candidates)
+    best, least_s = start, math.inf
+    for index in (*range(start, len(candidates)), *range(start)):
+        one = candidates[index]
+        own = query.prompt_tokens - one.cached_tokens
+        work = one.ahead_tokens + max(0, own) + STREAM_TOKENS * (one.running + one.outside + 1)
+        expected_s = work * paces[index] / one.weight
+        if one.kv_usage > KV_FULL:
+            expected_s *= 1 + (one.kv_usage - KV_FULL) / (1 - KV_FULL)
+        if expected_s < least_s:
+            best, least_s = index, expected_s
+    return candidates[best]
 
 
 def weighted(query: Query, candidates: Sequence[Candidate]) -> Candidate:
@@ -123,26 +131,14 @@ POLICIES: Mapping[str, Strategy] = {
 }
 
 
-def work_tokens(query: Query, one: Candidate) -> int:
-    """Give the work before the query's first token, in tokens of prefill."""
-    own = max(0, query.prompt_tokens - one.cached_tokens)
-    return one.ahead_tokens + own + STREAM_TOKENS * (one.running + one.outside + 1)
-
-
 def _paces(candidates: Sequence[Candidate]) -> list[float]:
     """Give seconds per token of work: what was observed, drawn to the usual pace as it grows old."""
     trusts = [math.exp(-one.pace_age_s / PACE_MEMORY_S) if one.pace_s else 0.0 for one in candidates]
     known = sum(trusts)
     if not known:
         return [1.0] * len(candidates)
-    pairs = list(zip(trusts, candidates, strict=True))
-    usual_s = sum(trust * one.pace_s for trust, one in pairs) / known
-    return [usual_s + trust * (one.pace_s - usual_s) for trust, one in pairs]
-
-
-def _pressure(one: Candidate) -> float:
-    """Give a factor for a KV cache that is nearly full: 1 to 2."""
-    return 1.0 if one.kv_usage <= KV_FULL else 1 + (one.kv_usage - KV_FULL) / (1 - KV_FULL)
+    usual_s = sum([trust * one.pace_s for trust, one in zip(trusts, candidates, strict=True)]) / known
+    return [usual_s + trust * (one.pace_s - usual_s) for trust, one in zip(trusts, candidates, strict=True)]
 
 
 def _least(query: Query, candidates: Sequence[Candidate], measure: Callable[[Candidate], float]) -> Candidate:
