@@ -74,6 +74,7 @@ class Trip(msgspec.Struct, eq=False):
     """What became of a call so far; it outlives the call and holds none of its bytes."""
 
     tried: list[str] = []
+    spot: bool = False  # whether the last one is
     tries: list[Try] = []
     queue_s: float = 0.0
     upstream_s: float = 0.0
@@ -88,7 +89,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     headers: list[tuple[bytes, bytes]]
     receiver: Receiver
     query: Query
-    band: str
+    band: int
     deadline_s: float
     first_byte_s: float
     idle_s: float
@@ -129,6 +130,7 @@ class Attempts:
     ) -> None:
         self._dispatcher = dispatcher
         self.now = dispatcher.now
+        self.reads_prefix = dispatcher.reads_prefix
         self._client = client
         self._report = report
         self._telemetry = telemetry
@@ -166,6 +168,7 @@ class Attempts:
             this.replica, this.url = slot.replica.id, slot.replica.url
             trip.queue_s += this.sent_s - this.asked_s
             trip.tried.append(slot.replica.id)
+            trip.spot = slot.replica.spot
             call.receiver.begin()
             try:
                 reply = await self._send(call, slot.replica)
@@ -174,6 +177,7 @@ class Attempts:
                         if out := call.receiver.feed(data):
                             if not this.first_byte_s:
                                 this.first_byte_s = now()
+                                slot.began()
                                 trip.upstream_s += this.first_byte_s - this.sent_s
                             yield out
                     if call.receiver.done:

@@ -14,7 +14,7 @@ from gateway import semconv as names
 from gateway.attempts import Try
 from gateway.otlp import CLIENT, SERVER, Key, Step
 from gateway.passage import Passage
-from gateway.tenancy.pricing import NANO, amount_nanousd
+from gateway.tenancy.pricing import NANO
 
 STEPS = ("authenticate", "admit", "cache", "classify", "queue", "first token", "stream", "settle")
 _STEPS = {name: Step(name) for name in STEPS}
@@ -110,7 +110,7 @@ def _request(passage: Passage) -> bytes:
         pieces.append(_CACHE_ENTRY.text(hit.id))
     if charge is not None:
         usage = charge.usage
-        amount = amount_nanousd(charge.price, usage, charge.source)
+        amount = charge.amount_nanousd(usage)
         pieces += (
             _INPUT.integer(usage.prompt_tokens),
             _CACHED.integer(usage.cached_tokens),

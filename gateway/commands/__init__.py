@@ -10,6 +10,7 @@ COMMANDS = {
     "chat": "ask a model through the openai client",
     "keys": "make, list and revoke API keys",
     "ledger": "export the ledger",
+    "bench": "try scheduling policies on simulated traffic",
 }
 
 

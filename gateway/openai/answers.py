@@ -8,12 +8,10 @@ import msgspec
 from msgspec import Raw
 
 from gateway.openai.events import DONE, StreamBroken, payloads
-from gateway.openai.usage import Usage, UsageFields
+from gateway.openai.usage import Usage, UsageFields, estimated_tokens, usage_fields
 
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _encode = msgspec.json.Encoder().encode
-
-CHARACTERS_PER_TOKEN = 4
 
 
 class AnswerMessage(msgspec.Struct):
@@ -97,9 +95,7 @@ class WholeReceiver:
         if answer.usage is not None:
             self.final = answer.usage.usage()
         else:
-            self.delivered_tokens = sum(
-                1 + len(choice.content) // CHARACTERS_PER_TOKEN for choice in answer.choices
-            )
+            self.delivered_tokens = sum(estimated_tokens(len(choice.content)) for choice in answer.choices)
         return _MODEL.sub(self._model, body, 1)
 
     def keep(self, out: bytes) -> None:
@@ -124,7 +120,7 @@ def from_stream(stream: bytes, usage: Usage | None = None) -> bytes:
     if isinstance(whole.get("usage"), dict):
         whole["usage"].pop("cost", None)
     elif usage is not None:
-        whole["usage"] = _usage_fields(usage)
+        whole["usage"] = usage_fields(usage)
     for choice in choices.values():
         message = choice.get("message") or {}
         if message.get("tool_calls") and not message["content"]:
@@ -160,15 +156,6 @@ def renewed(body: bytes, new_id: str, created_s: int) -> bytes:
     if "created" in whole:
         whole["created"] = Raw(_encode(created_s))
     return _encode(whole)
-
-
-def _usage_fields(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
 
 
 def _event(chunk: dict[str, Any]) -> bytes:

@@ -380,7 +380,12 @@ class Answer:
             return {"error": {"message": "engine died", "type": "InternalServerError", "code": 500}}
         usage = {} if self.fault == "no-usage" else {"usage": self._usage()}
         if self.seen.path.endswith("/embeddings"):
-            data = [{"object": "embedding", "index": 0, "embedding": [0.25, -1.0]}]
+            given = self.seen.body["input"]
+            texts = given if isinstance(given, list) else [given]
+            data = [
+                {"object": "embedding", "index": index, "embedding": [float(len(one)), -1.0]}
+                for index, one in enumerate(texts)
+            ]
             return {"object": "list", "data": data, "model": self.base["model"], **usage}
         content = text(self.n, HUGE_BYTES // self.n if self.fault == "huge" else self.size)
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "stop"}

@@ -18,6 +18,7 @@ TABLES = [
     settings.DatabaseSettings,
     settings.RedisSettings,
     settings.ModelSettings,
+    settings.BandSettings,
     settings.PriceSettings,
     settings.ReplicaSettings,
     LaunchProfile,
@@ -26,6 +27,7 @@ TABLES = [
     settings.Objective,
     settings.CacheSettings,
     settings.SemanticSettings,
+    settings.BillingSettings,
     settings.TracingSettings,
     settings.KeySettings,
 ]
