@@ -71,23 +71,40 @@ class _JoinedWrites:
                 self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
 
-class Cycle(RequestResponseCycle):
-    """One request and its answer; ``leaving`` is called if the client goes before the answer is whole."""
+class Leaving:
+    """Tells a handler that its client goes.
 
-    leaving: Callable[[], None] | None = None
+    An object of its own: a scope that led back to its Cycle would be a circle, and what a request held would
+    wait for the garbage collector, of long streams for hours.
+    """
 
-    def on_leaving(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called when the client leaves; at once where it has left."""
-        self.leaving = call
-        if self.disconnected:
+    def __init__(self) -> None:
+        self.gone = False
+        self._call: Callable[[], None] | None = None
+
+    def on(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called when the client leaves before its answer is whole; at once where it has left."""
+        self._call = call
+        if self.gone:
             call()
+
+    def now(self) -> None:
+        """The client is gone."""
+        self.gone = True
+        if self._call is not None:
+            self._call()
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer."""
+
+    leaving: Leaving
 
     def left(self) -> None:
         """The client is gone."""
         self.disconnected = True
         self.message_event.set()
-        if self.leaving is not None:
-            self.leaving()
+        self.leaving.now()
 
     async def send(self, message: Any) -> None:
         """Send a part of the answer; see the ASGI specification."""
@@ -196,7 +213,8 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
-        scope["extensions"] = {LEAVING: cycle.on_leaving}
+        cycle.leaving = leaving = Leaving()
+        scope["extensions"] = {LEAVING: leaving.on}
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
             return
