@@ -10,6 +10,7 @@ COMMANDS = {
     "chat": "ask a model through the openai client",
     "keys": "make, list and revoke API keys",
     "ledger": "export the ledger",
+    "route": "score, replay and calibrate routing by complexity",
 }
 
 
