@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.complexity import Classifier, Head
-from routing.features import COUNTS, MAX_CHARS, MUTED, NAMES, NEUTRAL, clip, counts, lexical, tokens
+from routing.features import COUNTS, MAX_CHARS, MUTED, NAMES, NEUTRAL, clip, count, lexical, tokens
 
 Floats = NDArray[np.float32]
 
 WEIGHTS = Path(__file__).parent / "weights"
 _MAX_WORD = 40  # characters; a longer run of letters is data, not a word, and is read as its first ones
-_MEMO_WORDS = 8_192  # more than the words of one text, which are at most MAX_CHARS + 1
+_MEMO_WORDS = 16_384  # more than the words and tokens of one text, which are at most MAX_CHARS + 2
+_COMMON_PIECES = 5_000  # the vocabulary begins with the commonest: those are known from the start
 _UNKNOWN = "[UNK]"
 _NOTHING = "\0"  # a word without tokens, in place of no word
 
@@ -44,6 +45,7 @@ class StaticEmbedder:
         self.vocabulary = vocabulary
         self._unknown = self._vector((vocabulary[_UNKNOWN],))
         self._memo: dict[str, int] = {}
+        self._none = np.zeros(0, np.intp)
         self._rows = np.zeros((_MEMO_WORDS, COUNTS + table.shape[1]), np.float32)
         self.dimensions = int(table.shape[1])
 
@@ -59,7 +61,9 @@ class StaticEmbedder:
         pieces = (directory / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
         if table.dtype != np.int8 or table.ndim != 2 or not len(table) == len(scales) == len(pieces):
             raise ValueError(f"the embedding table in {directory} does not fit its vocabulary")
-        return cls(table, scales, {piece: row for row, piece in enumerate(pieces)})
+        embedder = cls(table, scales, {piece: row for row, piece in enumerate(pieces)})
+        embedder._learn([piece for piece in pieces[:_COMMON_PIECES] if piece.isalpha()])
+        return embedder
 
     def embed(self, text: str) -> Floats:
         """Give the unit vector (d,) of `text`; without any known piece, the vector of the unknown piece."""
@@ -89,21 +93,35 @@ class StaticEmbedder:
             for word in found
             for part in ([word] if len(word) <= _MAX_WORD else tokens(word))
         ]
-        if len(self._memo) + len(words) > _MEMO_WORDS:
-            self._memo.clear()
-        for word in words:
-            if word not in self._memo:
-                row = self._rows[len(self._memo)]
-                row[:] = 0.0
-                for token in tokens(word):
-                    token = NEUTRAL if token.lower() in MUTED else token
-                    pieces = self.pieces(token)
-                    row[:COUNTS] += counts(token, len(pieces))
-                    row[COUNTS:] += self._vector(pieces)
-                self._memo[word] = len(self._memo)
-        return list(map(self._memo.get, words))
+        memo, rows = self._memo, self._rows
+        new = {word: tokens(word) for word in words if word not in memo}
+        if len(memo) + len(new) + sum(map(len, new.values())) > _MEMO_WORDS:
+            memo.clear()
+            new = {word: tokens(word) for word in words}
+        for word, parts in new.items():
+            slots = [self._slot(token) for token in parts]
+            if word not in memo:
+                np.add.reduce(rows.take(slots or self._none, axis=0), axis=0, out=rows[len(memo)])
+                memo[word] = len(memo)
+        return list(map(memo.get, words))
+
+    def _slot(self, token: str) -> int:
+        """Give the memo's row of one token, after filling it where the token is new."""
+        slot = self._memo.get(token)
+        if slot is None:
+            slot = self._memo[token] = len(self._memo)
+            read = NEUTRAL if token.lower() in MUTED else token
+            pieces = self.pieces(read)
+            row = self._rows[slot]
+            row[:] = 0.0
+            count(read, len(pieces), row)
+            row[COUNTS:] = self._vector(pieces)
+        return slot
 
     def _vector(self, pieces: tuple[int, ...]) -> Floats:
+        if len(pieces) == 1:
+            single: Floats = self.table[pieces[0]] * self.scales[pieces[0]]
+            return single
         index = np.array(pieces, np.intp)
         vector: Floats = self.scales[index] @ self.table[index].astype(np.float32)
         return vector
@@ -113,6 +131,9 @@ class StaticEmbedder:
         word = token.lower()
         if not word.isascii():
             word = "".join(c for c in unicodedata.normalize("NFD", word) if unicodedata.category(c) != "Mn")
+        whole = self.vocabulary.get(word)
+        if whole is not None:
+            return (whole,)
         rows: list[int] = []
         start = 0
         while start < len(word):

@@ -75,7 +75,7 @@ frontier flagship gpt hard harder hardest intelligent large larger largest llm l
 powerful premium priority route routed router routing score smart smartest strong stronger strongest
 system threshold tier tiers urgent use weak"""
 MUTED = frozenset(_MUTED.split())
-COUNTS = len(_COUNTED) + len(_KINDS)  # what a token adds to: see counts()
+COUNTS = len(_COUNTED) + len(_KINDS)  # what a token adds to: see count()
 _SHAPE = (
     "chars", "words", "lines", "word_length", "long_words", "academic", "distinct", "names", "digits",
     "numbers", "big_numbers", "capitals", "marks", "foreign", "rare", "options", "option_words",
@@ -97,26 +97,24 @@ def tokens(text: str) -> list[str]:
     return _ASCII_TOKENS(text) if text.isascii() else _TOKENS(text)
 
 
-def counts(token: str, pieces: int) -> list[float]:
-    """Give what a token adds to the COUNTS sums; `pieces` are the word pieces it falls into (0: unknown)."""
-    row = [0.0] * COUNTS
+def count(token: str, pieces: int, row: NDArray[np.float32]) -> None:
+    """Write into `row`, whose first COUNTS numbers are 0, what a token adds to the sums.
+
+    `pieces` are the word pieces that it falls into (0: unknown).
+    """
     lowered = token.lower()
     kind = _KIND_OF.get(lowered)
     if kind is not None:
         row[len(_COUNTED) + kind] = 1.0
-    digits = sum(map(str.isdigit, token))
-    letters = sum(map(str.isalpha, token))
+    letters = len(token) if token.isalpha() else sum(map(str.isalpha, token))
+    digits = 0 if letters == len(token) else sum(map(str.isdigit, token))
     long = letters > 8
-    row[: len(_COUNTED)] = [
-        float(number)
-        for number in (
-            1, letters > 0, letters, long, long and lowered.endswith(_ACADEMIC), token.istitle(),
-            letters > 1 and token.isupper(), digits > 0, digits, digits > 2,
-            0 if token.isascii() else sum(character > "\x7f" for character in token),
-            letters > 0 and pieces != 1,
-        )
-    ]  # fmt: skip
-    return row
+    row[: len(_COUNTED)] = (
+        1, letters > 0, letters, long, long and lowered.endswith(_ACADEMIC), token.istitle(),
+        letters > 1 and token.isupper(), digits > 0, digits, digits > 2,
+        0 if token.isascii() else sum(character > "\x7f" for character in token),
+        letters > 0 and pieces != 1,
+    )  # fmt: skip
 
 
 def lexical(text: str, found: Sequence[str], sums: NDArray[np.float32]) -> NDArray[np.float32]:
