@@ -22,7 +22,7 @@ from backends.launchers import LAUNCHERS
 from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
-from gateway.api import admin, console, fallback, inference, models, probes, schema
+from gateway.api import admin, console, fallback, inference, models, probes, schema, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue
@@ -47,7 +47,14 @@ from gateway.tenancy.prices import PriceTable
 from gateway.tracing import tracing_from
 from semantic_cache.stores.memory import MemoryStore
 
-ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers, admin.handlers)
+ROUTES = (
+    inference.handlers,
+    models.handlers,
+    usage.handlers,
+    probes.handlers,
+    console.handlers,
+    admin.handlers,
+)
 
 PROBE_BODY_LIMIT_BYTES = 4 * 1024 * 1024
 

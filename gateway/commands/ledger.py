@@ -1,7 +1,6 @@
 """``switchgear ledger``: the ledger of a configuration's database, and whether its books agree."""
 
 import argparse
-import csv
 import math
 import sys
 from datetime import UTC, datetime
@@ -9,13 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from gateway import database
 from gateway.commands.base import CommandError, add_config, opened_database
 from gateway.settings import load
-from gateway.tenancy import ledger
+from gateway.tenancy.export import written
 from gateway.tenancy.reconcile import reconcile
-
-COLUMNS = tuple(column.name for column in database.ledger.columns)
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -61,17 +57,9 @@ def _reconcile(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from_s = -math.inf if options.from_ is None else _time(options.from_)
     to_s = math.inf if options.to is None else _time(options.to)
-    writer = csv.DictWriter(sys.stdout, COLUMNS)
     with opened_database(load(options.config)) as engine:
-        if options.format == "csv":
-            writer.writeheader()
-        for row in ledger.export(engine, max(from_s, 0.0), min(to_s, 1e12)):
-            row["ts"] = datetime.fromtimestamp(row["ts"], UTC).isoformat()
-            row["replicas"] = row["replicas"].split(",") if row["replicas"] else []
-            if options.format == "csv":
-                writer.writerow({**row, "replicas": " ".join(row["replicas"])})
-            else:
-                print(msgspec.json.encode(row).decode())
+        for text in written(engine, options.format, (max(from_s, 0.0), min(to_s, 1e12)), {}):
+            sys.stdout.write(text)
     return 0
 
 

@@ -5,7 +5,7 @@ daily roll-ups change in the transaction that inserts the rows they come from. R
 request id: inserting a row twice changes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -56,9 +56,15 @@ def insert(engine: sa.Engine, entries: list[Entry], carried: Sequence[Carried] =
             return len(new)
 
 
-def export(engine: sa.Engine, from_s: float, to_s: float) -> Iterator[dict[str, Any]]:
-    """Give ledger rows of a half-open span of time, oldest first, without holding them all."""
+def export(
+    engine: sa.Engine, from_s: float, to_s: float, of: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Give ledger rows of a half-open span of time, oldest first, without holding them all.
+
+    ``of`` are columns and the values that they must have.
+    """
     statement = sa.select(ledger).where(ledger.c.ts >= from_s, ledger.c.ts < to_s)
+    statement = statement.where(*(ledger.c[column] == value for column, value in (of or {}).items()))
     statement = statement.order_by(ledger.c.ts, ledger.c.request_id)
     with engine.connect() as connection:
         for row in connection.execution_options(yield_per=BATCH).execute(statement).mappings():

@@ -185,6 +185,18 @@ def change_project(change: Change, before: Project, wish: Revision) -> Project:
     return after
 
 
+def require(connection: sa.Connection, reach: Reach, org: str, project_name: str | None = None) -> None:
+    """Raise NotThere where there is no organisation, or no project of it, with this name within reach."""
+    found = sa.select(organisations.c.id).where(organisations.c.name == org)
+    if not reach.covers(org) or connection.execute(found).first() is None:
+        raise NotThere(f"there is no organisation {org!r}", "org")
+    if project_name is None:
+        return
+    named = _projects(reach).where(organisations.c.name == org, projects.c.name == project_name)
+    if connection.execute(named).first() is None:
+        raise NotThere(f"there is no project {project_name!r} in {org!r}", "project")
+
+
 def ensured_project(change: Change, org: str, name: str) -> str:
     """Give the id of a project; makes it and its organisation where they are missing."""
     everyone, connection = Reach(), change.connection

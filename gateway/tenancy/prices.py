@@ -8,7 +8,7 @@ admin API stays in force over a restart.
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,10 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from gateway.database import prices
+from gateway.database import as_struct, prices
+from gateway.tenancy.access import EVERYTHING, Reach
+from gateway.tenancy.organisations import NotThere
+from gateway.tenancy.paging import Window, page
 from gateway.tenancy.pricing import UNPRICED, Price, PriceError, unpriced
 
 FIELDS = Price.__struct_fields__
@@ -87,6 +90,38 @@ def imported(known: Iterable[Row], found: Iterable[Price], now_s: float) -> list
 def load(connection: sa.Connection) -> list[Row]:
     """Read the price book."""
     return [_row(found) for found in connection.execute(sa.select(prices)).mappings()]
+
+
+class Line(Price, frozen=True, kw_only=True):
+    """One row of the price book as it is shown."""
+
+    id: str
+    valid_from_s: float
+    valid_to_s: float | None
+    origin: str
+    created_s: float
+
+
+def lines(
+    connection: sa.Connection, reach: Reach, window: Window, filters: Mapping[str, str | None]
+) -> tuple[list[Line], str | None]:
+    """Give a page of the price book, newest first: general prices, and those of the caller's organisation."""
+    statement = sa.select(prices)
+    if reach.org != EVERYTHING:
+        statement = statement.where(prices.c.org.in_(["", reach.org]))
+    for name, value in filters.items():
+        if value is not None:
+            statement = statement.where(prices.c[name] == value)
+    rows, behind = page(connection, statement, (prices.c.created_s, prices.c.id), window, newest_first=True)
+    return [as_struct(row, Line) for row in rows], behind
+
+
+def line(connection: sa.Connection, price_id: str) -> Line:
+    """Give one row. Raises NotThere."""
+    row = connection.execute(sa.select(prices).where(prices.c.id == price_id)).mappings().first()
+    if row is None:
+        raise NotThere(f"there is no price {price_id!r}")
+    return as_struct(row, Line)
 
 
 def import_file(connection: sa.Connection, found: Iterable[Price], now_s: float) -> bool:

@@ -8,15 +8,17 @@ by then is taken back, and of several grants the one that expires first is used 
 import hashlib
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import balances, transfers
+from gateway.database import as_struct, balances, transfers
 from gateway.tenancy import accounts
+from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.keys import KeyRecord
+from gateway.tenancy.paging import Window, page
 
 Kind = Literal["grant", "top_up", "refund", "expiry", "correction", "write_off"]
 MAX_NANOUSD = 2**60  # a thousand million USD; sums of many still fit SQL's 64 bits
@@ -118,6 +120,46 @@ def set_declared(connection: sa.Connection, given: Transfer) -> str | None:
     key = f"declared:{digest[:32]}:{len(_of(connection, given.account))}"
     changed = msgspec.structs.replace(given, kind=kind, amount_nanousd=missing, idempotency_key=key)
     return transfer(connection, changed)
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One movement as it is booked; ``debit`` gave, ``credit`` got."""
+
+    id: str
+    ts: float
+    kind: str
+    debit: str
+    credit: str
+    amount_nanousd: int
+    org: str
+    request_id: str | None
+    expires_s: float | None
+    actor: str
+    note: str
+
+
+def line(connection: sa.Connection, transfer_id: str) -> Line:
+    """Give one movement, which must be there."""
+    statement = sa.select(transfers).where(transfers.c.id == transfer_id)
+    return as_struct(connection.execute(statement).mappings().one(), Line)
+
+
+def lines(
+    connection: sa.Connection, reach: Reach, window: Window, filters: Mapping[str, str | None]
+) -> tuple[list[Line], str | None]:
+    """Give a page of movements, newest first; filters are ``org``, ``kind`` and ``account``."""
+    statement = sa.select(*(transfers.c[name] for name in Line.__struct_fields__))
+    if reach.org != EVERYTHING:
+        statement = statement.where(transfers.c.org == reach.org)
+    for name, value in filters.items():
+        if value is None:
+            continue
+        if name == "account":
+            statement = statement.where(sa.or_(transfers.c.debit == value, transfers.c.credit == value))
+        else:
+            statement = statement.where(transfers.c[name] == value)
+    rows, behind = page(connection, statement, (transfers.c.ts, transfers.c.id), window, newest_first=True)
+    return [as_struct(row, Line) for row in rows], behind
 
 
 def expire(connection: sa.Connection, now_s: float) -> list[str]:

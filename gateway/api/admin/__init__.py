@@ -3,7 +3,20 @@
 from litestar import Router
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.api.admin import config, fleet, frame, keys, organisations, people, projects, records, session
+from gateway.api.admin import (
+    config,
+    fleet,
+    frame,
+    keys,
+    movements,
+    organisations,
+    people,
+    prices,
+    projects,
+    records,
+    session,
+    usage,
+)
 from gateway.database import DatabaseError
 from gateway.process import Process
 
@@ -14,6 +27,9 @@ RESOURCES = (
     people.handlers,
     session.handlers,
     records.handlers,
+    prices.handlers,
+    movements.handlers,
+    usage.handlers,
     fleet.handlers,
     config.handlers,
 )

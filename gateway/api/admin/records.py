@@ -9,11 +9,24 @@ from litestar.params import QueryParameter
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Cursor, Filter, Limit, Page
 from gateway.process import Process
-from gateway.tenancy import changes, usage
+from gateway.tenancy import accounts, changes, usage
 from gateway.tenancy.changes import Line
 from gateway.tenancy.usage import RequestRow
 
 Time = Annotated[float | None, QueryParameter(description="Seconds since 1970.")]
+
+
+class LedgerEntry(RequestRow, frozen=True, kw_only=True):
+    """A settled request and the accounts that it moves money between."""
+
+    debit: str
+    credit: str
+
+
+def booked(row: RequestRow) -> LedgerEntry:
+    """Give a request as the ledger books it."""
+    fields = {name: getattr(row, name) for name in RequestRow.__struct_fields__}
+    return LedgerEntry(**fields, debit=accounts.key(row.key_id), credit=accounts.REVENUE)
 
 
 def handlers(process: Process) -> list[HTTPRouteHandler]:
@@ -66,4 +79,25 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             found = usage.requests(connection, reach, window, filters, (from_s, to_s))
         return Page(*found)
 
-    return [list_audit, list_requests]
+    @get("/ledger", summary="List ledger entries", responses=frame.LISTS, **docs)
+    def list_ledger(  # one parameter per filter
+        request: AdminRequest,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+        org: Filter = None,
+        project: Filter = None,
+        key_id: Filter = None,
+        source: Filter = None,
+        end_user: Filter = None,
+        from_s: Time = None,
+        to_s: Time = None,
+    ) -> Page[LedgerEntry]:
+        """Usage as it is booked, debited and credited, newest first, of a half-open span of time."""
+        reach = frame.permitted(request, "usage.read")
+        filters = {"org": org, "project": project, "key_id": key_id, "source": source, "end_user": end_user}
+        with frame.reading(control) as connection:
+            window = frame.window(limit, cursor)
+            rows, behind = usage.requests(connection, reach, window, filters, (from_s, to_s))
+        return Page([booked(row) for row in rows], behind)
+
+    return [list_audit, list_requests, list_ledger]

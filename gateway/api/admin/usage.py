@@ -1,0 +1,99 @@
+"""``/admin/v1/usage``: sums by day and dimension, by metadata, per month; and the rows as a file."""
+
+from typing import Annotated, Any
+
+from litestar import get
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import QueryParameter
+from litestar.response import Stream
+
+from gateway.api.admin import frame
+from gateway.api.admin.frame import AdminRequest, Filter, Page
+from gateway.errors import InvalidRequest
+from gateway.process import Process
+from gateway.tenancy import organisations, usage
+from gateway.tenancy.access import EVERYTHING
+from gateway.tenancy.export import Format, written
+from gateway.tenancy.usage import Dimension, Invoice, Share, Sum
+
+Day = Annotated[
+    str | None, QueryParameter(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])-[0-3][0-9]$", description="A day, UTC.")
+]
+Month = Annotated[str, QueryParameter(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$", description="A month, UTC.")]
+Moment = Annotated[float, QueryParameter(ge=0, le=1e11, description="Seconds since 1970.")]
+Dimensions = Annotated[
+    list[Dimension] | None, QueryParameter(description="What to group by; default the day.")
+]
+Label = Annotated[str, QueryParameter(pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="A metadata key.")]
+Organisation = Annotated[str, QueryParameter(max_length=200, pattern=r"^[^/\x00-\x1f\x7f]+$")]
+DAY: tuple[Dimension, ...] = ("day",)
+SPAN_S = 31 * 86400.0
+
+
+def handlers(process: Process) -> list[HTTPRouteHandler]:
+    """Make the handlers."""
+    control = process.control
+    docs: dict[str, Any] = {"tags": ["usage"], "sync_to_thread": True}
+
+    @get("/usage", summary="Add usage up", responses=frame.LISTS, **docs)
+    def read_usage(  # one parameter per filter
+        request: AdminRequest,
+        by: Dimensions = None,
+        org: Filter = None,
+        project: Filter = None,
+        key_id: Filter = None,
+        model: Filter = None,
+        from_day: Day = None,
+        to_day: Day = None,
+    ) -> Page[Sum]:
+        """Requests, tokens and cost by day or other dimensions, of a half-open span of days."""
+        reach = frame.permitted(request, "usage.read")
+        filters = {"org": org, "project": project, "key_id": key_id, "model": model}
+        with frame.reading(control) as connection:
+            wanted = tuple(dict.fromkeys(by or ())) or DAY
+            found = usage.daily(connection, reach, filters, (from_day, to_day), wanted)
+        return Page(found, None)
+
+    @get("/usage/metadata", summary="Add usage up by metadata", responses=frame.LISTS, **docs)
+    def read_metadata(
+        request: AdminRequest,
+        key: Label,
+        from_s: Moment,
+        to_s: Moment,
+        org: Filter = None,
+        project: Filter = None,
+        key_id: Filter = None,
+    ) -> Page[Share]:
+        """Cost by the value of one key of the requests' metadata, of at most 31 days."""
+        reach = frame.permitted(request, "usage.read")
+        if to_s - from_s > SPAN_S:
+            raise InvalidRequest("Ask for 31 days at most.", param="to_s")
+        filters = {"org": org, "project": project, "key_id": key_id}
+        with frame.reading(control) as connection:
+            found = usage.by_metadata(connection, reach, filters, (from_s, to_s), key)
+        return Page(found, None)
+
+    @get("/usage/invoice", summary="Read a month's invoice data", responses=frame.READS, **docs)
+    def read_invoice(request: AdminRequest, org: Organisation, month: Month) -> Invoice:
+        """What an organisation used in a month, by project, key and model, and how its accounts moved."""
+        reach = frame.permitted(request, "money.read")
+        with frame.reading(control) as connection:
+            organisations.require(connection, reach, org)
+            return usage.invoice(connection, org, month)
+
+    def export(path: str, form: Format, media: str) -> HTTPRouteHandler:
+        @get(path, summary=f"Export ledger rows as {form}", media_type=media, responses=frame.LISTS, **docs)
+        def export_usage(request: AdminRequest, from_s: Moment = 0.0, to_s: Moment = 1e11) -> Stream:
+            """The rows of a half-open span of time, oldest first."""
+            reach = frame.permitted(request, "usage.read")
+            own = {"org": None if reach.org == EVERYTHING else reach.org, "key_id": reach.key_id}
+            of = {name: value for name, value in own.items() if value is not None}
+            return Stream(written(control.opened(), form, (from_s, to_s), of), media_type=media)
+
+        return export_usage
+
+    exports = [
+        export("/usage/export", "jsonl", "application/x-ndjson"),
+        export("/usage/export.csv", "csv", "text/csv"),
+    ]
+    return [read_usage, read_metadata, read_invoice, *exports]

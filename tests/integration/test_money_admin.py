@@ -1,0 +1,198 @@
+"""Prices, credits, usage and invoices through the admin API, on both databases."""
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+from tests.fakes.processes import until
+from tests.fakes.upstream import CACHED_TOKENS, PROMPT_TOKENS, script
+from tests.integration.admin import Tenant, ask, change, emptied, good, open_gateway
+from tests.integration.gateway import Gateway, Upstreams, call, chat_body, running, unique
+
+PROMPT = (PROMPT_TOKENS - CACHED_TOKENS) * 1000 + CACHED_TOKENS * 500
+COST = PROMPT + 5 * 2000
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    directory = tmp_path_factory.mktemp("money")
+    url = f"sqlite:///{directory / 'gateway.db'}"
+    if request.param == "postgresql":
+        url = emptied(request.getfixturevalue("postgres"))
+    upstreams = Upstreams(1)
+    with running(open_gateway(directory, url, upstreams), upstreams) as (gateway, _):
+        until(gateway.ready)
+        yield gateway
+
+
+def served(door: Gateway, key: str, **fields: object) -> int:
+    body = chat_body("small", script("ok", tag=unique()), **{"max_tokens": 5, **fields})
+    return call(door.port, "POST", "/v1/chat/completions", body, {"authorization": f"Bearer {key}"})[0]
+
+
+def rows(door: Gateway, tenant: Tenant) -> list[dict[str, object]]:
+    return list(good(door, "GET", f"ledger?org={quote(tenant.org)}")["data"])
+
+
+def test_credit_counts_at_the_next_request(door: Gateway) -> None:
+    """maximhq/bifrost#5673: what was set was not what was enforced."""
+    tenant = Tenant(door, credit="prepaid")
+    assert served(door, tenant.key) == 429
+    credit = {"kind": "top_up", "amount_usd": 1.5, "key_id": tenant.key_id, "idempotency_key": unique()}
+    first = good(door, "POST", "credits", credit)
+    assert (first["debit"], first["credit"]) == ("cash", f"key:{tenant.key_id}")
+    assert good(door, "POST", "credits", credit)["id"] == first["id"]
+    assert served(door, tenant.key) == 200
+    until(lambda: len(rows(door, tenant)) == 1)
+    (entry,) = rows(door, tenant)
+    assert (entry["debit"], entry["credit"]) == (f"key:{tenant.key_id}", "revenue")
+    assert (entry["amount_nanousd"], entry["baseline_nanousd"]) == (COST, COST)
+    left = good(door, "GET", f"balance?account=key:{tenant.key_id}")
+    assert left["balance_nanousd"] == 1_500_000_000 - COST
+    taken = {"kind": "correction", "amount_usd": -1.5, "key_id": tenant.key_id}
+    good(door, "POST", "credits", taken)
+    assert served(door, tenant.key) == 429
+    assert [one["kind"] for one in good(door, "GET", f"credits?org={quote(tenant.org)}")["data"]] == [
+        "correction",
+        "top_up",
+    ]
+    audit = good(door, "GET", "audit?action=credit.add")["data"]
+    assert {one["subject"] for one in audit} >= {first["id"]}
+
+
+def test_a_budget_of_an_organisation_binds_its_keys(door: Gateway) -> None:
+    """litellm#26672: a budget that a key inherits was not enforced."""
+    tenant = Tenant(door)
+    change(door, f"orgs/{tenant.org_id}", {"terms": {"budget_nanousd": 10, "budget_period": "day"}})
+    assert served(door, tenant.key) == 429
+    change(door, f"orgs/{tenant.org_id}", {"terms": {"budget_nanousd": None}})
+    assert served(door, tenant.key) == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"kind": "grant", "amount_usd": 0}, "amount_usd"), ({"kind": "grant", "amount_usd": -1}, "amount_usd"),
+     ({"kind": "refund", "amount_usd": 1, "expires_s": 5}, "expires")],
+)  # fmt: skip
+def test_a_movement_that_makes_no_sense_is_refused(
+    door: Gateway, body: dict[str, object], param: str
+) -> None:
+    tenant = Tenant(door)
+    status, _, answer = ask(door, "POST", "credits", {**body, "key_id": tenant.key_id})
+    assert (status, answer["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("whose", "status", "param"),
+    [({}, 400, "org"), ({"org": "nobody"}, 404, "org"), ({"key_id": "key_none"}, 404, None)],
+)
+def test_an_account_that_is_not_there_is_said(
+    door: Gateway, whose: dict[str, str], status: int, param: str | None
+) -> None:
+    found, _, answer = ask(door, "POST", "credits", {"kind": "grant", "amount_usd": 1, **whose})
+    assert (found, answer["error"]["param"]) == (status, param)
+
+
+def test_a_price_of_an_organisation_is_its_own(door: Gateway) -> None:
+    tenant, other = Tenant(door), Tenant(door)
+    wanted = {"model": "small", "org": tenant.org, "price": {"input": 10.0, "output": 20.0}}
+    made = good(door, "POST", "prices", wanted)
+    assert (made["input_nanousd"], made["origin"], made["valid_to_s"]) == (10_000, "admin", None)
+    for one in (tenant, other):
+        assert served(door, one.key) == 200
+    until(lambda: len(rows(door, tenant)) == len(rows(door, other)) == 1)
+    assert rows(door, tenant)[0]["amount_nanousd"] == PROMPT_TOKENS * 10_000 + 5 * 20_000
+    assert rows(door, tenant)[0]["price_version"] == made["version"]
+    assert rows(door, other)[0]["amount_nanousd"] == COST
+    assert good(door, "POST", f"prices/{made['id']}/end", {})["valid_to_s"] is not None
+    assert served(door, tenant.key) == 200
+    until(lambda: len(rows(door, tenant)) == 2)
+    assert rows(door, tenant)[0]["amount_nanousd"] == COST
+    listed = good(door, "GET", f"prices?org={quote(tenant.org)}")["data"]
+    assert [one["id"] for one in listed] == [made["id"]]
+    fine = {**wanted, "price": {"input": 0.00001}}
+    status, _, answer = ask(door, "POST", "prices", fine)
+    assert (status, answer["error"]["param"]) == (400, "price")
+
+
+def test_usage_by_day_by_metadata_and_as_an_invoice(door: Gateway) -> None:
+    tenant = Tenant(door)
+    for team in ("red", "red", "blue"):
+        assert served(door, tenant.key, metadata={"team": team}) == 200
+    assert served(door, tenant.key) == 200
+    until(lambda: len(rows(door, tenant)) == 4)
+    org = quote(tenant.org)
+    (day,) = good(door, "GET", f"usage?org={org}")["data"]
+    assert (day["requests"], day["amount_nanousd"], day["model"]) == (4, 4 * COST, None)
+    by_model = good(door, "GET", f"usage?org={org}&by=model&by=status")["data"]
+    assert [(one["model"], one["status"], one["day"]) for one in by_model] == [("small", "ok", None)]
+    span = f"from_s={time.time() - 3600}&to_s={time.time() + 3600}"
+    shares = good(door, "GET", f"usage/metadata?key=team&org={org}&{span}")["data"]
+    assert {one["value"]: one["amount_nanousd"] for one in shares} == {
+        "red": 2 * COST, "blue": COST, None: COST,
+    }  # fmt: skip
+    good(door, "POST", "credits", {"kind": "top_up", "amount_usd": 1, "org": tenant.org})
+    invoice = good(door, "GET", f"usage/invoice?org={org}&month={day['day'][:7]}")
+    assert (invoice["usage_nanousd"], invoice["transfers"]) == (4 * COST, {"top_up": 10**9})
+    assert [(line["project"], line["model"]) for line in invoice["lines"]] == [("chat", "small")]
+
+
+def test_export_is_the_ledger_in_two_formats(door: Gateway) -> None:
+    tenant = Tenant(door)
+    _, admin = tenant.make_key(scopes=["admin"])
+    assert served(door, tenant.key) == 200
+    until(lambda: len(rows(door, tenant)) == 1)
+    headers = {"authorization": f"Bearer {admin}"}
+    status, got, body = call(door.port, "GET", "/admin/v1/usage/export", b"", headers)
+    assert (status, got["content-type"].split(";")[0]) == (200, "application/x-ndjson")
+    (row,) = map(json.loads, body.splitlines())
+    assert (row["org"], row["amount_nanousd"], row["replicas"]) == (tenant.org, COST, ["small-0"])
+    body = call(door.port, "GET", "/admin/v1/usage/export.csv", b"", headers)[2]
+    (line,) = csv.DictReader(body.decode().splitlines())
+    assert (line["request_id"], line["amount_nanousd"]) == (row["request_id"], str(COST))
+
+
+def test_a_key_sees_its_own_usage_and_what_is_left(door: Gateway) -> None:
+    tenant = Tenant(door, credit="prepaid")
+    good(door, "POST", "credits", {"kind": "grant", "amount_usd": 1, "key_id": tenant.key_id})
+    _, other = tenant.make_key()
+    assert served(door, tenant.key) == 200
+    until(lambda: len(rows(door, tenant)) == 1)
+
+    def asked(key: str) -> dict[str, object]:
+        found: dict[str, object] = json.loads(
+            call(door.port, "GET", "/v1/usage", b"", {"authorization": f"Bearer {key}"})[2]
+        )
+        return found
+
+    own = asked(tenant.key)
+    assert isinstance(own["data"], list)
+    assert [(one["model"], one["requests"], one["cost_usd"]) for one in own["data"]] == [
+        ("small", 1, COST / 1e9)
+    ]
+    assert own["balance_usd"] == (10**9 - COST) / 1e9
+    assert asked(other) == {"object": "list", "data": [], "balance_usd": None}
+    assert call(door.port, "GET", "/v1/usage", b"", {"authorization": "Bearer x"})[0] == 401
+
+
+def test_a_tenant_sees_no_money_of_another(door: Gateway) -> None:
+    tenant, other = Tenant(door), Tenant(door)
+    good(door, "POST", "credits", {"kind": "grant", "amount_usd": 1, "org": other.org})
+    _, admin = tenant.make_key(scopes=["admin"])
+    assert good(door, "GET", "credits", key=admin)["data"] == []
+    assert good(door, "GET", f"credits?org={quote(other.org)}", key=admin)["data"] == []
+    for path in (
+        f"balance?account=org:{quote(other.org)}",
+        f"balance?account=key:{other.key_id}",
+        f"usage/invoice?org={quote(other.org)}&month=2026-11",
+    ):
+        assert ask(door, "GET", path, key=admin)[0] == 404
+    assert (
+        ask(door, "POST", "credits", {"kind": "grant", "amount_usd": 1, "org": tenant.org}, key=admin)[0]
+        == 403
+    )
+    assert good(door, "GET", f"usage?org={quote(other.org)}", key=admin)["data"] == []
