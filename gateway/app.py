@@ -29,16 +29,19 @@ from gateway.choosing import Chooser
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
 from gateway.loops import Loop, running
+from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
 from gateway.settings import ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
 from gateway.telemetry import Telemetry
+from gateway.tenancy import webhooks
 from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
+from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
 from semantic_cache.stores.memory import MemoryStore
 
@@ -60,7 +63,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     clients: Callable[[], InferenceClient] = Clients
 
 
-def loops(supervisor: Supervisor, books: Books) -> tuple[Loop, ...]:
+def loops(supervisor: Supervisor, books: Books, notices: Notices) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
     return (
         Loop("reconcile", 0.5, supervisor.reconcile_once),
@@ -70,6 +73,8 @@ def loops(supervisor: Supervisor, books: Books) -> tuple[Loop, ...]:
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
         Loop("proof", 300.0, books.prove),
+        Loop("alerts", 5.0, notices.watch),
+        Loop("webhooks", 1.0, notices.deliver),
     )
 
 
@@ -91,6 +96,8 @@ class House:
         self.books = Books(
             settings, journal, directory, limits, prices, wall=edges.wall, environ=edges.environ
         )
+        master = webhooks.master_secret(edges.environ)
+        self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
         self.billing = Billing(journal, limits, prices, edges.wall)
         self.supervisor = Supervisor(
             specs(settings, edges),
@@ -127,11 +134,12 @@ class House:
                 prices=prices,
                 wall=edges.wall,
                 admin_digest=_admin_digest(edges.environ),
+                webhook_master=master,
             ),
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
-            loops=loops(self.supervisor, self.books),
+            loops=loops(self.supervisor, self.books, self.notices),
             part_errors=self.books.errors,
             exchanges=set(),
         )
@@ -150,6 +158,7 @@ class House:
         self.pipeline.adopt(catalogue, settings.cache)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         self.books.adopt(settings)
+        self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
 
     def reload(self) -> None:

@@ -155,6 +155,12 @@ class BillingSettings(Table, frozen=True):
     keep_journal_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 1024 * 1024 * 1024
 
 
+class WebhookSettings(Table, frozen=True):
+    """``[webhooks]``: whether they may lead to addresses that are not public."""
+
+    allow_private: bool = False
+
+
 class KeySettings(Table, frozen=True):
     """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
 
@@ -186,6 +192,7 @@ class Settings(Table, frozen=True):
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
     billing: BillingSettings = BillingSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     keys: tuple[KeySettings, ...] = ()
 
 

@@ -81,6 +81,13 @@ METRICS = (
         "By how much journal, ledger and balances of the last days differ; absent until it is known.",
     ),
     Metric(
+        "switchgear_webhook_attempts_total",
+        "counter",
+        ("outcome",),
+        "attempts",
+        "Attempts to send a message to a webhook: delivered, failed, given_up.",
+    ),
+    Metric(
         "switchgear_loop_failures_total", "counter", ("loop",), "steps", "Failed steps of background loops."
     ),
 )

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
@@ -118,6 +119,10 @@ class Books:
         if self._opened:
             await self._run("database", self._expire)
             await self._run("database", lambda: self._standings(self._wall()))
+
+    async def with_engine(self, work: Callable[[sa.Engine], T]) -> T | None:
+        """Run blocking work in the books' thread; None while the database has not been opened."""
+        return await self._run("database", lambda: work(self.engine)) if self._opened else None
 
     async def close(self) -> None:
         """Carry what is left and close; the journal stays on disk where it could not be carried."""

@@ -3,7 +3,18 @@
 from litestar import Router
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.api.admin import config, fleet, frame, keys, organisations, people, projects, records, session
+from gateway.api.admin import (
+    config,
+    fleet,
+    frame,
+    keys,
+    organisations,
+    people,
+    projects,
+    records,
+    session,
+    webhooks,
+)
 from gateway.database import DatabaseError
 from gateway.process import Process
 
@@ -14,6 +25,7 @@ RESOURCES = (
     people.handlers,
     session.handlers,
     records.handlers,
+    webhooks.handlers,
     fleet.handlers,
     config.handlers,
 )
