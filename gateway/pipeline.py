@@ -33,6 +33,7 @@ from semantic_cache.stores.base import Entry, Store
 
 Headers = list[tuple[bytes, bytes]]
 
+TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 JSON: Headers = [(b"content-type", b"application/json")]
 EVENT_STREAM: Headers = [
@@ -159,7 +160,7 @@ class Pipeline:
                 models=target.names,
                 fallback=target.fallback_names,
                 prompt_tokens=request.prompt_tokens_estimate,
-                most_prompt_tokens=request.body_bytes,
+                most_prompt_tokens=TEMPLATE_TOKENS + request.prompt_bytes,
                 output_tokens=request.output_tokens_estimate,
                 most_output_tokens=request.most_output_tokens(target.context_tokens) if limited else None,
                 streamed=request.stream,

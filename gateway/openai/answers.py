@@ -7,12 +7,10 @@ from typing import Any
 import msgspec
 
 from gateway.openai.events import DONE, StreamBroken, payloads
-from gateway.openai.usage import Usage, UsageFields, usage_fields
+from gateway.openai.usage import Usage, UsageFields, estimated_tokens, usage_fields
 
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _encode = msgspec.json.Encoder().encode
-
-CHARACTERS_PER_TOKEN = 4
 
 
 class AnswerMessage(msgspec.Struct):
@@ -95,9 +93,7 @@ class WholeReceiver:
         if answer.usage is not None:
             self.final = answer.usage.usage()
         else:
-            self.delivered_tokens = sum(
-                1 + len(choice.content) // CHARACTERS_PER_TOKEN for choice in answer.choices
-            )
+            self.delivered_tokens = sum(estimated_tokens(len(choice.content)) for choice in answer.choices)
         return _MODEL.sub(self._model, body, 1)
 
     def keep(self, out: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.openai.usage import Usage, UsageFields, usage_fields
+from gateway.openai.usage import Usage, UsageFields, estimated_tokens, usage_fields
 
 DONE = b"data: [DONE]\n\n"
 EVENT_LIMIT_BYTES = 8 * 1024 * 1024
@@ -125,7 +125,10 @@ class StreamReceiver:
     def begin(self) -> None:
         """Reset for an attempt; allowed while nothing was delivered."""
         self._splitter = Splitter()
-        self._finished: set[int] = set()
+        self._feeds = 0
+        self._finished: dict[int, int] = {}  # by which feed
+        self._bears_ids = False
+        self._characters: dict[int, int] = {}  # of choices, while they come without token ids
         self.done = False
         self._begun = False
         self._prompt_tokens: int | None = None
@@ -147,12 +150,15 @@ class StreamReceiver:
             return self.final, False
         if not self.delivered_tokens:
             return Usage(), False
+        if not self._bears_ids and self.complete:  # counted as in a buffered answer, which must cost the same
+            return Usage(prompt_estimate, sum(map(estimated_tokens, self._characters.values()))), True
         if self._prompt_tokens is None:
             return Usage(prompt_estimate, self.delivered_tokens), True
         return Usage(self._prompt_tokens, self.delivered_tokens), False
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the upstream, give bytes for the client. Raises StreamBroken."""
+        self._feeds += 1
         events = self._splitter.feed(data)
         if len(events) == 1:
             return self._event(events[0])
@@ -170,14 +176,14 @@ class StreamReceiver:
         return DONE
 
     def stop(self, reason: str, usage: Usage) -> bytes:
-        """End the stream from here: ``length`` for every choice, the reason, usage if wanted, ``[DONE]``."""
+        """End the stream before what was fed last: ``length``, the reason, usage if wanted, ``[DONE]``."""
         base = {name: raw for name, raw in _decode_fields(self._last).items() if name in _OF_EVERY_CHUNK}
         chat = base.get("object") != Raw(b'"text_completion"')
         piece: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
         ends = [
             {"index": index, **piece, "logprobs": None, "finish_reason": "length"}
             for index in range(self._choices)
-            if index not in self._finished
+            if self._finished.get(index, self._feeds) == self._feeds
         ]
         chunk = {**base, "choices": ends, "switchgear": {"stop_reason": reason}}
         events = [_MODEL.sub(self._model, _encode(chunk), 1)]
@@ -237,8 +243,13 @@ class StreamReceiver:
             if choice.prompt_token_ids is not None:
                 self._prompt_tokens = max(self._prompt_tokens or 0, len(choice.prompt_token_ids))
             self.delivered_tokens += choice.tokens
+            if choice.token_ids is not None:
+                self._bears_ids = True
+            elif not self._bears_ids:
+                text = choice.delta.content if choice.delta is not None else choice.text
+                self._characters[choice.index] = self._characters.get(choice.index, 0) + len(text or "")
             if choice.finish_reason is not None:
-                self._finished.add(choice.index)
+                self._finished[choice.index] = self._feeds
                 self.finish_reasons.append(choice.finish_reason)
         if chunk.usage is not None:
             self.final = chunk.usage.usage()

@@ -89,12 +89,15 @@ EMBEDDINGS = Endpoint("/embeddings", "embedding", "embeddings", EmbeddingFields)
 
 
 class Inference(msgspec.Struct, kw_only=True):
-    """A parsed request: raw members, typed members, and what follows from them."""
+    """A parsed request: raw members, typed members, and what follows from them.
+
+    ``prompt_bytes`` is the size of what the model reads, the same for a streamed and a buffered request.
+    """
 
     endpoint: Endpoint
     fields: Fields
     typed: AnyFields
-    body_bytes: int
+    prompt_bytes: int
 
     @property
     def model(self) -> str:
@@ -149,7 +152,7 @@ class Inference(msgspec.Struct, kw_only=True):
     @property
     def prompt_tokens_estimate(self) -> int:
         """Tokens of the prompt as estimated at admission; corrected by the upstream's usage."""
-        return 1 + self.body_bytes // BYTES_PER_TOKEN
+        return 1 + self.prompt_bytes // BYTES_PER_TOKEN
 
     @property
     def output_tokens_estimate(self) -> int:
@@ -174,6 +177,8 @@ class Inference(msgspec.Struct, kw_only=True):
             wanted = context_tokens
         return None if wanted is None else max(0, wanted) * self.choices
 
+
+_PROMPT = ("messages", "prompt", "input", "tools")
 
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_options = msgspec.json.Decoder(Fields | None).decode
@@ -210,7 +215,8 @@ def parse(endpoint: Endpoint, body: bytes) -> Inference:
         raise InvalidRequest("The request body is nested too deeply.") from None
     if isinstance(typed, ChatFields) and not typed.messages:
         raise InvalidRequest("'messages' must have at least one message.", param="messages")
-    return Inference(endpoint=endpoint, fields=fields, typed=typed, body_bytes=len(body))
+    prompt_bytes = sum([len(fields[name]) for name in _PROMPT if name in fields])
+    return Inference(endpoint=endpoint, fields=fields, typed=typed, prompt_bytes=prompt_bytes)
 
 
 def upstream_body(request: Inference, upstream_model: str, *, token_ids: bool) -> bytes:

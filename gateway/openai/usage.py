@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+CHARACTERS_PER_TOKEN = 4
 MAX_TOKENS = 10**9  # of one answer; times any price, the amount fits SQL's 64 bits
 
 
@@ -47,6 +48,11 @@ class UsageFields(msgspec.Struct):
             _possible((prompt and prompt.cached_tokens) or 0, prompt_tokens),
             _possible((completion and completion.reasoning_tokens) or 0, completion_tokens),
         )
+
+
+def estimated_tokens(characters: int) -> int:
+    """Give the tokens of a choice where the server tells neither usage nor token ids."""
+    return 1 + characters // CHARACTERS_PER_TOKEN
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:

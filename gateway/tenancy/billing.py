@@ -40,7 +40,7 @@ PROGRESS_S = 1.0
 # no room for a whole step, less.
 STEP_TOKENS = 256
 AHEAD_TOKENS = 64
-SHORT_STEP_TOKENS = 16
+STEPS_TOKENS = (STEP_TOKENS, 128, 64, 32, 16, 8, 4, 2, 1, 0)
 UNKNOWN_OUTPUT_TOKENS = 4096  # of a buffered answer that nothing limits
 
 Status = Literal["ok", "stopped", "error", "cancelled"]
@@ -131,14 +131,14 @@ class Charge:
 
     async def _reserve_more(self, usage: Usage, most: int, covered: int) -> int:
         """Reserve a step, or a smaller one where there is no room; gives the output tokens covered then."""
-        step = SHORT_STEP_TOKENS if self._short else STEP_TOKENS
-        while step:
+        for step in STEPS_TOKENS[4:] if self._short else STEPS_TOKENS:
             output_tokens = min(usage.completion_tokens + step, max(most, usage.completion_tokens))
+            if output_tokens <= covered:
+                break
             wanted = ceiling_nanousd(self.price, usage.prompt_tokens, output_tokens)
             if await self._billing.extend(self, wanted):
                 self._short = step < STEP_TOKENS
                 return output_tokens
-            step //= 2
         self._short = True
         return covered
 

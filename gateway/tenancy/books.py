@@ -70,10 +70,13 @@ class Books:
         self._imported: Settings | None = None
         self._opened = False
         self._looked_for_orphans_s = -math.inf
+        self._loop: asyncio.AbstractEventLoop
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="books")
 
     async def open(self) -> None:
         """Serve the known keys, then those of the database if it is there."""
+        self._loop = asyncio.get_running_loop()
+        self._directory.prepare = self._prepare
         self._put_in_force(prices.read_snapshot(self._price_snapshot))
         self._directory.start(keys.bootstrap(self.settings.keys, self._environ))
         self._limits.book(standings.read_snapshot(self._standing_snapshot, self._declared()), self._wall())
@@ -87,11 +90,9 @@ class Books:
 
     async def refresh_keys(self) -> None:
         """Read keys, prices and balances again where they changed; opens and imports first where needed."""
-        changed = await self._run("database", self._read)
-        if changed is not None:
-            self._put_in_force(changed)
+        await self._run("database", self._read)
         generation = self._limits.generation
-        if changed is not None or generation != self._booked:
+        if generation != self._booked:
             now_s = self._wall()
             self._limits.book(await self._run("database", lambda: self._standings(now_s)), now_s)
             self._booked = generation
@@ -141,21 +142,27 @@ class Books:
         found = [price_of_model(model) for model in self.settings.models]
         self._prices.replace((*known, *prices.imported(known, found, self._wall())))
 
-    def _read(self) -> list[prices.Row] | None:
-        """Read keys and the price book where anything has changed; gives the latter, else None."""
+    def _read(self) -> None:
+        """Read what has changed."""
         if not self._opened:
             database.migrate(self.engine)
             self._recover()
             self._opened = True
         if self._imported is not self.settings:
             self._import(self.settings)
-        if not self._directory.refresh(self.engine):
-            return None
-        with self.engine.connect() as connection:
-            found = prices.load(connection)
+        self._carrier.step()  # what this process has settled must be in the balances that are read
+        self._directory.refresh(self.engine)
+
+    def _prepare(self, connection: sa.Connection, found: list[keys.Key]) -> None:
+        """Put prices and balances in force before the keys that came with them; in any thread."""
+        rows = prices.load(connection)
+        self._put_in_force(rows)
+        now_s = self._wall()
+        standing = standings.read(connection, found, now_s)
+        self._loop.call_soon_threadsafe(self._limits.book, standing, now_s)
         with contextlib.suppress(OSError):
-            prices.write_snapshot(self._price_snapshot, found)
-        return found
+            prices.write_snapshot(self._price_snapshot, rows)
+            standings.write_snapshot(self._standing_snapshot, standing)
 
     def _import(self, settings: Settings) -> None:
         now_s = self._wall()

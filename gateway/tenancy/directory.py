@@ -8,7 +8,7 @@ while the database is away. All of it is blocking work for threads other than th
 import contextlib
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -20,14 +20,23 @@ from gateway.tenancy.keys import Key, KeyRecord, KeyTable, Registry, resolve
 from gateway.tenancy.terms import Terms
 
 
+def _nothing(_connection: sa.Connection, _keys: list[Key]) -> None:
+    """Prepare nothing."""
+
+
 class Directory:
-    """Keeps a key table as the database says."""
+    """Keeps a key table as the database says.
+
+    ``prepare`` is called, in the thread that refreshes, before new keys count: what else changed with the
+    revision, prices and balances, is put in force first.
+    """
 
     def __init__(self, snapshot: Path, table: KeyTable) -> None:
         self._snapshot = snapshot
         self._table = table
         self._lock = threading.Lock()
         self._revision: int | None = None
+        self.prepare: Callable[[sa.Connection, list[Key]], None] = _nothing
 
     @property
     def read_once(self) -> bool:
@@ -56,7 +65,9 @@ class Directory:
                 if revision == self._revision:
                     return False
                 registry = load(connection)
-            self._table.replace(resolve(registry))
+                found = resolve(registry)
+                self.prepare(connection, found)
+            self._table.replace(found)
             self._revision = revision
             with contextlib.suppress(OSError):
                 write_snapshot(self._snapshot, registry)
