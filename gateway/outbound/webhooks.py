@@ -49,7 +49,9 @@ async def post(url: str, headers: Mapping[str, str], body: bytes, *, allow_priva
         raise PostFailed("the name cannot be resolved") from None
     except aiohttp.ClientConnectorError:
         raise PostFailed("the connection failed") from None
-    except (aiohttp.ClientError, OSError, ValueError):
+    except ValueError:  # aiohttp's own, for a URL; it wants names of letters and addresses of four numbers
+        raise PostFailed("the address cannot be called") from None
+    except (aiohttp.ClientError, OSError):
         raise PostFailed("the answer is not HTTP, or broke off") from None
 
 

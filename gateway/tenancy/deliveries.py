@@ -82,18 +82,17 @@ def put(connection: sa.Connection, endpoint_id: str, event: str, body: bytes, no
 def claim(engine: sa.Engine, now_s: float) -> list[Parcel]:
     """Take leases on messages that are due, few of each endpoint. Raises SQLAlchemyError."""
     with engine.connect() as connection:
-        due = [dict(row) for row in connection.execute(_due(now_s)).mappings()]
+        due = [as_struct(row, Parcel) for row in connection.execute(_due(now_s)).mappings()]
     if not due:
         return []
     taken = []
     with engine.begin() as connection:
-        for row in due:
-            mine = sa.update(webhook_deliveries).where(*_still(row["id"], row["attempts"]))
-            mine = mine.where(webhook_deliveries.c.leased_until_s <= now_s)
-            row["attempts"] += 1
-            leased = {"attempts": row["attempts"], "leased_until_s": now_s + LEASE_S}
+        for parcel in due:
+            free = webhook_deliveries.c.leased_until_s <= now_s
+            mine = sa.update(webhook_deliveries).where(*_still(parcel.id, parcel.attempts), free)
+            leased = {"attempts": parcel.attempts + 1, "leased_until_s": now_s + LEASE_S}
             if connection.execute(mine.values(**leased)).rowcount:
-                taken.append(msgspec.convert(row, Parcel))
+                taken.append(msgspec.structs.replace(parcel, attempts=parcel.attempts + 1))
     return taken
 
 

@@ -139,7 +139,7 @@ def list_alerts(
 def _insert(connection: sa.Connection, alert: Alert) -> bool:
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     statement = make(alerts).values(**msgspec.to_builtins(alert)).on_conflict_do_nothing()
-    return bool(connection.execute(statement).rowcount)
+    return connection.execute(statement.returning(alerts.c.id)).first() is not None
 
 
 def _tell(connection: sa.Connection, alert: Alert) -> None:

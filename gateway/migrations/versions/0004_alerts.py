@@ -46,7 +46,7 @@ def _webhooks() -> None:
     op.create_table(
         "webhook_deliveries",
         sa.Column("id", sa.String(40), primary_key=True),
-        sa.Column("endpoint_id", sa.ForeignKey("webhook_endpoints.id"), nullable=False),
+        sa.Column("endpoint_id", sa.String(40), sa.ForeignKey("webhook_endpoints.id"), nullable=False),
         sa.Column("event", sa.String(40), nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
