@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import time
+from collections import ChainMap
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
 from gateway.settings import ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
+from gateway.state.redis import RedisAway, RedisLimits
 from gateway.telemetry import Telemetry
 from gateway.tenancy import webhooks
 from gateway.tenancy.billing import Billing
@@ -43,6 +45,7 @@ from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
 from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
+from gateway.tracing import tracing_from
 from semantic_cache.stores.memory import MemoryStore
 
 ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers, admin.handlers)
@@ -63,9 +66,17 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     clients: Callable[[], InferenceClient] = Clients
 
 
-def loops(supervisor: Supervisor, books: Books, notices: Notices) -> tuple[Loop, ...]:
+def loops(
+    supervisor: Supervisor,
+    books: Books,
+    notices: Notices,
+    shared: RedisLimits | None,
+    wall: Callable[[], float],
+) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
+    limits = () if shared is None else (Loop("limits", 0.5, lambda: shared.step(wall())),)
     return (
+        *limits,
         Loop("reconcile", 0.5, supervisor.reconcile_once),
         Loop("probe", 1.0, supervisor.probe_once),
         Loop("scrape", 2.0, supervisor.scrape_once),
@@ -88,8 +99,11 @@ class House:
         self._credentials: dict[str, bytes] = {}
         self.clients = edges.clients()
         self.telemetry = Telemetry()
+        self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
-        keys, limits, prices = KeyTable(), MemoryLimits(), PriceTable()
+        keys, prices = KeyTable(), PriceTable()
+        self.shared = _shared(settings, edges, self.telemetry)
+        limits = MemoryLimits() if self.shared is None else self.shared
         name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
         journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
         directory = Directory(state_dir / "keys.json", keys)
@@ -120,6 +134,7 @@ class House:
                 self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials
             ),
             telemetry=self.telemetry,
+            tracing=self.tracing,
         )
         token = settings.server.metrics_token_env
         self.process = Process(
@@ -139,8 +154,10 @@ class House:
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
-            loops=loops(self.supervisor, self.books, self.notices),
-            part_errors=self.books.errors,
+            loops=loops(self.supervisor, self.books, self.notices, self.shared, edges.wall),
+            part_errors=self.books.errors
+            if self.shared is None
+            else ChainMap(self.books.errors, self.shared.errors),
             exchanges=set(),
         )
         self.adopt(settings)
@@ -157,6 +174,8 @@ class House:
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
+        if self.tracing is not None:
+            self.tracing.adopt(settings.tracing)
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
@@ -182,16 +201,25 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     house = House(settings, edges)
     _wire_probes(house)
     try:
+        if house.shared is not None:
+            with contextlib.suppress(RedisAway):
+                await house.shared.step(edges.wall())
         await house.books.open()
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()
+        if house.tracing is not None:
+            house.tracing.start()
         async with running(house.process.loops, _counter(house.telemetry)):
             yield house.process
     finally:
         await house.supervisor.stop()
         await house.clients.close()
+        if house.shared is not None:
+            await house.shared.close()
         await house.books.close()
+        if house.tracing is not None:
+            await asyncio.to_thread(house.tracing.close)
 
 
 def build(process: Process) -> ASGIApp:
@@ -262,6 +290,20 @@ def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
         weight=replica.weight,
         version=replica.version,
         max_concurrency=replica.max_concurrency,
+    )
+
+
+def _shared(settings: Settings, edges: Edges, telemetry: Telemetry) -> RedisLimits | None:
+    """Make the limits that several processes share, where there is a Redis."""
+    redis = settings.redis
+    if redis is None:
+        return None
+    return RedisLimits(
+        redis.url,
+        password=edges.environ[redis.password_env] if redis.password_env else None,
+        timeout_s=redis.timeout_ms / 1000,
+        share=settings.server.workers,
+        alone=lambda: telemetry.count("switchgear_limits_alone_total", ()),
     )
 
 

@@ -38,8 +38,6 @@ def warnings(settings: Settings) -> Iterator[str]:
             yield f"models[{index}].price: {model.name!r} has no price in the file; without one {fate}"
     if settings.cache.semantic is not None:
         yield "cache.semantic: this version has the exact cache only; the setting has no effect"
-    if settings.redis is not None:
-        yield "redis: this version keeps its state in the process; the setting has no effect"
     if not settings.keys:
         yield "keys: the file has none; only keys made by 'switchgear keys create' are known"
 
@@ -47,8 +45,7 @@ def warnings(settings: Settings) -> Iterator[str]:
 def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if not settings.models:
         yield "models: there are none; add a [[models]] table"
-    if settings.server.workers > 1:
-        yield "server.workers: this version has no shared state between workers; set it to 1"
+    yield from _workers(settings, environ)
     names = Counter([model.name for model in settings.models] + [route.name for route in settings.routes])
     for name, count in names.items():
         if count > 1:
@@ -73,6 +70,19 @@ def _keys(settings: Settings, known: set[str], environ: Mapping[str, str]) -> It
             yield f"keys[{index}].key_env: the variable {key.key_env} is not set"
         for name in sorted(set(key.models) - known):
             yield f"keys[{index}].models: no model or route is named {name!r}"
+
+
+def _workers(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    redis = settings.redis
+    if redis is not None and redis.password_env is not None and not environ.get(redis.password_env):
+        yield f"redis.password_env: the variable {redis.password_env} is not set"
+    if settings.server.workers == 1:
+        return
+    if redis is None:
+        yield "server.workers: several workers share their limits in Redis; add [redis], or set it to 1"
+    for index, model in enumerate(settings.models):
+        if model.launch is not None:
+            yield f"models[{index}].launch: launched engines belong to one process; set server.workers to 1"
 
 
 def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:

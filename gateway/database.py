@@ -12,6 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+# A host that is gone without a word is noticed within seconds, not when TCP gives up.
+POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -296,7 +304,7 @@ def connect(url: str) -> sa.Engine:
         return engine
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+        return sa.create_engine(parsed, pool_pre_ping=True, connect_args=POSTGRES)
     raise DatabaseError(f"database.url has the scheme {parsed.drivername!r}; use sqlite or postgresql")
 
 

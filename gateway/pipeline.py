@@ -27,6 +27,8 @@ from gateway.tenancy.accounts import end_user_hash
 from gateway.tenancy.billing import Billing, Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
 from gateway.tenancy.refusals import rate_headers
+from gateway.tracecontext import passed_on
+from gateway.tracing import Tracing
 from routing.decision import Query
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
@@ -76,6 +78,7 @@ class Pipeline:
         chooser: Chooser,
         attempts: Attempts,
         telemetry: Telemetry,
+        tracing: Tracing | None = None,
     ) -> None:
         self._keys = keys
         self._billing = billing
@@ -83,6 +86,7 @@ class Pipeline:
         self._chooser = chooser
         self._attempts = attempts
         self._telemetry = telemetry
+        self._tracing = tracing
         self._now, self._wall = attempts.now, billing.now
         self.catalogue: Catalogue
         self._cache: CacheSettings
@@ -95,30 +99,38 @@ class Pipeline:
     async def infer(self, incoming: Incoming) -> AsyncGenerator[Accepted | Head | bytes, None]:
         """Answer one request: Accepted, a Head, then bytes. Raises what ``errors.translate`` knows."""
         passage = Passage(incoming.request_id, incoming.endpoint.operation, incoming.started_s)
+        now, steps = self._now, passage.steps
+        if self._tracing is not None:
+            passage.trace = self._tracing.begin(incoming.headers)
         try:
             key = self.authenticate(incoming.headers)
+            steps.append(("authenticate", now()))
             if "inference" not in key.scopes:
                 raise NotPermitted("This API key is not for inference: its scopes lack 'inference'.")
             request = schemas.parse(incoming.endpoint, incoming.body)
             target = self.catalogue.target(request, key)
-            passage.begin(key.id, target.name, target.route)
+            passage.begin(key, target, request)
             async with self._charge(incoming, key, request, target) as charge:
+                steps.append(("admit", now()))
                 passage.charge = charge
                 entry = await self._look_up(passage, incoming, request, target, key)
                 if entry is not None:
                     body = self._from_cache(entry, request, charge)
                     yield Head(self._headers(passage, charge, request))
                     yield body
+                    passage.answered_s = now()
                     return
                 if request.stream:
                     yield Accepted(EVENT_STREAM)
                 choice = self._chooser.choose(target, request, incoming.headers)
                 passage.choice = choice
+                if target.route:
+                    steps.append(("classify", now()))
                 charge.answered_by(choice.model.name)
                 receiver = self._receiver(request, choice, charge)
                 call = self._call(incoming, request, key, choice, receiver)
-                charge.serving = call
-                passage.call = call
+                charge.serving = call.trip
+                call.trace, passage.trip = passage.trace, call.trip
                 async with aclosing(self._attempts.stream(call)) as pieces:
                     async for piece in pieces:
                         usage, estimated = receiver.usage(request.prompt_tokens_estimate)
@@ -127,18 +139,22 @@ class Pipeline:
                             return
                         charge.progress(usage, estimated)
                         if not passage.first_byte_s:
-                            passage.first_byte_s = self._now()
+                            passage.first_byte_s = now()
                             yield Head(self._headers(passage, charge, request))
                         receiver.keep(piece)
                         yield piece
+                passage.answered_s = now()
                 charge.progress(*receiver.usage(request.prompt_tokens_estimate))
+                passage.finish_reasons = receiver.finish_reasons
                 await self._offer(passage, charge, key, receiver)
         except BaseException as error:
             passage.failed(error)
             raise
         finally:
-            passage.ended_s = self._now()
+            passage.ended_s = now()
             passage.observe(self._telemetry)
+            if self._tracing is not None:
+                self._tracing.offer(passage)
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Key:
         """Give the key of the Authorization header; raises InvalidApiKey."""
@@ -183,9 +199,10 @@ class Pipeline:
             return None
         exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
         entry = await self._store.get(exact, self._wall())
+        passage.steps.append(("cache", self._now()))
         passage.cache = "miss" if entry is None else "hit-exact"
         if entry is not None:
-            passage.entry = entry
+            passage.found(entry)
         elif wish != b"no-store":
             passage.cache_key = exact
         return entry
@@ -256,9 +273,8 @@ class Pipeline:
     ) -> Call:
         settings: ModelSettings = choice.model.settings
         headers = [(b"x-request-id", incoming.request_id.encode())]
-        traceparent = incoming.headers.get(b"traceparent")
-        if traceparent is not None:
-            headers.append((b"traceparent", traceparent))
+        if self._tracing is None:
+            headers += passed_on(incoming.headers)
         return Call(
             model=settings.name,
             path=request.endpoint.path,
@@ -273,7 +289,6 @@ class Pipeline:
             first_byte_s=settings.first_byte_timeout_s,
             idle_s=settings.stall_timeout_s,
             max_attempts=settings.max_attempts,
-            tried=[],
         )
 
     def _headers(self, passage: Passage, charge: Charge, request: Inference) -> Headers:

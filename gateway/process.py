@@ -1,6 +1,6 @@
 """One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -40,7 +40,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
 
     def opened(self) -> sa.Engine:
         """Give the engine of a database that has been read. Raises DatabaseError."""
-        if not self.directory.read_once:
+        if not self.directory.read_once():
             raise DatabaseError("the database has not been opened yet")
         return self.engine
 
@@ -57,7 +57,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     metrics_token: str | None
     reload: Callable[[], None]
     loops: Sequence[Loop] = ()
-    part_errors: dict[str, str] = {}
+    part_errors: Mapping[str, str] = {}
     draining: bool = False
     exchanges: set[Abortable] = set()
 

@@ -57,9 +57,11 @@ class DatabaseSettings(Table, frozen=True):
 
 
 class RedisSettings(Table, frozen=True):
-    """``[redis]``: state shared by several gateway processes."""
+    """``[redis]``: what several gateway processes share; slower than the time-out counts as away."""
 
-    url: str
+    url: Annotated[str, Meta(pattern="^(redis|rediss|unix)://")]
+    password_env: str | None = None
+    timeout_ms: Annotated[float, Meta(gt=0, le=1e9)] = 50.0
 
 
 class PriceSettings(Table, frozen=True):
@@ -161,6 +163,13 @@ class WebhookSettings(Table, frozen=True):
     allow_private: bool = False
 
 
+class TracingSettings(Table, frozen=True):
+    """``[tracing]``: what is kept whatever the sampler said; the ``OTEL_*`` variables switch tracing on."""
+
+    slow_s: Annotated[float, Meta(ge=0, le=1e9)] = 10.0
+    expensive_usd: Usd = 0.1
+
+
 class KeySettings(Table, frozen=True):
     """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
 
@@ -193,6 +202,7 @@ class Settings(Table, frozen=True):
     cache: CacheSettings = CacheSettings()
     billing: BillingSettings = BillingSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    tracing: TracingSettings = TracingSettings()
     keys: tuple[KeySettings, ...] = ()
 
 

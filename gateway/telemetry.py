@@ -68,6 +68,13 @@ METRICS = (
         "seconds",
         "Time that a request waited for a replica.",
     ),
+    Metric(
+        "switchgear_limits_alone_total",
+        "counter",
+        (),
+        "requests",
+        "Requests judged by this process's own limits, because Redis was away.",
+    ),
     Metric("switchgear_queue_depth", "probe", ("model",), "requests", "Requests waiting for a replica."),
     Metric("switchgear_replicas", "probe", ("model", "phase"), "replicas", "Replicas by phase."),
     Metric("switchgear_running", "probe", ("model",), "requests", "Requests running on replicas."),
@@ -86,6 +93,13 @@ METRICS = (
         ("outcome",),
         "attempts",
         "Attempts to send a message to a webhook: delivered, failed, given_up.",
+    ),
+    Metric(
+        "switchgear_traces_total",
+        "counter",
+        ("outcome",),
+        "requests",
+        "Traced requests: exported, failed at the receiver, or dropped because the buffer was full.",
     ),
     Metric(
         "switchgear_loop_failures_total", "counter", ("loop",), "steps", "Failed steps of background loops."

@@ -107,12 +107,13 @@ class Cycle(RequestResponseCycle):
         pieces = [STATUS_LINE[status]]
         lines = 1
         for name, value in headers:
-            pieces += (name, b": ", value, b"\r\n")
-            lines += 1
+            if len(name) == 10 and name.lower() == b"connection":
+                self.keep_alive = False  # nobody says anything else by it
+                continue
             if len(name) == 14 and name.lower() == b"content-length":
                 self.chunked_encoding = False
-            elif len(name) == 10 and name.lower() == b"connection" and value.lower() == b"close":
-                self.keep_alive = False
+            pieces += (name, b": ", value, b"\r\n")
+            lines += 1
         if self.chunked_encoding is None and status not in BODILESS and self.scope["method"] != "HEAD":
             self.chunked_encoding = True
             pieces.append(b"transfer-encoding: chunked\r\n")

@@ -30,6 +30,7 @@ T_ATTEMPTS, T_EXCHANGE = "tests/unit/test_attempts.py", "tests/unit/test_exchang
 T_PLAIN, T_DISPATCHER = "tests/unit/test_plain_client.py", "tests/unit/test_dispatcher.py"
 T_FAULTS, T_DISCONNECTS = "tests/integration/test_faults.py", "tests/integration/test_disconnects.py"
 T_STREAMS, T_LEDGER = "tests/integration/test_streams.py", "tests/integration/test_ledger_through_the_door.py"
+T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 
 MUTANTS = {
@@ -53,10 +54,10 @@ MUTANTS = {
         T_ATTEMPTS,
     ),
     "retry-after-first-byte": Mutant(
-        ATTEMPTS, "if delivered or len(call.tried)", "if len(call.tried)", T_ATTEMPTS
+        ATTEMPTS, "if delivered or len(call.trip.tried)", "if len(call.trip.tried)", T_ATTEMPTS
     ),
     "same-replica-again": Mutant(
-        ATTEMPTS, "exclude=frozenset(call.tried)", "exclude=frozenset()", T_ATTEMPTS
+        ATTEMPTS, "exclude=frozenset(trip.tried)", "exclude=frozenset()", T_ATTEMPTS
     ),
     "retry-a-clients-mistake": Mutant(ATTEMPTS, "in (400, 409, 413, 422)", "in (409, 413, 422)", T_ATTEMPTS),
     "blame-for-a-deadline": Mutant(ATTEMPTS, "and not clients_hurry", "", T_ATTEMPTS),
@@ -81,7 +82,7 @@ MUTANTS = {
         "        pass",
         T_DISCONNECTS,
     ),
-    "the-end-is-a-leaving": Mutant(WIRE, " and not self._answered.response_complete", "", T_LEDGER),
+    "the-end-is-a-leaving": Mutant(WIRE, " and not self._answered.response_complete", "", T_WIRE),
     "heartbeat-for-buffered": Mutant(
         PIPELINE,
         "                if request.stream:\n                    yield",

@@ -84,6 +84,8 @@ def _invalid(error: ValidationException) -> InvalidRequest:
     """Name the first field that is wrong, and what it should be."""
     found = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     message, field = str(found.get("message") or error.detail), found.get("key")
+    if found.get("source") == "header" and field:
+        field = field.replace("_", "-")
     unknown = message.partition("unknown field `")[2].rstrip("`")
     if unknown:
         message = f"There is no field {unknown!r}; remove it or correct its spelling"

@@ -14,6 +14,8 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
+from gateway.api.admin.frame import VERSION
+
 DESCRIPTION = """Organisations, projects, keys, people and everything that happened.
 
 Lists are paged: `next` of a page is the `cursor` of the following one. A change names the `ETag` that it
@@ -31,6 +33,10 @@ class _ExactPlugin(JsonRenderPlugin):
         for operations in openapi_schema["paths"].values():
             for operation in operations.values():
                 operation["responses"].get("204", {}).pop("content", None)
+                for parameter in operation.get("parameters", ()):
+                    if parameter["name"] == "if-match":  # checked by the handler, for a status of its own
+                        parameter["required"] = True
+                        parameter["schema"] = {"type": "string", "pattern": VERSION}
         return super().render(request, openapi_schema)
 
 

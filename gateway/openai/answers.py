@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from gateway.openai.events import DONE, StreamBroken, payloads
 from gateway.openai.usage import Usage, UsageFields, estimated_tokens, usage_fields
@@ -41,6 +42,7 @@ class AnswerFields(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(AnswerFields).decode
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class WholeReceiver:
@@ -147,11 +149,12 @@ def to_stream(body: bytes, *, include_usage: bool, cost_usd: Callable[[Usage], f
 
 def renewed(body: bytes, new_id: str, created_s: int) -> bytes:
     """Give a stored answer a new id and a new time of making, so that it is a response of its own."""
-    whole = msgspec.json.decode(body)
+    whole = _decode_members(body)
     if "id" in whole:
-        whole["id"] = whole["id"].partition("-")[0] + "-" + new_id
+        kind = bytes(whole["id"]).partition(b"-")[0].strip(b'"')
+        whole["id"] = Raw(_encode(f"{kind.decode()}-{new_id}"))
     if "created" in whole:
-        whole["created"] = created_s
+        whole["created"] = Raw(_encode(created_s))
     return _encode(whole)
 
 

@@ -8,16 +8,13 @@ the environment not used, and of the answer only the status is read.
 import ipaddress
 import socket
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-TIMEOUT_S = 10.0
-PRIVATE = "the address is not a public one"
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # IPv4 in its last four bytes
+from gateway.outbound.addresses import PRIVATE, private_literal, public
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+TIMEOUT_S = 10.0
 
 
 class PostFailed(Exception):
@@ -53,28 +50,6 @@ async def post(url: str, headers: Mapping[str, str], body: bytes, *, allow_priva
         raise PostFailed("the address cannot be called") from None
     except (aiohttp.ClientError, OSError):
         raise PostFailed("the answer is not HTTP, or broke off") from None
-
-
-def private_literal(url: str) -> bool:
-    """Tell whether a URL names an address, not a name, and that is not public."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return not public(ipaddress.ip_address(host))
-    except ValueError:
-        return False
-
-
-def public(address: Address) -> bool:
-    """Tell whether an address belongs to the open internet, whatever it is wrapped in."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return public(inner)
-        if address.teredo is not None or address.is_site_local:
-            return False
-    return address.is_global and not address.is_multicast
 
 
 class _NotPublic(Exception):

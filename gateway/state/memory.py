@@ -174,7 +174,7 @@ class MemoryLimits:
 
     async def take(self, ask: Ask, now_s: float) -> Verdict:
         """Take everything or nothing; see ``Limits.take``."""
-        accounts = [self._account(bound, now_s) for bound in ask.bounds]
+        accounts = [self.account(bound, now_s) for bound in ask.bounds]
         refused = _refusal(accounts, ask, now_s, self.share)
         if refused is not None:
             return refused
@@ -185,6 +185,13 @@ class MemoryLimits:
                 meter.full_at_s = meter.wanted_s
         requests, tokens = tightest(accounts, now_s)
         return Verdict(requests=requests, tokens=tokens)
+
+    def hold(self, ask: Ask, now_s: float) -> None:
+        """Count a request that was admitted elsewhere, but for its rates."""
+        for bound in ask.bounds:
+            account = self.account(bound, now_s)
+            account.running += 1
+            account.reserved_nanousd += ask.cost_nanousd
 
     async def extend(self, ask: Ask, cost_nanousd: int, now_s: float) -> bool:
         """Reserve more; see ``Limits.extend``."""
@@ -213,7 +220,8 @@ class MemoryLimits:
                 account = self.accounts[name] = Account(Bound(account=name))
             account.book(standing, now_s)
 
-    def _account(self, bound: Bound, now_s: float) -> Account:
+    def account(self, bound: Bound, now_s: float) -> Account:
+        """Give the account of a bound, with its limits in force."""
         account = self.accounts.get(bound.account)
         if account is not None and account.bound is bound:
             return account
@@ -258,8 +266,15 @@ def _refusal(accounts: list[Account], ask: Ask, now_s: float, share: int) -> Ver
                 longest_s, at, short = wait_s, account, meter
     if at is None:
         return None
+    return refusal(accounts, at, short, longest_s, now_s)
+
+
+def refusal(
+    accounts: list[Account], at: Account, short: Meter | None, retry_after_s: float, now_s: float
+) -> Verdict:
+    """Give the verdict that a rate of an account is short, or its concurrency."""
     if short is None:
-        return Verdict(short="concurrency", account=at.bound.account, retry_after_s=longest_s)
+        return Verdict(short="concurrency", account=at.bound.account, retry_after_s=retry_after_s)
     left = _left(short, short.remaining(now_s), now_s)
     requests, tokens = tightest(accounts, now_s)
     return Verdict(
@@ -267,7 +282,7 @@ def _refusal(accounts: list[Account], ask: Ask, now_s: float, share: int) -> Ver
         account=at.bound.account,
         period=short.window,
         limit=short.limit,
-        retry_after_s=longest_s,
+        retry_after_s=retry_after_s,
         requests=left if short.what == "requests" else requests,
         tokens=left if short.what == "tokens" else tokens,
     )

@@ -38,9 +38,8 @@ class Directory:
         self._revision: int | None = None
         self.prepare: Callable[[sa.Connection, list[Key]], None] = _nothing
 
-    @property
     def read_once(self) -> bool:
-        """Whether the database has been read."""
+        """Tell whether the database has been read."""
         return self._revision is not None
 
     @property

@@ -19,7 +19,7 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.database import as_struct, webhook_deliveries, webhook_endpoints
-from gateway.outbound.webhooks import PRIVATE, private_literal
+from gateway.outbound.addresses import PRIVATE, private_literal
 from gateway.tenancy import organisations
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.changes import Change

@@ -235,7 +235,8 @@ def test_a_hanging_receiver_holds_up_its_own_messages_only(engine: sa.Engine, tm
 def test_failures_are_tried_again_and_given_up_after_a_day(engine: sa.Engine, tmp_path: Path) -> None:
     house = House(engine, tmp_path)
     put(house)
-    now_s, states = NOON_S, []
+    now_s = NOON_S
+    states: list[str] = []
     while not states or states[-1] == "pending":
         (parcel,) = deliveries.claim(engine, now_s)
         assert parcel.attempts == len(states) + 1

@@ -9,6 +9,8 @@ import pytest
 from gateway.state.limits import Ask, Bound, Left, Limits, Standing, Verdict
 from gateway.state.memory import MemoryLimits
 from gateway.state.periods import DAY_S
+from gateway.state.redis import RedisLimits
+from tests.integration.redis_server import RedisServer
 
 T = TypeVar("T")
 DOLLAR = 10**9
@@ -48,10 +50,27 @@ class Desk:
         self.limits.book({account: Standing(balance_nanousd=balance, spent=spent)}, self.now_s)  # type: ignore[arg-type]  # periods by name
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    made = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["memory", "redis"])
 def desk(request: pytest.FixtureRequest) -> Iterator[Desk]:
     with asyncio.Runner() as runner:
-        yield Desk(MemoryLimits(), runner.run)
+        if request.param == "memory":
+            yield Desk(MemoryLimits(), runner.run)
+            return
+        redis_server: RedisServer = request.getfixturevalue("server")
+        redis_server.client.flushall()
+        limits = RedisLimits(redis_server.url, timeout_s=30.0, share=1, alone=lambda: None)
+        runner.run(limits.step(0.0))
+        yield Desk(limits, runner.run)
+        assert limits.errors == {}
+        runner.run(limits.close())
+        assert redis_server.client.zcard("switchgear:limits:holders") == 0
 
 
 def ask(*bounds: Bound, tokens: int = 1, cost: int = 0, **limits: Any) -> Ask:

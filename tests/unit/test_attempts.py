@@ -115,7 +115,6 @@ class House:
             first_byte_s=1.0,
             idle_s=1.0,
             max_attempts=3,
-            tried=[],
         )
 
     async def collect(self, call: Call) -> list[bytes]:
@@ -134,7 +133,7 @@ def test_another_replica_is_tried_although_the_first_is_the_idler_one() -> None:
         await house.burden("r2", 200)
         call = house.call()
         assert await house.collect(call) == [b"a", b"end"]
-        assert call.tried == ["r0", "r1", "r2"]
+        assert call.trip.tried == ["r0", "r1", "r2"]
         assert house.blamed == ["r0", "r1"]
         assert [reply.closed for reply in replies] == [1, 1, 1]
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.outbound.webhooks import PRIVATE, PostFailed, post, public
+from gateway.outbound.addresses import PRIVATE, public
+from gateway.outbound.webhooks import PostFailed, post
 from gateway.tenancy.deliveries import GIVE_UP_S, LONGEST_DELAY_S, Parcel, outcome
 from gateway.tenancy.webhooks import UrlError, check_url, master_secret, secret, signed
 from tests.fakes.peer import Peer, peer

@@ -65,10 +65,9 @@ ReplicaId = Annotated[str, PathParameter(max_length=200, description="A replica'
 VERSION = r'^"[0-9]{1,9}"$'
 IdField = Annotated[str, Meta(max_length=40, pattern=ID)]
 IfMatch = Annotated[
-    str,
+    str | None,
     HeaderParameter(
         name="if-match",
-        required=True,
         max_length=20,
         pattern=VERSION,
         description="The `ETag` that reading it gave.",
@@ -167,9 +166,9 @@ def writing(control: Control, request: AdminRequest) -> Iterator[Change]:
         control.directory.refresh(engine)
 
 
-def version(if_match: str) -> int:
+def version(if_match: str | None) -> int:
     """Read the version out of ``If-Match``. Raises PreconditionRequired."""
-    if not if_match:
+    if if_match is None:
         raise PreconditionRequired(
             "A change needs the header If-Match with the ETag that reading it gave.", param="if-match"
         )

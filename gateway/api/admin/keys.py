@@ -141,7 +141,7 @@ def _writing(process: Process) -> list[HTTPRouteHandler]:
 
     @patch("/keys/{key_id:str}", summary="Change a key", responses=frame.CHANGES, **DOCS)
     def change_key(
-        request: AdminRequest, key_id: frame.Id, data: JSONBody[KeyPatch], if_match: IfMatch = ""
+        request: AdminRequest, key_id: frame.Id, data: JSONBody[KeyPatch], if_match: IfMatch = None
     ) -> Response[ShownKey]:
         """Change a key; it holds at the next request."""
         reach = frame.permitted(request, "tenants.write")

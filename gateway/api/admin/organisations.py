@@ -77,7 +77,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
     @patch("/orgs/{org_id:str}", summary="Change an organisation", responses=frame.CHANGES, **docs)
     def change_organisation(
-        request: AdminRequest, org_id: frame.Id, data: JSONBody[LevelPatch], if_match: IfMatch = ""
+        request: AdminRequest, org_id: frame.Id, data: JSONBody[LevelPatch], if_match: IfMatch = None
     ) -> Response[Organisation]:
         """Change title and terms; they bind everything below at the next request."""
         reach = frame.permitted(request, "orgs.write")

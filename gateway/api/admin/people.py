@@ -75,7 +75,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
     @patch("/people/{person_id:str}", summary="Change an account", responses=frame.CHANGES, **docs)
     def change_person(
-        request: AdminRequest, person_id: frame.Id, data: JSONBody[PersonPatch], if_match: IfMatch = ""
+        request: AdminRequest, person_id: frame.Id, data: JSONBody[PersonPatch], if_match: IfMatch = None
     ) -> Response[Person]:
         """Change an account; a new password, another role and disabling end its sessions."""
         reach = frame.permitted(request, "people.write")

@@ -65,7 +65,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
     @patch("/projects/{project_id:str}", summary="Change a project", responses=frame.CHANGES, **docs)
     def change_project(
-        request: AdminRequest, project_id: frame.Id, data: JSONBody[LevelPatch], if_match: IfMatch = ""
+        request: AdminRequest, project_id: frame.Id, data: JSONBody[LevelPatch], if_match: IfMatch = None
     ) -> Response[Project]:
         """Change title and terms; they bind its keys at the next request."""
         reach = frame.permitted(request, "tenants.write")

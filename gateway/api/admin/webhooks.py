@@ -22,7 +22,7 @@ PING = "ping"
 
 State = Annotated[
     Literal["pending", "delivered", "given_up"] | None,
-    QueryParameter(description="Only those in this state."),
+    QueryParameter(name="state", description="Only those in this state."),
 ]
 
 
@@ -118,13 +118,13 @@ def _messages(process: Process) -> list[HTTPRouteHandler]:
         webhook_id: frame.Id,
         limit: Limit = 50,
         cursor: Cursor = None,
-        state: State = None,
+        wanted: State = None,
     ) -> Page[Delivery]:
         """Messages to a webhook, newest first: attempts, the last status, when it is tried next."""
         reach = frame.permitted(request, "tenants.write")
         with frame.reading(control) as connection:
             one = webhooks.endpoint(connection, reach, webhook_id)
-            found = deliveries.list_deliveries(connection, one.id, Window(limit, cursor), state)
+            found = deliveries.list_deliveries(connection, one.id, Window(limit, cursor), wanted)
         return Page(*found)
 
     return [ping_webhook, list_deliveries]
