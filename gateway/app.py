@@ -31,6 +31,7 @@ from gateway.choosing import Chooser
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
 from gateway.loops import Loop, running
+from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
 from gateway.settings import ModelSettings, Settings
@@ -38,11 +39,13 @@ from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
 from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
+from gateway.tenancy import webhooks
 from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
+from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
 from gateway.tracing import tracing_from
 from semantic_cache.stores.memory import MemoryStore
@@ -75,7 +78,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
 
 def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
-    supervisor, books = house.supervisor, house.books
+    supervisor, books, notices = house.supervisor, house.books, house.notices
 
     async def scrape() -> None:
         await supervisor.scrape_once()
@@ -90,6 +93,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
         Loop("proof", 300.0, books.prove),
+        Loop("alerts", 5.0, notices.watch),
+        Loop("webhooks", 1.0, notices.deliver),
     )
 
 
@@ -114,6 +119,8 @@ class House:
         self.books = Books(
             settings, journal, directory, limits, prices, wall=edges.wall, environ=edges.environ
         )
+        master = webhooks.master_secret(edges.environ)
+        self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
         self.billing = Billing(journal, limits, prices, edges.wall)
         self.supervisor = Supervisor(
             specs(settings, edges),
@@ -152,6 +159,7 @@ class House:
                 prices=prices,
                 wall=edges.wall,
                 admin_digest=_admin_digest(edges.environ),
+                webhook_master=master,
             ),
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
@@ -185,6 +193,7 @@ class House:
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
         self.books.adopt(settings)
+        self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
 
     def reload(self) -> None:

@@ -170,6 +170,12 @@ class BillingSettings(Table, frozen=True):
     keep_journal_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 1024 * 1024 * 1024
 
 
+class WebhookSettings(Table, frozen=True):
+    """``[webhooks]``: whether they may lead to addresses that are not public."""
+
+    allow_private: bool = False
+
+
 class TracingSettings(Table, frozen=True):
     """``[tracing]``: what is kept whatever the sampler said; the ``OTEL_*`` variables switch tracing on."""
 
@@ -208,6 +214,7 @@ class Settings(Table, frozen=True):
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
     billing: BillingSettings = BillingSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     tracing: TracingSettings = TracingSettings()
     keys: tuple[KeySettings, ...] = ()
 

@@ -94,6 +94,14 @@ METRICS = (
         (),
         "nano-dollars",
         "By how much journal, ledger and balances of the last days differ; absent until it is known.",
+        alike=True,
+    ),
+    Metric(
+        "switchgear_webhook_attempts_total",
+        "counter",
+        ("outcome",),
+        "attempts",
+        "Attempts to send a message to a webhook: delivered, failed, given_up.",
     ),
     Metric(
         "switchgear_traces_total",

@@ -83,7 +83,7 @@ class Leaving:
         self._call: Callable[[], None] | None = None
 
     def on(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called when the client leaves before its answer is whole; at once where it has left."""
+        """Have ``call`` called when the client leaves before its answer is whole, or has left."""
         self._call = call
         if self.gone:
             call()

@@ -42,6 +42,11 @@ class Directory:
         """Tell whether the database has been read."""
         return self._revision is not None
 
+    @property
+    def revision(self) -> int | None:
+        """The revision that was read last, which is in force; None before the first."""
+        return self._revision
+
     def keys(self) -> Iterable[Key]:
         """Give the keys that count."""
         return self._table.keys()

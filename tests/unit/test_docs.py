@@ -29,6 +29,7 @@ TABLES = [
     settings.SemanticSettings,
     settings.BillingSettings,
     settings.TracingSettings,
+    settings.WebhookSettings,
     settings.KeySettings,
 ]
 
