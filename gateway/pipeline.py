@@ -123,6 +123,7 @@ class Pipeline:
                     yield body
                     passage.answered_s = now()
                     return
+                charge.accept()
                 if request.stream:
                     yield Accepted(EVENT_STREAM)
                 choice = self._chooser.choose(target, request, incoming.headers)

@@ -127,10 +127,12 @@ class Journal:
         except OSError as error:
             raise JournalError(f"cannot write the usage journal in {directory}: {error.strerror}") from error
         self._full: list[Segment] = []
-        self._owed: list[tuple[Entry, Segment]] = []  # as many as ran when the disk was full: no more come in
+        self._owed: list[
+            tuple[Entry, Segment | None]
+        ] = []  # as many as ran when the disk was full: no more come in
 
-    def owe(self, entry: Entry, segment: Segment) -> None:
-        """Remember a settlement that could not be written, of a request that ``segment`` accepted."""
+    def owe(self, entry: Entry, segment: Segment | None) -> None:
+        """Remember a settlement that could not be written, of a request that ``segment`` accepted, if any."""
         self._owed.append((entry, segment))
 
     def pay(self) -> int:
@@ -141,7 +143,8 @@ class Journal:
                 self.append(entry)
             except JournalError:
                 break
-            segment.open_requests -= 1
+            if segment is not None:
+                segment.open_requests -= 1
             del self._owed[0]
         return len(self._owed)
 
