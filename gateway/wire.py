@@ -82,7 +82,7 @@ class Leaving:
         self._call: Callable[[], None] | None = None
 
     def on(self, call: Callable[[], None]) -> None:
-        """Have ``call`` called when the client leaves before its answer is whole; at once where it has left."""
+        """Have ``call`` called when the client leaves before its answer is whole, or if it has left."""
         self._call = call
         if self.gone:
             call()
