@@ -36,6 +36,7 @@ from gateway.process import Control, Process
 from gateway.settings import ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
+from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
 from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
@@ -62,19 +63,19 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "the configuration"
     engine_python: str = ""
     clients: Callable[[], InferenceClient] = Clients
+    tallies: Tallies | None = None
 
 
-def loops(house: "House", wall: Callable[[], float]) -> tuple[Loop, ...]:
+def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
-    supervisor, books, shared = house.supervisor, house.books, house.shared
-    limits = () if shared is None else (Loop("limits", 0.5, lambda: shared.step(wall())),)
+    supervisor, books = house.supervisor, house.books
 
     async def scrape() -> None:
         await supervisor.scrape_once()
         house.dispatcher.observe(supervisor.loads)
 
     return (
-        *limits,
+        *more,
         Loop("reconcile", 0.5, supervisor.reconcile_once),
         Loop("probe", 1.0, supervisor.probe_once),
         Loop("scrape", 2.0, scrape),
@@ -94,7 +95,7 @@ class House:
         self._edges = edges
         self._credentials: dict[str, bytes] = {}
         self.clients = edges.clients()
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
         keys, prices = KeyTable(), PriceTable()
@@ -148,13 +149,20 @@ class House:
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
-            loops=loops(self, edges.wall),
+            loops=loops(self, *self._shared_loops()),
             part_errors=self.books.errors
             if self.shared is None
             else ChainMap(self.books.errors, self.shared.errors),
             exchanges=set(),
         )
         self.adopt(settings)
+
+    def _shared_loops(self) -> Iterable[Loop]:
+        """Give the loops that one of several processes has."""
+        if (shared := self.shared) is not None:
+            yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
+        if self._edges.tallies is not None:
+            yield Loop("tallies", 1.0, self.telemetry.publish)
 
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""

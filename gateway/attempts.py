@@ -162,7 +162,9 @@ class Attempts:
         now, trip = self.now, call.trip
         this = Try(now())
         trip.tries.append(this)
-        query = msgspec.structs.replace(call.query, exclude=frozenset(trip.tried))
+        query = call.query
+        if trip.tried:
+            query = msgspec.structs.replace(query, exclude=frozenset(trip.tried))
         async with self._dispatcher.slot(query, band=call.band, deadline_s=call.deadline_s) as slot:
             this.sent_s = now()
             this.replica, this.url = slot.replica.id, slot.replica.url

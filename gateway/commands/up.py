@@ -84,6 +84,10 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
     first = settings()
     check(first, str(config), os.environ)
     check_weights(first, str(config))
+    if first.server.workers > 1:
+        raise CommandError(
+            f"{config}: server.workers: 'switchgear up' is one process; use 'switchgear serve'"
+        )
     listener = server.listen(first.server.host, first.server.port)
     edges = app.Edges(load=settings, source=str(config), engine_python=str(python))
     uvloop.run(_up(first, listener, edges, own, started_s))

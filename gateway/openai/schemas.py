@@ -101,16 +101,13 @@ class Inference(msgspec.Struct, kw_only=True):
     fields: Fields
     typed: AnyFields
     prompt_bytes: int
+    stream: bool = False
+    """Whether the answer is wanted as server-sent events."""
 
     @property
     def model(self) -> str:
         """The model or route that the client named."""
         return self.typed.model
-
-    @property
-    def stream(self) -> bool:
-        """Whether the answer is wanted as server-sent events."""
-        return isinstance(self.typed, Common) and bool(self.typed.stream)
 
     @property
     def include_usage(self) -> bool:
@@ -239,7 +236,8 @@ def parse(endpoint: Endpoint, body: bytes) -> Inference:
     if isinstance(typed, ChatFields) and not typed.messages:
         raise InvalidRequest("'messages' must have at least one message.", param="messages")
     prompt_bytes = sum([len(fields[name]) for name in _PROMPT if name in fields])
-    return Inference(endpoint=endpoint, fields=fields, typed=typed, prompt_bytes=prompt_bytes)
+    stream = isinstance(typed, Common) and bool(typed.stream)
+    return Inference(endpoint=endpoint, fields=fields, typed=typed, prompt_bytes=prompt_bytes, stream=stream)
 
 
 @lru_cache(1024)

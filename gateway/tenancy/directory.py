@@ -84,7 +84,7 @@ def load(connection: sa.Connection) -> Registry:
 
 def write_snapshot(path: Path, registry: Registry) -> None:
     """Keep what is known on disk, atomically. Raises OSError."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(msgspec.json.encode(registry))
