@@ -96,7 +96,7 @@ def test_fifteen_hundred_streams_at_once(house: House, capsys: pytest.CaptureFix
     with capsys.disabled():
         print(f"\n1,500 streams: {took_bytes:,.0f} bytes each; the third time {growth_mib:+.1f} MiB remained")
     assert took_bytes < STREAM_LIMIT_BYTES
-    assert growth_mib < GROWTH_LIMIT_MIB
+    assert growth_mib < 10  # 7 kB a stream: what circles of objects left behind before they were undone
 
 
 async def client(gateway: Gateway, draw: random.Random, going: Callable[[], bool]) -> int:

@@ -141,41 +141,6 @@ def test_who_has_left_already_is_told_of_at_once() -> None:
     asyncio.run(main())
 
 
-def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
-    async def main() -> None:
-        done = asyncio.Event()
-
-        async def handler(_scope: Any, _receive: Any, send: Any) -> None:
-            await done.wait()
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-
-        protocol, transport = connected(handler)
-        protocol.close_if_idle(3600.0)
-        assert not transport.closed
-        protocol.data_received(ASK % b"GET")
-        await turns()
-        protocol.close_if_idle(0.0)
-        assert not transport.closed
-        done.set()
-        await turns()
-        protocol.close_if_idle(3600.0)
-        assert not transport.closed
-        protocol.close_if_idle(0.0)
-        assert transport.closed
-
-    asyncio.run(main())
-
-
-def test_who_never_asks_is_closed_too() -> None:
-    async def main() -> None:
-        protocol, transport = connected(lambda *_: asyncio.sleep(0))
-        protocol.close_if_idle(0.0)
-        assert transport.closed
-
-    asyncio.run(main())
-
-
 @pytest.mark.parametrize("leaves", [False, True], ids=["answered", "left"])
 def test_a_request_leaves_nothing_to_the_garbage_collector(leaves: bool) -> None:
     """What is tied in a circle stays until the collector's last generation is looked at: for hours."""
@@ -203,3 +168,40 @@ def test_a_request_leaves_nothing_to_the_garbage_collector(leaves: bool) -> None
         assert asyncio.run(main()) == []
     finally:
         gc.enable()
+
+
+def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
+    async def main() -> None:
+        done = asyncio.Event()
+
+        async def handler(_scope: Any, _receive: Any, send: Any) -> None:
+            await done.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        protocol, transport = connected(handler)
+        protocol.close_if_idle(3600.0)
+        assert not transport.closed
+        protocol.data_received(ASK % b"GET")
+        await turns()
+        protocol.close_if_idle(0.0)
+        assert not transport.closed
+        done.set()
+        await turns()
+        protocol.close_if_idle(3600.0)
+        assert not transport.closed
+        protocol.close_if_idle(0.0)
+        assert transport.closed
+
+    asyncio.run(main())
+
+
+def test_who_never_asks_is_closed_too() -> None:
+    async def handler(_scope: Any, _receive: Any, _send: Any) -> None: ...
+
+    async def main() -> None:
+        protocol, transport = connected(handler)
+        protocol.close_if_idle(0.0)
+        assert transport.closed
+
+    asyncio.run(main())
