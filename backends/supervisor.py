@@ -57,6 +57,8 @@ class ReplicaSpec(Struct, frozen=True, kw_only=True):
 class Limits(Struct, frozen=True, kw_only=True):
     probe_timeout_s: float = 2.0
     warm_up_timeout_s: float = 180.0
+    mute_s: float = 60.0
+    """Until a replica without metrics is asked for them again."""
     stop_beyond_s: float = 10.0
     """Past an engine's own shutdown time-out."""
 
@@ -107,6 +109,8 @@ class Supervisor:
         self._crashes: dict[str, fleet.Crashes] = {}
         self._last_log: dict[str, tuple[str, ...]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._served: set[str] = set()  # answered a request since the last round of probes
+        self._mute_until_s: dict[str, float] = {}  # replicas that have no metrics
         self._closing = False
         self.declare(specs)
 
@@ -176,8 +180,16 @@ class Supervisor:
         await asyncio.gather(*starts)
 
     async def probe_once(self) -> None:
-        """Ask all replicas at once; whoever is still busy with an earlier question is left alone."""
-        live = [id_ for id_ in self._runs if self.replicas[id_].phase in LIVE]
+        """Ask all replicas at once, but those that have just shown in real work that they are well.
+
+        Whoever is still busy with an earlier question is left alone.
+        """
+        served, self._served = self._served, set()
+        live = [
+            id_
+            for id_ in self._runs
+            if (phase := self.replicas[id_].phase) in LIVE and not (phase is Phase.READY and id_ in served)
+        ]
         idle = [id_ for id_ in live if f"probe {id_}" not in self._tasks]
         asked = [self._background(f"probe {id_}", self._probe_one(id_)) for id_ in idle]
         if asked:
@@ -185,13 +197,22 @@ class Supervisor:
 
     async def scrape_once(self) -> None:
         """Read the load of all ready replicas whose engines tell."""
-        ids = [id_ for id_, seen in self.replicas.items() if seen.phase is Phase.READY and id_ in self._specs]
+        now_s = self._now()
+        ids = [
+            id_
+            for id_, seen in self.replicas.items()
+            if seen.phase is Phase.READY
+            and id_ in self._specs
+            and now_s >= self._mute_until_s.get(id_, now_s)
+        ]
         found = await asyncio.gather(*(self._scrape_one(self._specs[id_]) for id_ in ids))
         self.loads = {id_: load for id_, load in zip(ids, found, strict=True) if load is not None}
 
     def report(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
         """How a request went: ok, or failed through the replica (`replica.outcome`: a 4xx is neither)."""
         seen = self.replicas.get(replica_id)
+        if ok:
+            self._served.add(replica_id)
         if seen is None or (ok and not seen.consecutive_failures and not seen.missed_probes):
             return
         failed = Event.REFUSED if refused else Event.FAILED
@@ -345,11 +366,10 @@ class Supervisor:
                 )
         except (OSError, TimeoutError):
             return None
-        return (
-            read_load(reply.body.decode(errors="replace"), engine.load_metrics)
-            if reply.status == 200
-            else None
-        )
+        if reply.status != 200:
+            self._mute_until_s[spec.id] = self._now() + self.limits.mute_s
+            return None
+        return read_load(reply.body.decode(errors="replace"), engine.load_metrics)
 
     def _ready_in_s(self, seen: Replica) -> float | None:
         if seen.phase is Phase.READY:

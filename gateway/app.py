@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import random
 import time
+from collections import ChainMap
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -20,8 +22,9 @@ from backends.launchers import LAUNCHERS
 from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
-from gateway.api import console, fallback, inference, models, probes
+from gateway.api import admin, console, fallback, inference, models, probes, schema
 from gateway.attempts import Attempts
+from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
@@ -29,17 +32,21 @@ from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
 from gateway.loops import Loop, running
 from gateway.pipeline import Pipeline
-from gateway.process import Process
+from gateway.process import Control, Process
 from gateway.settings import ModelSettings, Settings
-from gateway.state.limits import MemoryLimits
+from gateway.state.memory import MemoryLimits
+from gateway.state.redis import RedisAway, RedisLimits
 from gateway.telemetry import Telemetry
 from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
+from gateway.tenancy.directory import Directory
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
+from gateway.tenancy.prices import PriceTable
+from gateway.tracing import tracing_from
 from semantic_cache.stores.memory import MemoryStore
 
-ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers)
+ROUTES = (inference.handlers, models.handlers, probes.handlers, console.handlers, admin.handlers)
 
 PROBE_BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -57,14 +64,24 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     clients: Callable[[], InferenceClient] = Clients
 
 
-def loops(supervisor: Supervisor, books: Books) -> tuple[Loop, ...]:
+def loops(house: "House", wall: Callable[[], float]) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
+    supervisor, books, shared = house.supervisor, house.books, house.shared
+    limits = () if shared is None else (Loop("limits", 0.5, lambda: shared.step(wall())),)
+
+    async def scrape() -> None:
+        await supervisor.scrape_once()
+        house.dispatcher.observe(supervisor.loads)
+
     return (
+        *limits,
         Loop("reconcile", 0.5, supervisor.reconcile_once),
         Loop("probe", 1.0, supervisor.probe_once),
-        Loop("scrape", 2.0, supervisor.scrape_once),
+        Loop("scrape", 2.0, scrape),
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
+        Loop("expiry", 60.0, books.expire),
+        Loop("proof", 300.0, books.prove),
     )
 
 
@@ -78,10 +95,18 @@ class House:
         self._credentials: dict[str, bytes] = {}
         self.clients = edges.clients()
         self.telemetry = Telemetry()
+        self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
-        keys, limits = KeyTable(), MemoryLimits()
-        journal = Journal(state_dir / "journal", f"{int(edges.wall() * 1000)}-{os.getpid()}")
-        self.books = Books(settings, journal, keys, limits, wall=edges.wall, environ=edges.environ)
+        keys, prices = KeyTable(), PriceTable()
+        self.shared = _shared(settings, edges, self.telemetry)
+        limits = MemoryLimits() if self.shared is None else self.shared
+        name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
+        journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
+        directory = Directory(state_dir / "keys.json", keys)
+        self.books = Books(
+            settings, journal, directory, limits, prices, wall=edges.wall, environ=edges.environ
+        )
+        self.billing = Billing(journal, limits, prices, edges.wall)
         self.supervisor = Supervisor(
             specs(settings, edges),
             launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
@@ -94,15 +119,17 @@ class House:
             now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
         )
         self.chooser = Chooser(None, self.dispatcher.ready)
+        self.batching = Batching(
+            Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
+        )
         self.pipeline = Pipeline(
             keys=keys,
-            billing=Billing(journal, limits, edges.wall),
+            billing=self.billing,
             store=self.store,
             chooser=self.chooser,
-            attempts=Attempts(
-                self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials
-            ),
+            attempts=self.batching,
             telemetry=self.telemetry,
+            tracing=self.tracing,
         )
         token = settings.server.metrics_token_env
         self.process = Process(
@@ -110,11 +137,21 @@ class House:
             pipeline=self.pipeline,
             supervisor=self.supervisor,
             telemetry=self.telemetry,
+            control=Control(
+                engine=self.books.engine,
+                directory=directory,
+                keys=keys,
+                prices=prices,
+                wall=edges.wall,
+                admin_digest=_admin_digest(edges.environ),
+            ),
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
-            loops=loops(self.supervisor, self.books),
-            part_errors=self.books.errors,
+            loops=loops(self, edges.wall),
+            part_errors=self.books.errors
+            if self.shared is None
+            else ChainMap(self.books.errors, self.shared.errors),
             exchanges=set(),
         )
         self.adopt(settings)
@@ -123,14 +160,17 @@ class House:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
             self.chooser.grader = Grading.load()
-        catalogue = Catalogue(settings, {name: one.returns_token_ids for name, one in ENGINES.items()})
-        self.dispatcher.configure(
-            (one.name, one.policy, one.queue_limit, one.queue_timeout_s) for one in settings.models
-        )
+        catalogue = Catalogue(settings, ENGINES)
+        self.dispatcher.configure(settings.models)
+        self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)
-        self.books.settings = self.process.settings = settings
+        self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
+        if self.tracing is not None:
+            self.tracing.adopt(settings.tracing)
+        self.books.adopt(settings)
+        self.process.settings = settings
 
     def reload(self) -> None:
         """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
@@ -153,16 +193,25 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     house = House(settings, edges)
     _wire_probes(house)
     try:
+        if house.shared is not None:
+            with contextlib.suppress(RedisAway):
+                await house.shared.step(edges.wall())
         await house.books.open()
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()
+        if house.tracing is not None:
+            house.tracing.start()
         async with running(house.process.loops, _counter(house.telemetry)):
             yield house.process
     finally:
         await house.supervisor.stop()
         await house.clients.close()
+        if house.shared is not None:
+            await house.shared.close()
         await house.books.close()
+        if house.tracing is not None:
+            await asyncio.to_thread(house.tracing.close)
 
 
 def build(process: Process) -> ASGIApp:
@@ -172,14 +221,14 @@ def build(process: Process) -> ASGIApp:
     of what the gateway itself spends on a request; every other path, and every other spelling of theirs, is
     Litestar's.
     """
-    handlers: list[ASGIRouteHandler | HTTPRouteHandler] = [
+    handlers: list[ASGIRouteHandler | HTTPRouteHandler | Router] = [
         handler for make in ROUTES for handler in make(process)
     ]
     rest = Litestar(
         handlers,
         exception_handlers={Exception: fallback.render},
         after_request=fallback.identified,
-        openapi_config=None,
+        openapi_config=schema.CONFIG,
         logging_config=None,
         request_max_body_size=process.settings.server.max_body_bytes,
     )
@@ -236,6 +285,20 @@ def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
     )
 
 
+def _shared(settings: Settings, edges: Edges, telemetry: Telemetry) -> RedisLimits | None:
+    """Make the limits that several processes share, where there is a Redis."""
+    redis = settings.redis
+    if redis is None:
+        return None
+    return RedisLimits(
+        redis.url,
+        password=edges.environ[redis.password_env] if redis.password_env else None,
+        timeout_s=redis.timeout_ms / 1000,
+        share=settings.server.workers,
+        alone=lambda: telemetry.count("switchgear_limits_alone_total", ()),
+    )
+
+
 def _credentials(settings: Settings, environ: Mapping[str, str]) -> dict[str, bytes]:
     """Give the Authorization header of each replica that needs one."""
     return {
@@ -244,6 +307,11 @@ def _credentials(settings: Settings, environ: Mapping[str, str]) -> dict[str, by
         for number, replica in enumerate(model.replicas)
         if replica.api_key_env is not None
     }
+
+
+def _admin_digest(environ: Mapping[str, str]) -> bytes | None:
+    key = environ.get("SWITCHGEAR_ADMIN_KEY")
+    return hashlib.sha256(key.encode()).digest() if key else None
 
 
 class _Probe:
@@ -280,8 +348,13 @@ def _wire_probes(house: House) -> None:
     probe("switchgear_queue_depth", lambda: _by_model(dispatcher.depth()))
     probe("switchgear_running", lambda: _by_model(dispatcher.running()))
     probe("switchgear_replicas", lambda: _phases(house.supervisor.replicas))
+    probe("switchgear_ledger_gap_nanousd", lambda: _known(house.books.gap_nanousd))
     probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
     probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
+
+
+def _known(amount: int | None) -> Iterable[tuple[tuple[str, ...], float]]:
+    return [] if amount is None else [((), float(amount))]
 
 
 def _by_model(counts: Mapping[str, int]) -> Iterable[tuple[tuple[str, ...], float]]:

@@ -32,6 +32,7 @@ from gateway.errors import (
 )
 from gateway.openai.events import StreamBroken
 from gateway.telemetry import Telemetry
+from gateway.tracecontext import Trace
 from routing.decision import Query
 
 ERROR_BODY_LIMIT_BYTES = 256 * 1024
@@ -57,8 +58,30 @@ class Receiver(Protocol):
         """Take the end; raises StreamBroken where it came early."""
 
 
+class Try(msgspec.Struct, eq=False):
+    """One attempt; times on the monotonic clock, 0 where the moment has not come."""
+
+    asked_s: float
+    replica: str = ""
+    url: str = ""
+    sent_s: float = 0.0
+    first_byte_s: float = 0.0
+    ended_s: float = 0.0
+    outcome: str = ""
+
+
+class Trip(msgspec.Struct, eq=False):
+    """What became of a call so far; it outlives the call and holds none of its bytes."""
+
+    tried: list[str] = []
+    spot: bool = False  # whether the last one is
+    tries: list[Try] = []
+    queue_s: float = 0.0
+    upstream_s: float = 0.0
+
+
 class Call(msgspec.Struct, kw_only=True, eq=False):
-    """One request to a model; ``tried``, ``queue_s`` and ``upstream_s`` are written while it runs."""
+    """One request to a model; ``trip`` is written while it runs."""
 
     model: str
     path: str
@@ -66,14 +89,13 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     headers: list[tuple[bytes, bytes]]
     receiver: Receiver
     query: Query
-    band: str
+    band: int
     deadline_s: float
     first_byte_s: float
     idle_s: float
     max_attempts: int
-    tried: list[str] = []
-    queue_s: float = 0.0
-    upstream_s: float = 0.0
+    trip: Trip = msgspec.field(default_factory=Trip)
+    trace: Trace | None = None
 
 
 class UpstreamError(Exception):
@@ -108,6 +130,7 @@ class Attempts:
     ) -> None:
         self._dispatcher = dispatcher
         self.now = dispatcher.now
+        self.reads_prefix = dispatcher.reads_prefix
         self._client = client
         self._report = report
         self._telemetry = telemetry
@@ -130,47 +153,55 @@ class Attempts:
                 raise _final(failure) from failure
             except ANOTHER_MAY_SUCCEED as error:
                 failure = error
-                if delivered or len(call.tried) >= call.max_attempts or self.now() >= call.deadline_s:
+                if delivered or len(call.trip.tried) >= call.max_attempts or self.now() >= call.deadline_s:
                     raise _final(error) from error
-            await asyncio.sleep(BACKOFF_S * 2 ** (len(call.tried) - 1))
+            await asyncio.sleep(BACKOFF_S * 2 ** (len(call.trip.tried) - 1))
 
     async def _attempt(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Try one replica: take a slot, send, hand on what comes, check that it is whole."""
-        now = self.now
-        asked_s = now()
-        query = msgspec.structs.replace(call.query, exclude=frozenset(call.tried))
+        now, trip = self.now, call.trip
+        this = Try(now())
+        trip.tries.append(this)
+        query = msgspec.structs.replace(call.query, exclude=frozenset(trip.tried))
         async with self._dispatcher.slot(query, band=call.band, deadline_s=call.deadline_s) as slot:
-            sent_s = now()
-            call.queue_s += sent_s - asked_s
-            call.tried.append(slot.replica.id)
+            this.sent_s = now()
+            this.replica, this.url = slot.replica.id, slot.replica.url
+            trip.queue_s += this.sent_s - this.asked_s
+            trip.tried.append(slot.replica.id)
+            trip.spot = slot.replica.spot
             call.receiver.begin()
-            begun = False
             try:
                 reply = await self._send(call, slot.replica)
                 try:
                     while not call.receiver.done and (data := await reply.read()):
                         if out := call.receiver.feed(data):
-                            if not begun:
-                                begun = True
-                                call.upstream_s += now() - sent_s
+                            if not this.first_byte_s:
+                                this.first_byte_s = now()
+                                slot.began()
+                                trip.upstream_s += this.first_byte_s - this.sent_s
                             yield out
                     if call.receiver.done:
                         await _reach_end(reply)
                 finally:
                     reply.close()
+                    this.ended_s = now()
                 out = call.receiver.finish()
-                if not begun:
-                    call.upstream_s += now() - sent_s
+                if not this.first_byte_s:
+                    trip.upstream_s += now() - this.sent_s
                 if out:
                     yield out
             except ANOTHER_MAY_SUCCEED as error:
-                self._failed(call, slot.replica, error)
+                this.outcome = self._failed(call, slot.replica, error)
                 raise
-            self._served(call, slot.replica, "ok")
+            finally:
+                this.ended_s = this.ended_s or now()
+            this.outcome = self._served(call, slot.replica, "ok")
 
     async def _send(self, call: Call, replica: Replica) -> Reply:
         """Send; gives a reply with status 200. Raises UpstreamRefused or UpstreamError for any other."""
         headers = call.headers
+        if call.trace is not None:
+            headers = [*headers, *call.trace.headers(len(call.trip.tries))]
         credential = self._credentials.get(replica.id)
         if credential is not None:
             headers = [*headers, (b"authorization", credential)]
@@ -196,7 +227,7 @@ class Attempts:
             raise error.refusal
         raise error
 
-    def _failed(self, call: Call, replica: Replica, error: Exception) -> None:
+    def _failed(self, call: Call, replica: Replica, error: Exception) -> str:
         match error:
             case ConnectFailed():
                 outcome = "unreachable"
@@ -211,10 +242,12 @@ class Attempts:
         clients_hurry = self.now() >= call.deadline_s
         if not clients_fault and not clients_hurry:
             self._report(replica.id, False, str(error), refused=isinstance(error, ConnectFailed))
+        return outcome
 
-    def _served(self, call: Call, replica: Replica, outcome: str) -> None:
+    def _served(self, call: Call, replica: Replica, outcome: str) -> str:
         self._telemetry.count("switchgear_upstream_attempts_total", (call.model, outcome))
         self._report(replica.id, True)
+        return outcome
 
 
 async def _reach_end(reply: Reply) -> None:

@@ -1,22 +1,26 @@
-"""What is served under which name: models, routes and their prices, compiled from the settings."""
+"""What is served under which name: models and routes, compiled from the settings."""
 
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from backends.engines import Engine
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.openai.schemas import Inference
 from gateway.settings import ModelSettings, Objective, Settings
 from gateway.tenancy.keys import Key
-from gateway.tenancy.pricing import Price, price_of_model, unpriced
 
 
 class Model(msgspec.Struct, frozen=True):
-    """One model with its price; ``returns_token_ids`` says whether its engine can."""
+    """One model, what its engine can, and what is made use of.
+
+    ``takes_priority`` where the engine was launched for that; ``salts_prefixes`` unless tenants share them.
+    """
 
     settings: ModelSettings
-    price: Price
     returns_token_ids: bool
+    takes_priority: bool = False
+    salts_prefixes: bool = False
 
     @property
     def name(self) -> str:
@@ -32,17 +36,32 @@ class Target(msgspec.Struct, frozen=True):
     models: tuple[Model, ...]
     fallback: tuple[Model, ...] = ()
     objective: Objective | None = None
+    names: tuple[str, ...] = ()
+    fallback_names: tuple[str, ...] = ()
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The longest context of the models; None where one is not known."""
+        known = [model.settings.context_tokens for model in (*self.models, *self.fallback)]
+        return None if None in known else max(one or 0 for one in known)
 
 
 class Catalogue:
     """The names in force."""
 
-    def __init__(self, settings: Settings, token_ids: Mapping[str, bool]) -> None:
+    def __init__(self, settings: Settings, engines: Mapping[str, Engine]) -> None:
         self.models = {
-            one.name: Model(one, price_of_model(one), token_ids.get(one.engine, False))
+            one.name: Model(
+                one,
+                engines[one.engine].returns_token_ids,
+                one.launch is not None and engines[one.engine].takes_priority,
+                not one.share_prefix_cache and engines[one.engine].takes_cache_salt,
+            )
             for one in settings.models
         }
-        self._targets = {name: Target(name, "", (model,)) for name, model in self.models.items()}
+        self._targets = {
+            name: Target(name, "", (model,), names=(name,)) for name, model in self.models.items()
+        }
         for route in settings.routes:
             self._targets[route.name] = Target(
                 route.name,
@@ -50,6 +69,8 @@ class Catalogue:
                 tuple(self.models[tier] for tier in route.tiers),
                 tuple(self.models[name] for name in route.fallback),
                 route.objective,
+                route.tiers,
+                route.fallback,
             )
 
     def target(self, request: Inference, key: Key) -> Target:
@@ -57,7 +78,7 @@ class Catalogue:
         target = self._targets.get(request.model)
         if target is None:
             raise ModelNotFound(f"The model {request.model!r} does not exist.", param="model")
-        if key.models and target.name not in key.models:
+        if key.models is not None and target.name not in key.models:
             raise ModelNotAllowed(f"This key may not use the model {target.name!r}.", param="model")
         kind = target.models[0].settings.kind
         if kind != request.endpoint.kind:
@@ -67,11 +88,6 @@ class Catalogue:
             )
         return target
 
-    def price(self, model: str) -> Price:
-        """Give the price in force of a model, also of one that is no longer served."""
-        found = self.models.get(model)
-        return found.price if found is not None else unpriced(model)
-
     def names(self, key: Key) -> Iterator[str]:
         """Give the names that a key may use, models before routes."""
-        return (name for name in self._targets if not key.models or name in key.models)
+        return (name for name in self._targets if key.models is None or name in key.models)

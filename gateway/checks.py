@@ -31,11 +31,12 @@ def warnings(settings: Settings) -> Iterator[str]:
     """Give what an operator should know: the configuration works, but not quite as it reads."""
     for index, model in enumerate(settings.models):
         if model.price is None:
-            yield f"models[{index}].price: {model.name!r} has no price; its rows are flagged 'unpriced'"
+            fate = (
+                "its rows are flagged 'unpriced'" if settings.billing.unpriced == "flag" else "it is refused"
+            )
+            yield f"models[{index}].price: {model.name!r} has no price in the file; without one {fate}"
     if settings.cache.semantic is not None:
         yield "cache.semantic: this version has the exact cache only; the setting has no effect"
-    if settings.redis is not None:
-        yield "redis: this version keeps its state in the process; the setting has no effect"
     if not settings.keys:
         yield "keys: the file has none; only keys made by 'switchgear keys create' are known"
 
@@ -43,8 +44,7 @@ def warnings(settings: Settings) -> Iterator[str]:
 def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if not settings.models:
         yield "models: there are none; add a [[models]] table"
-    if settings.server.workers > 1:
-        yield "server.workers: this version has no shared state between workers; set it to 1"
+    yield from _workers(settings, environ)
     names = Counter([model.name for model in settings.models] + [route.name for route in settings.routes])
     for name, count in names.items():
         if count > 1:
@@ -66,13 +66,31 @@ def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         yield f"server.metrics_token_env: the variable {token} is not set"
 
 
+def _workers(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    redis = settings.redis
+    if redis is not None and redis.password_env is not None and not environ.get(redis.password_env):
+        yield f"redis.password_env: the variable {redis.password_env} is not set"
+    if settings.server.workers == 1:
+        return
+    if redis is None:
+        yield "server.workers: several workers share their limits in Redis; add [redis], or set it to 1"
+    for index, model in enumerate(settings.models):
+        if model.launch is not None:
+            yield f"models[{index}].launch: launched engines belong to one process; set server.workers to 1"
+
+
 def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
     if bool(model.replicas) == (model.launch is not None):
         yield "replicas: give either [[models.replicas]] or [models.launch]"
     if model.launch is not None and model.engine == "openai":
         yield f"launch: the engine {model.engine!r} runs elsewhere and cannot be launched; give replicas"
+    if model.batch_window_ms is not None and model.kind != "embedding":
+        yield "batch_window_ms: only embedding models have it; engines batch everything else themselves"
     if model.policy not in POLICIES:
         yield f"policy: unknown policy {model.policy!r}; known are {', '.join(POLICIES)}"
+    for name, count in Counter(band.name for band in model.bands).items():
+        if count > 1:
+            yield f"bands: {name!r} is given {count} times"
     try:
         price_of_model(model)
     except PriceError as error:

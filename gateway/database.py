@@ -5,13 +5,24 @@ changed by migrations only; tables below say what the newest one looks like, and
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+# A host that is gone without a word is noticed within seconds, not when TCP gives up.
+POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 metadata = sa.MetaData()
 
@@ -20,6 +31,9 @@ organisations = sa.Table(
     metadata,
     sa.Column("id", sa.String(40), primary_key=True),
     sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("title", sa.String(200), nullable=False, server_default=""),
+    sa.Column("terms", sa.JSON, nullable=False, server_default="{}"),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
     sa.Column("created_s", sa.Float, nullable=False),
 )
 
@@ -29,6 +43,9 @@ projects = sa.Table(
     sa.Column("id", sa.String(40), primary_key=True),
     sa.Column("organisation_id", sa.ForeignKey("organisations.id"), nullable=False),
     sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("title", sa.String(200), nullable=False, server_default=""),
+    sa.Column("terms", sa.JSON, nullable=False, server_default="{}"),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
     sa.Column("created_s", sa.Float, nullable=False),
     sa.UniqueConstraint("organisation_id", "name"),
 )
@@ -41,30 +58,96 @@ api_keys = sa.Table(
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("prefix", sa.String(24), nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("previous_sha256", sa.String(64)),
+    sa.Column("previous_until_s", sa.Float),
     sa.Column("origin", sa.String(16), nullable=False),
-    sa.Column("rpm", sa.BigInteger),
-    sa.Column("tpm", sa.BigInteger),
-    sa.Column("concurrency", sa.BigInteger),
-    sa.Column("budget_nanousd", sa.BigInteger),
+    sa.Column("terms", sa.JSON, nullable=False, server_default="{}"),
+    sa.Column("scopes", sa.JSON, nullable=False, server_default='["inference"]'),
     sa.Column("prepaid_nanousd", sa.BigInteger),
-    sa.Column("floor_nanousd", sa.BigInteger, nullable=False),
-    sa.Column("band", sa.String(16), nullable=False),
-    sa.Column("models", sa.JSON, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
     sa.Column("created_s", sa.Float, nullable=False),
+    sa.Column("expires_s", sa.Float),
     sa.Column("revoked_s", sa.Float),
+    sa.Index("ix_api_keys_previous_sha256", "previous_sha256", unique=True),
+)
+
+# One counter per kind of fact: every write raises it, so that the others see by one number what is new.
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("name", sa.String(16), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+
+people = sa.Table(
+    "people",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("org", sa.String(200), nullable=False),  # a name, or "*" for the whole installation
+    sa.Column("email", sa.String(200), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("password_hash", sa.String(200), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("created_s", sa.Float, nullable=False),
+    sa.Column("disabled_s", sa.Float),
+    sa.UniqueConstraint("org", "email"),
+)
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("person_id", sa.ForeignKey("people.id"), nullable=False, index=True),
+    sa.Column("created_s", sa.Float, nullable=False),
+    sa.Column("expires_s", sa.Float, nullable=False),
+)
+
+# Failed sign-ins of one account, known or not, by a hash of its name.
+sign_in_failures = sa.Table(
+    "sign_in_failures",
+    metadata,
+    sa.Column("account_sha256", sa.String(64), primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("first_s", sa.Float, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("ts", sa.Float, nullable=False),
+    sa.Column("actor", sa.String(80), nullable=False),
+    sa.Column("org", sa.String(200), nullable=False),
+    sa.Column("action", sa.String(40), nullable=False),
+    sa.Column("subject", sa.String(200), nullable=False),
+    sa.Column("before", sa.JSON),
+    sa.Column("after", sa.JSON),
+    sa.Index("ix_audit_org_ts", "org", "ts", "id"),
+    sa.Index("ix_audit_ts", "ts", "id"),
 )
 
 prices = sa.Table(
     "prices",
     metadata,
-    sa.Column("version", sa.String(40), primary_key=True),
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("org", sa.String(200), nullable=False),
     sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("version", sa.String(40), nullable=False),
+    sa.Column("valid_from_s", sa.Float, nullable=False),
+    sa.Column("valid_to_s", sa.Float),
     sa.Column("input_nanousd", sa.BigInteger, nullable=False),
     sa.Column("cached_input_nanousd", sa.BigInteger, nullable=False),
     sa.Column("output_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("reasoning_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("request_nanousd", sa.BigInteger, nullable=False),
     sa.Column("cache_hit_ppm", sa.BigInteger, nullable=False),
     sa.Column("joined_ppm", sa.BigInteger, nullable=False),
+    sa.Column("batch_ppm", sa.BigInteger, nullable=False),
+    sa.Column("spot_ppm", sa.BigInteger, nullable=False),
+    sa.Column("origin", sa.String(16), nullable=False),
     sa.Column("created_s", sa.Float, nullable=False),
+    sa.UniqueConstraint("org", "model", "valid_from_s"),
 )
 
 ledger = sa.Table(
@@ -74,7 +157,7 @@ ledger = sa.Table(
     sa.Column("ts", sa.Float, nullable=False, index=True),
     sa.Column("org", sa.String(200), nullable=False),
     sa.Column("project", sa.String(200), nullable=False),
-    sa.Column("key_id", sa.String(40), nullable=False, index=True),
+    sa.Column("key_id", sa.String(40), nullable=False),
     sa.Column("model", sa.String(128), nullable=False),
     sa.Column("route", sa.String(128), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
@@ -87,6 +170,73 @@ ledger = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("replicas", sa.Text, nullable=False),
     sa.Column("estimated", sa.Boolean, nullable=False),
+    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("baseline_nanousd", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("service", sa.String(16), nullable=False, server_default="standard"),
+    sa.Column("operation", sa.String(16), nullable=False, server_default=""),
+    sa.Column("end_user", sa.String(64), nullable=False, server_default=""),
+    sa.Column("metadata", sa.Text, nullable=False, server_default=""),
+    sa.Index("ix_ledger_key_id_ts", "key_id", "ts"),
+)
+
+usage_daily = sa.Table(
+    "usage_daily",
+    metadata,
+    sa.Column("day", sa.String(10), primary_key=True),
+    sa.Column("org", sa.String(200), primary_key=True),
+    sa.Column("project", sa.String(200), primary_key=True),
+    sa.Column("key_id", sa.String(40), primary_key=True),
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("source", sa.String(16), primary_key=True),
+    sa.Column("status", sa.String(16), primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cached_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("baseline_nanousd", sa.BigInteger, nullable=False),
+)
+
+spend_daily = sa.Table(
+    "spend_daily",
+    metadata,
+    sa.Column("account", sa.String(512), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+)
+
+balances = sa.Table(
+    "balances",
+    metadata,
+    sa.Column("account", sa.String(512), primary_key=True),
+    sa.Column("transferred_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("used_nanousd", sa.BigInteger, nullable=False),
+)
+
+transfers = sa.Table(
+    "transfers",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("ts", sa.Float, nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("debit", sa.String(512), nullable=False, index=True),
+    sa.Column("credit", sa.String(512), nullable=False, index=True),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("org", sa.String(200), nullable=False, index=True),
+    sa.Column("used_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("request_id", sa.String(64)),
+    sa.Column("expires_s", sa.Float, index=True),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("idempotency_key", sa.String(200), nullable=False, unique=True),
+)
+
+journal_segments = sa.Table(
+    "journal_segments",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("carried_bytes", sa.BigInteger, nullable=False),
 )
 
 
@@ -106,12 +256,12 @@ def connect(url: str) -> sa.Engine:
         return engine
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return sa.create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+        return sa.create_engine(parsed, pool_pre_ping=True, connect_args=POSTGRES)
     raise DatabaseError(f"database.url has the scheme {parsed.drivername!r}; use sqlite or postgresql")
 
 
-def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to the newest version. Raises DatabaseError."""
+def migrate(engine: sa.Engine, to: str = "head") -> None:
+    """Bring the schema to the newest version, or to an older one. Raises DatabaseError."""
     from alembic import command  # a quarter of a second, needed once
     from alembic.config import Config
 
@@ -124,7 +274,7 @@ def migrate(engine: sa.Engine) -> None:
             path.touch(mode=0o600)  # hashes of keys and the ledger are nobody else's business
         with engine.begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, to)
     except (SQLAlchemyError, OSError) as error:
         raise DatabaseError(f"the database cannot be opened or migrated: {reason(error)}") from error
 
@@ -133,6 +283,11 @@ def reason(error: Exception) -> str:
     """Give the short cause, without the statement and its values."""
     original = getattr(error, "orig", None) or error
     return str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
+
+
+def as_struct(row: sa.RowMapping, kind: type[T]) -> T:
+    """Give a row as a struct; every field is a column of its name. Raises msgspec.ValidationError."""
+    return msgspec.convert({name: row[name] for name in kind.__struct_fields__}, kind)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -4,12 +4,17 @@
     +-- InvalidRequest          400  invalid_request_error
     |   +-- ContextLengthExceeded    context_length_exceeded
     +-- InvalidApiKey           401  invalid_api_key
+    +-- SignInFailed            401  sign_in_failed
     +-- ModelNotAllowed         403  model_not_allowed
+    +-- NotPermitted            403  not_permitted
     +-- NotFound                404
     |   +-- ModelNotFound            model_not_found
     +-- MethodNotAllowed        405  method_not_allowed
     +-- QueueTimeout            408  queue_timeout
+    +-- Conflict                409  conflict
+    +-- PreconditionFailed      412  precondition_failed
     +-- RequestTooLarge         413  request_too_large
+    +-- PreconditionRequired    428  precondition_required
     +-- RateLimited             429  rate_limit_exceeded
     +-- InsufficientQuota       429  insufficient_quota
     +-- InternalError           500  internal_error
@@ -18,6 +23,8 @@
     +-- ModelLoading            503  model_loading
     +-- ShuttingDown            503  shutting_down
     +-- NotRecordable           503  not_recordable
+    +-- ModelNotPriced          503  model_not_priced
+    +-- DatabaseUnavailable     503  database_unavailable
     +-- UpstreamTimeout         504  upstream_timeout
     +-- UpstreamRefused         4xx  as the replica said, normalised
 
@@ -31,7 +38,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from backends.clients.base import ClientError, ReplyTimeout
-from routing.scheduler import QueueFull, WaitExpired
+from routing.scheduler import Overload, WaitExpired
 
 type_of_status = {
     400: "invalid_request_error",
@@ -96,12 +103,28 @@ class InvalidApiKey(ApiError):
     code = "invalid_api_key"
 
 
+class SignInFailed(ApiError):
+    """No such account, or another password: which of them is not said."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "sign_in_failed"
+
+
 class ModelNotAllowed(ApiError):
     """The key may not use this model."""
 
     status = 403
     type = "permission_error"
     code = "model_not_allowed"
+
+
+class NotPermitted(ApiError):
+    """The caller is known, but may not do this."""
+
+    status = 403
+    type = "permission_error"
+    code = "not_permitted"
 
 
 class NotFound(ApiError):
@@ -135,12 +158,37 @@ class QueueTimeout(ApiError):
     should_retry = True
 
 
+class Conflict(ApiError):
+    """What is there already forbids it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+    should_retry = False
+
+
+class PreconditionFailed(ApiError):
+    """It was changed since the caller read it."""
+
+    status = 412
+    type = "invalid_request_error"
+    code = "precondition_failed"
+
+
 class RequestTooLarge(ApiError):
     """The body is over the limit."""
 
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class PreconditionRequired(ApiError):
+    """A change must say which version it is over."""
+
+    status = 428
+    type = "invalid_request_error"
+    code = "precondition_required"
 
 
 class RateLimited(ApiError):
@@ -201,6 +249,21 @@ class NotRecordable(ApiError):
     code = "not_recordable"
 
 
+class ModelNotPriced(ApiError):
+    """The model has no price, and the operator wants such requests to be refused."""
+
+    status = 503
+    code = "model_not_priced"
+    should_retry = False
+
+
+class DatabaseUnavailable(ApiError):
+    """The database is away; inference goes on without it."""
+
+    status = 503
+    code = "database_unavailable"
+
+
 class UpstreamTimeout(ApiError):
     """The replica was silent for too long."""
 
@@ -225,7 +288,7 @@ def translate(error: BaseException) -> ApiError:
     match error:
         case ApiError():
             return error
-        case QueueFull():
+        case Overload():
             return Overloaded(str(error), retry_after_s=error.retry_after_s)
         case WaitExpired():
             return QueueTimeout(str(error))

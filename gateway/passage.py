@@ -1,52 +1,99 @@
-"""What is known of one request on its way: for its response headers, its metrics and its log line."""
+"""What is known of one request on its way: for its response headers, its metrics and its trace.
+
+It may wait in a buffer after the request, so it holds no bytes of a body.
+"""
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 
-from gateway.attempts import Call
+from gateway.attempts import Trip
+from gateway.catalogue import Target
 from gateway.choosing import Choice
 from gateway.errors import translate
+from gateway.openai.schemas import Common, Inference
 from gateway.telemetry import Telemetry
 from gateway.tenancy.billing import Charge
+from gateway.tenancy.keys import Key
+from gateway.tracecontext import Trace
 from semantic_cache.stores.base import Entry
 
 
+class Hit(msgspec.Struct, frozen=True):
+    """The kept answer that was served: its id, the model that gave it, when it was kept."""
+
+    id: str
+    model: str
+    stored_s: float
+
+
 class Passage(msgspec.Struct, eq=False):
-    """One request; times on the monotonic clock, 0 where the moment has not come."""
+    """One request; times on the monotonic clock, 0 where the moment has not come.
+
+    ``steps`` are the names and ends of what the gateway did itself, in order.
+    """
 
     request_id: str
     operation: str
     started_s: float
-    key_id: str = ""
-    name: str = "unknown"
-    route: str = ""
+    trace: Trace | None = None
+    steps: list[tuple[str, float]] = []
+    key: Key | None = None
+    target: Target | None = None
+    streamed: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
     choice: Choice | None = None
-    call: Call | None = None
+    trip: Trip | None = None
     cache: str = "none"
     cache_key: bytes | None = None
-    entry: Entry | None = None
+    hit: Hit | None = None
     charge: Charge | None = None
+    finish_reasons: Sequence[str] = ()
     status: int = 200
+    error: str = ""
     first_byte_s: float = 0.0
+    answered_s: float = 0.0
     ended_s: float = 0.0
 
-    def begin(self, key_id: str, name: str, route: str) -> None:
+    def begin(self, key: Key, target: Target, request: Inference) -> None:
         """Note who asks for what, once that is known to be valid."""
-        self.key_id = key_id
-        self.name = name
-        self.route = route
+        self.key = key
+        self.target = target
+        self.streamed = request.stream
+        typed = request.typed
+        if isinstance(typed, Common):
+            self.max_tokens = typed.max_tokens
+            self.temperature = typed.temperature
+
+    def found(self, entry: Entry) -> None:
+        """Note the kept answer that is served."""
+        self.hit = Hit(entry.id, entry.model, entry.stored_s)
 
     def failed(self, error: BaseException) -> None:
         """Note how it ended: 499 stands for a client that left."""
-        left = isinstance(error, asyncio.CancelledError | GeneratorExit)
-        self.status = 499 if left else translate(error).status
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self.status, self.error = 499, "client_left"
+            return
+        known = translate(error)
+        self.status, self.error = known.status, known.code or known.type
+
+    @property
+    def name(self) -> str:
+        """The model or route that was asked for."""
+        return "unknown" if self.target is None else self.target.name
+
+    @property
+    def route(self) -> str:
+        """The route, empty where a model was named."""
+        return "" if self.target is None else self.target.route
 
     @property
     def model(self) -> str:
         """The model that answers, or the name that was asked for while none is chosen."""
-        if self.entry is not None:
-            return self.entry.model
+        if self.hit is not None:
+            return self.hit.model
         return self.choice.model.name if self.choice is not None else self.name
 
     def headers(self, now_s: float, wall_s: float) -> list[tuple[bytes, bytes]]:
@@ -59,21 +106,21 @@ class Passage(msgspec.Struct, eq=False):
         ]
         if self.route:
             headers.append((b"x-switchgear-route", self.route.encode()))
-        choice, call, entry = self.choice, self.call, self.entry
+        choice, trip, hit = self.choice, self.trip, self.hit
         if choice is not None and choice.score is not None:
             headers.append((b"x-switchgear-score", f"{choice.score:.4f}".encode()))
         if choice is not None and self.route:
             headers.append((b"x-switchgear-reason", choice.reason.encode()))
-        if entry is not None:
-            age_s = max(0.0, wall_s - entry.stored_s)
-            headers.append((b"x-switchgear-cache-entry", entry.id.encode()))
+        if hit is not None:
+            age_s = max(0.0, wall_s - hit.stored_s)
+            headers.append((b"x-switchgear-cache-entry", hit.id.encode()))
             headers.append((b"x-switchgear-cache-age-s", str(round(age_s)).encode()))
         away_ms = 0.0
-        if call is not None and call.tried:
-            away_ms = (call.queue_s + call.upstream_s) * 1000
-            headers.append((b"x-switchgear-replica", call.tried[-1].encode()))
-            headers.append((b"x-switchgear-attempts", str(len(call.tried)).encode()))
-            headers.append((b"x-switchgear-queue-ms", b"%.1f" % (call.queue_s * 1000)))
+        if trip is not None and trip.tried:
+            away_ms = (trip.queue_s + trip.upstream_s) * 1000
+            headers.append((b"x-switchgear-replica", trip.tried[-1].encode()))
+            headers.append((b"x-switchgear-attempts", str(len(trip.tried)).encode()))
+            headers.append((b"x-switchgear-queue-ms", b"%.1f" % (trip.queue_s * 1000)))
         headers.append((b"x-switchgear-overhead-ms", b"%.2f" % max(0.0, total_ms - away_ms)))
         return headers
 
@@ -90,5 +137,5 @@ class Passage(msgspec.Struct, eq=False):
             usage = self.charge.usage
             telemetry.count("switchgear_tokens_total", (model, "prompt"), usage.prompt_tokens)
             telemetry.count("switchgear_tokens_total", (model, "completion"), usage.completion_tokens)
-        if self.call is not None:
-            telemetry.observe("switchgear_queue_seconds", (model,), self.call.queue_s)
+        if self.trip is not None:
+            telemetry.observe("switchgear_queue_seconds", (model,), self.trip.queue_s)

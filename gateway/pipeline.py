@@ -11,10 +11,12 @@ from contextlib import aclosing
 
 import msgspec
 
-from gateway.attempts import Attempts, Call
+from gateway.attempts import Call
+from gateway.bands import band_of, engine_priority
+from gateway.batching import Batching
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
-from gateway.errors import InvalidApiKey, InvalidRequest
+from gateway.errors import InsufficientQuota, InvalidApiKey, InvalidRequest, NotPermitted
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
@@ -23,14 +25,20 @@ from gateway.openai.usage import Usage
 from gateway.passage import Passage
 from gateway.settings import CacheSettings, ModelSettings
 from gateway.telemetry import Telemetry
-from gateway.tenancy.billing import Billing, Charge, rate_headers
+from gateway.tenancy.accounts import end_user_hash
+from gateway.tenancy.billing import Billing, Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
+from gateway.tenancy.refusals import rate_headers
+from gateway.tracecontext import passed_on
+from gateway.tracing import Tracing
 from routing.decision import Query
+from routing.prefixes import marks
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
 Headers = list[tuple[bytes, bytes]]
 
+TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 JSON: Headers = [(b"content-type", b"application/json")]
 EVENT_STREAM: Headers = [
@@ -50,9 +58,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The request was admitted: from now on a stream may be kept alive by heartbeats."""
+    """A stream was admitted: from now on it may be kept alive by heartbeats."""
 
-    streamed: bool
     headers: Headers
 
 
@@ -72,8 +79,9 @@ class Pipeline:
         billing: Billing,
         store: Store,
         chooser: Chooser,
-        attempts: Attempts,
+        attempts: Batching,
         telemetry: Telemetry,
+        tracing: Tracing | None = None,
     ) -> None:
         self._keys = keys
         self._billing = billing
@@ -81,6 +89,7 @@ class Pipeline:
         self._chooser = chooser
         self._attempts = attempts
         self._telemetry = telemetry
+        self._tracing = tracing
         self._now, self._wall = attempts.now, billing.now
         self.catalogue: Catalogue
         self._cache: CacheSettings
@@ -93,59 +102,92 @@ class Pipeline:
     async def infer(self, incoming: Incoming) -> AsyncGenerator[Accepted | Head | bytes, None]:
         """Answer one request: Accepted, a Head, then bytes. Raises what ``errors.translate`` knows."""
         passage = Passage(incoming.request_id, incoming.endpoint.operation, incoming.started_s)
+        now, steps = self._now, passage.steps
+        if self._tracing is not None:
+            passage.trace = self._tracing.begin(incoming.headers)
         try:
             key = self.authenticate(incoming.headers)
+            steps.append(("authenticate", now()))
+            if "inference" not in key.scopes:
+                raise NotPermitted("This API key is not for inference: its scopes lack 'inference'.")
             request = schemas.parse(incoming.endpoint, incoming.body)
             target = self.catalogue.target(request, key)
-            passage.begin(key.id, target.name, target.route)
+            passage.begin(key, target, request)
             async with self._charge(incoming, key, request, target) as charge:
+                steps.append(("admit", now()))
                 passage.charge = charge
                 entry = await self._look_up(passage, incoming, request, target, key)
                 if entry is not None:
                     body = self._from_cache(entry, request, charge)
                     yield Head(self._headers(passage, charge, request))
                     yield body
+                    passage.answered_s = now()
                     return
-                yield Accepted(request.stream, EVENT_STREAM if request.stream else JSON)
+                if request.stream:
+                    yield Accepted(EVENT_STREAM)
                 choice = self._chooser.choose(target, request, incoming.headers)
                 passage.choice = choice
-                charge.price = choice.model.price
+                if target.route:
+                    steps.append(("classify", now()))
+                charge.answered_by(choice.model.name)
                 receiver = self._receiver(request, choice, charge)
                 call = self._call(incoming, request, key, choice, receiver)
-                charge.replicas = call.tried
-                charge.streamed = request.stream
-                passage.call = call
+                charge.serving = call.trip
+                call.trace, passage.trip = passage.trace, call.trip
                 async with aclosing(self._attempts.stream(call)) as pieces:
                     async for piece in pieces:
-                        charge.progress(*receiver.usage(request.prompt_tokens_estimate))
+                        usage, estimated = receiver.usage(request.prompt_tokens_estimate)
+                        if usage.completion_tokens > charge.covered_tokens and not await charge.extend(usage):
+                            yield self._stopped(passage, charge, receiver)
+                            return
+                        charge.progress(usage, estimated)
                         if not passage.first_byte_s:
-                            passage.first_byte_s = self._now()
+                            passage.first_byte_s = now()
                             yield Head(self._headers(passage, charge, request))
                         receiver.keep(piece)
                         yield piece
+                passage.answered_s = now()
                 charge.progress(*receiver.usage(request.prompt_tokens_estimate))
+                passage.finish_reasons = receiver.finish_reasons
                 await self._offer(passage, charge, key, receiver)
         except BaseException as error:
             passage.failed(error)
             raise
         finally:
-            passage.ended_s = self._now()
+            passage.ended_s = now()
             passage.observe(self._telemetry)
+            if self._tracing is not None:
+                self._tracing.offer(passage)
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Key:
         """Give the key of the Authorization header; raises InvalidApiKey."""
         scheme, _, text = headers.get(b"authorization", b"").partition(b" ")
         if not text:
             raise InvalidApiKey("You did not provide an API key: send 'Authorization: Bearer KEY'.")
-        key = self._keys.find(text.strip()) if scheme.lower() == b"bearer" else None
+        key = self._keys.find(text.strip(), self._wall()) if scheme.lower() == b"bearer" else None
         if key is None:
             raise InvalidApiKey("Incorrect API key provided.")
         return key
 
     def _charge(self, incoming: Incoming, key: Key, request: Inference, target: Target) -> Charge:
-        prices = [model.price for model in (*target.models, *target.fallback)]
-        tokens = (request.prompt_tokens_estimate, request.output_tokens_estimate)
-        return self._billing.charge(incoming.request_id, key, target.route, prices, tokens)
+        limited = key.bounds or key.end_user is not None
+        return self._billing.charge(
+            Order(
+                request_id=incoming.request_id,
+                key=key,
+                route=target.route,
+                models=target.names,
+                fallback=target.fallback_names,
+                prompt_tokens=request.prompt_tokens_estimate,
+                most_prompt_tokens=TEMPLATE_TOKENS + request.prompt_bytes,
+                output_tokens=request.output_tokens_estimate,
+                most_output_tokens=request.most_output_tokens(target.context_tokens) if limited else None,
+                streamed=request.stream,
+                operation=incoming.endpoint.operation,
+                end_user=end_user_hash(request.end_user) if request.end_user else "",
+                metadata=request.metadata,
+            )
+        )
 
     async def _look_up(
         self, passage: Passage, incoming: Incoming, request: Inference, target: Target, key: Key
@@ -158,25 +200,34 @@ class Pipeline:
         if not self._cache.exact_ttl_s or wish == b"bypass" or not caching.cacheable(temperature, limit):
             passage.cache = "bypass"
             return None
-        tenant = f"{key.org}/{key.project}"
-        exact = caching.exact_key(tenant, target.name, schemas.canonical(request))
+        exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
         entry = await self._store.get(exact, self._wall())
+        passage.steps.append(("cache", self._now()))
         passage.cache = "miss" if entry is None else "hit-exact"
         if entry is not None:
-            passage.entry = entry
+            passage.found(entry)
         elif wish != b"no-store":
             passage.cache_key = exact
         return entry
 
     def _from_cache(self, entry: Entry, request: Inference, charge: Charge) -> bytes:
         """Make the answer of a kept one, as the client asked for it, and book it."""
-        charge.price = self.catalogue.price(entry.model)
+        charge.answered_by(entry.model)
         charge.source = "hit-exact"
-        charge.progress(Usage(entry.prompt_tokens, entry.completion_tokens, entry.cached_tokens), False)
+        usage = Usage(
+            entry.prompt_tokens, entry.completion_tokens, entry.cached_tokens, entry.reasoning_tokens
+        )
+        charge.progress(usage, False)
         body = answers.renewed(entry.body, charge.request_id, int(self._wall()))
         if not request.stream:
             return body
         return answers.to_stream(body, include_usage=request.include_usage, cost_usd=charge.cost_of)
+
+    def _stopped(self, passage: Passage, charge: Charge, receiver: StreamReceiver | WholeReceiver) -> bytes:
+        """Give the declared end of a stream that money stops; InsufficientQuota before its first byte."""
+        if not passage.first_byte_s or isinstance(receiver, WholeReceiver):
+            raise InsufficientQuota("The credit or budget that is left does not cover this request.")
+        return receiver.stop("insufficient_quota", charge.usage)
 
     async def _offer(
         self, passage: Passage, charge: Charge, key: Key, receiver: StreamReceiver | WholeReceiver
@@ -191,12 +242,13 @@ class Pipeline:
         now_s = self._wall()
         entry = Entry(
             id=passage.cache_key.hex()[:24],
-            tenant=f"{key.org}/{key.project}",
+            tenant=key.tenant,
             model=charge.price.model,
             body=body,
             prompt_tokens=receiver.final.prompt_tokens,
             cached_tokens=receiver.final.cached_tokens,
             completion_tokens=receiver.final.completion_tokens,
+            reasoning_tokens=receiver.final.reasoning_tokens,
             stored_s=now_s,
             expires_s=now_s + self._cache.exact_ttl_s,
         )
@@ -224,24 +276,44 @@ class Pipeline:
     ) -> Call:
         settings: ModelSettings = choice.model.settings
         headers = [(b"x-request-id", incoming.request_id.encode())]
-        traceparent = incoming.headers.get(b"traceparent")
-        if traceparent is not None:
-            headers.append((b"traceparent", traceparent))
+        if self._tracing is None:
+            headers += passed_on(incoming.headers)
+        band = band_of(key.band, request.service_tier)
+        generates = request.endpoint.kind == "chat"
+        tenant = f"{key.org}/{key.project}"
         return Call(
             model=settings.name,
             path=request.endpoint.path,
             body=schemas.upstream_body(
-                request, settings.upstream_name, token_ids=choice.model.returns_token_ids
+                request,
+                settings.upstream_name,
+                token_ids=choice.model.returns_token_ids,
+                priority=engine_priority(band, request.priority)
+                if choice.model.takes_priority and generates
+                else None,
+                tenant=tenant if choice.model.salts_prefixes and generates else None,
             ),
             headers=headers,
             receiver=receiver,
-            query=Query(model=settings.name, prompt_tokens=request.prompt_tokens_estimate),
-            band=key.band,
+            query=self._query(settings, request, tenant),
+            band=band,
             deadline_s=_deadline_s(incoming),
             first_byte_s=settings.first_byte_timeout_s,
             idle_s=settings.stall_timeout_s,
             max_attempts=settings.max_attempts,
-            tried=[],
+        )
+
+    def _query(self, settings: ModelSettings, request: Inference, tenant: str) -> Query:
+        """Say what the choice of a replica reads; the marks of the prompt only where they are read."""
+        prefix: tuple[bytes, ...] = ()
+        if self._attempts.reads_prefix(settings.name):
+            prefix = marks(*request.prompt_and_salt("" if settings.share_prefix_cache else tenant))
+        return Query(
+            model=settings.name,
+            tenant=tenant,
+            prompt_tokens=request.prompt_tokens_estimate,
+            output_tokens=request.output_tokens_estimate,
+            prefix=prefix,
         )
 
     def _headers(self, passage: Passage, charge: Charge, request: Inference) -> Headers:

@@ -1,16 +1,20 @@
 """One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
 
-import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import sqlalchemy as sa
 
 from backends.supervisor import Supervisor
+from gateway.database import DatabaseError
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
+from gateway.tenancy.directory import Directory
+from gateway.tenancy.keys import KeyTable
+from gateway.tenancy.prices import PriceTable
 
 
 class Abortable(Protocol):
@@ -20,6 +24,23 @@ class Abortable(Protocol):
         """End it because the process ends."""
 
 
+class Control(msgspec.Struct, frozen=True, kw_only=True):
+    """What the admin API works on; ``admin_digest`` is the hash of the admin key, if any."""
+
+    engine: sa.Engine
+    directory: Directory
+    keys: KeyTable
+    prices: PriceTable
+    wall: Callable[[], float]
+    admin_digest: bytes | None
+
+    def opened(self) -> sa.Engine:
+        """Give the engine of a database that has been read. Raises DatabaseError."""
+        if not self.directory.read_once():
+            raise DatabaseError("the database has not been opened yet")
+        return self.engine
+
+
 class Process(msgspec.Struct, kw_only=True, eq=False):
     """The parts, wired by ``gateway.app``; ``part_errors`` names parts that do not work and why."""
 
@@ -27,22 +48,14 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     pipeline: Pipeline
     supervisor: Supervisor
     telemetry: Telemetry
+    control: Control
     now: Callable[[], float]
     metrics_token: str | None
     reload: Callable[[], None]
     loops: Sequence[Loop] = ()
-    part_errors: dict[str, str] = {}
+    part_errors: Mapping[str, str] = {}
     draining: bool = False
-    exchanges: set[Any] = set()
-
-    @contextlib.contextmanager
-    def live(self, exchange: Abortable) -> Generator[None, None, None]:
-        """Count an exchange as under way inside the block."""
-        self.exchanges.add(exchange)
-        try:
-            yield
-        finally:
-            self.exchanges.discard(exchange)
+    exchanges: set[Abortable] = set()
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Tell whether any model can serve, and give the body of ``/readyz``."""

@@ -21,6 +21,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Usd = Annotated[float, Meta(ge=0, le=1e9)]
 UsdPerMillion = Annotated[float, Meta(ge=0, le=1e6)]
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
+# No slash: "a/b" of one organisation must never read like "b" of another's; and "*" means all of them.
+TenantName = Annotated[str, Meta(pattern=r"^[^/*\x00-\x1f\x7f]{1,200}$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Band = Literal["interactive", "standard", "batch"]
 Kind = Literal["chat", "embedding"]
@@ -55,19 +57,25 @@ class DatabaseSettings(Table, frozen=True):
 
 
 class RedisSettings(Table, frozen=True):
-    """``[redis]``: state shared by several gateway processes."""
+    """``[redis]``: what several gateway processes share; slower than the time-out counts as away."""
 
-    url: str
+    url: Annotated[str, Meta(pattern="^(redis|rediss|unix)://")]
+    password_env: str | None = None
+    timeout_ms: Annotated[float, Meta(gt=0, le=1e9)] = 50.0
 
 
 class PriceSettings(Table, frozen=True):
-    """USD per million tokens; ``cache_hit`` and ``joined`` are factors on the price of the same answer."""
+    """USD per million tokens, ``request`` in USD; the last four are factors on the whole price."""
 
     input: UsdPerMillion
     output: UsdPerMillion = 0.0
     cached_input: UsdPerMillion | None = None
+    reasoning: UsdPerMillion | None = None
+    request: UsdPerMillion = 0.0
     cache_hit: Share = 0.1
     joined: Share = 0.1
+    batch: Share = 1.0
+    spot: Share = 1.0
 
 
 class ReplicaSettings(Table, frozen=True):
@@ -81,6 +89,14 @@ class ReplicaSettings(Table, frozen=True):
     api_key_env: str | None = None
 
 
+class BandSettings(Table, frozen=True):
+    """One of ``bands = [...]``: what differs from the model's own settings for a band of priority."""
+
+    name: Band
+    queue_timeout_s: Seconds | None = None
+    slo_ttft_ms: Positive | None = None
+
+
 class ModelSettings(Table, frozen=True):
     """``[[models]]``."""
 
@@ -92,8 +108,13 @@ class ModelSettings(Table, frozen=True):
     context_tokens: Positive | None = None
     tools: bool = True
     policy: str = "adaptive"
+    share_prefix_cache: bool = False
     queue_limit: Annotated[int, Meta(ge=0)] = 256
     queue_timeout_s: Seconds = 60.0
+    queue_age_s: Seconds = 30.0
+    slo_ttft_ms: Positive | None = None
+    bands: tuple[BandSettings, ...] = ()
+    batch_window_ms: Annotated[float, Meta(ge=0, le=1000)] | None = None
     first_byte_timeout_s: Seconds = 120.0
     stall_timeout_s: Seconds = 60.0
     max_attempts: Positive = 3
@@ -141,21 +162,39 @@ class CacheSettings(Table, frozen=True):
     semantic: SemanticSettings | None = None
 
 
+class BillingSettings(Table, frozen=True):
+    """``[billing]``: what happens to models without a price, and how long the carried journal is kept."""
+
+    unpriced: Literal["flag", "refuse"] = "flag"
+    keep_journal_days: Annotated[float, Meta(ge=0, le=3650)] = 7.0
+    keep_journal_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 1024 * 1024 * 1024
+
+
+class TracingSettings(Table, frozen=True):
+    """``[tracing]``: what is kept whatever the sampler said; the ``OTEL_*`` variables switch tracing on."""
+
+    slow_s: Annotated[float, Meta(ge=0, le=1e9)] = 10.0
+    expensive_usd: Usd = 0.1
+
+
 class KeySettings(Table, frozen=True):
     """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
 
     name: Label
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     key_env: str | None = None
-    org: Label = "default"
-    project: Label = "default"
+    org: TenantName = "default"
+    project: TenantName = "default"
     rpm: Positive | None = None
     tpm: Positive | None = None
+    rpd: Positive | None = None
+    tpd: Positive | None = None
     concurrency: Positive | None = None
     budget_usd: Usd | None = None
     prepaid_usd: Usd | None = None
     floor_usd: Usd | None = None
-    band: Band = "standard"
+    band: Band | None = None
+    weight: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     models: tuple[str, ...] = ()
 
 
@@ -168,6 +207,8 @@ class Settings(Table, frozen=True):
     models: tuple[ModelSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
+    billing: BillingSettings = BillingSettings()
+    tracing: TracingSettings = TracingSettings()
     keys: tuple[KeySettings, ...] = ()
 
 

@@ -68,11 +68,32 @@ METRICS = (
         "seconds",
         "Time that a request waited for a replica.",
     ),
+    Metric(
+        "switchgear_limits_alone_total",
+        "counter",
+        (),
+        "requests",
+        "Requests judged by this process's own limits, because Redis was away.",
+    ),
     Metric("switchgear_queue_depth", "probe", ("model",), "requests", "Requests waiting for a replica."),
     Metric("switchgear_replicas", "probe", ("model", "phase"), "replicas", "Replicas by phase."),
     Metric("switchgear_running", "probe", ("model",), "requests", "Requests running on replicas."),
     Metric("switchgear_cache_entries", "probe", (), "entries", "Answers kept in the exact cache."),
     Metric("switchgear_cache_bytes", "probe", (), "bytes", "Size of the exact cache."),
+    Metric(
+        "switchgear_ledger_gap_nanousd",
+        "probe",
+        (),
+        "nano-dollars",
+        "By how much journal, ledger and balances of the last days differ; absent until it is known.",
+    ),
+    Metric(
+        "switchgear_traces_total",
+        "counter",
+        ("outcome",),
+        "requests",
+        "Traced requests: exported, failed at the receiver, or dropped because the buffer was full.",
+    ),
     Metric(
         "switchgear_loop_failures_total", "counter", ("loop",), "steps", "Failed steps of background loops."
     ),

@@ -1,8 +1,12 @@
-"""uvicorn's HTTP protocol with three changes.
+"""uvicorn's HTTP protocol with four changes.
 
 What is written in one turn of the loop leaves in one system call: an answer is written in two or three pieces
 (head, body, end of a chunked body); joined, each costs one ``write`` instead of several, the dearest part of
-a small answer.
+a small answer. A piece of a stream leaves at once: it comes alone, and another turn would only cost.
+
+The way of a request through it is short: no pattern is run over each header, and a handler that wants to
+know when its client leaves gives a callback (the scope's extension ``LEAVING``) instead of a task that waits
+for ``http.disconnect``. Together a tenth of what a small request costs.
 
 What is not HTTP, or has a head without end, is refused in OpenAI's shape like any other bad request.
 
@@ -11,16 +15,21 @@ only, and stops reading, which hides the client's end.
 """
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from gateway.api.exchange import LEAVING
 from gateway.api.inference import new_request_id
 from gateway.errors import ApiError, InvalidRequest, RequestTooLarge, error_body
 
 HEAD_LIMIT_BYTES = 64 * 1024
 PIPELINE_LIMIT = 16
 JOIN_BELOW_BYTES = 64 * 1024
+BODILESS = (204, 304)
 
 
 class _JoinedWrites:
@@ -37,11 +46,16 @@ class _JoinedWrites:
 
     def write(self, data: bytes) -> None:
         """Write in the next turn; what is large goes now, behind what is kept."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
         self._pieces.append(data)
         if len(data) >= JOIN_BELOW_BYTES:
             self._flush()
-        elif len(self._pieces) == 1:
-            self._loop.call_soon(self._flush)
+
+    def write_now(self, data: bytes) -> None:
+        """Write at once, behind what is kept."""
+        self._pieces.append(data)
+        self._flush()
 
     def close(self) -> None:
         """Write what is kept, then close."""
@@ -49,22 +63,96 @@ class _JoinedWrites:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._pieces:
-            data = b"".join(self._pieces)
+        pieces = self._pieces
+        if pieces:
             self._pieces = []
             if not self._transport.is_closing():  # else the client has left in the meantime
-                self._transport.write(data)
+                self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer; ``leaving`` is called if the client goes before the answer is whole."""
+
+    leaving: Callable[[], None] | None = None
+
+    def on_leaving(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called when the client leaves; at once where it has left."""
+        self.leaving = call
+        if self.disconnected:
+            call()
+
+    def left(self) -> None:
+        """The client is gone."""
+        self.disconnected = True
+        self.message_event.set()
+        if self.leaving is not None:
+            self.leaving()
+
+    async def send(self, message: Any) -> None:
+        """Send a part of the answer; see the ASGI specification."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start":
+            self._begin(message["status"], message.get("headers", ()))
+        elif self.response_complete or not self.response_started:
+            raise RuntimeError(f"{message['type']} out of turn")
+        else:
+            self._continue(message.get("body", b""), message.get("more_body", False))
+
+    def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        if self.response_started:
+            raise RuntimeError("an answer begins once")
+        pieces = [STATUS_LINE[status]]
+        lines = 1
+        for name, value in headers:
+            if len(name) == 10 and name.lower() == b"connection":
+                self.keep_alive = False  # nobody says anything else by it
+                continue
+            if len(name) == 14 and name.lower() == b"content-length":
+                self.chunked_encoding = False
+            pieces += (name, b": ", value, b"\r\n")
+            lines += 1
+        if self.chunked_encoding is None and status not in BODILESS and self.scope["method"] != "HEAD":
+            self.chunked_encoding = True
+            pieces.append(b"transfer-encoding: chunked\r\n")
+            lines += 1
+        head = b"".join(pieces)
+        if head.count(b"\n") != lines or head.count(b"\r") != lines:
+            raise RuntimeError("a header with a line break in it")
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self.transport.write(head + (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"))
+
+    def _continue(self, body: bytes, more: bool) -> None:
+        if self.scope["method"] != "HEAD":
+            if self.chunked_encoding:
+                if body:
+                    body = b"%x\r\n%b\r\n" % (len(body), body)
+                if not more:
+                    body += b"0\r\n\r\n"
+            if body and more:
+                cast("_JoinedWrites", self.transport).write_now(body)
+            elif body:
+                self.transport.write(body)
+        if not more:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
 
 
 class JoinedHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on a transport that joins writes, with a limit for the head of a request."""
 
     _head_bytes: int | None = None  # of the head that is under way
-    _answered: RequestResponseCycle | None = None  # the request whose answer is under way
+    _answered: Cycle | None = None  # the request whose answer is under way
 
     def connection_made(self, transport: Any) -> None:
         """See ``asyncio.Protocol.connection_made``."""
-        super().connection_made(_JoinedWrites(transport, self.loop))  # type: ignore[arg-type]  # the part it uses
+        super().connection_made(cast("asyncio.Transport", _JoinedWrites(transport, self.loop)))
 
     def data_received(self, data: bytes) -> None:
         """Parse; a head that goes on over several reads is counted."""
@@ -80,21 +168,46 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """A head is whole."""
+        """A head is whole: start its request, or queue it behind the one under way."""
         self._head_bytes = None
-        super().on_headers_complete()
-        if 0 < len(self.pipeline) <= PIPELINE_LIMIT:
-            self.flow.resume_reading()
+        parser, scope = self.parser, cast("dict[str, Any]", self.scope)
+        version, url = parser.get_http_version(), httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        before = self.cycle
+        self.cycle = cycle = Cycle(
+            self.scope,
+            self.transport,
+            self.flow,
+            self.logger,
+            self.access_logger,
+            False,  # an access log
+            [],  # headers of the server's own
+            asyncio.Event(),
+            self.expect_100_continue,
+            version != "1.0" and parser.should_keep_alive(),
+            self.on_response_complete,
+        )
+        scope["http_version"] = version
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        scope["extensions"] = {LEAVING: cycle.on_leaving}
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+            return
+        self.pipeline.appendleft((cycle, self.app))
+        if len(self.pipeline) > PIPELINE_LIMIT:
+            self.flow.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left: tell the request whose answer is under way."""
         super().connection_lost(exc)
         if self._answered is not None and not self._answered.response_complete:
-            self._answered.disconnected = True
-            self._answered.message_event.set()
+            self._answered.left()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answered = cycle
+        self._answered = cast("Cycle", cycle)
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:

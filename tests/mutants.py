@@ -30,6 +30,9 @@ T_ATTEMPTS, T_EXCHANGE = "tests/unit/test_attempts.py", "tests/unit/test_exchang
 T_PLAIN, T_DISPATCHER = "tests/unit/test_plain_client.py", "tests/unit/test_dispatcher.py"
 T_FAULTS, T_DISCONNECTS = "tests/integration/test_faults.py", "tests/integration/test_disconnects.py"
 T_STREAMS, T_LEDGER = "tests/integration/test_streams.py", "tests/integration/test_ledger_through_the_door.py"
+LINE, SCHEDULER, T_SCHEDULER = "routing/line.py", "routing/scheduler.py", "tests/unit/test_scheduler.py"
+BATCHING, T_BATCHING = "gateway/batching.py", "tests/unit/test_batching.py"
+T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 
 MUTANTS = {
@@ -53,10 +56,10 @@ MUTANTS = {
         T_ATTEMPTS,
     ),
     "retry-after-first-byte": Mutant(
-        ATTEMPTS, "if delivered or len(call.tried)", "if len(call.tried)", T_ATTEMPTS
+        ATTEMPTS, "if delivered or len(call.trip.tried)", "if len(call.trip.tried)", T_ATTEMPTS
     ),
     "same-replica-again": Mutant(
-        ATTEMPTS, "exclude=frozenset(call.tried)", "exclude=frozenset()", T_ATTEMPTS
+        ATTEMPTS, "exclude=frozenset(trip.tried)", "exclude=frozenset()", T_ATTEMPTS
     ),
     "retry-a-clients-mistake": Mutant(ATTEMPTS, "in (400, 409, 413, 422)", "in (409, 413, 422)", T_ATTEMPTS),
     "blame-for-a-deadline": Mutant(ATTEMPTS, "and not clients_hurry", "", T_ATTEMPTS),
@@ -76,24 +79,53 @@ MUTANTS = {
         "gateway/openai/events.py", "if not self._include_usage:", "if False:", T_STREAMS
     ),
     "nobody-watches-the-client": Mutant(
-        EXCHANGE, "self._loop.call_soon(self._watch)", "self._loop.call_soon(lambda: None)", T_EXCHANGE
+        "gateway/api/inference.py",
+        '        scope["extensions"][LEAVING](exchange.abort.leave)',
+        "        pass",
+        T_DISCONNECTS,
     ),
-    "the-end-is-a-leaving": Mutant(EXCHANGE, "            self._whole = True\n", "", T_EXCHANGE),
+    "the-end-is-a-leaving": Mutant(WIRE, " and not self._answered.response_complete", "", T_WIRE),
     "heartbeat-for-buffered": Mutant(
-        EXCHANGE, "            if part.streamed:\n", "            if True:\n", T_EXCHANGE
+        PIPELINE,
+        "                if request.stream:\n                    yield",
+        "                if True:\n                    yield",
+        T_STREAMS,
     ),
+    "left-while-saying-farewell": Mutant(EXCHANGE, "        self.abort.task = None\n", "", T_EXCHANGE),
     "heartbeat-within-data": Mutant(EXCHANGE, "if not spoken and not", "if not", T_EXCHANGE),
     "endless-farewell": Mutant(EXCHANGE, "FAREWELL_S = 1.0", "FAREWELL_S = 1000.0", T_EXCHANGE),
-    "no-withdraw": Mutant(DISPATCHER, "and not line.scheduler.withdraw(ticket)\n", "\n", T_DISPATCHER),
+    "no-withdraw": Mutant(DISPATCHER, " and not line.scheduler.withdraw(ticket)", "", T_DISPATCHER),
     "crossed-grant-is-lost": Mutant(
+        DISPATCHER, "line.undo(granted.result()[0])  # the grant", "pass  # the grant", T_DISPATCHER
+    ),
+    "picky-grant-is-lost": Mutant(LINE, " or self.place(anywhere, draw, now_s)", "", T_DISPATCHER),
+    "no-wake-up": Mutant(
         DISPATCHER,
-        "                self._add(granted.result().id, query, -1)",
-        "                pass",
+        "            if len(desk.line.scheduler):\n                self._grant(desk)",
+        "",
         T_DISPATCHER,
     ),
-    "picky-grant-is-lost": Mutant(DISPATCHER, " or self._choose(line, anywhere)", "", T_DISPATCHER),
-    "no-wake-up": Mutant(
-        DISPATCHER, "            if len(line.scheduler):\n                self._grant(line)", "", T_DISPATCHER
+    "displaced-waits-for-ever": Mutant(
+        DISPATCHER, "            self._turn_away(desk, displaced)", "            pass", T_DISPATCHER
+    ),
+    "retry-after-without-slots": Mutant(
+        SCHEDULER, "(self._held_s or 0.0) / max(1, slots)", "self._held_s or 0.0", T_SCHEDULER
+    ),
+    "credit-for-absence": Mutant(
+        SCHEDULER,
+        "max(self._served.get(tenant, 0.0), self._floor)\n        mine",
+        "self._served.get(tenant, 0.0)\n        mine",
+        T_SCHEDULER,
+    ),
+    "no-ageing": Mutant(SCHEDULER, "self._aged(now_s) or self._first()", "self._first()", T_SCHEDULER),
+    "marks-without-salt": Mutant(
+        "routing/prefixes.py", "blake2b(salt, digest", "blake2b(digest", "tests/unit/test_prefixes.py"
+    ),
+    "a-bad-input-fails-all": Mutant(
+        BATCHING, "except (UpstreamRefused, StreamBroken):", "except KeyError:", T_BATCHING
+    ),
+    "joined-for-nobody": Mutant(
+        BATCHING, "            batch.task.cancel()\n", "            pass\n", T_BATCHING
     ),
     "stale-for-ever": Mutant(PLAIN, "stale = True  #", "stale = False  #", T_PLAIN),
     "no-back-pressure": Mutant(
@@ -101,7 +133,7 @@ MUTANTS = {
     ),
     "permit-leak": Mutant(
         PLAIN,
-        "        except BaseException:\n            origin.permits.release()\n            raise",
+        "        except BaseException:\n            origin.give_back()\n            raise",
         "        except BaseException:\n            raise",
         T_PLAIN,
     ),
@@ -110,7 +142,7 @@ MUTANTS = {
     ),
     "silence-for-ever": Mutant(PLAIN, "if now_s > connection.quiet_until", "if now_s < 0", T_PLAIN),
     "pipelined-leaver-unnoticed": Mutant(
-        WIRE, "            self._answered.message_event.set()\n", "", T_DISCONNECTS
+        WIRE, "            self._answered.left()\n", "            pass\n", T_DISCONNECTS
     ),
     "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
 }

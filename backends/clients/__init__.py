@@ -1,5 +1,7 @@
 """HTTP clients towards replicas: the only importers of one."""
 
+from collections.abc import Awaitable
+
 from backends.clients.base import InferenceClient, Outgoing, Reply
 from backends.clients.plain import PlainClient
 
@@ -11,15 +13,15 @@ class Clients:
         self._plain = PlainClient()
         self._general: InferenceClient | None = None
 
-    async def send(self, request: Outgoing) -> Reply:
+    def send(self, request: Outgoing) -> Awaitable[Reply]:
         """Send and wait for the head of the answer; see ``InferenceClient.send``."""
         if request.url.startswith("http:"):
-            return await self._plain.send(request)
+            return self._plain.send(request)
         if self._general is None:
             from backends.clients.general import GeneralClient  # a third of a second, seldom needed
 
             self._general = GeneralClient()
-        return await self._general.send(request)
+        return self._general.send(request)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -6,7 +6,7 @@ the exchange where the body is not complete, so that an inference server stops c
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -82,7 +82,7 @@ class Reply(Protocol):
 class InferenceClient(Protocol):
     """Speaks HTTP to inference servers; keeps connections open between requests."""
 
-    async def send(self, request: Outgoing) -> Reply:
+    def send(self, request: Outgoing) -> Awaitable[Reply]:
         """Send and wait for the head of the answer.
 
         Raises ConnectFailed before anything was sent, ConnectionBroken or ReplyTimeout after.

@@ -8,6 +8,7 @@ exchanges, not by a timer each; a reader that lags pauses the socket.
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import httptools
@@ -31,13 +32,34 @@ type_json = b"content-type: application/json\r\naccept-encoding: identity\r\n"
 
 
 class Origin:
-    """One host and port: its idle connections, newest last, and a cap on all of them."""
+    """One host and port: its idle connections, newest last, and how many more there may be."""
 
     def __init__(self, host: str, port: int, connections: int) -> None:
         self.host = host
         self.port = port
         self.idle: deque[Connection] = deque()
-        self.permits = asyncio.Semaphore(connections)
+        self.free = connections
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    async def permit(self) -> None:
+        """Wait, in line, until there may be one more exchange."""
+        turn = asyncio.get_running_loop().create_future()
+        self.waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.give_back()  # the turn came as its taker left
+            raise
+
+    def give_back(self) -> None:
+        """Hand a permit to the next in line, or keep it."""
+        while self.waiting:
+            turn = self.waiting.popleft()
+            if not turn.cancelled():
+                turn.set_result(None)
+                return
+        self.free += 1
 
 
 class Connection(asyncio.Protocol):
@@ -54,7 +76,7 @@ class Connection(asyncio.Protocol):
     def begin(self, request: Outgoing) -> None:
         """Reset for the next exchange."""
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: list[tuple[bytes, bytes]] = []
         self.header_bytes = 0
         self.heard_bytes = 0
         self.chunks: list[bytes] = []
@@ -107,12 +129,12 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self.header_bytes += len(name) + len(value)
         if self.header_bytes <= HEADERS_LIMIT_BYTES:
-            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
         if self.status < 200:  # 100 Continue and its kin: the real answer follows
-            self.headers = {}
+            self.headers = []
             return
         if self.header_bytes > HEADERS_LIMIT_BYTES:
             self.fail(ReplyTooLarge(f"headers over {HEADERS_LIMIT_BYTES} bytes"))
@@ -156,7 +178,7 @@ class Connection(asyncio.Protocol):
             self.waiter = None
 
     def _ends_with_connection(self) -> bool:
-        return "content-length" not in self.headers and "transfer-encoding" not in self.headers
+        return not any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
 
 
 class PlainReply:
@@ -166,8 +188,13 @@ class PlainReply:
         self._client = client
         self._connection = connection
         self.status = connection.status
-        self.headers = connection.headers
+        self._headers = connection.headers
         self._closed = False
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, names in lower case; made when asked for, since few answers' are read."""
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._headers}
 
     async def read(self) -> bytes:
         """Wait for the next bytes; see ``Reply.read``."""
@@ -221,7 +248,10 @@ class PlainClient:
     async def send(self, request: Outgoing) -> PlainReply:
         """Send and wait for the head; see ``InferenceClient.send``."""
         origin, head = self._route(request)
-        await origin.permits.acquire()
+        if origin.free:
+            origin.free -= 1
+        else:
+            await origin.permit()
         stale = False
         try:
             while True:
@@ -240,14 +270,14 @@ class PlainClient:
                     raise
                 return PlainReply(self, connection)
         except BaseException:
-            origin.permits.release()
+            origin.give_back()
             raise
 
     def release(self, connection: Connection) -> None:
         """Take back a connection whose reply was closed."""
         self._active.discard(connection)
         origin = connection.origin
-        origin.permits.release()
+        origin.give_back()
         reusable = connection.complete and connection.keep_alive and not connection.lost
         if reusable and len(origin.idle) < IDLE_PER_ORIGIN:
             if connection.paused and connection.transport is not None:

@@ -26,6 +26,7 @@ from gateway.pipeline import Accepted, Head, Headers
 
 log = logging.getLogger("switchgear.api")
 
+LEAVING = "switchgear.leaving"  # extension of a scope: takes what to call when the client leaves
 FAREWELL_S = 1.0
 HEARTBEAT = b": keep-alive\n\n"
 
@@ -93,34 +94,35 @@ async def send_error(send: Send, error: ApiError, request_id: str) -> None:
 
 
 class Exchange:
-    """One request's answer on its way out."""
+    """One request's answer on its way out; ``abort.leave`` is to be called when the client goes."""
 
-    def __init__(self, receive: Receive, send: Send, request_id: str, heartbeat_s: float) -> None:
-        self._receive = receive
+    def __init__(self, send: Send, request_id: str, heartbeat_s: float) -> None:
         self._send = send
         self._request_id = request_id
         self._heartbeat_s = heartbeat_s
-        self._loop = asyncio.get_running_loop()
         self._accepted: Accepted | None = None
-        self._head: Head | None = None
+        self._headers: Headers = []
         self._started = False
         self._sending = False
         self._spoken = False
-        self._whole = False
         self._timer: asyncio.TimerHandle | None = None
         self._beater: asyncio.Task[None] | None = None
-        self._watcher: asyncio.Task[None] | None = None
         self.abort = Abort()
 
     async def run(self, parts: Parts) -> None:
         """Send what the pipeline gives, until its end or the client's."""
-        # Started in the loop's next turn: an answer that never waits needs no watcher.
-        starter = self._loop.call_soon(self._watch)
         try:
             async with aclosing(parts):
                 async for part in parts:
-                    await self._part(part)
-            await self._end()
+                    if isinstance(part, bytes):
+                        await self._body(part)
+                    elif isinstance(part, Head):
+                        self._headers = part.headers
+                    else:
+                        self._accepted = part
+                        self._timer = asyncio.get_running_loop().call_later(self._heartbeat_s, self._beat)
+            if self._accepted is not None:
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         except asyncio.CancelledError:
             if self.abort.task is None or not (self.abort.gone or self.abort.error):
                 raise
@@ -135,32 +137,20 @@ class Exchange:
                 log.warning("request %s ended with %d %s", self._request_id, known.status, known.code)
             await self._fail(known)
         finally:
-            starter.cancel()
-            await self._stop_helpers()
-
-    async def _part(self, part: Accepted | Head | bytes) -> None:
-        if isinstance(part, bytes):
-            await self._body(part)
-        elif isinstance(part, Head):
-            self._head = part
-        else:
-            self._accepted = part
-            if part.streamed:
-                self._timer = self._loop.call_later(self._heartbeat_s, self._beat)
+            if self._timer is not None:
+                await self._stop_heartbeats()
 
     async def _body(self, data: bytes) -> None:
-        assert self._head is not None
+        if self._accepted is None:
+            self._started = True
+            await send_whole(self._send, 200, self._with_id(self._headers), data)
+            return
         if self._beater is not None:
             await asyncio.shield(self._beater)
             self._beater = None
-        if self._accepted is None or not self._accepted.streamed:
-            self._started = True
-            await send_whole(self._send, 200, self._with_id(self._head.headers), data)
-            self._whole = True
-            return
         self._sending = self._spoken = True
         if not self._started:
-            await self._start(self._head.headers)
+            await self._start(self._headers)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
         self._sending = False
 
@@ -168,21 +158,19 @@ class Exchange:
         self._started = True
         await self._send({"type": "http.response.start", "status": 200, "headers": self._with_id(headers)})
 
-    async def _end(self) -> None:
-        if self._accepted is not None and self._accepted.streamed:
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
     async def _fail(self, error: ApiError) -> None:
         """Say what went wrong: by status where nothing was sent, else in band.
 
         Nobody watches the client any more, and one that reads nothing is not waited for.
         """
-        await self._stop_helpers()
+        self.abort.task = None
+        if self._timer is not None:
+            await self._stop_heartbeats()
         with suppress(OSError):
             async with asyncio.timeout(FAREWELL_S):
                 if not self._started:
                     await send_error(self._send, error, self._request_id)
-                elif self._accepted is not None and self._accepted.streamed:
+                elif self._accepted is not None:
                     await self._send(
                         {"type": "http.response.body", "body": error_event(error), "more_body": False}
                     )
@@ -190,36 +178,26 @@ class Exchange:
     def _with_id(self, headers: Headers) -> Headers:
         return [*headers, (b"x-request-id", self._request_id.encode())]
 
-    # The client watched
-    def _watch(self) -> None:
-        self._watcher = self._loop.create_task(self._wait_for_disconnect())
-
-    async def _wait_for_disconnect(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self._whole:  # a server says the same once the answer is complete
-            self.abort.leave()
-
     # The stream kept alive
     def _beat(self) -> None:
-        self._timer = self._loop.call_later(self._heartbeat_s, self._beat)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._heartbeat_s, self._beat)
         spoken, self._spoken = self._spoken, False
         if not spoken and not self._sending and (self._beater is None or self._beater.done()):
-            self._beater = self._loop.create_task(self._send_heartbeat())
+            self._beater = loop.create_task(self._send_heartbeat())
 
     async def _send_heartbeat(self) -> None:
         if not self._started and self._accepted is not None:
             await self._start(self._accepted.headers)
         await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
 
-    async def _stop_helpers(self) -> None:
+    async def _stop_heartbeats(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for task in (self._watcher, self._beater):
-            if task is not None and not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        if self._beater is not None and not self._beater.done():
+            self._beater.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._beater
 
 
 def _too_large(limit_bytes: int) -> RequestTooLarge:

@@ -4,7 +4,12 @@ import logging
 from typing import Any
 
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
 
 from gateway.api.inference import new_request_id
 from gateway.errors import (
@@ -13,6 +18,7 @@ from gateway.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    RequestTooLarge,
     error_body,
     error_headers,
 )
@@ -48,8 +54,46 @@ def _known(request: Request[Any, Any, Any], error: Exception) -> ApiError:
         case NotFoundException():
             return NotFound(f"Unknown request URL: {request.method} {request.url.path}.")
         case MethodNotAllowedException():
-            return MethodNotAllowed(f"{request.url.path} does not take {request.method}.")
+            refusal = MethodNotAllowed(f"{request.url.path} does not take {request.method}.")
+            refusal.headers.append((b"allow", ", ".join(methods(request)).encode()))
+            return refusal
+        case ValidationException():
+            return _invalid(error)
+        case HTTPException(status_code=413):
+            return RequestTooLarge("The body is larger than this gateway takes.")
         case HTTPException(status_code=status) if status < 500:
             return InvalidRequest(error.detail)
         case _:
             return InternalError("The server had an error while processing your request.")
+
+
+def methods(request: Request[Any, Any, Any]) -> list[str]:
+    """Give the methods that the path of a request takes."""
+    parts = [part for part in request.url.path.split("/") if part]
+    found: set[str] = set()
+    for route in request.app.routes:
+        pattern = route.path_components
+        if len(pattern) == len(parts) and all(
+            not isinstance(wanted, str) or wanted == part for wanted, part in zip(pattern, parts, strict=True)
+        ):
+            found |= {str(method) for method in getattr(route, "methods", ())}
+    return sorted(found)
+
+
+def _invalid(error: ValidationException) -> InvalidRequest:
+    """Name the first field that is wrong, and what it should be."""
+    found = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
+    message, field = str(found.get("message") or error.detail), found.get("key")
+    if found.get("source") == "header" and field:
+        field = field.replace("_", "-")
+    unknown = message.partition("unknown field `")[2].rstrip("`")
+    if unknown:
+        message = f"There is no field {unknown!r}; remove it or correct its spelling"
+        field = f"{field}.{unknown}" if field and field != "data" else unknown
+    missing = message.partition("missing required field `")[2].rstrip("`")
+    if missing:
+        message = f"The field {missing!r} is missing"
+        field = f"{field}.{missing}" if field and field != "data" else missing
+    elif message == "'data'":
+        message = "The body is missing; send JSON"
+    return InvalidRequest(f"{message.rstrip('.')}.", param=None if field == "data" else field)

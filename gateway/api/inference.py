@@ -6,7 +6,7 @@ from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
-from gateway.api.exchange import ClientGone, Exchange, read_body, send_error
+from gateway.api.exchange import LEAVING, ClientGone, Exchange, read_body, send_error
 from gateway.errors import ApiError, MethodNotAllowed, ShuttingDown
 from gateway.openai.schemas import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from gateway.pipeline import Incoming
@@ -41,9 +41,13 @@ def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:
         incoming = Incoming(
             endpoint=endpoint, headers=headers, body=body, request_id=request_id, started_s=started_s
         )
-        exchange = Exchange(receive, send, request_id, process.settings.server.heartbeat_after_s)
-        with process.live(exchange.abort):
+        exchange = Exchange(send, request_id, process.settings.server.heartbeat_after_s)
+        scope["extensions"][LEAVING](exchange.abort.leave)  # type: ignore[index, operator]  # our own server's
+        process.exchanges.add(exchange.abort)
+        try:
             await exchange.run(process.pipeline.infer(incoming))
+        finally:
+            process.exchanges.discard(exchange.abort)
 
     return infer
 

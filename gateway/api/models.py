@@ -19,11 +19,11 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         raw = dict(request.scope["headers"])
         return list(process.pipeline.catalogue.names(process.pipeline.authenticate(raw)))
 
-    @get("/v1/models", sync_to_thread=False)
+    @get("/v1/models", sync_to_thread=False, include_in_schema=False)
     def list_models(request: Request[Any, Any, Any]) -> dict[str, Any]:
         return {"object": "list", "data": [card(name) for name in names(request)]}
 
-    @get("/v1/models/{model:path}", sync_to_thread=False)
+    @get("/v1/models/{model:path}", sync_to_thread=False, include_in_schema=False)
     def get_model(request: Request[Any, Any, Any], model: str) -> dict[str, Any]:
         name = model.removeprefix("/")
         if name not in names(request):

@@ -11,6 +11,7 @@ COMMANDS = {
     "keys": "make, list and revoke API keys",
     "ledger": "export the ledger",
     "route": "score, replay and calibrate routing by complexity",
+    "bench": "try scheduling policies on simulated traffic",
 }
 
 

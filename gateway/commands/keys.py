@@ -5,10 +5,19 @@ import sys
 import time
 
 import msgspec
+import sqlalchemy as sa
 
 from gateway.commands.base import CommandError, add_config, opened_database
 from gateway.settings import KeySettings, load
-from gateway.tenancy import keys
+from gateway.tenancy import key_store, keys
+from gateway.tenancy.access import Reach
+from gateway.tenancy.changes import changing
+from gateway.tenancy.key_store import KeyDraft
+from gateway.tenancy.keys import KeyRecord
+from gateway.tenancy.organisations import NotThere, ensured_project
+
+TITLES = ("ID", "PREFIX", "ORGANISATION/PROJECT", "NAME", "SCOPES", "STATE")
+DAY_S = 86400.0
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +30,21 @@ def register(parser: argparse.ArgumentParser) -> None:
     for flag, kind, what in (
         ("--rpm", int, "requests per minute"),
         ("--tpm", int, "tokens per minute"),
+        ("--rpd", int, "requests per day"),
+        ("--tpd", int, "tokens per day"),
         ("--concurrency", int, "requests at once"),
         ("--budget-usd", float, "spend per calendar month (UTC)"),
         ("--prepaid-usd", float, "prepaid credit"),
         ("--floor-usd", float, "credit that must remain"),
+        ("--weight", float, "share within its priority band"),
+        ("--expires-days", float, "days until it expires"),
     ):
         create.add_argument(flag, type=kind, help=what)
-    create.add_argument("--band", choices=("interactive", "standard", "batch"), default="standard")
+    create.add_argument("--band", choices=("interactive", "standard", "batch"), help="priority, at most this")
     create.add_argument("--models", default="", help="models and routes it may use, by comma; default all")
+    create.add_argument(
+        "--scope", dest="scopes", action="append", choices=keys.SCOPES, help="what for; default inference"
+    )
     create.set_defaults(run=_create)
     listing = actions.add_parser("list", help="list keys, without their text")
     listing.set_defaults(run=_list)
@@ -41,48 +57,79 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def _create(options: argparse.Namespace) -> int:
-    text = keys.new_text()
+    settings = _settings(options)
+    config = load(options.config)
+    served = {one.name for one in config.models} | {one.name for one in config.routes}
+    for name in sorted(set(settings.models) - served):
+        print(f"switchgear: note: {options.config} serves no {name!r} yet", file=sys.stderr)
+    with opened_database(config) as engine:
+        made, text = _made(engine, settings, options)
+    if options.json:
+        print(msgspec.json.encode({"id": made.id, "key": text, "prefix": made.prefix}).decode())
+    else:
+        print(f"{text}\n(id {made.id}; this text is shown once and kept nowhere)")
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> KeySettings:
+    """Read the flags as a ``[[keys]]`` table, which they are named after. Raises CommandError."""
     fields = {
         name: getattr(options, name) for name in KeySettings.__struct_fields__ if hasattr(options, name)
     }
     fields["models"] = [name for name in options.models.split(",") if name]
-    fields["sha256"] = keys.digest(text)
     given = {name: value for name, value in fields.items() if value is not None}
     try:
-        settings = msgspec.convert(given, KeySettings)
+        return msgspec.convert(given, KeySettings)
     except msgspec.ValidationError as error:
         raise CommandError(str(error).replace(" - at `$.", ": ").rstrip("`")) from None
-    key = keys.from_settings(settings, keys.digest(text), keys.shown_prefix(text))
-    config = load(options.config)
-    served = {one.name for one in config.models} | {one.name for one in config.routes}
-    for name in sorted(set(key.models) - served):
-        print(f"switchgear: note: {options.config} serves no {name!r} yet", file=sys.stderr)
-    with opened_database(config) as engine:
-        keys.save(engine, key, "cli", time.time())
-    if options.json:
-        print(msgspec.json.encode({"id": key.id, "key": text, "prefix": key.prefix}).decode())
-    else:
-        print(f"{text}\n(id {key.id}; this text is shown once and kept nowhere)")
-    return 0
+
+
+def _made(engine: sa.Engine, settings: KeySettings, options: argparse.Namespace) -> tuple[KeyRecord, str]:
+    now_s = time.time()
+    record = keys.from_settings(settings, "", "")
+    draft = KeyDraft(
+        name=settings.name,
+        terms=record.terms,
+        scopes=tuple(options.scopes or ("inference",)),
+        expires_s=None if options.expires_days is None else now_s + options.expires_days * DAY_S,
+        prepaid_nanousd=record.prepaid_nanousd,
+    )
+    with changing(engine, "cli", now_s) as change:
+        project_id = ensured_project(change, settings.org, settings.project)
+        return key_store.create(change, Reach(), project_id, draft)
 
 
 def _list(options: argparse.Namespace) -> int:
-    with opened_database(load(options.config)) as engine:
-        found = keys.load(engine)
+    with opened_database(load(options.config)) as engine, engine.connect() as connection:
+        found = key_store.all_keys(connection)
     if options.json:
-        rows = [{**msgspec.to_builtins(key), "sha256": None} for key in found]
-        print(msgspec.json.encode([{k: v for k, v in row.items() if k != "sha256"} for row in rows]).decode())
+        print(msgspec.json.encode([key_store.shown(record) for record in found]).decode())
         return 0
-    for key in found:
-        state = "revoked" if key.revoked_s else key.band
-        print(f"{key.id}  {key.prefix or '(from the file)'}  {key.org}/{key.project}  {key.name}  {state}")
+    rows = [TITLES, *(_row(record, time.time()) for record in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+def _row(record: KeyRecord, now_s: float) -> tuple[str, ...]:
+    state = "valid"
+    if record.revoked_s is not None:
+        state = "revoked"
+    elif record.expires_s is not None and record.expires_s <= now_s:
+        state = "expired"
+    where = f"{record.org}/{record.project}"
+    return record.id, record.prefix or "(from the file)", where, record.name, ",".join(record.scopes), state
 
 
 def _revoke(options: argparse.Namespace) -> int:
     with opened_database(load(options.config)) as engine:
-        known = keys.revoke(engine, options.id, time.time())
-    if not known:
-        raise CommandError(f"there is no key with the id {options.id!r}; see 'switchgear keys list'")
+        try:
+            with changing(engine, "cli", time.time()) as change:
+                key_store.revoke(change, key_store.key(change.connection, Reach(), options.id))
+        except NotThere:
+            raise CommandError(
+                f"there is no key with the id {options.id!r}; see 'switchgear keys list'"
+            ) from None
     print('{"revoked": true}' if options.json else f"{options.id} is revoked", file=sys.stdout)
     return 0

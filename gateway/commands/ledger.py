@@ -1,10 +1,11 @@
-"""``switchgear ledger export``: the ledger of a configuration's database, row by row."""
+"""``switchgear ledger``: the ledger of a configuration's database, and whether its books agree."""
 
 import argparse
 import csv
 import math
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
@@ -12,6 +13,7 @@ from gateway import database
 from gateway.commands.base import CommandError, add_config, opened_database
 from gateway.settings import load
 from gateway.tenancy import ledger
+from gateway.tenancy.reconcile import reconcile
 
 COLUMNS = tuple(column.name for column in database.ledger.columns)
 
@@ -27,6 +29,33 @@ def register(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--to", metavar="T", help="ISO time, exclusive; default: now and later")
     export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl")
     export.set_defaults(run=_export)
+    proof = actions.add_parser(
+        "reconcile", help="hold journal, ledger, roll-ups and balances against each other"
+    )
+    add_config(proof)
+    proof.add_argument("--json", action="store_true", help="print JSON")
+    proof.set_defaults(run=_reconcile)
+
+
+def _reconcile(options: argparse.Namespace) -> int:
+    """Say what does not agree; exit status 1 if anything does not."""
+    settings = load(options.config)
+    state_dir = Path(settings.server.state_dir)
+    with opened_database(settings) as engine:
+        report = reconcile(engine, state_dir / "journal", state_dir / "journal-kept")
+    if options.json:
+        print(msgspec.json.encode(report).decode())
+    else:
+        for name in ("missing", "doubled", "altered"):
+            for request_id in getattr(report, name):
+                print(f"{name}: {request_id}")
+        for finding in (*report.groups, *report.balances):
+            print(f"{finding.what}: {finding.found} nano-dollars, must be {finding.expected}")
+        print(
+            f"{report.rows} rows, {report.journal_entries} of them in the journal, "
+            f"gap {report.gap_nanousd} nano-dollars"
+        )
+    return 0 if report.well else 1
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from gateway.openai.events import DONE, StreamBroken, payloads
-from gateway.openai.usage import Usage, UsageFields
+from gateway.openai.usage import Usage, UsageFields, estimated_tokens, usage_fields
 
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _encode = msgspec.json.Encoder().encode
-
-CHARACTERS_PER_TOKEN = 4
 
 
 class AnswerMessage(msgspec.Struct):
@@ -43,6 +42,7 @@ class AnswerFields(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(AnswerFields).decode
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class WholeReceiver:
@@ -95,9 +95,7 @@ class WholeReceiver:
         if answer.usage is not None:
             self.final = answer.usage.usage()
         else:
-            self.delivered_tokens = sum(
-                1 + len(choice.content) // CHARACTERS_PER_TOKEN for choice in answer.choices
-            )
+            self.delivered_tokens = sum(estimated_tokens(len(choice.content)) for choice in answer.choices)
         return _MODEL.sub(self._model, body, 1)
 
     def keep(self, out: bytes) -> None:
@@ -122,7 +120,7 @@ def from_stream(stream: bytes, usage: Usage | None = None) -> bytes:
     if isinstance(whole.get("usage"), dict):
         whole["usage"].pop("cost", None)
     elif usage is not None:
-        whole["usage"] = _usage_fields(usage)
+        whole["usage"] = usage_fields(usage)
     for choice in choices.values():
         message = choice.get("message") or {}
         if message.get("tool_calls") and not message["content"]:
@@ -151,21 +149,13 @@ def to_stream(body: bytes, *, include_usage: bool, cost_usd: Callable[[Usage], f
 
 def renewed(body: bytes, new_id: str, created_s: int) -> bytes:
     """Give a stored answer a new id and a new time of making, so that it is a response of its own."""
-    whole = msgspec.json.decode(body)
+    whole = _decode_members(body)
     if "id" in whole:
-        whole["id"] = whole["id"].partition("-")[0] + "-" + new_id
+        kind = bytes(whole["id"]).partition(b"-")[0].strip(b'"')
+        whole["id"] = Raw(_encode(f"{kind.decode()}-{new_id}"))
     if "created" in whole:
-        whole["created"] = created_s
+        whole["created"] = Raw(_encode(created_s))
     return _encode(whole)
-
-
-def _usage_fields(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
 
 
 def _event(chunk: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.openai.usage import Usage, UsageFields
+from gateway.openai.usage import Usage, UsageFields, estimated_tokens, usage_fields
 
 DONE = b"data: [DONE]\n\n"
 EVENT_LIMIT_BYTES = 8 * 1024 * 1024
@@ -71,6 +71,8 @@ class Chunk(msgspec.Struct):
     error: Any = None
 
 
+_OF_EVERY_CHUNK = ("id", "object", "created", "model", "system_fingerprint")
+
 _decode = msgspec.json.Decoder(Chunk).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -111,7 +113,8 @@ class StreamReceiver:
         keep_bytes: int,
         cost_usd: Callable[[Usage], float],
     ) -> None:
-        self._model = b'"model":' + _encode(model).replace(b"\\", b"\\\\")
+        self._model = b'"model":' + _encode(model)
+        self._their_model = b""  # as it stood in the chunk before
         self._choices = choices
         self._include_usage = include_usage
         self._token_ids = token_ids
@@ -122,7 +125,10 @@ class StreamReceiver:
     def begin(self) -> None:
         """Reset for an attempt; allowed while nothing was delivered."""
         self._splitter = Splitter()
-        self._finished: set[int] = set()
+        self._feeds = 0
+        self._finished: dict[int, int] = {}  # by which feed
+        self._bears_ids = False
+        self._characters: dict[int, int] = {}  # of choices, while they come without token ids
         self.done = False
         self._begun = False
         self._prompt_tokens: int | None = None
@@ -130,6 +136,7 @@ class StreamReceiver:
         self.delivered_tokens = 0
         self.finish_reasons: list[str] = []
         self.kept: list[bytes] | None = [] if self._keep_bytes else None
+        self._last = b"{}"
         self._kept_bytes = 0
 
     @property
@@ -143,12 +150,15 @@ class StreamReceiver:
             return self.final, False
         if not self.delivered_tokens:
             return Usage(), False
+        if not self._bears_ids and self.complete:  # counted as in a buffered answer, which must cost the same
+            return Usage(prompt_estimate, sum(map(estimated_tokens, self._characters.values()))), True
         if self._prompt_tokens is None:
             return Usage(prompt_estimate, self.delivered_tokens), True
         return Usage(self._prompt_tokens, self.delivered_tokens), False
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the upstream, give bytes for the client. Raises StreamBroken."""
+        self._feeds += 1
         events = self._splitter.feed(data)
         if len(events) == 1:
             return self._event(events[0])
@@ -164,6 +174,23 @@ class StreamReceiver:
         if not self.complete:
             raise StreamBroken("the stream ended before the answer was complete")
         return DONE
+
+    def stop(self, reason: str, usage: Usage) -> bytes:
+        """End the stream before what was fed last: ``length``, the reason, usage if wanted, ``[DONE]``."""
+        base = {name: raw for name, raw in _decode_fields(self._last).items() if name in _OF_EVERY_CHUNK}
+        chat = base.get("object") != Raw(b'"text_completion"')
+        piece: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        ends = [
+            {"index": index, **piece, "logprobs": None, "finish_reason": "length"}
+            for index in range(self._choices)
+            if self._finished.get(index, self._feeds) == self._feeds
+        ]
+        chunk = {**base, "choices": ends, "switchgear": {"stop_reason": reason}}
+        events = [_MODEL.sub(self._model, _encode(chunk), 1)]
+        if self._include_usage:
+            told = {**usage_fields(usage), "cost": self._cost_usd(usage)}
+            events.append(_MODEL.sub(self._model, _encode({**base, "choices": [], "usage": told}), 1))
+        return b"".join(b"data: " + event + b"\n\n" for event in events) + DONE
 
     def _event(self, event: bytes) -> bytes:
         """Hand on the data, whatever comment, ``event:`` or ``id:`` line it stands behind; or a comment.
@@ -189,15 +216,25 @@ class StreamReceiver:
         if chunk.error:
             raise StreamBroken(f"the server reported {_encode(chunk.error)[:300].decode(errors='replace')}")
         self._begun = True
+        self._last = payload
         self._note(chunk)
         if b'token_ids"' in payload and not self._token_ids:
             if b'"delta":{}' in payload and len(chunk.choices) == 1 and chunk.choices[0].hollow:
                 return b""
             payload = _TOKEN_IDS.sub(rb"\1null", payload)  # as vLLM says that there are none
-        payload = _MODEL.sub(self._model, payload, 1)
+        payload = self._renamed(payload)
         if b'"usage"' in payload:
             payload = self._with_usage(payload, chunk)
         return b"data: " + payload + b"\n\n" if payload else b""
+
+    def _renamed(self, payload: bytes) -> bytes:
+        """Give the payload with our name of the model; theirs is nearly always that of the chunk before."""
+        if not self._their_model or self._their_model not in payload:
+            found = _MODEL.search(payload)
+            if found is None:
+                return payload
+            self._their_model = found.group()
+        return payload.replace(self._their_model, self._model, 1)
 
     def _note(self, chunk: Chunk) -> None:
         if chunk.prompt_token_ids is not None:
@@ -206,8 +243,13 @@ class StreamReceiver:
             if choice.prompt_token_ids is not None:
                 self._prompt_tokens = max(self._prompt_tokens or 0, len(choice.prompt_token_ids))
             self.delivered_tokens += choice.tokens
+            if choice.token_ids is not None:
+                self._bears_ids = True
+            elif not self._bears_ids:
+                text = choice.delta.content if choice.delta is not None else choice.text
+                self._characters[choice.index] = self._characters.get(choice.index, 0) + len(text or "")
             if choice.finish_reason is not None:
-                self._finished.add(choice.index)
+                self._finished[choice.index] = self._feeds
                 self.finish_reasons.append(choice.finish_reason)
         if chunk.usage is not None:
             self.final = chunk.usage.usage()

@@ -5,10 +5,12 @@ member, known to OpenAI or not, reaches the upstream byte for byte.
 """
 
 import re
-from typing import Any, Literal
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from gateway.errors import InvalidRequest
 
@@ -35,6 +37,9 @@ class Common(msgspec.Struct, kw_only=True):
     n: int | None = None
     return_token_ids: bool | None = None
     priority: int | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
 
 
 class Message(msgspec.Struct):
@@ -66,6 +71,7 @@ class EmbeddingFields(msgspec.Struct, kw_only=True):
     input: str | list[Any]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
+    user: str | None = None
 
 
 AnyFields = ChatFields | CompletionFields | EmbeddingFields
@@ -86,12 +92,15 @@ EMBEDDINGS = Endpoint("/embeddings", "embedding", "embeddings", EmbeddingFields)
 
 
 class Inference(msgspec.Struct, kw_only=True):
-    """A parsed request: raw members, typed members, and what follows from them."""
+    """A parsed request: raw members, typed members, and what follows from them.
+
+    ``prompt_bytes`` is the size of what the model reads, the same for a streamed and a buffered request.
+    """
 
     endpoint: Endpoint
     fields: Fields
     typed: AnyFields
-    body_bytes: int
+    prompt_bytes: int
 
     @property
     def model(self) -> str:
@@ -110,6 +119,19 @@ class Inference(msgspec.Struct, kw_only=True):
         return isinstance(typed, Common) and bool(typed.stream_options and typed.stream_options.include_usage)
 
     @property
+    def end_user(self) -> str:
+        """Whom the client says it asks for; empty where it does not say."""
+        typed = self.typed
+        named = typed.safety_identifier if isinstance(typed, Common) else None
+        return named or typed.user or ""
+
+    @property
+    def metadata(self) -> str:
+        """The client's own labels as JSON text; empty where there are none. Raises InvalidRequest."""
+        raw = self.fields.get("metadata")
+        return "" if raw is None else _labels(raw)
+
+    @property
     def wants_token_ids(self) -> bool:
         """Whether the client asked for token ids."""
         return isinstance(self.typed, Common) and bool(self.typed.return_token_ids)
@@ -118,6 +140,26 @@ class Inference(msgspec.Struct, kw_only=True):
     def bears_token_ids(self) -> bool:
         """Whether token ids can be asked for unnoticed: with them, vLLM leaves an echoed prompt out."""
         return self.stream and not (isinstance(self.typed, CompletionFields) and self.typed.echo)
+
+    @property
+    def priority(self) -> int | None:
+        """The client's own order among its requests, smaller first."""
+        return self.typed.priority if isinstance(self.typed, Common) else None
+
+    @property
+    def service_tier(self) -> str | None:
+        """The tier of service that the client chose."""
+        return self.typed.service_tier if isinstance(self.typed, Common) else None
+
+    def prompt_and_salt(self, tenant: str) -> tuple[memoryview, bytes]:
+        """Give the prompt in raw JSON, and a salt of what else the engine's prefix cache depends on.
+
+        Tools stand before the messages in most templates. Two prompts share a beginning where their bytes do.
+        """
+        fields = self.fields
+        prompt = next(fields[name] for name in ("messages", "prompt", "input") if name in fields)
+        before = (bytes(fields[name]) for name in ("cache_salt", "tools") if name in fields)
+        return memoryview(prompt), b"\0".join((tenant.encode(), *before))
 
     @property
     def choices(self) -> int:
@@ -133,7 +175,7 @@ class Inference(msgspec.Struct, kw_only=True):
     @property
     def prompt_tokens_estimate(self) -> int:
         """Tokens of the prompt as estimated at admission; corrected by the upstream's usage."""
-        return 1 + self.body_bytes // BYTES_PER_TOKEN
+        return 1 + self.prompt_bytes // BYTES_PER_TOKEN
 
     @property
     def output_tokens_estimate(self) -> int:
@@ -146,6 +188,20 @@ class Inference(msgspec.Struct, kw_only=True):
             wanted = typed.max_completion_tokens
         return max(0, DEFAULT_OUTPUT_TOKENS if wanted is None else wanted) * max(1, typed.n or 1)
 
+    def most_output_tokens(self, context_tokens: int | None) -> int | None:
+        """The most tokens that an answer can have; None where neither request nor model says."""
+        typed = self.typed
+        if isinstance(typed, EmbeddingFields):
+            return 0
+        wanted = typed.max_tokens
+        if isinstance(typed, ChatFields) and typed.max_completion_tokens is not None:
+            wanted = typed.max_completion_tokens
+        if wanted is None or (context_tokens is not None and wanted > context_tokens):
+            wanted = context_tokens
+        return None if wanted is None else max(0, wanted) * self.choices
+
+
+_PROMPT = ("messages", "prompt", "input", "tools")
 
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_options = msgspec.json.Decoder(Fields | None).decode
@@ -153,6 +209,12 @@ _decoders = {
     endpoint.path: msgspec.json.Decoder(endpoint.fields).decode
     for endpoint in (CHAT, COMPLETIONS, EMBEDDINGS)
 }
+_decode_labels = msgspec.json.Decoder(
+    Annotated[
+        dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+    ]
+    | None
+).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -176,15 +238,41 @@ def parse(endpoint: Endpoint, body: bytes) -> Inference:
         raise InvalidRequest("The request body is nested too deeply.") from None
     if isinstance(typed, ChatFields) and not typed.messages:
         raise InvalidRequest("'messages' must have at least one message.", param="messages")
-    return Inference(endpoint=endpoint, fields=fields, typed=typed, body_bytes=len(body))
+    prompt_bytes = sum([len(fields[name]) for name in _PROMPT if name in fields])
+    return Inference(endpoint=endpoint, fields=fields, typed=typed, prompt_bytes=prompt_bytes)
 
 
-def upstream_body(request: Inference, upstream_model: str, *, token_ids: bool) -> bytes:
-    """Encode the body for an upstream: its own model name, and usage (and token ids) asked for in streams."""
+@lru_cache(1024)
+def cache_salt(tenant: str, own: bytes) -> Raw:
+    """Give the salt of a tenant's prefix cache, mixed with the client's own one in raw JSON."""
+    return Raw(b'"%s"' % blake2b(own, key=blake2b(tenant.encode()).digest()).hexdigest()[:32].encode())
+
+
+def upstream_body(
+    request: Inference,
+    upstream_model: str,
+    *,
+    token_ids: bool,
+    priority: int | None = None,
+    tenant: str | None = None,
+) -> bytes:
+    """Encode the body for an upstream: its own model name, and usage (and token ids) asked for in streams.
+
+    ``priority`` is for an engine that takes one; None leaves the client's, where it does not push forward.
+    ``tenant`` is for an engine whose prefix cache can be salted by it.
+    """
     fields = dict(request.fields)
     fields["model"] = Raw(_encode(upstream_model))
-    if isinstance(request.typed, Common) and (request.typed.priority or 0) < 0:
-        fields["priority"] = Raw(b"0")  # smaller goes first: a client may step back, never push forward
+    if priority is not None:
+        fields["priority"] = Raw(b"%d" % priority)
+    elif (request.priority or 0) < 0:
+        fields["priority"] = Raw(b"0")  # smaller goes first
+    if tenant is not None:
+        own = bytes(fields.get("cache_salt", b"null"))
+        if own == b"null" or (
+            own.startswith(b'"') and own != b'""'
+        ):  # what is no salt is the engine's to refuse
+            fields["cache_salt"] = cache_salt(tenant, own)
     if request.stream:
         options = _decode_options(fields["stream_options"]) if "stream_options" in fields else None
         fields["stream_options"] = Raw(_encode({**(options or {}), "include_usage": Raw(b"true")}))
@@ -205,6 +293,22 @@ def canonical(request: Inference) -> bytes:
         return msgspec.json.encode([request.endpoint.path, content], order="deterministic")
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
+
+
+def _labels(raw: Raw) -> str:
+    """Check a request's metadata as OpenAI does, and write it without what SQL cannot keep."""
+    try:
+        labels = _decode_labels(raw)
+    except (msgspec.DecodeError, RecursionError):
+        labels = None
+    if labels is None and bytes(raw) != b"null":
+        raise InvalidRequest(
+            "'metadata' must be an object of at most 16 strings, keys up to 64, values up to 512 characters.",
+            param="metadata",
+        )
+    if not labels:
+        return ""
+    return _encode({name.replace("\0", ""): text.replace("\0", "") for name, text in labels.items()}).decode()
 
 
 def _value(raw: Raw) -> Any:

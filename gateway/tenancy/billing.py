@@ -8,60 +8,166 @@ import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
-from gateway.errors import InsufficientQuota, InternalError, NotRecordable, RateLimited
-from gateway.openai.usage import Usage
-from gateway.state.limits import Ask, Left, Limits, Verdict
+import msgspec
+
+from gateway.errors import ModelNotPriced, NotRecordable
+from gateway.openai.usage import MAX_TOKENS, Usage
+from gateway.state.limits import Ask, Bound, Limits, Verdict
+from gateway.tenancy import accounts
 from gateway.tenancy.journal import Accepted, Entry, Journal, JournalError, Progress, Segment
 from gateway.tenancy.keys import Key
-from gateway.tenancy.pricing import NANO, Price, Source, amount_nanousd
+from gateway.tenancy.prices import PriceTable
+from gateway.tenancy.pricing import (
+    NANO,
+    UNPRICED,
+    Price,
+    Service,
+    Source,
+    amount_nanousd,
+    ceiling_nanousd,
+    covered_tokens,
+)
+from gateway.tenancy.refusals import refused
 
 log = logging.getLogger("switchgear.billing")
 
 PROGRESS_TOKENS = 32
 PROGRESS_S = 1.0
 
-Status = Literal["ok", "error", "cancelled"]
+# A stream reserves its prompt and so many tokens, and as many again before they are used up; where there is
+# no room for a whole step, less.
+STEP_TOKENS = 256
+AHEAD_TOKENS = 64
+STEPS_TOKENS = (STEP_TOKENS, 128, 64, 32, 16, 8, 4, 2, 1, 0)
+UNKNOWN_OUTPUT_TOKENS = 4096  # of a buffered answer that nothing limits
+
+Status = Literal["ok", "stopped", "error", "cancelled"]
+
+
+class Serving(Protocol):
+    """What the attempts tell of an answer while it comes: the replicas, and whether the last one is spot."""
+
+    tried: list[str]
+    spot: bool
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One request as the books see it: who asks, for what, and the models that may answer.
+
+    ``models`` are the tiers, cheapest first, ``fallback`` may answer too. Tokens are estimates, and the most
+    that can come (of output None where nothing says). ``end_user`` is a hash, ``metadata`` JSON text; both
+    are empty where there is none.
+    """
+
+    request_id: str
+    key: Key
+    route: str
+    models: tuple[str, ...]
+    fallback: tuple[str, ...] = ()
+    prompt_tokens: int
+    most_prompt_tokens: int
+    output_tokens: int
+    most_output_tokens: int | None = None
+    streamed: bool = False
+    operation: str = ""
+    end_user: str = ""
+    metadata: str = ""
+    batch: bool = False
 
 
 class Charge:
     """What one request costs, from its admission on."""
 
-    def __init__(
-        self, billing: "Billing", request_id: str, key: Key, route: str, ask: Ask, prices: list[Price]
-    ) -> None:
+    def __init__(self, billing: "Billing", order: Order, ask: Ask, largest: Price) -> None:
         self._billing = billing
-        self.request_id = request_id
-        self.key = key
-        self.route = route
-        self._ask = ask
-        self.price = prices[-1]  # until a model is chosen: the dearest may come
+        self.order = order
+        self.request_id = order.request_id
+        self.key = order.key
+        self.ask = ask
+        self.reserved_nanousd = ask.cost_nanousd
+        self.price = self._largest = largest
         self.source: Source = "upstream"
+        self.serving: Serving | None = None
         self.usage = Usage()
         self.estimated = False
-        self.streamed = False
-        self.replicas: list[str] = []
+        self.stopped = False
         self.verdict = Verdict()
-        self.ts = 0.0
+        self.ts = billing.now()
         self.segment: Segment
         self._noted_tokens = 0
         self._noted_s = 0.0
+        self._short = False  # there was no room for a whole step
+        # Up to so many output tokens the reservation needs no look; a stream's first token is looked at.
+        self.covered_tokens = 0 if order.streamed and ask.cost_nanousd else MAX_TOKENS
+
+    @property
+    def replicas(self) -> list[str]:
+        """The replicas that were tried."""
+        return self.serving.tried if self.serving is not None else []
+
+    @property
+    def service(self) -> Service:
+        """What the answer is a discount for."""
+        if self.order.batch:
+            return "batch"
+        return "spot" if self.serving is not None and self.serving.spot else "standard"
+
+    async def extend(self, usage: Usage) -> bool:
+        """Make the reservation cover a stream's next step, or what there is room for.
+
+        False where it does not even cover ``usage``: what brought the stream there must not be delivered.
+        """
+        have, most = usage.completion_tokens, self.order.most_output_tokens or MAX_TOKENS
+        covered = covered_tokens(self.price, self.reserved_nanousd, usage.prompt_tokens)
+        if covered < min(have + AHEAD_TOKENS, most) and not (self._short and covered >= have):
+            covered = await self._reserve_more(usage, most, covered)
+        if covered < have:
+            self.stopped = True
+        # A look in time while there is room to grow, at the very end of it otherwise.
+        self.covered_tokens = covered if self._short or covered >= most else max(have, covered - AHEAD_TOKENS)
+        return not self.stopped
+
+    async def _reserve_more(self, usage: Usage, most: int, covered: int) -> int:
+        """Reserve a step, or a smaller one where there is no room; gives the output tokens covered then."""
+        for step in STEPS_TOKENS[4:] if self._short else STEPS_TOKENS:
+            output_tokens = min(usage.completion_tokens + step, max(most, usage.completion_tokens))
+            if output_tokens <= covered:
+                break
+            wanted = ceiling_nanousd(self.price, usage.prompt_tokens, output_tokens)
+            if await self._billing.extend(self, wanted):
+                self._short = step < STEP_TOKENS
+                return output_tokens
+        self._short = True
+        return covered
+
+    def answered_by(self, model: str) -> None:
+        """Note which model answers: its price counts from now on."""
+        self.price = self._billing.prices.find(model, self.key.org, self.ts)
 
     @property
     def cost_usd(self) -> float:
         """The cost of the usage so far."""
-        return amount_nanousd(self.price, self.usage, self.source) / NANO
+        return self.cost_of(self.usage)
 
     def cost_of(self, usage: Usage) -> float:
         """The cost of a usage, in USD."""
-        return amount_nanousd(self.price, usage, self.source) / NANO
+        return self.amount_nanousd(usage) / NANO
+
+    def amount_nanousd(self, usage: Usage) -> int:
+        """The cost of a usage."""
+        return amount_nanousd(self.price, usage, self.source, self.service)
+
+    def baseline_nanousd(self, usage: Usage) -> int:
+        """What the usage would have cost on the largest tier, without routing and cache."""
+        return amount_nanousd(self._largest, usage, "upstream", self.service)
 
     def progress(self, usage: Usage, estimated: bool) -> None:
         """Note what was delivered; of a stream, it goes into the journal now and then."""
         self.usage = usage
         self.estimated = estimated
-        if not self.streamed:
+        if not self.order.streamed:
             return
         now_s = self._billing.now()
         if (
@@ -77,8 +183,12 @@ class Charge:
             self.price.version,
             usage.prompt_tokens,
             usage.completion_tokens,
-            amount_nanousd(self.price, usage, self.source),
+            self.amount_nanousd(usage),
             self.replicas[-1] if self.replicas else "",
+            usage.cached_tokens,
+            usage.reasoning_tokens,
+            self.baseline_nanousd(usage),
+            self.service,
         )
         try:
             self._billing.journal.append(line)
@@ -93,7 +203,7 @@ class Charge:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status: Status = "ok"
+        status: Status = "stopped" if self.stopped else "ok"
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             status = "cancelled"
         elif error is not None:
@@ -104,40 +214,43 @@ class Charge:
 class Billing:
     """Admits and settles; ``now`` gives seconds since the epoch."""
 
-    def __init__(self, journal: Journal, limits: Limits, now: Callable[[], float]) -> None:
+    def __init__(
+        self, journal: Journal, limits: Limits, prices: PriceTable, now: Callable[[], float]
+    ) -> None:
         self.journal = journal
+        self.prices = prices
+        self.refuse_unpriced = False
         self.now = now
         self._limits = limits
 
-    def charge(
-        self, request_id: str, key: Key, route: str, prices: list[Price], tokens: tuple[int, int]
-    ) -> Charge:
+    def charge(self, order: Order) -> Charge:
         """Prepare a charge; entering it admits the request.
 
-        ``prices`` are those of the models that may answer, cheapest first; ``tokens`` are the estimates of
-        prompt and output. Entering raises RateLimited or InsufficientQuota.
+        Raises ModelNotPriced; entering raises RateLimited, InsufficientQuota or NotRecordable.
         """
-        estimate = Usage(prompt_tokens=tokens[0], completion_tokens=tokens[1])
+        key, now_s = order.key, self.now()
+        prices = [self.prices.find(name, key.org, now_s) for name in (*order.models, *order.fallback)]
+        if self.refuse_unpriced:
+            _refuse_unpriced(prices)
+        bounds = key.bounds
+        if key.end_user is not None and order.end_user:
+            bounds = (*bounds, _of_end_user(key, order.end_user))
+        limited = any(bound.credit or bound.budget_nanousd is not None for bound in bounds)
         ask = Ask(
-            key_id=key.id,
-            tokens=tokens[0] + tokens[1],
-            cost_nanousd=max(amount_nanousd(price, estimate, "upstream") for price in prices),
-            rpm=key.rpm,
-            tpm=key.tpm,
-            concurrency=key.concurrency,
-            credit_nanousd=None if key.prepaid_nanousd is None else key.prepaid_nanousd - key.floor_nanousd,
-            budget_nanousd=key.budget_nanousd,
+            bounds=bounds,
+            tokens=order.prompt_tokens + order.output_tokens,
+            cost_nanousd=_reservation(order, prices) if limited else 0,
         )
-        return Charge(self, request_id, key, route, ask, prices)
+        return Charge(self, order, ask, prices[len(order.models) - 1])
 
     async def admit(self, charge: Charge) -> None:
         """Take what the request needs and write the journal's first line."""
-        charge.ts = self.now()
-        verdict = await self._limits.take(charge._ask, charge.ts)
-        if verdict.short is not None:
-            raise _refused(verdict)
-        charge.verdict = verdict
-        key = charge.key
+        if charge.ask.bounds:
+            verdict = await self._limits.take(charge.ask, charge.ts)
+            if verdict.short is not None:
+                raise refused(verdict)
+            charge.verdict = verdict
+        key, order = charge.key, charge.order
         try:
             segment = self.journal.append(
                 Accepted(
@@ -147,11 +260,14 @@ class Billing:
                     key.project,
                     key.id,
                     charge.price.model,
-                    charge.route,
+                    order.route,
+                    order.operation,
+                    order.end_user,
+                    order.metadata,
                 )
             )
         except JournalError as error:
-            self._limits.settle(charge._ask, 0, 0, charge.ts)
+            self._release(charge, 0, 0)
             log.error("request %s is refused: %s", charge.request_id, error)
             raise NotRecordable(
                 "The gateway cannot record usage at the moment.", retry_after_s=10.0
@@ -159,12 +275,20 @@ class Billing:
         segment.open_requests += 1
         charge.segment = segment
 
+    async def extend(self, charge: Charge, wanted_nanousd: int) -> bool:
+        """Bring the reservation of a running request to an amount; False where there is no room for it."""
+        more = wanted_nanousd - charge.reserved_nanousd
+        if not await self._limits.extend(charge.ask, more, self.now()):
+            return False
+        charge.reserved_nanousd = wanted_nanousd
+        return True
+
     def settle(self, charge: Charge, status: Status) -> None:
         """Give back the reservation and write the journal's last line."""
-        usage, key = charge.usage, charge.key
-        amount = amount_nanousd(charge.price, usage, charge.source)
+        usage, key, order = charge.usage, charge.key, charge.order
+        amount = charge.amount_nanousd(usage)
         tokens = usage.prompt_tokens + usage.completion_tokens
-        self._limits.settle(charge._ask, tokens, amount, self.now())
+        self._release(charge, tokens, amount)
         entry = Entry(
             charge.request_id,
             charge.ts,
@@ -172,7 +296,7 @@ class Billing:
             key.project,
             key.id,
             charge.price.model,
-            charge.route,
+            order.route,
             status,
             usage.prompt_tokens,
             usage.cached_tokens,
@@ -183,58 +307,56 @@ class Billing:
             len(charge.replicas),
             ",".join(charge.replicas),
             charge.estimated,
+            usage.reasoning_tokens,
+            charge.baseline_nanousd(usage),
+            charge.service,
+            order.operation,
+            order.end_user,
+            order.metadata,
         )
         try:
             self.journal.append(entry)
         except JournalError as error:
-            # Its segment stays open, so that the next start settles it by its last progress line.
-            log.error("request %s is not settled: %s", charge.request_id, error)
+            # Its segment stays open: a crash settles it by its last progress line, else it is written later.
+            log.error("request %s is not settled yet: %s", charge.request_id, error)
+            self.journal.owe(entry, charge.segment)
             return
         charge.segment.open_requests -= 1
 
-
-def rate_headers(verdict: Verdict) -> list[tuple[bytes, bytes]]:
-    """Give OpenAI's rate-limit headers for the rates that are configured."""
-    headers: list[tuple[bytes, bytes]] = []
-    for name, left in ((b"requests", verdict.requests), (b"tokens", verdict.tokens)):
-        if left is not None:
-            headers += _headers(name, left)
-    return headers
+    def _release(self, charge: Charge, tokens: int, amount: int) -> None:
+        if charge.ask.bounds:
+            self._limits.settle(charge.ask, charge.reserved_nanousd, tokens, amount, self.now())
 
 
-def _headers(name: bytes, left: Left) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"x-ratelimit-limit-" + name, str(left.limit).encode()),
-        (b"x-ratelimit-remaining-" + name, str(left.remaining).encode()),
-        (b"x-ratelimit-reset-" + name, _duration(left.reset_s)),
-    ]
+def _reservation(order: Order, prices: list[Price]) -> int:
+    """Give what is reserved at admission: a stream's first step, the most that a buffered answer costs."""
+    most = order.most_output_tokens
+    if order.streamed:
+        prompt_tokens = order.prompt_tokens
+        output_tokens = STEP_TOKENS if most is None else min(STEP_TOKENS, most)
+    else:
+        prompt_tokens = order.most_prompt_tokens
+        output_tokens = UNKNOWN_OUTPUT_TOKENS if most is None else most
+    return max(ceiling_nanousd(price, prompt_tokens, output_tokens) for price in prices)
 
 
-def _duration(seconds: float) -> bytes:
-    """Write a duration as OpenAI does: ``12ms``, ``6.5s``, ``1m30s``."""
-    if seconds < 1:
-        return f"{round(seconds * 1000)}ms".encode()
-    minutes, rest = divmod(round(seconds), 60)
-    return (f"{minutes}m{rest}s" if minutes else f"{round(seconds, 3):g}s").encode()
+def _of_end_user(key: Key, end_user: str) -> Bound:
+    """Give the limits that bind every end user of a key, for one of them."""
+    rates = key.end_user
+    assert rates is not None
+    return Bound(
+        account=accounts.user(key.org, key.project, end_user),
+        rpm=rates.rpm,
+        tpm=rates.tpm,
+        rpd=rates.rpd,
+        tpd=rates.tpd,
+        concurrency=rates.concurrency,
+        budget_nanousd=rates.budget_nanousd,
+        budget_period=rates.budget_period,
+    )
 
 
-def _refused(verdict: Verdict) -> RateLimited | InsufficientQuota | InternalError:
-    match verdict.short:
-        case "requests" | "tokens" as what:
-            left = verdict.requests if what == "requests" else verdict.tokens
-            limit = left.limit if left is not None else 0
-            error = RateLimited(
-                f"Rate limit reached: {limit} {what} per minute. Try again in {verdict.retry_after_s:.1f} s.",
-                retry_after_s=verdict.retry_after_s,
-            )
-            error.headers = rate_headers(verdict)
-            error.type = what  # type: ignore[misc]  # OpenAI names the exhausted rate as the type
-            return error
-        case "concurrency":
-            return RateLimited("Too many requests of this key at once.", retry_after_s=verdict.retry_after_s)
-        case "credit":
-            return InsufficientQuota("You have no credit left for this request; top up to go on.")
-        case "budget":
-            return InsufficientQuota("The budget of this key for this month does not cover this request.")
-        case _:
-            return InternalError("The request was refused.")
+def _refuse_unpriced(prices: list[Price]) -> None:
+    for price in prices:
+        if price.version == UNPRICED:
+            raise ModelNotPriced(f"The model {price.model!r} has no price; the operator must give it one.")

@@ -1,133 +1,218 @@
-"""The control plane of tenancy: opens the database, imports keys and prices, carries the journal into SQL.
+"""The control plane of tenancy: opens the database, imports the file, carries the journal, says what is left.
 
-Everything blocking runs in one thread. While the database is away the known keys are served from memory (at
-start: from the snapshot on disk), usage stays in the journal, and the part is named in ``errors``.
+Everything blocking runs in one thread, but for the proof of the books, which only reads. While the database
+is away the known keys are served from memory (at start: from the snapshots on disk), usage stays in the
+journal, and the part is named in ``errors``.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.settings import Settings
-from gateway.state.limits import MemoryLimits
-from gateway.tenancy import keys, ledger
-from gateway.tenancy.journal import Journal
-from gateway.tenancy.pricing import Price, price_of_model
+from gateway.state.limits import Limits
+from gateway.tenancy import accounts, changes, key_store, keys, ledger, prices, standings, transfers
+from gateway.tenancy.carrier import Carrier, recover
+from gateway.tenancy.directory import Directory
+from gateway.tenancy.journal import Journal, prune
+from gateway.tenancy.prices import PriceTable
+from gateway.tenancy.pricing import price_of_model
+from gateway.tenancy.reconcile import Report, reconcile
 
 log = logging.getLogger("switchgear.books")
 
 T = TypeVar("T")
 
+ORPHANS_EVERY_S = 5.0
+PROOF_DAYS = 2
+
 
 class Books:
-    """Keys, prices and ledger of one process; ``errors`` says what does not work, by part."""
+    """Keys, prices and ledger of one process; ``errors`` says what does not work, by part.
+
+    ``gap_nanousd`` is by how much the books differed at the last proof, None before the first one.
+    """
 
     def __init__(
         self,
         settings: Settings,
         journal: Journal,
-        table: keys.KeyTable,
-        limits: MemoryLimits,
+        directory: Directory,
+        limits: Limits,
+        price_table: PriceTable,
         *,
         wall: Callable[[], float],
         environ: Mapping[str, str],
     ) -> None:
         self.settings = settings
         self.errors: dict[str, str] = {}
-        self._engine = database.connect(settings.database.url)
+        self.engine = database.connect(settings.database.url)
+        self.gap_nanousd: int | None = None
         self._journal = journal
-        self._carrier = ledger.Carrier(self._engine, journal)
-        self._table = table
+        self._carrier = Carrier(self.engine, journal)
+        self._directory = directory
         self._limits = limits
-        self._snapshot = Path(settings.server.state_dir) / "keys.json"
-        self._known: list[keys.Key] = []
+        self._prices = price_table
+        self._price_snapshot = Path(settings.server.state_dir) / "prices.json"
+        self._standing_snapshot = Path(settings.server.state_dir) / "standings.json"
         self._wall = wall
         self._environ = environ
-        self._started_s = wall()
-        self._month = _month(self._started_s)
-        self._spent: dict[str, tuple[int, int]] = {}  # per key before this process: ever, this month
+        self._booked: object = None  # the generation of the limits that was booked last
         self._imported: Settings | None = None
         self._opened = False
+        self._looked_for_orphans_s = -math.inf
+        self._loop: asyncio.AbstractEventLoop
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="books")
 
     async def open(self) -> None:
         """Serve the known keys, then those of the database if it is there."""
-        own = keys.bootstrap(self.settings.keys, self._environ)
-        self._publish(_merged(keys.read_snapshot(self._snapshot), own))
+        self._loop = asyncio.get_running_loop()
+        self._directory.prepare = self._prepare
+        self._put_in_force(prices.read_snapshot(self._price_snapshot))
+        self._directory.start(keys.bootstrap(self.settings.keys, self._environ))
+        self._limits.book(standings.read_snapshot(self._standing_snapshot, self._declared()), self._wall())
         with contextlib.suppress(SQLAlchemyError, database.DatabaseError):
             await self.refresh_keys()
 
+    def adopt(self, settings: Settings) -> None:
+        """Put the prices of a new file in force at once; SQL learns them and the keys at the next refresh."""
+        self.settings = settings
+        self._put_in_force(self._prices.rows)
+
     async def refresh_keys(self) -> None:
-        """Read the keys again; opens, migrates and imports where that has not been done yet."""
-        found = await self._run("database", self._read_keys)
-        self._publish(found)
-        while self._spent:
-            key_id, (ever, month) = self._spent.popitem()
-            self._limits.book(key_id, spent_nanousd=ever, spent_month_nanousd=month)
+        """Read keys, prices and balances again where they changed; opens and imports first where needed."""
+        await self._run("database", self._read)
+        generation = self._limits.generation
+        if generation != self._booked:
+            now_s = self._wall()
+            self._limits.book(await self._run("database", lambda: self._standings(now_s)), now_s)
+            self._booked = generation
 
     async def carry(self) -> None:
-        """Carry new journal lines into SQL; begins the budgets of a new month."""
-        month = _month(self._wall())
-        if month != self._month:
-            self._month = month
-            self._limits.new_month()
+        """Carry new journal lines into SQL."""
+        self._journal.pay()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.sync)
         if self._opened:
-            await self._run("database", self._carrier.step)
+            await self._run("database", self._carry)
+
+    async def prove(self) -> None:
+        """Hold the books of the last days against each other, and put old journals away for good."""
+        if self._opened:
+            report = await asyncio.to_thread(self._reconcile)
+            self.gap_nanousd = report.gap_nanousd
+            if not report.well:
+                log.error(
+                    "the books do not agree: %d nano-dollars; see 'switchgear ledger reconcile'",
+                    report.gap_nanousd,
+                )
+
+    async def expire(self) -> None:
+        """Take back what is left of grants that have expired; keep what is known for a start without SQL."""
+        if self._opened:
+            await self._run("database", self._expire)
+            await self._run("database", lambda: self._standings(self._wall()))
 
     async def close(self) -> None:
         """Carry what is left and close; the journal stays on disk where it could not be carried."""
         settled = False
+        self._journal.pay()
         with contextlib.suppress(SQLAlchemyError, database.DatabaseError, OSError):
             if self._opened:
-                await self._run("database", self._carrier.step)
+                await self._run("database", lambda: self._standings(self._wall()))
                 settled = self._carrier.caught_up()
         self._journal.close(settled=settled)
         self._thread.shutdown(wait=True)
-        self._engine.dispose()
+        self.engine.dispose()
 
-    def _read_keys(self) -> list[keys.Key]:
+    def _put_in_force(self, known: Sequence[prices.Row]) -> None:
+        """Use a price book, and what the file says beyond it until that is imported."""
+        found = [price_of_model(model) for model in self.settings.models]
+        self._prices.replace((*known, *prices.imported(known, found, self._wall())))
+
+    def _read(self) -> None:
+        """Read what has changed."""
         if not self._opened:
-            self._open_database()
+            database.migrate(self.engine)
+            self._recover()
+            self._opened = True
         if self._imported is not self.settings:
             self._import(self.settings)
-        return keys.load(self._engine)
+        self._carrier.step()  # what this process has settled must be in the balances that are read
+        self._directory.refresh(self.engine)
 
-    def _open_database(self) -> None:
-        database.migrate(self._engine)
-        journal_dir = self._journal.segments()[0].path.parent
-        own = {segment.path for segment in self._journal.segments()}
-        recovered = ledger.recover(self._engine, journal_dir, own)
-        if recovered:
-            log.warning("settled %d requests that an earlier process left behind", recovered)
-        before = ledger.spent_by_key(self._engine, 0.0, self._started_s)
-        month = ledger.spent_by_key(self._engine, _month_start_s(self._started_s), self._started_s)
-        self._spent = {key_id: (spent, month.get(key_id, 0)) for key_id, spent in before.items()}
-        self._opened = True
+    def _prepare(self, connection: sa.Connection, found: list[keys.Key]) -> None:
+        """Put prices and balances in force before the keys that came with them; in any thread."""
+        rows = prices.load(connection)
+        self._put_in_force(rows)
+        now_s = self._wall()
+        standing = standings.read(connection, found, now_s)
+        self._loop.call_soon_threadsafe(self._limits.book, standing, now_s)
+        with contextlib.suppress(OSError):
+            prices.write_snapshot(self._price_snapshot, rows)
+            standings.write_snapshot(self._standing_snapshot, standing)
 
     def _import(self, settings: Settings) -> None:
         now_s = self._wall()
-        for key in keys.bootstrap(settings.keys, self._environ):
-            keys.save(self._engine, key, "file", now_s)
-        save_prices(self._engine, [price_of_model(model) for model in settings.models], now_s)
+        key_store.import_file(self.engine, keys.bootstrap(settings.keys, self._environ), now_s)
+        with self.engine.begin() as connection:
+            new = prices.import_file(connection, [price_of_model(model) for model in settings.models], now_s)
+            for record in key_store.all_keys(connection):
+                if record.prepaid_nanousd is not None:
+                    new |= transfers.set_declared(connection, transfers.declared(record, now_s)) is not None
+            if new:
+                changes.bump(connection)
         self._imported = settings
 
-    def _publish(self, found: list[keys.Key]) -> None:
-        if found != self._known:
-            self._known = found
-            self._table.replace(found)
-            with contextlib.suppress(OSError):
-                keys.write_snapshot(self._snapshot, found)
+    def _declared(self) -> dict[str, int]:
+        """Give the credit that the file grants, by account."""
+        found = keys.bootstrap(self.settings.keys, self._environ)
+        return {accounts.key(one.id): one.prepaid_nanousd for one in found if one.prepaid_nanousd is not None}
+
+    def _standings(self, now_s: float) -> standings.Standings:
+        """Read what every account has spent; what this process has settled is carried before."""
+        self._carrier.step()
+        with self.engine.connect() as connection:
+            found = standings.read(connection, self._directory.keys(), now_s)
+        with contextlib.suppress(OSError):
+            standings.write_snapshot(self._standing_snapshot, found)
+        return found
+
+    def _carry(self) -> None:
+        self._carrier.step()
+        if not 0 <= self._wall() - self._looked_for_orphans_s < ORPHANS_EVERY_S:
+            self._recover()
+
+    def _recover(self) -> None:
+        own = {segment.path for segment in self._journal.segments()}
+        recovered = recover(self.engine, self._journal.directory, own, self._journal.kept)
+        if recovered:
+            log.warning("settled %d requests that another process left behind", recovered)
+        self._looked_for_orphans_s = self._wall()
+
+    def _expire(self) -> None:
+        with self.engine.begin() as connection:
+            if transfers.expire(connection, self._wall()):
+                changes.bump(connection)
+
+    def _reconcile(self) -> Report:
+        kept = self._journal.kept
+        assert kept is not None
+        billing, now_s = self.settings.billing, self._wall()
+        prune(
+            kept,
+            older_than_s=now_s - billing.keep_journal_days * ledger.DAY_S,
+            over_bytes=billing.keep_journal_bytes,
+        )
+        return reconcile(self.engine, self._journal.directory, kept, now_s - PROOF_DAYS * ledger.DAY_S)
 
     async def _run(self, part: str, work: Callable[[], T]) -> T:
         """Run blocking work in the thread; keep track of whether the part works."""
@@ -138,39 +223,3 @@ class Books:
             raise
         self.errors.pop(part, None)
         return result
-
-
-def save_prices(engine: sa.Engine, found: list[Price], now_s: float) -> None:
-    """Keep the price versions that are new."""
-    with engine.begin() as connection:
-        known = set(connection.execute(sa.select(database.prices.c.version)).scalars())
-        new = {
-            price.version: price
-            for price in found
-            if price.version not in known and price.version != "unpriced"
-        }
-        if new:
-            rows = [
-                {field: getattr(price, field) for field in Price.__struct_fields__} | {"created_s": now_s}
-                for price in new.values()
-            ]
-            connection.execute(sa.insert(database.prices), rows)
-
-
-def _merged(known: list[keys.Key], own: list[keys.Key]) -> list[keys.Key]:
-    """Give the known keys and those of the file, whose limits count; a revoked key stays revoked."""
-    by_hash = {key.sha256: key for key in known}
-    for key in own:
-        before = by_hash.get(key.sha256, key)
-        by_hash[key.sha256] = msgspec.structs.replace(key, id=before.id, revoked_s=before.revoked_s)
-    return list(by_hash.values())
-
-
-def _month(wall_s: float) -> tuple[int, int]:
-    moment = datetime.fromtimestamp(wall_s, UTC)
-    return moment.year, moment.month
-
-
-def _month_start_s(wall_s: float) -> float:
-    year, month = _month(wall_s)
-    return datetime(year, month, 1, tzinfo=UTC).timestamp()

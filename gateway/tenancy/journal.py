@@ -4,7 +4,8 @@ One append-only file per gateway process and segment. Lines are JSON arrays: ``a
 request is dispatched), ``progress`` (tokens delivered so far), ``settled`` (the ledger row). A line reaches
 the kernel before ``append`` returns, so that ``kill -9`` loses none; ``sync`` makes it survive a power cut.
 The file is the queue towards SQL: nothing waits in memory. A process holds a lock on its segments; a segment
-without a lock belongs to a process that is gone, and the next one to start recovers it.
+without a lock belongs to a process that is gone, and another one recovers it. Fields are only ever added at
+the end of a line, with a default, so that an upgraded gateway reads what an older one has left.
 """
 
 import contextlib
@@ -28,6 +29,9 @@ class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="a"):
     key_id: str
     model: str
     route: str
+    operation: str = ""
+    end_user: str = ""
+    metadata: str = ""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="p"):
@@ -40,6 +44,10 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     completion_tokens: int
     amount_nanousd: int
     replica: str
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    baseline_nanousd: int = 0
+    service: str = "standard"
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, tag="s"):
@@ -62,6 +70,12 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     attempts: int
     replicas: str
     estimated: bool
+    reasoning_tokens: int = 0
+    baseline_nanousd: int = 0
+    service: str = "standard"
+    operation: str = ""
+    end_user: str = ""
+    metadata: str = ""
 
 
 Line = Accepted | Progress | Entry
@@ -87,10 +101,11 @@ class Segment:
 
 
 class Journal:
-    """The segments of this process."""
+    """The segments of this process; carried ones move to ``kept``, or are deleted where that is None."""
 
-    def __init__(self, directory: Path, name: str) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, name: str, kept: Path | None = None) -> None:
+        self.directory = directory
+        self.kept = kept
         self._name = name
         self._number = 0
         try:
@@ -99,6 +114,23 @@ class Journal:
         except OSError as error:
             raise JournalError(f"cannot write the usage journal in {directory}: {error.strerror}") from error
         self._full: list[Segment] = []
+        self._owed: list[tuple[Entry, Segment]] = []  # as many as ran when the disk was full: no more come in
+
+    def owe(self, entry: Entry, segment: Segment) -> None:
+        """Remember a settlement that could not be written, of a request that ``segment`` accepted."""
+        self._owed.append((entry, segment))
+
+    def pay(self) -> int:
+        """Write what is owed, from the loop's thread as ``append``; gives how many still are."""
+        while self._owed:
+            entry, segment = self._owed[0]
+            try:
+                self.append(entry)
+            except JournalError:
+                break
+            segment.open_requests -= 1
+            del self._owed[0]
+        return len(self._owed)
 
     def append(self, line: Line) -> Segment:
         """Write one line; gives the segment it is in. Raises JournalError where the disk does not take it."""
@@ -127,9 +159,9 @@ class Journal:
         return [*self._full, self._segment]
 
     def drop(self, segment: Segment) -> None:
-        """Delete a full segment whose requests are all settled and in SQL."""
+        """Put away a full segment whose requests are all settled and in SQL."""
         self._full.remove(segment)
-        segment.path.unlink(missing_ok=True)
+        keep(segment.path, self.kept)
         os.close(segment.fd)
 
     def sync(self) -> None:
@@ -143,12 +175,31 @@ class Journal:
         """Close the files; ``settled`` says that everything in them is in SQL, so that they may go."""
         for segment in self.segments():
             if settled:
-                segment.path.unlink(missing_ok=True)
+                keep(segment.path, self.kept)
             os.close(segment.fd)
 
     def _next_segment(self) -> Segment:
         self._number += 1
-        return Segment(self._directory / f"{self._name}-{self._number:06d}.jsonl")
+        return Segment(self.directory / f"{self._name}-{self._number:06d}.jsonl")
+
+
+def keep(path: Path, kept: Path | None) -> None:
+    """Put a carried segment away, for the ledger to be held against; one that cannot be kept is deleted."""
+    if kept is not None:
+        with contextlib.suppress(OSError):
+            kept.mkdir(mode=0o700, exist_ok=True)
+            path.replace(kept / path.name)
+    path.unlink(missing_ok=True)
+
+
+def prune(kept: Path, *, older_than_s: float, over_bytes: int) -> None:
+    """Delete kept segments from before a moment, and the oldest that are over a size in all."""
+    total_bytes = 0
+    for path in sorted(kept.glob("*.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True):
+        state = path.stat()
+        total_bytes += state.st_size
+        if state.st_mtime < older_than_s or total_bytes > over_bytes:
+            path.unlink(missing_ok=True)
 
 
 def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[Line, int]]:

@@ -1,28 +1,35 @@
 """API keys: 256 random bits, shown once, kept as a hash; and the table that requests are checked against.
 
-The table lives in memory and is replaced as a whole, from SQL, every second, so that a revocation holds
-within two seconds in every gateway process. A snapshot on disk (hashes only) lets a gateway start while the
-database is away.
+A ``KeyRecord`` is what is kept of a key; a ``Key`` is what the way of a request sees of it, with the terms of
+its organisation and project worked in. The table lives in memory and is replaced as a whole.
 """
 
 import hashlib
-import os
 import secrets
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from typing import Literal
 
 import msgspec
-import sqlalchemy as sa
 
-from gateway.database import api_keys, organisations, projects
-from gateway.settings import KeySettings
+from gateway.settings import Band, KeySettings
+from gateway.state.limits import Bound
+from gateway.tenancy import terms
 from gateway.tenancy.pricing import usd_to_nanousd
+from gateway.tenancy.terms import NOTHING, Rates, Terms
 
 KEY_PREFIX = "sk-sg-"
 
+Scope = Literal["inference", "usage", "admin"]
+SCOPES: tuple[Scope, ...] = ("inference", "usage", "admin")
+INFERENCE: frozenset[Scope] = frozenset({"inference"})
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """One API key and what it may do; money in nano-dollars, None where nothing is configured."""
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One API key as it is kept; times in seconds since the epoch.
+
+    After a rotation the previous text counts until ``previous_until_s``. ``origin`` is ``file``, ``cli`` or
+    ``api``.
+    """
 
     id: str
     org: str
@@ -30,15 +37,46 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     prefix: str
     sha256: str
-    rpm: int | None = None
-    tpm: int | None = None
-    concurrency: int | None = None
-    budget_nanousd: int | None = None
+    origin: str = "cli"
+    terms: Terms = NOTHING
+    scopes: tuple[Scope, ...] = ("inference",)
     prepaid_nanousd: int | None = None
-    floor_nanousd: int = 0
-    band: str = "standard"
-    models: tuple[str, ...] = ()
+    previous_sha256: str | None = None
+    previous_until_s: float | None = None
+    created_s: float = 0.0
+    expires_s: float | None = None
     revoked_s: float | None = None
+    version: int = 1
+
+
+class Registry(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may do what: terms by organisation, by organisation and project, and the keys."""
+
+    organisations: dict[str, Terms]
+    projects: dict[str, dict[str, Terms]]
+    keys: list[KeyRecord]
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """One API key as a request sees it; ``models`` is None where all are allowed.
+
+    ``bounds`` are the levels that limit anything; ``tenant`` says whose cached answers it shares.
+    """
+
+    id: str
+    org: str
+    project: str
+    name: str
+    prefix: str
+    sha256: str
+    bounds: tuple[Bound, ...] = ()
+    end_user: Rates | None = None
+    models: frozenset[str] | None = None
+    band: Band = terms.DEFAULT_BAND
+    weight: float = 1.0
+    scopes: frozenset[Scope] = INFERENCE
+    expires_s: float | None = None
+    tenant: str = ""
 
 
 class KeyTable:
@@ -49,12 +87,19 @@ class KeyTable:
         self.replace(keys)
 
     def replace(self, keys: Iterable[Key]) -> None:
-        """Put a new set of keys in force."""
-        self._by_digest = {bytes.fromhex(key.sha256): key for key in keys if key.revoked_s is None}
+        """Put a new set of keys in force; any thread may do so."""
+        self._by_digest = {bytes.fromhex(key.sha256): key for key in keys}
 
-    def find(self, text: bytes) -> Key | None:
+    def find(self, text: bytes, now_s: float) -> Key | None:
         """Give the key with this text; the look-up is by hash, so that its time tells nothing."""
-        return self._by_digest.get(hashlib.sha256(text).digest())
+        key = self._by_digest.get(hashlib.sha256(text).digest())
+        if key is not None and key.expires_s is not None and key.expires_s <= now_s:
+            return None
+        return key
+
+    def keys(self) -> Iterable[Key]:
+        """Give all of them."""
+        return self._by_digest.values()
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -63,6 +108,11 @@ class KeyTable:
 def new_text() -> str:
     """Make the text of a new key."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def new_id() -> str:
+    """Make the id of a new key."""
+    return "key_" + secrets.token_hex(10)
 
 
 def digest(text: str) -> str:
@@ -75,27 +125,39 @@ def shown_prefix(text: str) -> str:
     return text[: len(KEY_PREFIX) + 4] if text.startswith(KEY_PREFIX) else ""
 
 
-def from_settings(settings: KeySettings, sha256: str, prefix: str) -> Key:
+def terms_of(settings: KeySettings) -> Terms:
+    """Give the terms that the file's words (and the flags of ``keys create``) say, USD made nano-dollars."""
+    return Terms(
+        rpm=settings.rpm,
+        tpm=settings.tpm,
+        rpd=settings.rpd,
+        tpd=settings.tpd,
+        concurrency=settings.concurrency,
+        budget_nanousd=None if settings.budget_usd is None else usd_to_nanousd(settings.budget_usd),
+        credit=None if settings.prepaid_usd is None else "prepaid",
+        floor_nanousd=None if settings.floor_usd is None else usd_to_nanousd(settings.floor_usd),
+        band=settings.band,
+        weight=settings.weight,
+        models=settings.models or None,
+    )
+
+
+def from_settings(settings: KeySettings, sha256: str, prefix: str) -> KeyRecord:
     """Build the record of a bootstrap key; its id follows from its hash."""
-    return Key(
+    return KeyRecord(
         id=f"key_{sha256[:20].lower()}",
         org=settings.org,
         project=settings.project,
         name=settings.name,
         prefix=prefix,
         sha256=sha256.lower(),
-        rpm=settings.rpm,
-        tpm=settings.tpm,
-        concurrency=settings.concurrency,
-        budget_nanousd=None if settings.budget_usd is None else usd_to_nanousd(settings.budget_usd),
+        origin="file",
+        terms=terms_of(settings),
         prepaid_nanousd=None if settings.prepaid_usd is None else usd_to_nanousd(settings.prepaid_usd),
-        floor_nanousd=usd_to_nanousd(settings.floor_usd or 0.0),
-        band=settings.band,
-        models=settings.models,
     )
 
 
-def bootstrap(entries: Iterable[KeySettings], environ: Mapping[str, str]) -> list[Key]:
+def bootstrap(entries: Iterable[KeySettings], environ: Mapping[str, str]) -> list[KeyRecord]:
     """Give the keys of a config file; raises KeyError with the variable's name where it is unset."""
     found = []
     for entry in entries:
@@ -107,78 +169,44 @@ def bootstrap(entries: Iterable[KeySettings], environ: Mapping[str, str]) -> lis
     return found
 
 
-def save(engine: sa.Engine, key: Key, origin: str, now_s: float) -> None:
-    """Insert a key, or give an existing one with the same hash these limits; makes org and project."""
-    with engine.begin() as connection:
-        org_id = _ensure(connection, organisations, now_s, name=key.org)
-        project_id = _ensure(connection, projects, now_s, organisation_id=org_id, name=key.project)
-        limits = {
-            "project_id": project_id,
-            "name": key.name,
-            "rpm": key.rpm,
-            "tpm": key.tpm,
-            "concurrency": key.concurrency,
-            "budget_nanousd": key.budget_nanousd,
-            "prepaid_nanousd": key.prepaid_nanousd,
-            "floor_nanousd": key.floor_nanousd,
-            "band": key.band,
-            "models": list(key.models),
-        }
-        changed = connection.execute(
-            sa.update(api_keys).where(api_keys.c.sha256 == key.sha256).values(**limits)
-        ).rowcount
-        if not changed:
-            fixed = {"id": key.id, "prefix": key.prefix, "sha256": key.sha256, "origin": origin}
-            connection.execute(sa.insert(api_keys).values(created_s=now_s, **fixed, **limits))
+def resolve(registry: Registry) -> list[Key]:
+    """Give the keys that count, a rotated one once for each text that does; revoked ones are left out."""
+    found = []
+    for record in registry.keys:
+        if record.revoked_s is not None:
+            continue
+        key = _resolved(record, registry)
+        found.append(key)
+        if record.previous_sha256 is not None and record.previous_until_s is not None:
+            until_s = min(record.previous_until_s, record.expires_s or record.previous_until_s)
+            found.append(msgspec.structs.replace(key, sha256=record.previous_sha256, expires_s=until_s))
+    return found
 
 
-def load(engine: sa.Engine) -> list[Key]:
-    """Read every key, revoked ones included, oldest first."""
-    statement = (
-        sa.select(api_keys, projects.c.name.label("project"), organisations.c.name.label("org"))
-        .join(projects, projects.c.id == api_keys.c.project_id)
-        .join(organisations, organisations.c.id == projects.c.organisation_id)
-        .order_by(api_keys.c.created_s, api_keys.c.id)
+def _resolved(record: KeyRecord, registry: Registry) -> Key:
+    org, project = record.org, record.project
+    own = record.terms
+    levels = (
+        registry.organisations.get(org, NOTHING),
+        registry.projects.get(org, {}).get(project, NOTHING),
+        own,
     )
-    with engine.connect() as connection:
-        return [
-            msgspec.convert({name: row[name] for name in Key.__struct_fields__}, Key)
-            for row in connection.execute(statement).mappings()
-        ]
-
-
-def revoke(engine: sa.Engine, key_id: str, now_s: float) -> bool:
-    """Revoke a key by id; False where there is none."""
-    statement = sa.update(api_keys).where(api_keys.c.id == key_id, api_keys.c.revoked_s.is_(None))
-    with engine.begin() as connection:
-        if connection.execute(statement.values(revoked_s=now_s)).rowcount:
-            return True
-        return connection.execute(sa.select(api_keys.c.id).where(api_keys.c.id == key_id)).first() is not None
-
-
-def write_snapshot(path: Path, keys: Iterable[Key]) -> None:
-    """Keep the known keys on disk, atomically."""
-    partial = path.with_suffix(".partial")
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(msgspec.json.encode(list(keys)))
-    partial.replace(path)
-
-
-def read_snapshot(path: Path) -> list[Key]:
-    """Read the keys kept on disk; none where there is no usable file."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Key])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return []
-
-
-def _ensure(connection: sa.Connection, table: sa.Table, now_s: float, **named: str) -> str:
-    """Give the id of the row with these columns; makes it where it is missing."""
-    match = [table.c[column] == value for column, value in named.items()]
-    found = connection.execute(sa.select(table.c.id).where(*match)).scalar()
-    if found is not None:
-        return str(found)
-    made = f"{table.name[:4]}_{secrets.token_hex(10)}"
-    connection.execute(sa.insert(table).values(id=made, created_s=now_s, **named))
-    return made
+    accounts = (f"org:{org}", f"project:{org}/{project}", f"key:{record.id}")
+    bounds = [terms.bound(account, level) for account, level in zip(accounts, levels, strict=True)]
+    scope = terms.SCOPES.index(terms.narrowest_scope(levels))
+    return Key(
+        id=record.id,
+        org=org,
+        project=project,
+        name=record.name,
+        prefix=record.prefix,
+        sha256=record.sha256,
+        bounds=tuple(one for one in bounds if one is not None),
+        end_user=terms.end_user_rates(levels),
+        models=terms.allowed_models(levels),
+        band=terms.lowest_band(levels),
+        weight=terms.lowest_weight(levels),
+        scopes=frozenset(record.scopes),
+        expires_s=record.expires_s,
+        tenant=accounts[::-1][scope],
+    )

@@ -1,122 +1,59 @@
-"""The ledger in SQL, and the loop that carries the journal into it.
+"""The ledger in SQL: one row per accepted request, and the sums that are kept with the rows.
 
-Rows are inserted once, by request id: carrying a line twice changes nothing. While the database is away the
-journal grows on disk and nothing is lost.
+A row debits the key's account and credits ``revenue``. Balances, the spend of each account per day and the
+daily roll-ups change in the transaction that inserts the rows they come from. Rows are inserted once, by
+request id: inserting a row twice changes nothing.
 """
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import ledger
-from gateway.tenancy.journal import Accepted, Entry, Journal, Progress, Segment, orphans, read_lines
+from gateway.database import balances, journal_segments, ledger, spend_daily, usage_daily
+from gateway.tenancy import accounts
+from gateway.tenancy.journal import Entry
 
 BATCH = 2000
+DAY_S = 86400
 COLUMNS = Entry.__struct_fields__
+SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens",
+        "amount_nanousd", "baseline_nanousd")  # fmt: skip
+GROUP = ("day", "org", "project", "key_id", "model", "source", "status")
 
 
-def insert(engine: sa.Engine, entries: list[Entry]) -> None:
-    """Insert entries in one transaction; those that are there already stay as they are."""
-    if not entries:
-        return
-    mark = "?" if engine.dialect.paramstyle == "qmark" else "%s"
-    marks = ", ".join([mark] * len(COLUMNS))
-    # The driver's own executemany: an expression would cost half of what a request may cost.
-    statement = f"INSERT INTO ledger ({', '.join(COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608
-    with engine.begin() as connection:
-        connection.exec_driver_sql(statement, [msgspec.structs.astuple(entry) for entry in entries])
+class Carried(msgspec.Struct, frozen=True):
+    """How far a journal's segment is in SQL."""
+
+    segment: str
+    offset_bytes: int
 
 
-class Carrier:
-    """Carries settled lines of this process's journal into SQL; its methods run in one thread."""
-
-    def __init__(self, engine: sa.Engine, journal: Journal) -> None:
-        self._engine = engine
-        self._journal = journal
-        self._offsets: dict[Path, int] = {}
-
-    def step(self) -> int:
-        """Carry what is new and drop finished segments; gives the number of rows. Raises SQLAlchemyError."""
-        self._journal.sync()
-        carried = 0
-        for segment in self._journal.segments():
-            carried += self._carry(segment)
-            if segment is not self._journal.segments()[-1] and self._finished(segment):
-                self._journal.drop(segment)
-                self._offsets.pop(segment.path, None)
-        return carried
-
-    def caught_up(self) -> bool:
-        """Tell whether every request of this process is settled and in SQL."""
-        return all(self._finished(segment) for segment in self._journal.segments())
-
-    def _finished(self, segment: Segment) -> bool:
-        return segment.open_requests == 0 and self._offsets.get(segment.path, 0) == segment.size_bytes
-
-    def _carry(self, segment: Segment) -> int:
-        carried = 0
-        batch: list[Entry] = []
-        offset = self._offsets.get(segment.path, 0)
-        if offset == segment.size_bytes:
-            return 0
-        for line, behind in read_lines(segment.path, offset):
-            offset = behind
-            if isinstance(line, Entry):
-                batch.append(line)
-            if len(batch) >= BATCH:
-                carried += self._flush(batch)
-                self._offsets[segment.path] = offset
-        carried += self._flush(batch)
-        self._offsets[segment.path] = offset
-        return carried
-
-    def _flush(self, batch: list[Entry]) -> int:
-        insert(self._engine, batch)
-        count = len(batch)
-        batch.clear()
-        return count
+class _Twice(Exception):
+    """Some of the rows are there already."""
 
 
-def recover(engine: sa.Engine, directory: Path, own: set[Path]) -> int:
-    """Settle what processes that are gone left behind; gives the number of rows. Raises SQLAlchemyError.
+def insert(engine: sa.Engine, entries: list[Entry], carried: Sequence[Carried] = ()) -> int:
+    """Insert entries in one transaction, note how far the journal is carried; gives the number of new rows.
 
-    A request that was accepted and never settled gets a row with the status ``interrupted``, billed by its
-    last progress line: at most one step of delivered tokens is missing from it.
+    Rows that are there already stay as they are. Raises SQLAlchemyError.
     """
-    found = orphans(directory, own)
+    if not entries and not carried:
+        return 0
     try:
-        entries = settle_lines([path for path, _ in found])
-        insert(engine, entries)
-        for path, _ in found:
-            path.unlink(missing_ok=True)
-        return len(entries)
-    finally:
-        for _, fd in found:
-            os.close(fd)
-
-
-def settle_lines(paths: list[Path]) -> list[Entry]:
-    """Give one entry for every request that the segments know."""
-    accepted: dict[str, Accepted] = {}
-    progress: dict[str, Progress] = {}
-    settled: dict[str, Entry] = {}
-    for path in paths:
-        for line, _ in read_lines(path):
-            match line:
-                case Accepted():
-                    accepted[line.request_id] = line
-                case Progress():
-                    progress[line.request_id] = line
-                case Entry():
-                    settled[line.request_id] = line
-    for request_id, start in accepted.items():
-        if request_id not in settled:
-            settled[request_id] = _interrupted(start, progress.get(request_id))
-    return list(settled.values())
+        with engine.begin() as connection:
+            _insert(connection, entries)
+            _note(connection, carried)
+            return len(entries)
+    except _Twice:
+        with engine.begin() as connection:
+            new = _unknown(connection, entries)
+            _insert(connection, new)
+            _note(connection, carried)
+            return len(new)
 
 
 def export(engine: sa.Engine, from_s: float, to_s: float) -> Iterator[dict[str, Any]]:
@@ -128,34 +65,136 @@ def export(engine: sa.Engine, from_s: float, to_s: float) -> Iterator[dict[str, 
             yield dict(row)
 
 
-def spent_by_key(engine: sa.Engine, from_s: float, to_s: float) -> dict[str, int]:
-    """Sum the ledger per key over a half-open span of time, in nano-dollars."""
+def spent(connection: sa.Connection, since_day: str = "") -> dict[str, int]:
+    """Give what each account has spent since a day (``2026-11-01``, UTC), or ever, in nano-dollars."""
     statement = (
-        sa.select(ledger.c.key_id, sa.func.sum(ledger.c.amount_nanousd))
-        .where(ledger.c.ts >= from_s, ledger.c.ts < to_s)
-        .group_by(ledger.c.key_id)
+        sa.select(spend_daily.c.account, sa.func.sum(spend_daily.c.amount_nanousd))
+        .where(spend_daily.c.day >= since_day)
+        .group_by(spend_daily.c.account)
     )
-    with engine.connect() as connection:
-        return {key_id: int(total) for key_id, total in connection.execute(statement)}
+    return {account: int(total) for account, total in connection.execute(statement)}
 
 
-def _interrupted(start: Accepted, last: Progress | None) -> Entry:
-    return Entry(
-        request_id=start.request_id,
-        ts=start.ts,
-        org=start.org,
-        project=start.project,
-        key_id=start.key_id,
-        model=last.model if last else start.model,
-        route=start.route,
-        status="interrupted",
-        prompt_tokens=last.prompt_tokens if last else 0,
-        cached_tokens=0,
-        completion_tokens=last.completion_tokens if last else 0,
-        amount_nanousd=last.amount_nanousd if last else 0,
-        price_version=last.price_version if last else "",
-        source="upstream",
-        attempts=1 if last else 0,
-        replicas=last.replica if last else "",
-        estimated=True,
+def balance(connection: sa.Connection, account: str) -> int:
+    """Give the balance of an account, in nano-dollars: what was put in less what was used."""
+    statement = sa.select(balances.c.transferred_nanousd - balances.c.used_nanousd)
+    return int(connection.execute(statement.where(balances.c.account == account)).scalar() or 0)
+
+
+def all_balances(connection: sa.Connection) -> dict[str, int]:
+    """Give the balances of all accounts, those of the house included."""
+    statement = sa.select(balances.c.account, balances.c.transferred_nanousd - balances.c.used_nanousd)
+    return {account: int(amount) for account, amount in connection.execute(statement)}
+
+
+@lru_cache(maxsize=64)
+def iso_day(day: int) -> str:
+    """Write a number of days since the epoch as an ISO date."""
+    return datetime.fromtimestamp(day * DAY_S, UTC).date().isoformat()
+
+
+def day_of(ts: float) -> str:
+    """Give the day of a moment, UTC."""
+    return iso_day(int(ts) // DAY_S)
+
+
+def _insert(connection: sa.Connection, entries: list[Entry]) -> None:
+    if not entries:
+        return
+    rows = [msgspec.structs.astuple(entry) for entry in entries]
+    # The driver's own executemany: an expression would cost half of what a request may cost.
+    if connection.exec_driver_sql(_statements(connection.dialect.paramstyle)[0], rows).rowcount != len(rows):
+        raise _Twice
+    groups, spending = _sums(entries)
+    _, daily, spend, used = _statements(connection.dialect.paramstyle)
+    connection.exec_driver_sql(daily, groups)
+    connection.exec_driver_sql(spend, [(account, day, amount) for (account, day), amount in spending])
+    totals = {accounts.REVENUE: 0}
+    for (account, _), amount in spending:
+        totals[account] = totals.get(account, 0) + amount
+        if account.startswith("key:"):
+            totals[accounts.REVENUE] -= amount
+    connection.exec_driver_sql(used, sorted(totals.items()))
+
+
+def _sums(entries: list[Entry]) -> tuple[list[tuple[Any, ...]], list[tuple[tuple[str, str], int]]]:
+    """Add entries up by group, and by account and day; sorted, so that two writers cannot lock each other."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for one in entries:
+        # A quarter of what a row costs is spent here: one look-up, then plain additions.
+        group = (int(one.ts) // DAY_S, one.org, one.project, one.key_id, one.model, one.source, one.status,
+                 one.end_user)  # fmt: skip
+        sums = groups.get(group)
+        if sums is None:
+            sums = groups[group] = [0] * len(SUMS)
+        sums[0] += 1
+        sums[1] += one.prompt_tokens
+        sums[2] += one.cached_tokens
+        sums[3] += one.completion_tokens
+        sums[4] += one.reasoning_tokens
+        sums[5] += one.amount_nanousd
+        sums[6] += one.baseline_nanousd
+    daily: dict[tuple[Any, ...], list[int]] = {}
+    spending: dict[tuple[str, str], int] = {}
+    for (number, org, project, key_id, *rest, end_user), sums in groups.items():
+        day = iso_day(number)
+        whole = daily.setdefault((day, org, project, key_id, *rest), [0] * len(SUMS))
+        whole[:] = [one + other for one, other in zip(whole, sums, strict=True)]
+        names = [accounts.organisation(org), accounts.project(org, project), accounts.key(key_id)]
+        if end_user:
+            names.append(accounts.user(org, project, end_user))
+        for account in names:
+            spending[account, day] = spending.get((account, day), 0) + sums[5]
+    return sorted((*group, *sums) for group, sums in daily.items()), sorted(spending.items())
+
+
+def _note(connection: sa.Connection, carried: Sequence[Carried]) -> None:
+    if not carried:
+        return
+    mark = _mark(connection.dialect.paramstyle)
+    statement = _upsert(journal_segments, ("name",), ("carried_bytes",), mark, "excluded.carried_bytes")
+    connection.exec_driver_sql(statement, sorted((one.segment, one.offset_bytes) for one in carried))
+
+
+def _unknown(connection: sa.Connection, entries: list[Entry]) -> list[Entry]:
+    """Give the entries whose rows are not there, each once, the first of them."""
+    new = {entry.request_id: entry for entry in reversed(entries)}
+    names = list(new)
+    for start in range(0, len(names), 500):
+        statement = sa.select(ledger.c.request_id).where(ledger.c.request_id.in_(names[start : start + 500]))
+        for name in connection.execute(statement).scalars():
+            del new[name]
+    return [new[name] for name in reversed(new)]
+
+
+@lru_cache
+def _statements(paramstyle: str) -> tuple[str, str, str, str]:
+    """Give the statements for rows, roll-ups, spend and balances, in the driver's own words."""
+    mark = _mark(paramstyle)
+    marks = ", ".join([mark] * len(COLUMNS))
+    rows = f"INSERT INTO ledger ({', '.join(COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608
+    used = (
+        f"INSERT INTO balances (account, transferred_nanousd, used_nanousd) VALUES ({mark}, 0, {mark}) "  # noqa: S608
+        "ON CONFLICT (account) DO UPDATE SET used_nanousd = balances.used_nanousd + excluded.used_nanousd"
     )
+    return (
+        rows,
+        _upsert(usage_daily, GROUP, SUMS, mark),
+        _upsert(spend_daily, ("account", "day"), ("amount_nanousd",), mark),
+        used,
+    )
+
+
+def _upsert(table: sa.Table, key: tuple[str, ...], added: tuple[str, ...], mark: str, value: str = "") -> str:
+    """Write an insert that adds to a row that is there (or puts ``value`` into it)."""
+    name = table.name
+    sets = ", ".join(f"{one} = {value or f'{name}.{one} + excluded.{one}'}" for one in added)
+    return (
+        f"INSERT INTO {name} ({', '.join((*key, *added))}) "  # noqa: S608
+        f"VALUES ({', '.join([mark] * (len(key) + len(added)))}) ON CONFLICT ({', '.join(key)}) "
+        f"DO UPDATE SET {sets}"
+    )
+
+
+def _mark(paramstyle: str) -> str:
+    return "?" if paramstyle == "qmark" else "%s"

@@ -17,6 +17,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     stored_s: float
     expires_s: float
+    reasoning_tokens: int = 0
 
 
 class Store(Protocol):

@@ -2,11 +2,15 @@
 
 import csv
 import json
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
 
 import pytest
 
+from gateway.tenancy.accounts import end_user_hash
 from tests.fakes.processes import until
 from tests.fakes.upstream import PROMPT_TOKENS, script
 from tests.integration.gateway import (
@@ -136,6 +140,45 @@ def test_a_slot_of_a_key_is_given_back_once(house: tuple[Gateway, Upstreams]) ->
         status, headers, _ = gateway.chat("free", script("ok"), headers=limited)
         assert (status, headers["retry-after"]) == (429, "1")
     until(lambda: gateway.chat("free", script("ok"), headers=limited)[0] == 200)
+
+
+def reconciled(gateway: Gateway) -> tuple[int, dict[str, Any]]:
+    command = [COMMAND, "ledger", "reconcile", "--config", str(gateway.config), "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=gateway.directory, check=False
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_books_agree_and_a_planted_deletion_is_named(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    until(gateway.ready)
+    labels = {"team": "a\0", "stage": "test"}
+    headers = gateway.chat(
+        "small", script("ok", tag=unique()), metadata=labels, user="someone@example.com", stream=True
+    )[1]
+    row = gateway.row(headers["x-request-id"])
+    assert json.loads(row["metadata"]) == {"team": "a", "stage": "test"}
+    assert row["end_user"] == end_user_hash("someone@example.com")
+    assert (row["operation"], row["service"], row["baseline_nanousd"]) == ("chat", "standard", FULL)
+    status, report = reconciled(gateway)
+    assert (status, report["gap_nanousd"], report["missing"], report["doubled"]) == (0, 0, [], [])
+    with closing(sqlite3.connect(gateway.directory / "gateway.db")) as raw, raw:
+        raw.execute("DELETE FROM ledger WHERE request_id = ?", (row["request_id"],))
+    status, report = reconciled(gateway)
+    assert (status, report["gap_nanousd"], report["missing"]) == (1, FULL, [row["request_id"]])
+    with closing(sqlite3.connect(gateway.directory / "gateway.db")) as raw, raw:
+        marks = ", ".join("?" for _ in row)
+        raw.execute(f"INSERT INTO ledger ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+    assert reconciled(gateway)[0] == 0
+
+
+def test_metadata_that_is_none_is_refused(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    for wrong in (["a"], {"a": 1}, {"a": "x" * 513}, {str(n): "" for n in range(17)}):
+        status, _, body = gateway.chat("small", script("ok"), metadata=wrong)
+        assert (status, json.loads(body)["error"]["param"]) == (400, "metadata")
+    assert gateway.chat("small", script("ok"), metadata=None)[0] == 200
 
 
 def test_csv_and_a_span_of_time(house: tuple[Gateway, Upstreams]) -> None:

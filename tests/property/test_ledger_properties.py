@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.tenancy.carrier import settle_lines
 from gateway.tenancy.journal import Entry, Journal, Line
-from gateway.tenancy.ledger import settle_lines
 from tests.fakes.entries import accepted, entry, progress
 
 

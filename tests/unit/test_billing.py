@@ -1,16 +1,26 @@
 """From admission to settlement: every accepted request is settled exactly once, by whatever exit."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from gateway.errors import ApiError, InsufficientQuota, NotRecordable, RateLimited, error_headers
+from gateway.errors import (
+    ApiError,
+    InsufficientQuota,
+    ModelNotPriced,
+    NotRecordable,
+    RateLimited,
+    error_headers,
+)
 from gateway.openai.usage import Usage
-from gateway.state.limits import Left, MemoryLimits, Verdict
-from gateway.tenancy.billing import Billing, Charge, _duration, rate_headers
+from gateway.state.limits import Left, Standing, Verdict
+from gateway.state.memory import MemoryLimits
+from gateway.tenancy.billing import STEP_TOKENS, Billing, Charge, Order
 from gateway.tenancy.journal import (
     Accepted,
     Entry,
@@ -22,10 +32,9 @@ from gateway.tenancy.journal import (
     read_lines,
 )
 from gateway.tenancy.keys import Key
-from gateway.tenancy.pricing import Price, price_of
-
-SMALL = price_of("small", input_usd=0.05, cached_usd=0.01, output_usd=0.2, factors=(0.1, 0.1))
-LARGE = price_of("large", input_usd=0.5, cached_usd=0.1, output_usd=2.0, factors=(0.1, 0.1))
+from gateway.tenancy.refusals import _duration, rate_headers
+from gateway.tenancy.terms import Rates, Terms, bound
+from tests.fakes.prices import LARGE, SMALL, book, priced
 
 
 class FullJournal(Journal):
@@ -40,26 +49,47 @@ class FullJournal(Journal):
         return super().append(line)
 
 
+class Served:
+    """One replica was tried; it is not a spot one unless somebody says so."""
+
+    spot = False
+
+    def __init__(self, *tried: str) -> None:
+        self.tried = list(tried or ("small-0",))
+
+
 class Desk:
     """A billing with a clock to move and a journal to read."""
 
-    def __init__(self, directory: Path, **key: object) -> None:
+    def __init__(self, directory: Path, balance_nanousd: int = 0, **terms: Any) -> None:
         self.now_s = 1000.0
+        self.streamed = True
+        self.most: int | None = 5
         self.journal = FullJournal(directory, "a")
         self.limits = MemoryLimits()
-        self.billing = Billing(self.journal, self.limits, lambda: self.now_s)
-        fields: dict[str, object] = {
-            "id": "k",
-            "org": "o",
-            "project": "p",
-            "name": "n",
-            "prefix": "",
-            "sha256": "",
-        }
-        self.key = Key(**{**fields, **key})  # type: ignore[arg-type]  # fields by name
+        self.billing = Billing(self.journal, self.limits, book(SMALL, LARGE), lambda: self.now_s)
+        own = bound("key:k", Terms(**terms))
+        bounds = () if own is None else (own,)
+        self.key = Key(id="k", org="o", project="p", name="n", prefix="", sha256="", bounds=bounds)
+        self.limits.book({"key:k": Standing(balance_nanousd=balance_nanousd, spent={})}, self.now_s)
 
-    def charge(self, prices: list[Price] | None = None, tokens: tuple[int, int] = (10, 5)) -> Charge:
-        return self.billing.charge("r1", self.key, "auto", prices or [SMALL, LARGE], tokens)
+    def charge(self, request_id: str = "r1", models: tuple[str, ...] = ("small", "large")) -> Charge:
+        return self.billing.charge(
+            Order(
+                request_id=request_id,
+                key=self.key,
+                route="auto",
+                models=models,
+                prompt_tokens=10,
+                most_prompt_tokens=10,
+                output_tokens=5,
+                most_output_tokens=self.most,
+                streamed=self.streamed,
+                operation="chat",
+                end_user="u1",
+                metadata='{"team":"a"}',
+            )
+        )
 
     def lines(self) -> list[Line]:
         return [line for segment in self.journal.segments() for line, _ in read_lines(segment.path)]
@@ -73,9 +103,8 @@ class Desk:
 
 
 def served(charge: Charge) -> None:
-    charge.price = SMALL
-    charge.replicas.append("small-0")
-    charge.streamed = True
+    charge.answered_by("small")
+    charge.serving = Served()
     charge.progress(Usage(10, 4, 2), False)
 
 
@@ -83,10 +112,12 @@ def test_a_request_is_accepted_before_and_settled_after(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.go(served)
     start, end = desk.lines()
-    assert start == Accepted("r1", 1000.0, "o", "p", "k", "large", "auto")
+    labels = '{"team":"a"}'
+    assert start == Accepted("r1", 1000.0, "o", "p", "k", "large", "auto", "chat", "u1", labels)
     assert end == Entry(
         "r1", 1000.0, "o", "p", "k", "small", "auto", "ok", 10, 2, 4, 8 * 50 + 2 * 10 + 4 * 200,
-        SMALL.version, "upstream", 1, "small-0", False,
+        SMALL.version, "upstream", 1, "small-0", False, 0, 8 * 500 + 2 * 100 + 4 * 2000, "standard", "chat",
+        "u1", labels,
     )  # fmt: skip
     assert desk.journal.segments()[0].open_requests == 0
 
@@ -137,17 +168,21 @@ def test_progress_goes_into_the_journal_now_and_then(tmp_path: Path) -> None:
     desk.go(stream)
     progress = [line for line in desk.lines() if isinstance(line, Progress)]
     assert [line.completion_tokens for line in progress] == [32, 64, 96, 101]
-    assert progress[0] == Progress("r1", "small", SMALL.version, 10, 32, 10 * 50 + 32 * 200, "small-0")
+    assert progress[0] == Progress(
+        "r1", "small", SMALL.version, 10, 32, 10 * 50 + 32 * 200, "small-0",
+        baseline_nanousd=10 * 500 + 32 * 2000,
+    )  # fmt: skip
     buffered = Desk(tmp_path / "other")
+    buffered.streamed = False
     buffered.go(lambda charge: charge.progress(Usage(10, 1000), False))
     assert not any(isinstance(line, Progress) for line in buffered.lines())
 
 
 def test_the_reservation_is_for_the_dearest_model_and_is_given_back(tmp_path: Path) -> None:
     dearest = 10 * 500 + 5 * 2000
-    desk = Desk(tmp_path, prepaid_nanousd=dearest + 100, floor_nanousd=100)
+    desk = Desk(tmp_path, credit="prepaid", balance_nanousd=dearest + 100, floor_nanousd=100)
     desk.go()
-    short = Desk(tmp_path / "short", prepaid_nanousd=dearest + 99, floor_nanousd=100)
+    short = Desk(tmp_path / "short", credit="prepaid", balance_nanousd=dearest + 99, floor_nanousd=100)
     with pytest.raises(InsufficientQuota):
         short.go()
     assert short.lines() == []
@@ -160,7 +195,7 @@ def test_the_reservation_is_for_the_dearest_model_and_is_given_back(tmp_path: Pa
 def refusal(desk: Desk) -> ApiError:
     async def two() -> None:
         async with desk.charge():
-            await desk.billing.charge("r2", desk.key, "", [SMALL], (10, 5)).__aenter__()
+            await desk.charge("r2", ("small",)).__aenter__()
 
     with pytest.raises(ApiError) as caught:
         asyncio.run(two())
@@ -189,7 +224,7 @@ def test_a_refusal_says_which_limit_and_when_to_come_again(tmp_path: Path) -> No
 
 
 def test_without_a_journal_nothing_is_admitted_and_nothing_stays_taken(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, concurrency=1, prepaid_nanousd=15_000)
+    desk = Desk(tmp_path, concurrency=1, credit="prepaid", balance_nanousd=15_000)
     desk.journal.room = 0
     for _ in range(3):
         with pytest.raises(NotRecordable):
@@ -208,17 +243,132 @@ def test_a_disk_that_fills_up_cuts_no_answer(tmp_path: Path, caplog: pytest.LogC
 
     desk.go(stream)
     assert [type(line) for line in desk.lines()] == [Accepted]
-    assert desk.journal.segments()[0].open_requests == 1  # kept for the next start
+    assert desk.journal.segments()[0].open_requests == 1  # a crash now would settle it by what is written
     assert sum("r1" in record.getMessage() for record in caplog.records) == 2
+    assert desk.journal.pay() == 1
     desk.journal.room = 10
+    assert desk.journal.pay() == 0
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert (end.request_id, end.completion_tokens) == ("r1", 100)
+    assert desk.journal.segments()[0].open_requests == 0
     desk.go()
+
+
+async def _stream(charge: Charge, tokens: int, size: int = 1) -> int:
+    """Deliver so many tokens in pieces, as the pipeline does; gives how many there was room for."""
+    charge.answered_by("small")
+    delivered = 0
+    while delivered < tokens:
+        usage = Usage(10, min(tokens, delivered + size))
+        if usage.completion_tokens > charge.covered_tokens and not await charge.extend(usage):
+            break
+        charge.progress(usage, False)
+        delivered = usage.completion_tokens
+    return delivered
+
+
+async def _streamed(desk: Desk, tokens: int, size: int = 1) -> int:
+    async with desk.charge(models=("small",)) as charge:
+        return await _stream(charge, tokens, size)
+
+
+def test_a_stream_reserves_in_steps_and_ends_at_the_floor(tmp_path: Path) -> None:
+    """sub2api#7002: a live stream drove a prepaid balance below its floor."""
+    room = 10 * 50 + (2 * STEP_TOKENS + 40) * 200
+    desk = Desk(tmp_path, credit="prepaid", balance_nanousd=room + 7, floor_nanousd=7)
+    desk.most = None
+    assert asyncio.run(_streamed(desk, 5000)) == 2 * STEP_TOKENS + 40
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert (end.status, end.amount_nanousd) == ("stopped", room)
+    with pytest.raises(InsufficientQuota):
+        asyncio.run(_streamed(desk, 1))
+
+
+def test_a_stream_that_fits_is_not_stopped_and_reserves_no_more_than_it_may_need(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, credit="prepaid", balance_nanousd=10 * 50 + 300 * 200)
+    desk.most = 300
+    assert asyncio.run(_streamed(desk, 300, 7)) == 300
+    assert desk.lines()[-1].status == "ok"  # type: ignore[union-attr]  # the last line is the entry
+
+
+def test_a_stream_grows_only_when_it_must(tmp_path: Path) -> None:
+    """What one stream has not reserved yet is there for others."""
+
+    async def two(desk: Desk) -> None:
+        async with desk.charge("r1", ("small",)) as one, desk.charge("r2", ("small",)) as other:
+            assert await _stream(one, 100) == 100
+            assert await _stream(other, 100) == 100
+            with pytest.raises(InsufficientQuota):
+                await desk.charge("r3", ("small",)).__aenter__()
+
+    desk = Desk(tmp_path, credit="prepaid", balance_nanousd=2 * (10 * 50 + STEP_TOKENS * 200))
+    desk.most = None
+    asyncio.run(two(desk))
+    assert asyncio.run(_streamed(desk, 100)) == 100
+
+
+def test_a_buffered_request_reserves_the_most_it_can_cost(tmp_path: Path) -> None:
+    most = 10 * 50 + 1000 * 200
+    for balance, fits in ((most, True), (most - 1, False)):
+        desk = Desk(tmp_path / str(fits), credit="prepaid", balance_nanousd=balance)
+        desk.streamed, desk.most = False, 1000
+        with contextlib.nullcontext() if fits else pytest.raises(InsufficientQuota):
+            asyncio.run(_streamed(desk, 1))
+
+
+def test_an_end_user_who_was_never_seen_is_bound_at_once(tmp_path: Path) -> None:
+    """litellm#40095: the first requests of an unknown end user went past the default budget."""
+    desk = Desk(tmp_path)
+    desk.streamed = False
+    limited = Rates(budget_nanousd=10 * 50 + 5 * 200)
+    desk.key = msgspec.structs.replace(desk.key, end_user=limited)
+
+    async def two() -> None:
+        async with desk.charge("r1", ("small",)):
+            await desk.charge("r2", ("small",)).__aenter__()
+
+    with pytest.raises(InsufficientQuota, match="end user"):
+        asyncio.run(two())
+
+
+def test_a_model_without_a_price_is_refused_where_the_operator_says_so(tmp_path: Path) -> None:
+    """litellm#10598: what has no price must never be silently free."""
+    desk = Desk(tmp_path)
+    desk.billing.refuse_unpriced = True
+    desk.charge()
+    with pytest.raises(ModelNotPriced, match="'other'"):
+        desk.charge(models=("small", "other"))
+    desk.billing.refuse_unpriced = False
+    desk.go(lambda charge: charge.answered_by("other"))
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert end.price_version == "unpriced"
+
+
+def test_a_spot_replica_is_a_discount(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.billing.prices = book(priced("small", input=1.0, output=2.0, spot=0.5), LARGE)
+
+    def during(charge: Charge) -> None:
+        charge.answered_by("small")
+        charge.serving = Served("small-0", "small-1")
+        charge.serving.spot = True
+        charge.progress(Usage(10, 4), False)
+
+    desk.go(during)
+    end = desk.lines()[-1]
+    assert isinstance(end, Entry)
+    assert (end.service, end.amount_nanousd, end.attempts) == ("spot", 9000, 2)
 
 
 def test_a_cache_hit_is_booked_at_its_factor(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
 
     def hit(charge: Charge) -> None:
-        charge.price, charge.source = SMALL, "hit-exact"
+        charge.answered_by("small")
+        charge.source = "hit-exact"
         charge.progress(Usage(10, 4), False)
         assert charge.cost_usd == charge.cost_of(Usage(10, 4)) == pytest.approx(130e-9)
 

@@ -2,20 +2,20 @@
 
 import pytest
 
+from backends.engines import ENGINES
 from gateway.catalogue import Catalogue
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.openai.schemas import CHAT, EMBEDDINGS, Inference, parse
 from gateway.settings import parse as parse_settings
 from gateway.tenancy.keys import Key
-from gateway.tenancy.pricing import unpriced
 from tests.fakes.configs import MODEL, SAMPLE
 
 EMBED = MODEL.replace('name = "m"', 'name = "org/embed"\nkind = "embedding"\nengine = "local"')
-CATALOGUE = Catalogue(parse_settings(SAMPLE + EMBED, "x"), {"vllm": True})
+CATALOGUE = Catalogue(parse_settings(SAMPLE + EMBED, "x"), ENGINES)
 
 
 def key(*models: str) -> Key:
-    return Key(id="k", org="o", project="p", name="n", prefix="", sha256="", models=models)
+    return Key(id="k", org="o", project="p", name="n", prefix="", sha256="", models=frozenset(models) or None)
 
 
 def chat(model: str) -> Inference:
@@ -59,8 +59,3 @@ def test_a_model_of_another_kind_is_refused(request_: Inference) -> None:
     with pytest.raises(InvalidRequest, match="is not served under /v1/") as caught:
         CATALOGUE.target(request_, key())
     assert caught.value.param == "model"
-
-
-def test_a_model_that_is_gone_has_the_flagged_price() -> None:
-    assert CATALOGUE.price("gone") == unpriced("gone")
-    assert CATALOGUE.price("small").input_nanousd == 50

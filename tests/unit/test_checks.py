@@ -31,8 +31,8 @@ def with_key(rest: str) -> str:
     ("text", "path", "remedy"),
     [
         ("", "models:", "add a [[models]] table"),
-        ("[server]\nworkers = 2\n" + MODEL, "server.workers:", "set it to 1"),
-        ("[server]\nworkers = 2\n" + MODEL + REDIS, "server.workers:", "set it to 1"),
+        ("[server]\nworkers = 2\n" + MODEL, "server.workers:", "add [redis]"),
+        (MODEL + REDIS + 'password_env = "NONE"', "redis.password_env:", "NONE is not set"),
         ('[server]\nmetrics_token_env = "NONE"\n' + MODEL, "server.metrics_token_env:", "NONE is not set"),
         (MODEL + MODEL, "models, routes:", "must be unique"),
         (TWO + '[[routes]]\nname = "m"\ntiers = ["m", "n"]', "models, routes:", "'m'"),
@@ -79,5 +79,5 @@ def test_what_is_right_has_no_findings() -> None:
 
 def test_what_has_no_effect_is_told() -> None:
     said = list(warnings(parse(SAMPLE.replace("price = { input = 0.5 }", "") + REDIS, "c.toml")))
-    assert [one.partition(":")[0] for one in said] == ["models[1].price", "cache.semantic", "redis"]
+    assert [one.partition(":")[0] for one in said] == ["models[1].price", "cache.semantic"]
     assert "none" in next(warnings(parse(MODEL, "c.toml")))

@@ -12,7 +12,9 @@ import pytest
 
 from gateway import commands, database
 from gateway.__main__ import main
-from gateway.tenancy import keys, ledger
+from gateway.tenancy import key_store, keys, ledger
+from routing.policies import POLICIES
+from routing.traces import KINDS
 from tests.fakes.configs import MODEL
 from tests.fakes.entries import entry
 
@@ -47,7 +49,7 @@ def ok(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     "words",
     [[], *([name] for name in commands.COMMANDS), ["keys", "create"], ["keys", "list"], ["keys", "revoke"],
-     ["ledger", "export"]],
+     ["ledger", "export"], ["bench", "schedule"]],
     ids=" ".join,
 )  # fmt: skip
 def test_everything_has_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
@@ -123,9 +125,10 @@ def create(capsys: pytest.CaptureFixture[str], config: Path, *more: str) -> dict
     return made
 
 
-def stored(config: Path) -> list[keys.Key]:
+def stored(config: Path) -> list[keys.KeyRecord]:
     engine = database.connect(f"sqlite:///{config.parent}/db/switchgear.db")
-    found = keys.load(engine)
+    with engine.connect() as connection:
+        found = key_store.all_keys(connection)
     engine.dispose()
     return found
 
@@ -139,14 +142,18 @@ def test_a_key_is_made_listed_and_revoked(capsys: pytest.CaptureFixture[str], co
     (key,) = stored(config)
     assert key.sha256 == keys.digest(made["key"])
     assert made["key"].startswith(made["prefix"])
-    assert (key.org, key.project, key.rpm, key.tpm, key.concurrency) == ("acme", "chat", 5, 6, 7)
-    assert (key.budget_nanousd, key.prepaid_nanousd, key.floor_nanousd) == (15 * 10**8, 10**10, 10**8)
-    assert (key.band, key.models, key.id) == ("batch", ("m", "auto"), made["id"])
+    terms = key.terms
+    assert (key.org, key.project, terms.rpm, terms.tpm, terms.concurrency) == ("acme", "chat", 5, 6, 7)
+    assert (terms.budget_nanousd, terms.credit, terms.floor_nanousd) == (15 * 10**8, "prepaid", 10**8)
+    assert (key.prepaid_nanousd, key.origin) == (10**10, "cli")
+    assert (terms.band, terms.models, key.id) == ("batch", ("m", "auto"), made["id"])
 
     (listed,) = json.loads(ok(capsys, "keys", "list", "--config", str(config), "--json"))
     assert (listed["id"], listed["prefix"], listed["revoked_s"]) == (made["id"], made["prefix"], None)
     assert "sha256" not in listed
-    assert made["id"] in ok(capsys, "keys", "list", "--config", str(config))
+    titles, row = ok(capsys, "keys", "list", "--config", str(config)).splitlines()
+    assert titles.split() == ["ID", "PREFIX", "ORGANISATION/PROJECT", "NAME", "SCOPES", "STATE"]
+    assert row.split() == [made["id"], made["prefix"], "acme/chat", "n", "inference", "valid"]
 
     said = ok(capsys, "keys", "revoke", made["id"], "--config", str(config), "--json")
     assert json.loads(said) == {"revoked": True}
@@ -166,7 +173,7 @@ def test_a_key_for_people_is_shown_once(capsys: pytest.CaptureFixture[str], conf
 @pytest.mark.parametrize(
     "flags",
     [["--rpm", "0"], ["--rpm", "9" * 30], ["--budget-usd", "-1"], ["--budget-usd", "inf"],
-     ["--prepaid-usd", "nan"], ["--org", ""], ["--org", "x" * 201]],
+     ["--prepaid-usd", "nan"], ["--org", ""], ["--org", "x" * 201], ["--org", "a/b"], ["--weight", "0"]],
     ids=" ".join,
 )  # fmt: skip
 def test_impossible_limits_are_refused_by_name(
@@ -176,6 +183,17 @@ def test_impossible_limits_are_refused_by_name(
     assert (status, out) == (1, "")
     assert flags[0].removeprefix("--").replace("-", "_") in err
     assert "Traceback" not in err
+
+
+def test_a_key_can_expire_and_be_for_something_else_than_inference(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    made = create(capsys, config, "--expires-days", "0", "--scope", "usage", "--scope", "admin")
+    (key,) = stored(config)
+    assert (key.scopes, key.expires_s) == (("usage", "admin"), key.created_s)
+    row = ok(capsys, "keys", "list", "--config", str(config)).splitlines()[1]
+    assert row.split()[-2:] == ["usage,admin", "expired"]
+    assert made["id"] == key.id
 
 
 def test_an_unknown_key_cannot_be_revoked(capsys: pytest.CaptureFixture[str], config: Path) -> None:
@@ -275,3 +293,44 @@ def test_chat_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, "chat", "--base-url", "http://127.0.0.1:1/v1", "--api-key", "", "hello")
     assert status == 1
     assert "no API key" in err
+
+
+def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    return ok(capsys, "bench", "schedule", "--seeds", "2", "--requests", "40", *arguments)
+
+
+def test_bench_schedule_compares_policies_on_every_kind_of_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(bench(capsys, "--json", "--seed", "3"))
+    assert set(found) == set(KINDS)
+    for rows in found.values():
+        assert set(rows) == set(POLICIES)
+        assert all(0 < row["ttft_p50_s"] <= row["ttft_p99_s"] for row in rows.values())
+    assert json.loads(bench(capsys, "--json", "--seed", "3")) == found
+    assert json.loads(bench(capsys, "--json", "--seed", "4")) != found
+
+
+def test_bench_schedule_prints_a_row_for_each_policy(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trace = tmp_path / "mine.jsonl"
+    trace.write_text('{"at_s": 1, "prompt": [["s", 100]], "output_tokens": 3}\n' * 3)
+    lines = bench(capsys, "--trace", str(trace), "--policies", "adaptive,round_robin").splitlines()
+    assert lines[1] == "mine.jsonl"
+    assert [line.split()[0] for line in lines[3:]] == ["adaptive", "round_robin"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--policies", "adaptive,best"], "unknown policy 'best'; known are adaptive,"),
+        (["--replicas", "0"], "must be 1 or more"),
+        (["--trace", "/nowhere/t"], "/nowhere/t: cannot be read"),
+        (["--trace", __file__], "line 1:"),
+    ],
+)
+def test_bench_schedule_names_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    status, out, err = run(capsys, "bench", "schedule", *arguments)
+    assert (status, out) == (1, "")
+    assert said in err

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from backends.engines import LaunchProfile, Speculative
-from gateway import settings
+from gateway import semconv, settings
+from gateway.spans import STEPS
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
@@ -17,6 +18,7 @@ TABLES = [
     settings.DatabaseSettings,
     settings.RedisSettings,
     settings.ModelSettings,
+    settings.BandSettings,
     settings.PriceSettings,
     settings.ReplicaSettings,
     LaunchProfile,
@@ -25,6 +27,8 @@ TABLES = [
     settings.Objective,
     settings.CacheSettings,
     settings.SemanticSettings,
+    settings.BillingSettings,
+    settings.TracingSettings,
     settings.KeySettings,
 ]
 
@@ -34,6 +38,12 @@ def test_every_key_is_documented(table: type[msgspec.Struct]) -> None:
     names = [field.encode_name for field in msgspec.structs.fields(table)]
     documented = set(re.findall(r"[a-z0-9_]+", " ".join(re.findall(r"`([^`]+)`", CONFIGURATION))))
     assert set(names) <= documented
+
+
+def test_every_span_and_attribute_is_documented() -> None:
+    documented = set(re.findall(r"`([^`\n]+)`", (ROOT / "docs" / "tracing.md").read_text()))
+    constants = {value for name, value in vars(semconv).items() if name.isupper() and name != "VERSION"}
+    assert constants | set(STEPS) <= documented
 
 
 def test_the_readme_configuration_is_valid() -> None:

@@ -192,7 +192,7 @@ def test_comments_go_on_and_other_fields_are_left_behind() -> None:
     assert one.done
     assert one.feed(b"retry: 100\n\n") == b""
     assert one.feed(b"\n\n\n") == b""
-    assert one.usage(1) == (Usage(1, 2), True)
+    assert one.usage(1) == (Usage(1, 1), True)
 
 
 def test_data_over_several_lines_is_one_event() -> None:

@@ -16,29 +16,24 @@ Part = Accepted | Head | bytes
 
 
 class Server:
-    """What an ASGI server gives and takes; ``deaf``: the client reads nothing, so that writing waits."""
+    """What an ASGI server takes; while it is not ``writable`` the client reads nothing and writing waits."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
-        self.over = asyncio.Event()
+        self.gone = False
+        self.leaving: Callable[[], None] = lambda: None
         self.writable = asyncio.Event()
         self.writable.set()
 
-    async def receive(self) -> Any:
-        await self.over.wait()
-        return {"type": "http.disconnect"}
-
     async def send(self, message: Any) -> None:
         await self.writable.wait()
-        if self.over.is_set():
-            return
-        self.sent.append(message)
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            self.over.set()
+        if not self.gone:
+            self.sent.append(message)
 
     def leave(self) -> None:
-        self.over.set()
+        self.gone = True
         self.writable.set()
+        self.leaving()
 
     @property
     def status(self) -> int:
@@ -76,12 +71,14 @@ async def parts(trace: Trace, *script: Part | float | Exception) -> AsyncGenerat
         trace.closed = True
 
 
-STREAM = (Accepted(True, EVENT_STREAM), Head(EVENT_STREAM))
-WHOLE = (Accepted(False, JSON), Head(JSON))
+STREAM = (Accepted(EVENT_STREAM), Head(EVENT_STREAM))
+WHOLE = (Head(JSON),)
 
 
 def exchange_of(server: Server) -> Exchange:
-    return Exchange(server.receive, server.send, "req_1", BEAT_S)
+    exchange = Exchange(server.send, "req_1", BEAT_S)
+    server.leaving = exchange.abort.leave
+    return exchange
 
 
 def outcome(
@@ -117,12 +114,6 @@ def test_a_buffered_answer_has_its_length() -> None:
     assert trace.finished
 
 
-def test_the_end_of_an_answer_is_no_leaving() -> None:
-    """A server says ``http.disconnect`` once the answer is complete; what is left is done all the same."""
-    _, trace = outcome(*WHOLE, b"all", 5.0)
-    assert trace.finished
-
-
 def test_heartbeats_fill_silence_only() -> None:
     server, _ = outcome(*STREAM[:1], 25.0, STREAM[1], *(part for _ in range(9) for part in (b"x", 6.0)), 24.0)
     beats = [number for number, one in enumerate(server.sent[1:]) if b"keep-alive" in one["body"]]
@@ -134,7 +125,7 @@ def test_heartbeats_fill_silence_only() -> None:
 
 
 def test_a_buffered_answer_has_no_heartbeat() -> None:
-    server, _ = outcome(*WHOLE[:1], 100.0, WHOLE[1], b"all")
+    server, _ = outcome(100.0, *WHOLE, b"all")
     assert server.body == b"all"
 
 
@@ -146,7 +137,7 @@ def test_a_buffered_answer_has_no_heartbeat() -> None:
         ((*STREAM[:1], 100.0), 15.0),
         ((*STREAM, b"a", 100.0), 1.0),
         ((*STREAM, b"a", 100.0), 15.0),
-        ((*WHOLE[:1], 100.0), 1.0),
+        ((100.0, *WHOLE), 1.0),
     ],
 )
 def test_a_client_that_leaves_ends_the_work(script: tuple[Part | float, ...], at_s: float) -> None:
@@ -195,7 +186,7 @@ def test_a_shutdown_is_told() -> None:
     server, trace = outcome(*STREAM, b"x", 100.0, meanwhile=lambda _, exchange: exchange.abort.shut_down())
     assert b'"code":"shutting_down"' in server.body
     assert (server.ended, trace.finished) == (True, False)
-    waiting, _ = outcome(*WHOLE[:1], 100.0, meanwhile=lambda _, exchange: exchange.abort.shut_down())
+    waiting, _ = outcome(100.0, *WHOLE, meanwhile=lambda _, exchange: exchange.abort.shut_down())
     assert waiting.status == 503
 
 
@@ -210,6 +201,17 @@ def test_a_shutdown_waits_for_nobody_who_does_not_read() -> None:
         await exchange.run(parts(trace, *STREAM, b"a", 2.0, b"b", 1000.0))
         assert trace.closed
         assert loop.time() - began_s < 10.0  # of virtual time
+
+    run(main())
+
+
+def test_a_client_may_leave_while_it_is_told_of_a_failure() -> None:
+    async def main() -> None:
+        server, trace = Server(), Trace()
+        server.writable.clear()
+        asyncio.get_running_loop().call_later(0.5, server.leave)
+        await exchange_of(server).run(parts(trace, InvalidRequest("no")))
+        assert trace.closed
 
     run(main())
 

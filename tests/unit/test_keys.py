@@ -11,16 +11,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.settings import KeySettings, ServerSettings, Settings
-from gateway.state.limits import Ask, MemoryLimits
-from gateway.tenancy import keys, ledger
+from gateway.state.limits import Ask, Bound
+from gateway.state.memory import MemoryLimits
+from gateway.tenancy import directory, key_store, keys, ledger
+from gateway.tenancy.access import Reach
 from gateway.tenancy.books import Books
+from gateway.tenancy.changes import changing
 from gateway.tenancy.journal import Journal
+from gateway.tenancy.prices import PriceTable
+from gateway.tenancy.terms import Terms
 from tests.fakes.entries import accepted, entry
 
 TEXT = "sk-sg-the-secret-text-of-a-key"
 
 
-def key(text: str = TEXT, **fields: Any) -> keys.Key:
+def key(text: str = TEXT, **fields: Any) -> keys.KeyRecord:
     return keys.from_settings(KeySettings(name="n", **fields), keys.digest(text), keys.shown_prefix(text))
 
 
@@ -31,19 +36,43 @@ def test_a_new_key_has_256_random_bits_and_is_shown_by_its_beginning() -> None:
     assert keys.shown_prefix(TEXT) == "sk-sg-the-"
 
 
+def resolved(*records: keys.KeyRecord) -> list[keys.Key]:
+    return keys.resolve(keys.Registry(organisations={}, projects={}, keys=list(records)))
+
+
 def test_the_table_finds_by_text_and_forgets_the_revoked() -> None:
-    table = keys.KeyTable([key(), key("other")])
-    assert table.find(TEXT.encode()) == key()
+    table = keys.KeyTable(resolved(key(), key("other")))
+    assert [table.find(TEXT.encode(), 0.0)] == resolved(key())
     for text in (b"", b"\xff\xfe", TEXT.encode()[:-1], TEXT.upper().encode(), key().sha256.encode()):
-        assert table.find(text) is None
-    table.replace([msgspec.structs.replace(key(), revoked_s=1.0), key("other")])
-    assert table.find(TEXT.encode()) is None
+        assert table.find(text, 0.0) is None
+    table.replace(resolved(msgspec.structs.replace(key(), revoked_s=1.0), key("other")))
+    assert table.find(TEXT.encode(), 0.0) is None
     assert len(table) == 1
+
+
+def test_a_key_counts_until_it_expires() -> None:
+    table = keys.KeyTable(resolved(msgspec.structs.replace(key(), expires_s=10.0)))
+    assert [table.find(TEXT.encode(), at) is not None for at in (0.0, 9.9, 10.0, 11.0)] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("expires_s", "until_s"), [(None, 50.0), (80.0, 50.0), (30.0, 30.0)])
+def test_a_rotated_key_counts_by_both_texts_for_a_while(expires_s: float | None, until_s: float) -> None:
+    record = msgspec.structs.replace(
+        key("new"), previous_sha256=key().sha256, previous_until_s=50.0, expires_s=expires_s
+    )
+    table = keys.KeyTable(resolved(record))
+    old, new = table.find(TEXT.encode(), until_s - 1), table.find(b"new", until_s - 1)
+    assert old is not None
+    assert new is not None
+    assert (old.id, old.bounds, old.tenant) == (new.id, new.bounds, new.tenant)
+    assert table.find(TEXT.encode(), until_s) is None
 
 
 def test_hashes_in_capitals_are_the_same_key() -> None:
     (one,) = keys.bootstrap([KeySettings(name="n", sha256=keys.digest(TEXT).upper())], {})
-    assert keys.KeyTable([one]).find(TEXT.encode()) is one
+    assert keys.KeyTable(resolved(one)).find(TEXT.encode(), 0.0) == resolved(one)[0]
     assert one.id == key().id
 
 
@@ -55,17 +84,22 @@ def test_bootstrap_keys_come_by_hash_or_by_variable() -> None:
         ],
         {"K": "sk-sg-other"},
     )
-    assert (by_hash.sha256, by_hash.rpm, by_hash.prefix) == (keys.digest(TEXT), 5, "")
-    assert (by_env.sha256, by_env.budget_nanousd) == (keys.digest("sk-sg-other"), 1_500_000_000)
+    assert (by_hash.sha256, by_hash.terms.rpm, by_hash.prefix) == (keys.digest(TEXT), 5, "")
+    assert (by_env.sha256, by_env.terms.budget_nanousd) == (keys.digest("sk-sg-other"), 1_500_000_000)
     assert by_env.prefix == "sk-sg-othe"
 
 
 def test_the_snapshot_holds_hashes_for_nobody_else_to_read(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    keys.write_snapshot(path, [key(models=("a",))])
+    known = keys.Registry(
+        organisations={"o": Terms(rpm=5)},
+        projects={"o": {"p": Terms(models=("a",))}},
+        keys=[key(models=("a",))],
+    )
+    directory.write_snapshot(path, known)
     assert TEXT.encode() not in path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
-    assert keys.read_snapshot(path) == [key(models=("a",))]
+    assert directory.read_snapshot(path) == known
     assert [one.name for one in tmp_path.iterdir()] == ["keys.json"]
 
 
@@ -74,7 +108,7 @@ def test_a_snapshot_that_cannot_be_read_is_no_snapshot(tmp_path: Path, content: 
     path = tmp_path / "keys.json"
     if content is not None:
         path.write_bytes(content)
-    assert keys.read_snapshot(path) == []
+    assert directory.read_snapshot(path).keys == []
 
 
 # ---------------------------------------------------------------- the books: keys and the database
@@ -90,8 +124,15 @@ class Desk:
         self.table = keys.KeyTable()
         self.limits = MemoryLimits()
         self.journal = Journal(home / "state" / "journal", f"p{len(list(home.rglob('*.jsonl')))}")
+        known = directory.Directory(home / "state" / "keys.json", self.table)
         self.books = Books(
-            self.settings, self.journal, self.table, self.limits, wall=lambda: self.wall_s, environ={}
+            self.settings,
+            self.journal,
+            known,
+            self.limits,
+            PriceTable(),
+            wall=lambda: self.wall_s,
+            environ={},
         )
 
     def spend(self, name: str, **fields: Any) -> None:
@@ -124,12 +165,12 @@ def test_keys_of_the_file_are_imported_and_updated(tmp_path: Path) -> None:
     for rpm in (5, 7):
         desk = Desk(tmp_path, bootstrap_key(rpm=rpm))
         asyncio.run(life(desk))
-        found = desk.table.find(TEXT.encode())
+        found = desk.table.find(TEXT.encode(), 0.0)
         assert found is not None
-        assert found.rpm == rpm
+        assert found.bounds[0].rpm == rpm
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or TEXT.encode() not in path.read_bytes()
-    assert keys.read_snapshot(tmp_path / "state" / "keys.json") == [found]
+    assert resolved(*directory.read_snapshot(tmp_path / "state" / "keys.json").keys) == [found]
 
 
 def test_a_reload_imports_the_new_file(tmp_path: Path) -> None:
@@ -138,9 +179,9 @@ def test_a_reload_imports_the_new_file(tmp_path: Path) -> None:
         await desk.books.open()
         desk.books.settings = msgspec.structs.replace(desk.settings, keys=(bootstrap_key(rpm=9),))
         await desk.books.refresh_keys()
-        found = desk.table.find(TEXT.encode())
+        found = desk.table.find(TEXT.encode(), 0.0)
         assert found is not None
-        assert found.rpm == 9
+        assert found.bounds[0].rpm == 9
         await desk.books.close()
 
     asyncio.run(life())
@@ -153,16 +194,17 @@ def test_a_revocation_in_the_database_holds_at_the_next_refresh_and_after_a_star
         desk = Desk(tmp_path, bootstrap_key())
         await desk.books.open()
         engine = database.connect(desk.url)
-        assert keys.revoke(engine, key().id, 5.0)
+        with changing(engine, "cli", 5.0) as change:
+            key_store.revoke(change, key_store.key(change.connection, Reach(), key().id))
         engine.dispose()
         await desk.books.refresh_keys()
-        assert desk.table.find(TEXT.encode()) is None
+        assert desk.table.find(TEXT.encode(), 0.0) is None
         await desk.books.close()
         (tmp_path / "db").rename(tmp_path / "away")
         (tmp_path / "db").write_text("in the way")
         again = Desk(tmp_path, bootstrap_key(rpm=3))
         await again.books.open()
-        assert again.table.find(TEXT.encode()) is None
+        assert again.table.find(TEXT.encode(), 0.0) is None
         await again.books.close()
 
     asyncio.run(life())
@@ -172,7 +214,7 @@ def test_without_the_database_known_keys_are_served_and_usage_is_kept(tmp_path: 
     """Away at the start; back later: nothing is lost and what was spent meanwhile counts."""
 
     async def life() -> None:
-        before = Desk(tmp_path, bootstrap_key())
+        before = Desk(tmp_path, bootstrap_key(prepaid_usd=150e-9))
         await before.books.open()
         before.spend("r0", ts=before.wall_s - 10, key_id=key().id, amount_nanousd=100)
         await before.books.carry()
@@ -184,10 +226,12 @@ def test_without_the_database_known_keys_are_served_and_usage_is_kept(tmp_path: 
         desk = Desk(tmp_path)
         await desk.books.open()
         assert "database" in desk.books.errors
-        assert desk.table.find(TEXT.encode()) is not None
-        ask = Ask(key_id=key().id, tokens=1, cost_nanousd=30, credit_nanousd=150)
+        known = desk.table.find(TEXT.encode(), 0.0)
+        assert known is not None
+        bounds = known.bounds
+        ask = Ask(bounds=bounds, tokens=1, cost_nanousd=30)
         assert (await desk.limits.take(ask, desk.wall_s)).short is None
-        desk.limits.settle(ask, 1, 30, desk.wall_s)
+        desk.limits.settle(ask, 30, 1, 30, desk.wall_s)
         desk.spend("r1", ts=desk.wall_s + 1, key_id=key().id, amount_nanousd=30)
         await desk.books.carry()
         with pytest.raises((SQLAlchemyError, database.DatabaseError)):
@@ -230,16 +274,15 @@ def test_what_could_not_be_carried_is_carried_by_the_next_start(tmp_path: Path) 
 
 def test_budgets_begin_anew_with_the_month(tmp_path: Path) -> None:
     async def life() -> None:
-        desk = Desk(tmp_path, bootstrap_key())
+        desk = Desk(tmp_path, bootstrap_key(budget_usd=10e-9))
         await desk.books.open()
-        ask = Ask(key_id="k", tokens=1, cost_nanousd=10, budget_nanousd=10)
-        assert (await desk.limits.take(ask, 0.0)).short is None
-        desk.limits.settle(ask, 1, 10, 0.0)
-        await desk.books.carry()
-        assert (await desk.limits.take(ask, 0.0)).short == "budget"
+        desk.spend("now", ts=desk.wall_s, key_id=key().id, amount_nanousd=10)
+        ask = Ask(bounds=resolved(key(budget_usd=10e-9))[0].bounds, tokens=1, cost_nanousd=10)
+        desk.limits.generation += 1
+        await desk.books.refresh_keys()
+        assert (await desk.limits.take(ask, desk.wall_s)).short == "budget"
         desk.wall_s += 31 * 86400
-        await desk.books.carry()
-        assert (await desk.limits.take(ask, 0.0)).short is None
+        assert (await desk.limits.take(ask, desk.wall_s)).short is None
         await desk.books.close()
 
     asyncio.run(life())
@@ -247,18 +290,21 @@ def test_budgets_begin_anew_with_the_month(tmp_path: Path) -> None:
 
 def test_a_start_counts_what_was_spent_this_month_and_ever(tmp_path: Path) -> None:
     async def life() -> None:
-        first = Desk(tmp_path, bootstrap_key())
+        limited = bootstrap_key(prepaid_usd=58e-9)
+        first = Desk(tmp_path, limited)
         await first.books.open()
-        first.spend("old", ts=first.wall_s - 40 * 86400, key_id="k", amount_nanousd=50)
-        first.spend("new", ts=first.wall_s - 5, key_id="k", amount_nanousd=7)
+        first.spend("old", ts=first.wall_s - 40 * 86400, key_id=key().id, amount_nanousd=50)
+        first.spend("new", ts=first.wall_s - 5, key_id=key().id, amount_nanousd=7)
         await first.books.close()
-        desk = Desk(tmp_path, bootstrap_key())
+        desk = Desk(tmp_path, limited)
         await desk.books.open()
-        for limit in ({"budget_nanousd": 8}, {"credit_nanousd": 58}):
-            assert (await desk.limits.take(Ask(key_id="k", tokens=1, cost_nanousd=2, **limit), 0.0)).short
-            fits = Ask(key_id="k", tokens=1, cost_nanousd=1, **limit)
-            assert (await desk.limits.take(fits, 0.0)).short is None
-            desk.limits.settle(fits, 0, 0, 0.0)
+        account = f"key:{key().id}"
+        for bound in (Bound(account=account, budget_nanousd=8), Bound(account=account, credit=True)):
+            too_much = Ask(bounds=(bound,), tokens=1, cost_nanousd=2)
+            assert (await desk.limits.take(too_much, desk.wall_s)).short
+            fits = Ask(bounds=(bound,), tokens=1, cost_nanousd=1)
+            assert (await desk.limits.take(fits, desk.wall_s)).short is None
+            desk.limits.settle(fits, 1, 0, 0, desk.wall_s)
         await desk.books.close()
 
     asyncio.run(life())

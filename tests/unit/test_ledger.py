@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from gateway import database
 from gateway.tenancy import journal as journals
 from gateway.tenancy import ledger
+from gateway.tenancy.carrier import Carrier, recover, settle_lines
 from gateway.tenancy.journal import Journal, Line
-from gateway.tenancy.ledger import Carrier, recover, settle_lines
 from tests.fakes.entries import accepted, entry, progress
 
 

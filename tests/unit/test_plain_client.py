@@ -17,7 +17,7 @@ from backends.clients.base import (
     ReplyTimeout,
     ReplyTooLarge,
 )
-from backends.clients.plain import PlainClient
+from backends.clients.plain import Origin, PlainClient
 from tests.fakes.peer import Peer, peer
 from tests.fakes.processes import until_async
 
@@ -356,6 +356,28 @@ def test_no_more_connections_than_allowed() -> None:
 
     run(main())
     assert most == 3
+
+
+@pytest.mark.parametrize("returned_first", [True, False])
+def test_a_permit_outlives_a_waiter_that_is_cancelled(returned_first: bool) -> None:
+    """The waiter's cancellation and the permit's return cross in one turn of the loop, in either order."""
+
+    async def main() -> None:
+        origin = Origin("127.0.0.1", 1, 0)
+        leaving, staying = (asyncio.create_task(origin.permit()) for _ in range(2))
+        await asyncio.sleep(0)
+        for step in (
+            (origin.give_back, leaving.cancel) if returned_first else (leaving.cancel, origin.give_back)
+        ):
+            step()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await staying
+        assert (origin.free, len(origin.waiting)) == (0, 0)
+        origin.give_back()
+        assert origin.free == 1
+
+    asyncio.run(main())
 
 
 def test_a_reader_that_lags_holds_up_the_server() -> None:

@@ -257,6 +257,46 @@ def test_requests_eject_and_a_probe_readmits(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_replica_that_serves_is_not_probed_until_it_is_silent(tmp_path: Path) -> None:
+    probe = Scripted({"x/health": 200})
+    house = House(tmp_path, [attached("a", "x")], probe)
+
+    async def run() -> None:
+        supervisor = house.supervisor
+        await house.until("a", Phase.READY)
+        asked = len(probe.asked)
+        supervisor.report("a", True)
+        await supervisor.probe_once()
+        assert len(probe.asked) == asked
+        await supervisor.probe_once()
+        assert len(probe.asked) == asked + 1
+        supervisor.report("a", True)
+        supervisor.report("a", False, "refused", refused=True)
+        await supervisor.probe_once()
+        assert len(probe.asked) == asked + 2, "one that is not ready is always asked"
+        await supervisor.stop()
+
+    asyncio.run(run())
+
+
+def test_a_replica_without_metrics_is_seldom_asked_for_them(tmp_path: Path) -> None:
+    probe = Scripted({"x/health": 200, "x/metrics": 404})
+    house = House(tmp_path, [attached("a", "x")], probe)
+
+    async def run() -> None:
+        supervisor = house.supervisor
+        await house.until("a", Phase.READY)
+        for _ in range(3):
+            await supervisor.scrape_once()
+        assert probe.asked.count("x/metrics") == 1
+        house.clock.now_s += supervisor.limits.mute_s
+        await supervisor.scrape_once()
+        assert probe.asked.count("x/metrics") == 2
+        await supervisor.stop()
+
+    asyncio.run(run())
+
+
 def test_a_launched_replica_whose_warm_up_fails_is_not_ready(tmp_path: Path) -> None:
     async def probe(
         url: str, headers: Mapping[str, str], timeout_s: float, body: bytes | None = None

@@ -1,0 +1,32 @@
+"""``/admin/v1``: one file per resource, each a line in RESOURCES; ``frame`` is what they share."""
+
+from litestar import Router
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.api.admin import config, fleet, frame, keys, organisations, people, projects, records, session
+from gateway.database import DatabaseError
+from gateway.process import Process
+
+RESOURCES = (
+    organisations.handlers,
+    projects.handlers,
+    keys.handlers,
+    people.handlers,
+    session.handlers,
+    records.handlers,
+    fleet.handlers,
+    config.handlers,
+)
+
+
+def handlers(process: Process) -> list[Router]:
+    """Make the one router of the admin API."""
+    return [
+        Router(
+            "/admin/v1",
+            route_handlers=[handler for make in RESOURCES for handler in make(process)],
+            before_request=frame.authentication(process.control),
+            exception_handlers={SQLAlchemyError: frame.database_away, DatabaseError: frame.database_away},
+            security=[{"admin key": []}, {"session": []}],
+        )
+    ]

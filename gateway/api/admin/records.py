@@ -1,0 +1,69 @@
+"""``/admin/v1/audit`` and ``/admin/v1/requests``: what was changed, and what was asked."""
+
+from typing import Annotated, Any
+
+from litestar import get
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import QueryParameter
+
+from gateway.api.admin import frame
+from gateway.api.admin.frame import AdminRequest, Cursor, Filter, Limit, Page
+from gateway.process import Process
+from gateway.tenancy import changes, usage
+from gateway.tenancy.changes import Line
+from gateway.tenancy.usage import RequestRow
+
+Time = Annotated[float | None, QueryParameter(description="Seconds since 1970.")]
+
+
+def handlers(process: Process) -> list[HTTPRouteHandler]:
+    """Make the handlers."""
+    control = process.control
+    docs: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
+
+    @get("/audit", summary="List changes", responses=frame.LISTS, **docs)
+    def list_audit(
+        request: AdminRequest,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+        actor: Filter = None,
+        action: Filter = None,
+        subject: Filter = None,
+    ) -> Page[Line]:
+        """Changes with before and after, newest first."""
+        reach = frame.permitted(request, "audit.read")
+        filters = {"actor": actor, "action": action, "subject": subject}
+        with frame.reading(control) as connection:
+            found = changes.lines(connection, reach, frame.window(limit, cursor), filters)
+        return Page(*found)
+
+    @get("/requests", summary="List requests", responses=frame.LISTS, **docs)
+    def list_requests(  # one parameter per filter
+        request: AdminRequest,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+        org: Filter = None,
+        project: Filter = None,
+        key_id: Filter = None,
+        model: Filter = None,
+        status: Filter = None,
+        request_id: Filter = None,
+        from_s: Time = None,
+        to_s: Time = None,
+    ) -> Page[RequestRow]:
+        """Settled requests, newest first, of a half-open span of time."""
+        reach = frame.permitted(request, "usage.read")
+        filters = {
+            "org": org,
+            "project": project,
+            "key_id": key_id,
+            "model": model,
+            "status": status,
+            "request_id": request_id,
+        }
+        with frame.reading(control) as connection:
+            window = frame.window(limit, cursor)
+            found = usage.requests(connection, reach, window, filters, (from_s, to_s))
+        return Page(*found)
+
+    return [list_audit, list_requests]

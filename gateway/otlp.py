@@ -1,0 +1,131 @@
+"""OTLP's protobuf for traces, written as bytes.
+
+The SDK's span objects and encoder take about 400 us of CPU for the spans of one request, protobuf's own
+objects 120, joining bytes 20. Only what the gateway says is here: no links, no events, no limits. Source:
+opentelemetry-proto 1.x, ``trace.proto``, ``common.proto``, ``collector/trace/v1``; field numbers never
+change.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+
+Value = str | bool | int | float | Sequence[str] | None
+
+INTERNAL, SERVER, CLIENT = 1, 2, 3  # Span.kind
+NO_PARENT = b""
+
+_times = struct.Struct("<BQBQ").pack  # fields 7 and 8, fixed64: start and end in Unix nanoseconds
+_double = struct.Struct("<d").pack
+_SMALL = [bytes([number]) for number in range(0x80)]
+
+
+def varint(number: int) -> bytes:
+    """Encode a number; a negative one as its 64-bit complement."""
+    if 0 <= number < 0x80:
+        return _SMALL[number]
+    number &= 0xFFFFFFFFFFFFFFFF
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def sized(tag: bytes, data: bytes) -> bytes:
+    """Encode a field with a length; ``tag`` is its key byte."""
+    return tag + varint(len(data)) + data
+
+
+class Key:
+    """The name of a span's attribute, ready to be written with a value."""
+
+    def __init__(self, name: str) -> None:
+        self._key = sized(b"\x0a", name.encode())
+        self._for_double = sized(b"\x4a", self._key + b"\x12\x09\x21" + bytes(8))[:-8]
+
+    def text(self, value: str) -> bytes:
+        """Encode a text."""
+        return sized(b"\x4a", self._key + sized(b"\x12", sized(b"\x0a", value.encode())))
+
+    def integer(self, value: int) -> bytes:
+        """Encode a whole number."""
+        data = varint(value)
+        size = 1 + len(data)
+        return b"".join(
+            (b"\x4a", varint(len(self._key) + 2 + size), self._key, b"\x12", _SMALL[size], b"\x18", data)
+        )
+
+    def double(self, value: float) -> bytes:
+        """Encode a number."""
+        return self._for_double + _double(value)
+
+
+class Step:
+    """A kind of span without attributes, ready to be written with its ids and times."""
+
+    def __init__(self, name: str) -> None:
+        self._head = head(name, INTERNAL)
+        packer = struct.Struct(f"<20sQ10s{len(self._head)}sBQBQ")
+        self._pack = packer.pack
+        self._size = b"\x12" + varint(packer.size)
+
+    def write(self, lead: bytes, span_id: int, parent: bytes, start_ns: int, end_ns: int) -> bytes:
+        """Encode the span; ``lead`` by ``lead``, ``parent`` by ``below``; its id is told to nobody."""
+        return self._size + self._pack(lead, span_id, parent, self._head, 0x39, start_ns, 0x41, end_ns)
+
+
+def head(name: str, kind: int) -> bytes:
+    """Encode a span's name and kind."""
+    return sized(b"\x2a", name.encode()) + b"\x30" + varint(kind)
+
+
+def lead(trace_id: int) -> bytes:
+    """Encode a trace's id, and say that a span's id follows."""
+    return b"\x0a\x10" + trace_id.to_bytes(16, "big") + b"\x12\x08"
+
+
+def below(parent_id: int) -> bytes:
+    """Encode the parent's id."""
+    return b"\x22\x08" + parent_id.to_bytes(8, "big")
+
+
+def span(lead: bytes, span_id: int, parent: bytes, start_ns: int, end_ns: int, rest: bytes) -> bytes:
+    """Encode any span; ``rest`` is its head, attributes and all else."""
+    times = _times(0x39, start_ns, 0x41, end_ns)
+    return sized(b"\x12", b"".join((lead, span_id.to_bytes(8, "big"), parent, times, rest)))
+
+
+def error(message: str) -> bytes:
+    """Encode a span's status: an error."""
+    return sized(b"\x7a", sized(b"\x12", message.encode()) + b"\x18\x02")
+
+
+def attributes(pairs: Iterable[tuple[str, Value]], tag: bytes = b"\x4a") -> bytes:
+    """Encode attributes of a span (or of a resource: tag ``0x0a``); None and what is empty is left out."""
+    return b"".join(
+        [
+            sized(tag, sized(b"\x0a", name.encode()) + sized(b"\x12", _any_value(value)))
+            for name, value in pairs
+            if value not in (None, "", ())
+        ]
+    )
+
+
+def request(resource: Mapping[str, Value], scope: tuple[str, str], spans: bytes) -> bytes:
+    """Encode an ``ExportTraceServiceRequest`` with one resource and one scope (name, version)."""
+    origin = sized(b"\x0a", attributes(resource.items(), b"\x0a"))
+    source = sized(b"\x0a", sized(b"\x0a", scope[0].encode()) + sized(b"\x12", scope[1].encode()))
+    return sized(b"\x0a", origin + sized(b"\x12", source + spans))
+
+
+def _any_value(value: Value) -> bytes:
+    if isinstance(value, str):
+        return sized(b"\x0a", value.encode())
+    if isinstance(value, bool):
+        return b"\x10\x01" if value else b"\x10\x00"
+    if isinstance(value, int):
+        return b"\x18" + varint(value)
+    if isinstance(value, float):
+        return b"\x21" + _double(value)
+    return sized(b"\x2a", b"".join([sized(b"\x0a", _any_value(one)) for one in value or ()]))

@@ -1,0 +1,183 @@
+"""The spans of one finished request, encoded: pure, run off the event loop.
+
+One span for the request, which alone bears its bill (a backend that sums costs must find them once), and
+below it one for each step of the gateway, each wait in the queue, each attempt, and an attempt's time to the
+first token and stream. What few requests share is encoded anew, the rest is remembered.
+"""
+
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway import otlp
+from gateway import semconv as names
+from gateway.attempts import Try
+from gateway.otlp import CLIENT, SERVER, Key, Step
+from gateway.passage import Passage
+from gateway.tenancy.pricing import NANO
+
+STEPS = ("authenticate", "admit", "cache", "classify", "queue", "first token", "stream", "settle")
+_STEPS = {name: Step(name) for name in STEPS}
+
+_REQUEST_ID, _CACHE_ENTRY = Key(names.REQUEST_ID), Key(names.CACHE_ENTRY)
+_SCORE, _FIRST_CHUNK = Key(names.SCORE), Key(names.TIME_TO_FIRST_CHUNK)
+_INPUT, _CACHED, _OUTPUT = Key(names.INPUT_TOKENS), Key(names.CACHED_TOKENS), Key(names.OUTPUT_TOKENS)
+_AMOUNT, _COST = Key(names.AMOUNT), Key(names.COST_USD)
+
+DECISION = (
+    names.OPERATION,
+    names.PROVIDER,
+    names.REQUEST_MODEL,
+    names.RESPONSE_MODEL,
+    names.REQUEST_STREAM,
+    names.REQUEST_MAX_TOKENS,
+    names.REQUEST_TEMPERATURE,
+    names.FINISH_REASONS,
+    names.ORG,
+    names.PROJECT,
+    names.KEY_ID,
+    names.ROUTE,
+    names.REASON,
+    names.CANDIDATES,
+    names.CACHE,
+    names.PRICE_VERSION,
+    names.SOURCE,
+    names.ESTIMATED,
+    names.ATTEMPTS,
+    names.REPLICA,
+    names.STATUS_CODE,
+    names.ERROR_TYPE,
+)
+
+
+def spans(passage: Passage, offset_s: float) -> list[bytes]:
+    """Encode the spans of one request; ``offset_s`` turns its times into seconds since the epoch."""
+    trace = passage.trace
+    assert trace is not None
+    offset_ns = int(offset_s * 1e9)
+    lead, below = otlp.lead(trace.trace_id), otlp.below(trace.span_id)
+    parent = otlp.below(trace.parent_id) if trace.parent_id else otlp.NO_PARENT
+    start_ns, end_ns = int(passage.started_s * 1e9) + offset_ns, int(passage.ended_s * 1e9) + offset_ns
+    request = otlp.span(lead, trace.span_id, parent, start_ns, end_ns, _request(passage))
+    made: list[bytes] = []
+    child = trace.span_id  # attempts are numbered upwards from here, see Trace.headers; all else downwards
+    for name, end_s in passage.steps:
+        child -= 1
+        step_ns = int(end_s * 1e9) + offset_ns
+        made.append(_STEPS[name].write(lead, child, below, start_ns, step_ns))
+        start_ns = step_ns
+    for number, one in enumerate(passage.trip.tries if passage.trip is not None else (), 1):
+        child -= 3
+        if not one.sent_s:
+            asked_ns = int(one.asked_s * 1e9) + offset_ns
+            made.append(_STEPS["queue"].write(lead, child, below, asked_ns, end_ns))
+            continue
+        made += _tried(one, number, (lead, trace.span_id, below), child, offset_ns)
+    if passage.answered_s:
+        start_ns = int(passage.answered_s * 1e9) + offset_ns
+        made.append(_STEPS["settle"].write(lead, child - 1, below, start_ns, end_ns))
+    made.append(request)  # last, so that whoever has it has the whole trace
+    return made
+
+
+def _tried(
+    one: Try, number: int, family: tuple[bytes, int, bytes], child: int, offset_ns: int
+) -> list[bytes]:
+    """Encode the wait for a replica and the attempt on it; ``child`` and the next two ids are free."""
+    lead, root, below = family
+    asked_ns, end_ns = int(one.asked_s * 1e9) + offset_ns, int(one.ended_s * 1e9) + offset_ns
+    sent_ns, own = int(one.sent_s * 1e9) + offset_ns, root + number
+    made = [
+        _STEPS["queue"].write(lead, child, below, asked_ns, sent_ns),
+        otlp.span(lead, own, below, sent_ns, end_ns, _attempt(one, number)),
+    ]
+    if one.first_byte_s:
+        first_ns, inner = int(one.first_byte_s * 1e9) + offset_ns, otlp.below(own)
+        made.append(_STEPS["first token"].write(lead, child + 1, inner, sent_ns, first_ns))
+        made.append(_STEPS["stream"].write(lead, child + 2, inner, first_ns, end_ns))
+    return made
+
+
+def _request(passage: Passage) -> bytes:
+    """Encode all of a request's span that comes after its times."""
+    choice, hit, charge = passage.choice, passage.hit, passage.charge
+    pieces = [_decision(_decided(passage)), _REQUEST_ID.text(passage.request_id)]
+    if choice is not None and choice.score is not None:
+        pieces.append(_SCORE.double(choice.score))
+    if passage.first_byte_s and passage.streamed:
+        pieces.append(_FIRST_CHUNK.double(passage.first_byte_s - passage.started_s))
+    if hit is not None:
+        pieces.append(_CACHE_ENTRY.text(hit.id))
+    if charge is not None:
+        usage = charge.usage
+        amount = charge.amount_nanousd(usage)
+        pieces += (
+            _INPUT.integer(usage.prompt_tokens),
+            _CACHED.integer(usage.cached_tokens),
+            _OUTPUT.integer(usage.completion_tokens),
+            _AMOUNT.integer(amount),
+            _COST.double(amount / NANO),
+        )
+    if passage.trace is not None and passage.trace.state:
+        pieces.append(otlp.sized(b"\x1a", passage.trace.state))
+    return b"".join(pieces)
+
+
+def _decided(passage: Passage) -> tuple[Any, ...]:
+    """Give the values of ``DECISION``."""
+    key, target, choice = passage.key, passage.target, passage.choice
+    charge, trip = passage.charge, passage.trip
+    routed = target is not None and bool(target.route)
+    return (
+        passage.operation,
+        choice.model.settings.engine if choice is not None else "switchgear",
+        passage.name,
+        passage.model if choice is not None or passage.hit is not None else None,
+        passage.streamed,
+        passage.max_tokens,
+        passage.temperature,
+        tuple(passage.finish_reasons),
+        key.org if key is not None else None,
+        key.project if key is not None else None,
+        key.id if key is not None else None,
+        passage.route,
+        choice.reason if choice is not None and routed else None,
+        tuple([model.name for model in target.models]) if target is not None and routed else (),
+        passage.cache,
+        charge.price.version if charge is not None else None,
+        charge.source if charge is not None else None,
+        charge.estimated if charge is not None else None,
+        len(trip.tried) if trip is not None else 0,
+        trip.tried[-1] if trip is not None and trip.tried else None,
+        passage.status,
+        passage.error,
+    )
+
+
+@lru_cache(2048)
+def _decision(values: tuple[Any, ...]) -> bytes:
+    operation, model, status, failure = values[0], values[2], values[-2], values[-1]
+    encoded = otlp.head(f"{operation} {model}", SERVER) + otlp.attributes(zip(DECISION, values, strict=True))
+    return encoded + otlp.error(failure) if status >= 500 else encoded
+
+
+def _attempt(one: Try, number: int) -> bytes:
+    # An attempt that neither succeeded nor failed was given up: its client left, or the gateway ends.
+    return _attempt_at(one.replica, one.url, number, one.outcome or "given_up")
+
+
+@lru_cache(1024)
+def _attempt_at(replica: str, url: str, number: int, outcome: str) -> bytes:
+    address = urlsplit(url)
+    failed = outcome not in ("ok", "refused")
+    encoded = otlp.head("attempt", CLIENT) + otlp.attributes(
+        [
+            (names.REPLICA, replica),
+            (names.SERVER_ADDRESS, address.hostname),
+            (names.SERVER_PORT, address.port),
+            (names.ATTEMPT, number),
+            (names.OUTCOME, outcome),
+            (names.ERROR_TYPE, outcome if failed else None),
+        ]
+    )
+    return encoded + otlp.error(outcome) if failed else encoded

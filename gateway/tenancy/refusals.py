@@ -1,0 +1,57 @@
+"""What a client hears of its limits: the headers of a rate, and the error for what was short."""
+
+from gateway.errors import InsufficientQuota, InternalError, RateLimited
+from gateway.state.limits import Left, Verdict
+
+LEVELS = {"org": "organisation", "project": "project", "key": "key", "user": "end user"}
+
+
+def rate_headers(verdict: Verdict) -> list[tuple[bytes, bytes]]:
+    """Give OpenAI's rate-limit headers for the rates that are configured."""
+    headers: list[tuple[bytes, bytes]] = []
+    for name, left in ((b"requests", verdict.requests), (b"tokens", verdict.tokens)):
+        if left is not None:
+            headers += _headers(name, left)
+    return headers
+
+
+def _headers(name: bytes, left: Left) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-ratelimit-limit-" + name, str(left.limit).encode()),
+        (b"x-ratelimit-remaining-" + name, str(left.remaining).encode()),
+        (b"x-ratelimit-reset-" + name, _duration(left.reset_s)),
+    ]
+
+
+def _duration(seconds: float) -> bytes:
+    """Write a duration as OpenAI does: ``12ms``, ``6.5s``, ``1m30s``."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms".encode()
+    minutes, rest = divmod(round(seconds), 60)
+    return (f"{minutes}m{rest}s" if minutes else f"{round(seconds, 3):g}s").encode()
+
+
+def refused(verdict: Verdict) -> RateLimited | InsufficientQuota | InternalError:
+    """Give the error for a verdict that admits nothing."""
+    level = LEVELS.get(verdict.account.partition(":")[0], "account")
+    match verdict.short:
+        case "requests" | "tokens" as what:
+            error = RateLimited(
+                f"Rate limit of this {level} reached: {verdict.limit} {what} per {verdict.period}. "
+                f"Try again in {verdict.retry_after_s:.1f} s.",
+                retry_after_s=verdict.retry_after_s,
+            )
+            error.headers = rate_headers(verdict)
+            error.type = what  # type: ignore[misc]  # OpenAI names the exhausted rate as the type
+            return error
+        case "concurrency":
+            return RateLimited(
+                f"Too many requests of this {level} at once.", retry_after_s=verdict.retry_after_s
+            )
+        case "credit":
+            return InsufficientQuota(f"This {level} has no credit left for this request; top up to go on.")
+        case "budget":
+            span = "" if verdict.period == "total" else f" for this {verdict.period}"
+            return InsufficientQuota(f"The budget of this {level}{span} does not cover this request.")
+        case _:
+            return InternalError("The request was refused.")

@@ -1,0 +1,151 @@
+"""What an organisation, a project or a key is allowed and limited to, and how the levels combine. Pure.
+
+Every field is optional: None means that nothing is configured there. The tightest wins: models intersect, the
+lowest band and weight count, the narrowest cache scope; rates, budgets and credit bind at each level by its
+own counter. The same struct is what the admin API takes, what SQL keeps and what a start without SQL reads.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.settings import Band
+from gateway.state.limits import Bound
+from gateway.state.periods import Period
+
+# A browser's numbers are exact up to 2**53, and so must be every amount that passes through one.
+Count = Annotated[int, Meta(ge=1, le=2**53)]
+Credit = Literal["prepaid", "payg"]
+CacheScope = Literal["key", "project", "organisation"]
+ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+
+BANDS: tuple[Band, ...] = ("batch", "standard", "interactive")  # lowest first
+SCOPES: tuple[CacheScope, ...] = ("key", "project", "organisation")  # narrowest first
+PERIODS: tuple[Period, ...] = ("day", "week", "month", "total")  # shortest first
+DEFAULT_BAND: Band = "standard"
+DEFAULT_SCOPE: CacheScope = "project"
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Limits per minute, per day, at once, and of spending per period."""
+
+    rpm: Annotated[Count, Meta(description="Requests per minute.")] | None = None
+    tpm: Annotated[Count, Meta(description="Tokens per minute.")] | None = None
+    rpd: Annotated[Count, Meta(description="Requests per day.")] | None = None
+    tpd: Annotated[Count, Meta(description="Tokens per day.")] | None = None
+    concurrency: Annotated[Count, Meta(description="Requests at once.")] | None = None
+    budget_nanousd: Annotated[int, Meta(ge=0, le=2**53, description="Spending per period.")] | None = None
+    budget_period: Annotated[Period, Meta(description="The budget's period, in UTC.")] = "month"
+
+
+class Terms(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Everything that a level may have."""
+
+    models: (
+        Annotated[
+            tuple[ModelName, ...], Meta(min_length=1, max_length=1000, description="Models and routes.")
+        ]
+        | None
+    ) = None
+    band: Annotated[Band, Meta(description="The highest priority band.")] | None = None
+    weight: Annotated[float, Meta(gt=0, le=1e6, description="Share within a band.")] | None = None
+    credit: Annotated[Credit, Meta(description="Whether a balance binds, and how it is paid.")] | None = None
+    floor_nanousd: (
+        Annotated[int, Meta(ge=-(2**53), le=2**53, description="What the balance may not pass.")] | None
+    ) = None
+    cache_scope: Annotated[CacheScope, Meta(description="Who shares cached answers.")] | None = None
+    retention_days: Annotated[int, Meta(ge=0, le=36500, description="How long content is kept.")] | None = (
+        None
+    )
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+            Meta(max_length=16, description="Your own notes."),
+        ]
+        | None
+    ) = None
+    end_user: Annotated[Rates, Meta(description="Limits of each end user, known or not.")] | None = None
+
+
+NOTHING = Terms()
+
+
+def merged(terms: Terms, patch: dict[str, Any]) -> Terms:
+    """Give the terms with the fields of a JSON merge patch: null removes. Raises msgspec.ValidationError."""
+    fields: dict[str, Any] = {**msgspec.to_builtins(terms), **patch}
+    return msgspec.convert({name: value for name, value in fields.items() if value is not None}, Terms)
+
+
+def bound(account: str, terms: Terms) -> Bound | None:
+    """Give the limits that one level counts on its account; None where it has none.
+
+    Pay-as-you-go without a floor has no credit limit, so that its balance binds nothing.
+    """
+    credit = terms.credit == "prepaid" or (terms.credit == "payg" and terms.floor_nanousd is not None)
+    rates = (terms.rpm, terms.tpm, terms.rpd, terms.tpd, terms.concurrency, terms.budget_nanousd)
+    if not credit and all(limit is None for limit in rates):
+        return None
+    return Bound(
+        account=account,
+        rpm=terms.rpm,
+        tpm=terms.tpm,
+        rpd=terms.rpd,
+        tpd=terms.tpd,
+        concurrency=terms.concurrency,
+        budget_nanousd=terms.budget_nanousd,
+        budget_period=terms.budget_period,
+        credit=credit,
+        floor_nanousd=terms.floor_nanousd or 0,
+    )
+
+
+def allowed_models(levels: Iterable[Terms]) -> frozenset[str] | None:
+    """Give the names that every level allows; None where no level names any."""
+    found: frozenset[str] | None = None
+    for terms in levels:
+        if terms.models is not None:
+            found = frozenset(terms.models) if found is None else found & frozenset(terms.models)
+    return found
+
+
+def lowest_band(levels: Iterable[Terms]) -> Band:
+    """Give the lowest band that is configured."""
+    return min((terms.band for terms in levels if terms.band), key=BANDS.index, default=DEFAULT_BAND)
+
+
+def lowest_weight(levels: Iterable[Terms]) -> float:
+    """Give the lowest weight that is configured."""
+    return min((terms.weight for terms in levels if terms.weight is not None), default=1.0)
+
+
+def narrowest_scope(levels: Iterable[Terms]) -> CacheScope:
+    """Give the narrowest cache scope that is configured."""
+    return min(
+        (one.cache_scope for one in levels if one.cache_scope), key=SCOPES.index, default=DEFAULT_SCOPE
+    )
+
+
+def end_user_rates(levels: Iterable[Terms]) -> Rates | None:
+    """Give the tightest limits of an end user; None where no level has any.
+
+    Budgets of different periods become the lesser amount over the longer period.
+    """
+    found = [terms.end_user for terms in levels if terms.end_user is not None]
+    if not found:
+        return None
+    budgets = [one for one in found if one.budget_nanousd is not None]
+    return Rates(
+        rpm=_least([one.rpm for one in found]),
+        tpm=_least([one.tpm for one in found]),
+        rpd=_least([one.rpd for one in found]),
+        tpd=_least([one.tpd for one in found]),
+        concurrency=_least([one.concurrency for one in found]),
+        budget_nanousd=_least([one.budget_nanousd for one in budgets]),
+        budget_period=max((one.budget_period for one in budgets), key=PERIODS.index, default="month"),
+    )
+
+
+def _least(limits: Sequence[int | None]) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -1,0 +1,172 @@
+"""OpenTelemetry traces, for billing and latency: one per request, exported in the background.
+
+Rules: the event loop only makes a trace's ids and appends the finished Passage to a bounded buffer; a thread
+makes the spans and sends them, a few requests at a time so that it never holds the interpreter for long. A
+receiver that is slow or away costs traces, counted, and nothing else. Head sampling by the standard
+variables; what failed, was tried twice, was slow or dear is kept whatever the sampler said. No content of
+prompts or answers, and no text of errors, in a span.
+"""
+
+import importlib.metadata
+import logging
+import random
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from gateway import otlp
+from gateway.otlp import Value
+from gateway.passage import Passage
+from gateway.settings import TracingSettings
+from gateway.spans import spans
+from gateway.telemetry import Telemetry
+from gateway.tracecontext import Sampler, Trace, sampler_from
+
+log = logging.getLogger("switchgear.tracing")
+
+BUFFER_REQUESTS = 4096
+BATCH_REQUESTS = 1024
+PERIOD_S = 0.5
+AT_ONCE = 16  # requests whose spans are made before others may run
+PAUSE_S = 0.0001
+CLOSE_S = 5.0
+METRIC = "switchgear_traces_total"
+
+
+class Exporter(Protocol):
+    """Sends encoded spans; blocks, and tries again, within its own time-out."""
+
+    def send(self, data: bytes) -> bool:
+        """Send an ``ExportTraceServiceRequest``; tells whether the receiver has it."""
+
+    def shutdown(self) -> None:
+        """Give up what is under way; callable from another thread."""
+
+
+class Tracing:
+    """Gives requests their traces, keeps finished ones, exports them from its own thread."""
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        resource: Mapping[str, Value],
+        sampler: Sampler,
+        telemetry: Telemetry,
+        clocks: tuple[Callable[[], float], Callable[[], float]],
+    ) -> None:
+        """``clocks``: monotonic, and seconds since the epoch."""
+        self._exporter = exporter
+        self._resource = resource
+        self._sampler = sampler
+        self._telemetry = telemetry
+        self._now, self._wall = clocks
+        self._keep = TracingSettings()
+        self._buffer: deque[Passage] = deque()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+        # Each counter is made here and then has one writer: "dropped" the event loop, the others the thread.
+        for outcome in ("exported", "failed", "dropped"):
+            telemetry.count(METRIC, (outcome,), 0.0)
+
+    def adopt(self, settings: TracingSettings) -> None:
+        """Put settings in force."""
+        self._keep = settings
+
+    # On the event loop
+    def begin(self, headers: Mapping[bytes, bytes]) -> Trace:
+        """Give a request its trace: the client's, or a new one."""
+        return self._sampler.begin(headers, random.getrandbits)
+
+    def offer(self, passage: Passage) -> None:
+        """Take a finished request, if it is to be seen."""
+        assert passage.trace is not None
+        if not passage.trace.sampled and not self._worth(passage):
+            return
+        if len(self._buffer) >= BUFFER_REQUESTS:
+            self._telemetry.count(METRIC, ("dropped",))
+            return
+        self._buffer.append(passage)
+
+    def _worth(self, passage: Passage) -> bool:
+        keep, trip, charge = self._keep, passage.trip, passage.charge
+        waited_s = (passage.first_byte_s or passage.ended_s) - passage.started_s
+        return (
+            passage.status >= 500
+            or (trip is not None and len(trip.tried) > 1)
+            or waited_s >= keep.slow_s
+            or (charge is not None and charge.cost_usd >= keep.expensive_usd)
+        )
+
+    # In the thread
+    def start(self) -> None:
+        """Start exporting."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Export what is left, as far as that takes no longer than ``CLOSE_S``; blocks."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_S)
+        self._exporter.shutdown()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PERIOD_S):
+            self._export()
+        self._export()
+
+    def _export(self) -> None:
+        while count := min(len(self._buffer), BATCH_REQUESTS):
+            outcome = "failed"
+            try:
+                if self._exporter.send(self._encode([self._buffer.popleft() for _ in range(count)])):
+                    outcome = "exported"
+            except Exception:
+                log.exception("traces of %d requests are lost", count)
+            self._telemetry.count(METRIC, (outcome,), count)
+
+    def _encode(self, passages: Sequence[Passage]) -> bytes:
+        offset_s = self._wall() - self._now()
+        encoded: list[bytes] = []
+        for number, passage in enumerate(passages, 1):
+            encoded += spans(passage, offset_s)
+            if not number % AT_ONCE:
+                time.sleep(PAUSE_S)
+        return otlp.request(self._resource, ("switchgear", _version()), b"".join(encoded))
+
+
+def tracing_from(
+    environ: Mapping[str, str], telemetry: Telemetry, clocks: tuple[Callable[[], float], Callable[[], float]]
+) -> Tracing | None:
+    """Make the tracing that the standard ``OTEL_*`` variables ask for; None where they ask for none."""
+    wanted = {one.strip() for one in environ.get("OTEL_TRACES_EXPORTER", "").lower().split(",")} - {""}
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or "none" in wanted:
+        return None
+    if "otlp" not in wanted and not any(environ.get(name) for name in endpoints):
+        return None
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol not in (None, "", "http/protobuf"):
+        log.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s is not spoken; traces go by http/protobuf", protocol)
+    # Imported only where it is used: these take a third of a second.
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    from gateway.outbound import SpanExporter
+
+    told = OTELResourceDetector().detect().attributes
+    own = {
+        "service.name": "switchgear",
+        "service.version": _version(),
+        "service.instance.id": str(uuid.uuid4()),
+    }
+    described = Resource.create({**own, **told}).attributes
+    resource = {name: value for name, value in described.items() if isinstance(value, str | int | float)}
+    return Tracing(SpanExporter(), resource, sampler_from(environ), telemetry, clocks)
+
+
+@lru_cache
+def _version() -> str:
+    return importlib.metadata.version("switchgear")

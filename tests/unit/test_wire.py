@@ -1,0 +1,140 @@
+"""The server's protocol on a scripted transport: what leaves, and what it tells the handler."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from gateway.api.exchange import LEAVING
+from gateway.wire import JoinedHttpProtocol
+
+ASK = b"%s /x HTTP/1.1\r\nhost: a\r\n\r\n"
+Handler = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Transport:
+    """Notes each write."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name in ("peername", "sockname") else default
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+async def turns() -> None:
+    """Let everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def connected(handler: Handler) -> tuple[JoinedHttpProtocol, Transport]:
+    config = uvicorn.Config(handler, lifespan="off", log_config=None, ws="none")
+    config.load()
+    transport = Transport()
+    protocol = JoinedHttpProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
+def answer(headers: list[tuple[bytes, bytes]], *pieces: bytes, method: bytes = b"GET") -> Transport:
+    """Give what leaves for an answer of these headers and pieces."""
+
+    async def handler(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for number, piece in enumerate(pieces):
+            more = number < len(pieces) - 1
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+    async def main() -> Transport:
+        protocol, transport = connected(handler)
+        protocol.data_received(ASK % method)
+        await turns()
+        return transport
+
+    return asyncio.run(main())
+
+
+def test_a_whole_answer_leaves_in_one_write() -> None:
+    sent = answer([(b"content-length", b"2")], b"ok")
+    assert sent.written == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]
+    assert not sent.closed
+
+
+def test_each_piece_of_a_stream_leaves_at_once() -> None:
+    first, second, end = answer([], b"one", b"two", b"").written
+    assert first.endswith(b"transfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+    assert (second, end) == (b"3\r\ntwo\r\n", b"0\r\n\r\n")
+
+
+def test_an_answer_to_head_has_no_body() -> None:
+    assert answer([(b"content-length", b"2")], b"ok", method=b"HEAD").written[0].endswith(b"\r\n\r\n")
+
+
+def test_an_answer_may_close_its_connection() -> None:
+    sent = answer([(b"content-length", b"2"), (b"connection", b"close")], b"ok")
+    assert sent.closed
+    assert sent.written[0].count(b"connection: close") == 1
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb"])
+@pytest.mark.parametrize("where", ["name", "value"])
+def test_a_header_cannot_smuggle_in_another(value: bytes, where: str) -> None:
+    header = (value, b"x") if where == "name" else (b"x-a", value)
+    sent = b"".join(answer([header], b"ok").written)
+    assert sent.startswith(b"HTTP/1.1 500 ")
+    assert value not in sent
+
+
+def test_who_leaves_before_the_end_is_told_of_and_who_leaves_after_it_is_not() -> None:
+    async def leavers(whole: bool) -> list[str]:
+        told: list[str] = []
+
+        async def handler(scope: Any, _receive: Any, send: Any) -> None:
+            scope["extensions"][LEAVING](lambda: told.append("left"))
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"x", "more_body": not whole})
+            await asyncio.sleep(3600 if not whole else 0)
+
+        protocol, _ = connected(handler)
+        protocol.data_received(ASK % b"GET")
+        await turns()
+        protocol.connection_lost(None)
+        await turns()
+        return told
+
+    assert asyncio.run(leavers(whole=False)) == ["left"]
+    assert asyncio.run(leavers(whole=True)) == []
+
+
+def test_who_has_left_already_is_told_of_at_once() -> None:
+    async def main() -> None:
+        told: list[str] = []
+
+        async def handler(scope: Any, _receive: Any, _send: Any) -> None:
+            scope["extensions"][LEAVING](lambda: told.append("left"))
+
+        protocol, _ = connected(handler)
+        protocol.data_received(ASK % b"GET")
+        protocol.connection_lost(None)
+        await turns()
+        assert told == ["left"]
+
+    asyncio.run(main())
