@@ -76,11 +76,18 @@ class Scorer:
 
     def _columns(self, texts: Sequence[str]) -> Floats:
         columns = np.stack([self._embedder.columns(text) for text in texts])
-        return columns if self._encode is None else join(columns, self._encode(texts))
+        if self._encode is not None:
+            columns = join(columns, self._encode(texts))
+        if columns.shape[1] != (wanted := len(self._classifier.head.slopes)):
+            raise ScoringError(
+                "the encoder is not the one of the precise grade, all-MiniLM-L6-v2: its vectors"
+                f" have {384 + columns.shape[1] - wanted} numbers, not 384"
+            )
+        return columns
 
 
 def _encoded(python: Path, model: Path, texts: Sequence[str]) -> Floats:
-    """Give the encoder's vectors (n, d) from a process. Raises ScoringError with the end of what it said."""
+    """Give the encoder's vectors (n, d) from a process. Raises ScoringError with the last it said."""
     lines = "".join(json.dumps(text) + "\n" for text in texts).encode()
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
     done = subprocess.run(  # noqa: S603 - the path of the environment is the operator's own
@@ -91,5 +98,7 @@ def _encoded(python: Path, model: Path, texts: Sequence[str]) -> Floats:
         check=False,
     )
     if done.returncode:
-        raise ScoringError(f"the encoder failed: {done.stderr.decode(errors='replace').strip()[-400:]}")
+        said = done.stderr.decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(said) if line.strip()), "no reason given")
+        raise ScoringError(f"the encoder failed: {last[-400:]}")
     return np.frombuffer(done.stdout, "<f4").reshape(len(texts), -1)
