@@ -24,23 +24,28 @@ from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
 from gateway.api import admin, console, fallback, inference, models, probes, schema, usage
 from gateway.attempts import Attempts
+from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
 from gateway.loops import Loop, running
+from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
 from gateway.settings import ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
+from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
+from gateway.tenancy import webhooks
 from gateway.tenancy.billing import Billing
 from gateway.tenancy.books import Books
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
+from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
 from gateway.tracing import tracing_from
 from semantic_cache.stores.memory import MemoryStore
@@ -68,22 +73,28 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "the configuration"
     engine_python: str = ""
     clients: Callable[[], InferenceClient] = Clients
+    tallies: Tallies | None = None
 
 
-def loops(
-    supervisor: Supervisor, books: Books, shared: RedisLimits | None, wall: Callable[[], float]
-) -> tuple[Loop, ...]:
+def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
     """Everything that repeats beside the requests: name, period in seconds, step."""
-    limits = () if shared is None else (Loop("limits", 0.5, lambda: shared.step(wall())),)
+    supervisor, books, notices = house.supervisor, house.books, house.notices
+
+    async def scrape() -> None:
+        await supervisor.scrape_once()
+        house.dispatcher.observe(supervisor.loads)
+
     return (
-        *limits,
+        *more,
         Loop("reconcile", 0.5, supervisor.reconcile_once),
         Loop("probe", 1.0, supervisor.probe_once),
-        Loop("scrape", 2.0, supervisor.scrape_once),
+        Loop("scrape", 2.0, scrape),
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
         Loop("proof", 300.0, books.prove),
+        Loop("alerts", 5.0, notices.watch),
+        Loop("webhooks", 1.0, notices.deliver),
     )
 
 
@@ -96,7 +107,7 @@ class House:
         self._edges = edges
         self._credentials: dict[str, bytes] = {}
         self.clients = edges.clients()
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
         keys, prices = KeyTable(), PriceTable()
@@ -108,6 +119,8 @@ class House:
         self.books = Books(
             settings, journal, directory, limits, prices, wall=edges.wall, environ=edges.environ
         )
+        master = webhooks.master_secret(edges.environ)
+        self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
         self.billing = Billing(journal, limits, prices, edges.wall)
         self.supervisor = Supervisor(
             specs(settings, edges),
@@ -121,14 +134,15 @@ class House:
             now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
         )
         self.chooser = Chooser(None, self.dispatcher.ready)
+        self.batching = Batching(
+            Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
+        )
         self.pipeline = Pipeline(
             keys=keys,
             billing=self.billing,
             store=self.store,
             chooser=self.chooser,
-            attempts=Attempts(
-                self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials
-            ),
+            attempts=self.batching,
             telemetry=self.telemetry,
             tracing=self.tracing,
         )
@@ -145,11 +159,12 @@ class House:
                 prices=prices,
                 wall=edges.wall,
                 admin_digest=_admin_digest(edges.environ),
+                webhook_master=master,
             ),
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
-            loops=loops(self.supervisor, self.books, self.shared, edges.wall),
+            loops=loops(self, *self._shared_loops()),
             part_errors=self.books.errors
             if self.shared is None
             else ChainMap(self.books.errors, self.shared.errors),
@@ -157,14 +172,20 @@ class House:
         )
         self.adopt(settings)
 
+    def _shared_loops(self) -> Iterable[Loop]:
+        """Give the loops that one of several processes has."""
+        if (shared := self.shared) is not None:
+            yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
+        if self._edges.tallies is not None:
+            yield Loop("tallies", 1.0, self.telemetry.publish)
+
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
             self.chooser.grader = Grading.load()
-        catalogue = Catalogue(settings, {name: one.returns_token_ids for name, one in ENGINES.items()})
-        self.dispatcher.configure(
-            (one.name, one.policy, one.queue_limit, one.queue_timeout_s) for one in settings.models
-        )
+        catalogue = Catalogue(settings, ENGINES)
+        self.dispatcher.configure(settings.models)
+        self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)
@@ -172,6 +193,7 @@ class House:
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
         self.books.adopt(settings)
+        self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
 
     def reload(self) -> None:

@@ -89,7 +89,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     headers: list[tuple[bytes, bytes]]
     receiver: Receiver
     query: Query
-    band: str
+    band: int
     deadline_s: float
     first_byte_s: float
     idle_s: float
@@ -130,6 +130,7 @@ class Attempts:
     ) -> None:
         self._dispatcher = dispatcher
         self.now = dispatcher.now
+        self.reads_prefix = dispatcher.reads_prefix
         self._client = client
         self._report = report
         self._telemetry = telemetry
@@ -161,7 +162,9 @@ class Attempts:
         now, trip = self.now, call.trip
         this = Try(now())
         trip.tries.append(this)
-        query = msgspec.structs.replace(call.query, exclude=frozenset(trip.tried))
+        query = call.query
+        if trip.tried:
+            query = msgspec.structs.replace(query, exclude=frozenset(trip.tried))
         async with self._dispatcher.slot(query, band=call.band, deadline_s=call.deadline_s) as slot:
             this.sent_s = now()
             this.replica, this.url = slot.replica.id, slot.replica.url
@@ -176,6 +179,7 @@ class Attempts:
                         if out := call.receiver.feed(data):
                             if not this.first_byte_s:
                                 this.first_byte_s = now()
+                                slot.began()
                                 trip.upstream_s += this.first_byte_s - this.sent_s
                             yield out
                     if call.receiver.done:

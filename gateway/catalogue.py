@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from backends.engines import Engine
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.openai.schemas import Inference
 from gateway.settings import ModelSettings, Objective, Settings
@@ -11,10 +12,15 @@ from gateway.tenancy.keys import Key
 
 
 class Model(msgspec.Struct, frozen=True):
-    """One model; ``returns_token_ids`` says whether its engine can."""
+    """One model, what its engine can, and what is made use of.
+
+    ``takes_priority`` where the engine was launched for that; ``salts_prefixes`` unless tenants share them.
+    """
 
     settings: ModelSettings
     returns_token_ids: bool
+    takes_priority: bool = False
+    salts_prefixes: bool = False
 
     @property
     def name(self) -> str:
@@ -43,8 +49,16 @@ class Target(msgspec.Struct, frozen=True):
 class Catalogue:
     """The names in force."""
 
-    def __init__(self, settings: Settings, token_ids: Mapping[str, bool]) -> None:
-        self.models = {one.name: Model(one, token_ids.get(one.engine, False)) for one in settings.models}
+    def __init__(self, settings: Settings, engines: Mapping[str, Engine]) -> None:
+        self.models = {
+            one.name: Model(
+                one,
+                engines[one.engine].returns_token_ids,
+                one.launch is not None and engines[one.engine].takes_priority,
+                not one.share_prefix_cache and engines[one.engine].takes_cache_salt,
+            )
+            for one in settings.models
+        }
         self._targets = {
             name: Target(name, "", (model,), names=(name,)) for name, model in self.models.items()
         }

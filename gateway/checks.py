@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gateway.settings import ConfigError, ModelSettings, RouteSettings, Settings
 from gateway.tenancy.pricing import PriceError, price_of_model
+from gateway.tenancy.webhooks import MASTER_ENV, MASTER_MIN_CHARACTERS
 from routing.policies import POLICIES
 
 
@@ -53,7 +54,15 @@ def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         yield from (f"models[{index}].{finding}" for finding in _model(model, environ))
     for index, route in enumerate(settings.routes):
         yield from (f"routes[{index}].{finding}" for finding in _route(route, settings))
-    known = {*names}
+    yield from _keys(settings, {*names}, environ)
+    if 0 < len(environ.get(MASTER_ENV, "")) < MASTER_MIN_CHARACTERS:
+        yield f"webhooks: give {MASTER_ENV} {MASTER_MIN_CHARACTERS} characters or more; it can be guessed"
+    token = settings.server.metrics_token_env
+    if token is not None and not environ.get(token):
+        yield f"server.metrics_token_env: the variable {token} is not set"
+
+
+def _keys(settings: Settings, known: set[str], environ: Mapping[str, str]) -> Iterator[str]:
     for index, key in enumerate(settings.keys):
         if (key.sha256 is None) == (key.key_env is None):
             yield f"keys[{index}]: give either sha256 or key_env"
@@ -61,9 +70,6 @@ def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
             yield f"keys[{index}].key_env: the variable {key.key_env} is not set"
         for name in sorted(set(key.models) - known):
             yield f"keys[{index}].models: no model or route is named {name!r}"
-    token = settings.server.metrics_token_env
-    if token is not None and not environ.get(token):
-        yield f"server.metrics_token_env: the variable {token} is not set"
 
 
 def _workers(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
@@ -84,8 +90,13 @@ def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
         yield "replicas: give either [[models.replicas]] or [models.launch]"
     if model.launch is not None and model.engine == "openai":
         yield f"launch: the engine {model.engine!r} runs elsewhere and cannot be launched; give replicas"
+    if model.batch_window_ms is not None and model.kind != "embedding":
+        yield "batch_window_ms: only embedding models join requests; remove it here"
     if model.policy not in POLICIES:
         yield f"policy: unknown policy {model.policy!r}; known are {', '.join(POLICIES)}"
+    for name, count in Counter(band.name for band in model.bands).items():
+        if count > 1:
+            yield f"bands: {name!r} is given {count} times; name each band once"
     try:
         price_of_model(model)
     except PriceError as error:

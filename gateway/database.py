@@ -240,6 +240,54 @@ journal_segments = sa.Table(
     sa.Column("carried_bytes", sa.BigInteger, nullable=False),
 )
 
+# Each threshold once: the unique row decides which of several processes gives the alert.
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("ts", sa.Float, nullable=False),
+    sa.Column("account", sa.String(512), nullable=False),
+    sa.Column("org", sa.String(200), nullable=False),
+    sa.Column("project", sa.String(200), nullable=False),
+    sa.Column("key_id", sa.String(40), nullable=False),
+    sa.Column("kind", sa.String(8), nullable=False),
+    sa.Column("period", sa.String(40), nullable=False),
+    sa.Column("threshold_percent", sa.Integer, nullable=False),
+    sa.Column("limit_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("used_nanousd", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("account", "kind", "period", "threshold_percent"),
+    sa.Index("ix_alerts_org_ts", "org", "ts", "id"),
+    sa.Index("ix_alerts_ts", "ts", "id"),
+)
+
+webhook_endpoints = sa.Table(
+    "webhook_endpoints",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("org", sa.String(200), nullable=False, index=True),
+    sa.Column("url", sa.String(2000), nullable=False),
+    sa.Column("created_s", sa.Float, nullable=False),
+)
+
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("endpoint_id", sa.ForeignKey("webhook_endpoints.id"), nullable=False),
+    sa.Column("event", sa.String(40), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("created_s", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_s", sa.Float, nullable=False),
+    sa.Column("leased_until_s", sa.Float, nullable=False),
+    sa.Column("last_status", sa.Integer),
+    sa.Column("last_error", sa.String(200), nullable=False),
+    sa.Column("done_s", sa.Float),
+    sa.Index("ix_webhook_deliveries_state_next_s", "state", "next_s"),
+    sa.Index("ix_webhook_deliveries_endpoint_id_created_s", "endpoint_id", "created_s", "id"),
+)
+
 
 class DatabaseError(Exception):
     """The database cannot be used; the text says why and what to do."""

@@ -1,42 +1,42 @@
-"""The shell of ``routing.scheduler``: waiting tasks, slots on replicas, deadlines.
+"""The shell of ``routing.line``: waiting tasks, their timers, slots on replicas.
 
 A slot is taken when ``slot(...)`` is entered and given back when it is left, whatever happened; the next
-ticket in line is granted in the same moment.
+ticket in line is granted in the same moment. Whoever waits has a timer of its own.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
+from backends.load import ReplicaLoad
 from backends.replica import Phase, Replica
+from gateway.bands import BANDS
 from gateway.errors import ModelLoading
-from routing.decision import Candidate, Dispatch, Enqueue, Query, decide
+from gateway.settings import ModelSettings
+from routing.decision import Query
+from routing.line import Grant, Line, Server, began
 from routing.policies import POLICIES
-from routing.scheduler import Scheduler, WaitExpired
-
-BANDS: Mapping[str, int] = {"interactive": 0, "standard": 1, "batch": 2}
+from routing.scheduler import Ticket, WaitExpired
 
 
-class Line(msgspec.Struct, eq=False):
-    """One model: its ready replicas, its queue and what runs."""
+class Patience(msgspec.Struct, frozen=True):
+    """How long requests of one band wait: until they expire, and how long a wait is accepted at all."""
 
-    model: str
-    policy: str
-    queue_timeout_s: float
-    scheduler: Scheduler
-    replicas: tuple[Replica, ...] = ()
-    waiting: dict[int, tuple[Query, asyncio.Future[Replica]]] = {}
-    sequence: int = 0
+    queue_s: float
+    accepted_s: float
 
 
-class Load(msgspec.Struct, eq=False):
-    """What this gateway has under way on one replica."""
+class Desk(msgspec.Struct, eq=False):
+    """One model: its line, its ready replicas by id, and who waits."""
 
-    running: int = 0
-    tokens: int = 0
+    line: Line
+    patience: tuple[Patience, ...] = ()
+    replicas: Mapping[str, Replica] = {}
+    waiting: dict[int, asyncio.Future[tuple[Grant, Replica]]] = {}
 
 
 class Dispatcher:
@@ -52,148 +52,153 @@ class Dispatcher:
         self.now = now
         self._draw = draw
         self._expected_ready_s = expected_ready_s
-        self._lines: dict[str, Line] = {}
-        self._loads: dict[str, Load] = {}
+        self._desks: dict[str, Desk] = {}
 
-    def configure(self, models: Iterable[tuple[str, str, int, float]]) -> None:
-        """Set the models: name, policy, queue limit, queue time-out (s). Known ones keep their queue."""
-        lines = {}
-        for name, policy, limit, timeout_s in models:
-            line = self._lines.get(name) or Line(name, policy, timeout_s, Scheduler(name, limit), waiting={})
-            line.policy, line.queue_timeout_s, line.scheduler.limit = policy, timeout_s, limit
-            lines[name] = line
-        self._lines = lines
+    def configure(self, models: Iterable[ModelSettings]) -> None:
+        """Set the models; known ones keep their queue."""
+        desks = {}
+        for model in models:
+            desk = self._desks.get(model.name) or Desk(Line(model.name), waiting={})
+            desk.line.configure(POLICIES[model.policy], model.queue_limit, model.queue_age_s)
+            desk.patience = tuple(_patience(model, band) for band in BANDS)
+            desks[model.name] = desk
+        self._desks = desks
 
     def update(self, replicas: Mapping[str, Replica]) -> None:
         """Take a new snapshot of the fleet; tickets that fit now are granted."""
-        for line in self._lines.values():
-            line.replicas = tuple(
-                one for one in replicas.values() if one.model == line.model and one.phase is Phase.READY
+        for model, desk in self._desks.items():
+            desk.replicas = {
+                id_: one for id_, one in replicas.items() if one.model == model and one.phase is Phase.READY
+            }
+            desk.line.staff(
+                Server(id=id_, limit=one.max_concurrency, weight=one.weight, version=one.version)
+                for id_, one in desk.replicas.items()
             )
-            self._grant(line)
+            self._grant(desk)
+
+    def observe(self, loads: Mapping[str, ReplicaLoad]) -> None:
+        """Take what the engines tell of themselves."""
+        told = {
+            id_: ((load.running or 0) + (load.waiting or 0), load.kv_usage or 0.0)
+            for id_, load in loads.items()
+        }
+        for desk in self._desks.values():
+            desk.line.observe(told)
 
     def ready(self, model: str) -> bool:
         """Tell whether any replica of the model is ready."""
-        return bool(self._lines[model].replicas)
+        return bool(self._desks[model].replicas)
+
+    def reads_prefix(self, model: str) -> bool:
+        """Tell whether the marks of a prompt make a difference for the model now."""
+        desk = self._desks.get(model)
+        return desk is not None and desk.line.reads_prefix
 
     def depth(self) -> dict[str, int]:
         """Give the number of waiting requests per model."""
-        return {name: len(line.scheduler) for name, line in self._lines.items()}
+        return {name: len(desk.line.scheduler) for name, desk in self._desks.items()}
 
     def running(self) -> dict[str, int]:
         """Give the number of running requests per model."""
-        return {
-            name: sum(self._load(one.id).running for one in line.replicas)
-            for name, line in self._lines.items()
-        }
+        return {name: desk.line.running for name, desk in self._desks.items()}
 
-    def slot(self, query: Query, *, band: str, deadline_s: float) -> "Slot":
+    def slot(self, query: Query, *, band: int, deadline_s: float) -> "Slot":
         """Give a context that holds a slot for the query, waiting in line for it if need be.
 
-        Entering raises ModelLoading, QueueFull or WaitExpired.
+        Entering raises ModelLoading, QueueFull, WaitTooLong or WaitExpired.
         """
-        return Slot(self, query, BANDS[band], deadline_s)
+        return Slot(self, query, band, deadline_s)
 
-    async def acquire(self, query: Query, band: int, deadline_s: float) -> Replica:
+    async def acquire(self, query: Query, band: int, deadline_s: float) -> tuple[Grant, Replica]:
         """Take a slot; see ``slot``."""
-        line = self._lines.get(query.model)
-        if line is None:  # a reload took it away between two attempts
+        desk = self._desks.get(query.model)
+        if desk is None:  # a reload took it away between two attempts
             raise ModelLoading(f"The model {query.model!r} is no longer served.")
-        line.sequence += 1
-        query = msgspec.structs.replace(query, sequence=line.sequence, draw=self._draw())
-        replica = self._choose(line, query)
-        if replica is None:
-            replica = await self._wait(line, query, band, deadline_s)
-        return replica
+        if not desk.replicas:
+            raise self._loading(query.model)
+        grant = desk.line.place(query, self._draw(), self.now())
+        if grant is None:
+            return await self._wait(desk, query, band, deadline_s)
+        return grant, desk.replicas[grant.server.id]
 
-    def release(self, replica: Replica, query: Query, held_s: float) -> None:
+    def release(self, grant: Grant) -> None:
         """Give back a slot."""
-        self._add(replica.id, query, -1)
-        line = self._lines.get(replica.model)
-        if line is not None:
-            line.scheduler.observe_service(held_s)
-            if len(line.scheduler):
-                self._grant(line)
+        desk = self._desks.get(grant.query.model)
+        if desk is not None:
+            desk.line.release(grant, self.now())
+            if len(desk.line.scheduler):
+                self._grant(desk)
 
-    def _choose(self, line: Line, query: Query) -> Replica | None:
-        """Take a free slot; None where all are busy, ModelLoading where there is no replica."""
-        loads = self._loads
-        candidates = []
-        for one in line.replicas:
-            load = loads.get(one.id) or self._load(one.id)
-            candidates.append(
-                Candidate(
-                    id=one.id,
-                    running=load.running,
-                    limit=one.max_concurrency,
-                    running_tokens=load.tokens,
-                    weight=one.weight,
-                )
-            )
-        match decide(query, candidates, POLICIES[line.policy]):
-            case Dispatch(chosen):
-                replica = next(one for one in line.replicas if one.id == chosen)
-                self._add(chosen, query, 1)
-                return replica
-            case Enqueue():
-                return None
-            case _:
-                wait_s = self._expected_ready_s(line.model)
-                when = "" if wait_s is None else f"; it is expected in about {max(1, round(wait_s))} s"
-                raise ModelLoading(
-                    f"No replica of model {line.model!r} is ready{when}.",
-                    retry_after_s=10.0 if wait_s is None else wait_s,
-                )
+    def _loading(self, model: str) -> ModelLoading:
+        wait_s = self._expected_ready_s(model)
+        when = "" if wait_s is None else f"; it is expected in about {max(1, round(wait_s))} s"
+        return ModelLoading(
+            f"No replica of model {model!r} is ready{when}.",
+            retry_after_s=10.0 if wait_s is None else wait_s,
+        )
 
-    async def _wait(self, line: Line, query: Query, band: int, deadline_s: float) -> Replica:
-        now_s = self.now()
-        until_s = min(deadline_s, now_s + line.queue_timeout_s)
-        ticket = line.scheduler.enqueue(band=band, now_s=now_s, deadline_s=until_s)
-        granted: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
-        line.waiting[ticket.number] = (query, granted)
+    async def _wait(self, desk: Desk, query: Query, band: int, deadline_s: float) -> tuple[Grant, Replica]:
+        line, patience, now_s = desk.line, desk.patience[band], self.now()
+        until_s = min(deadline_s, now_s + patience.queue_s)
+        ticket, displaced = line.scheduler.enqueue(
+            query,
+            band=band,
+            now_s=now_s,
+            deadline_s=until_s,
+            patience_s=min(max(until_s - now_s, 0.0), patience.accepted_s),
+            slots=line.slots,
+        )
+        if displaced is not None:
+            self._turn_away(desk, displaced)
+        granted: asyncio.Future[tuple[Grant, Replica]] = asyncio.get_running_loop().create_future()
+        desk.waiting[ticket.number] = granted
         taken = False
         try:
             async with asyncio.timeout(until_s - now_s):
-                replica = await granted
+                slot = await granted
             taken = True
-            return replica
+            return slot
         except TimeoutError:
             raise WaitExpired(line.model, until_s - now_s) from None
         finally:
-            line.waiting.pop(ticket.number, None)
-            if (
-                not taken
-                and not line.scheduler.withdraw(ticket)
-                and granted.done()
-                and not granted.cancelled()
-            ):
-                self._add(granted.result().id, query, -1)  # the grant crossed with a cancellation
-                self._grant(line)
+            desk.waiting.pop(ticket.number, None)
+            if not taken and not line.scheduler.withdraw(ticket) and _given(granted):
+                line.undo(granted.result()[0])  # the grant crossed with a cancellation
+                self._grant(desk)
 
-    def _grant(self, line: Line) -> None:
+    def _grant(self, desk: Desk) -> None:
         """Grant tickets while there is room."""
-        while len(line.scheduler) and any(
-            self._load(one.id).running < one.max_concurrency for one in line.replicas
-        ):
-            ticket = line.scheduler.grant(self.now())
-            if ticket is None:
-                return
-            query, granted = line.waiting.pop(ticket.number)
-            # Whoever has waited takes what is free, also a replica that it was tried on.
-            anywhere = msgspec.structs.replace(query, exclude=frozenset())
-            replica = self._choose(line, query) or self._choose(line, anywhere)
-            if replica is not None and not granted.done():
-                granted.set_result(replica)
-            elif replica is not None:
-                self._add(replica.id, query, -1)
+        line = desk.line
+        while (step := line.next(self._draw(), self.now())) is not None:
+            ticket, grant = step
+            granted = desk.waiting.pop(ticket.number)
+            if granted.done():
+                line.undo(grant)
+            else:
+                granted.set_result((grant, desk.replicas[grant.server.id]))
 
-    def _load(self, replica: str) -> Load:
-        return self._loads.setdefault(replica, Load())
+    @staticmethod
+    def _turn_away(desk: Desk, ticket: Ticket) -> None:
+        granted = desk.waiting.pop(ticket.number)
+        if not granted.done():
+            granted.set_exception(desk.line.scheduler.full(desk.line.slots))
 
-    def _add(self, replica: str, query: Query, sign: int) -> None:
-        load = self._loads[replica]
-        load.running += sign
-        load.tokens += sign * query.prompt_tokens
+
+def _given(granted: "asyncio.Future[tuple[Grant, Replica]]") -> bool:
+    return granted.done() and not granted.cancelled() and granted.exception() is None
+
+
+def _patience(model: ModelSettings, band: str) -> Patience:
+    """Give how long a band waits: its own settings, else the model's; batch work has no promise to miss."""
+    own = next((one for one in model.bands if one.name == band), None)
+    queue_s = own.queue_timeout_s if own is not None else None
+    slo_ms = own.slo_ttft_ms if own is not None else None
+    if slo_ms is None and band != "batch":
+        slo_ms = model.slo_ttft_ms
+    return Patience(
+        model.queue_timeout_s if queue_s is None else queue_s,
+        math.inf if slo_ms is None else slo_ms / 1000,
+    )
 
 
 class Slot:
@@ -204,16 +209,18 @@ class Slot:
         self._query = query
         self._band = band
         self._deadline_s = deadline_s
-        self._since_s = 0.0
+        self._grant: Grant
         self.replica: Replica
 
+    def began(self) -> None:
+        """Note that the first byte of the answer is there."""
+        began(self._grant, self._dispatcher.now())
+
     async def __aenter__(self) -> Self:
-        self.replica = await self._dispatcher.acquire(self._query, self._band, self._deadline_s)
-        self._since_s = self._dispatcher.now()
+        self._grant, self.replica = await self._dispatcher.acquire(self._query, self._band, self._deadline_s)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        held_s = self._dispatcher.now() - self._since_s
-        self._dispatcher.release(self.replica, self._query, held_s)
+        self._dispatcher.release(self._grant)

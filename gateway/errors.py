@@ -38,7 +38,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from backends.clients.base import ClientError, ReplyTimeout
-from routing.scheduler import QueueFull, WaitExpired
+from routing.scheduler import Overload, WaitExpired
 
 type_of_status = {
     400: "invalid_request_error",
@@ -288,7 +288,7 @@ def translate(error: BaseException) -> ApiError:
     match error:
         case ApiError():
             return error
-        case QueueFull():
+        case Overload():
             return Overloaded(str(error), retry_after_s=error.retry_after_s)
         case WaitExpired():
             return QueueTimeout(str(error))

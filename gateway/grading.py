@@ -25,7 +25,7 @@ class Grading:
 
     def score(self, text: str) -> float:
         """Give the expected gain of the largest tier, in [0, 1]; see ``Grader.score``."""
-        return self._classifier.score(text, self._embedder.embed(text))
+        return self._classifier.score(self._embedder.columns(text))
 
     def tier(self, target: Target, score: float) -> int:
         """Give the tier's index, 0 the cheapest; see ``Grader.tier``."""

@@ -41,6 +41,10 @@ class Passage(msgspec.Struct, eq=False):
     steps: list[tuple[str, float]] = []
     key: Key | None = None
     target: Target | None = None
+    name: str = "unknown"
+    """The model or route that was asked for."""
+    route: str = ""
+    """The route, empty where a model was named."""
     streamed: bool = False
     max_tokens: int | None = None
     temperature: float | None = None
@@ -60,7 +64,7 @@ class Passage(msgspec.Struct, eq=False):
     def begin(self, key: Key, target: Target, request: Inference) -> None:
         """Note who asks for what, once that is known to be valid."""
         self.key = key
-        self.target = target
+        self.target, self.name, self.route = target, target.name, target.route
         self.streamed = request.stream
         typed = request.typed
         if isinstance(typed, Common):
@@ -78,16 +82,6 @@ class Passage(msgspec.Struct, eq=False):
             return
         known = translate(error)
         self.status, self.error = known.status, known.code or known.type
-
-    @property
-    def name(self) -> str:
-        """The model or route that was asked for."""
-        return "unknown" if self.target is None else self.target.name
-
-    @property
-    def route(self) -> str:
-        """The route, empty where a model was named."""
-        return "" if self.target is None else self.target.route
 
     @property
     def model(self) -> str:

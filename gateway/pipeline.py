@@ -11,7 +11,9 @@ from contextlib import aclosing
 
 import msgspec
 
-from gateway.attempts import Attempts, Call
+from gateway.attempts import Call
+from gateway.bands import band_of, engine_priority
+from gateway.batching import Batching
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
 from gateway.errors import InsufficientQuota, InvalidApiKey, InvalidRequest, NotPermitted
@@ -30,6 +32,7 @@ from gateway.tenancy.refusals import rate_headers
 from gateway.tracecontext import passed_on
 from gateway.tracing import Tracing
 from routing.decision import Query
+from routing.prefixes import marks
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
@@ -76,7 +79,7 @@ class Pipeline:
         billing: Billing,
         store: Store,
         chooser: Chooser,
-        attempts: Attempts,
+        attempts: Batching,
         telemetry: Telemetry,
         tracing: Tracing | None = None,
     ) -> None:
@@ -120,6 +123,7 @@ class Pipeline:
                     yield body
                     passage.answered_s = now()
                     return
+                charge.accept()
                 if request.stream:
                     yield Accepted(EVENT_STREAM)
                 choice = self._chooser.choose(target, request, incoming.headers)
@@ -275,20 +279,42 @@ class Pipeline:
         headers = [(b"x-request-id", incoming.request_id.encode())]
         if self._tracing is None:
             headers += passed_on(incoming.headers)
+        band = band_of(key.band, request.service_tier)
+        generates = request.endpoint.kind == "chat"
+        tenant = f"{key.org}/{key.project}"
         return Call(
             model=settings.name,
             path=request.endpoint.path,
             body=schemas.upstream_body(
-                request, settings.upstream_name, token_ids=choice.model.returns_token_ids
+                request,
+                settings.upstream_name,
+                token_ids=choice.model.returns_token_ids,
+                priority=engine_priority(band, request.priority)
+                if choice.model.takes_priority and generates
+                else None,
+                tenant=tenant if choice.model.salts_prefixes and generates else None,
             ),
             headers=headers,
             receiver=receiver,
-            query=Query(model=settings.name, prompt_tokens=request.prompt_tokens_estimate),
-            band=key.band,
+            query=self._query(settings, request, tenant),
+            band=band,
             deadline_s=_deadline_s(incoming),
             first_byte_s=settings.first_byte_timeout_s,
             idle_s=settings.stall_timeout_s,
             max_attempts=settings.max_attempts,
+        )
+
+    def _query(self, settings: ModelSettings, request: Inference, tenant: str) -> Query:
+        """Say what the choice of a replica reads; the marks of the prompt only where they are read."""
+        prefix: tuple[bytes, ...] = ()
+        if self._attempts.reads_prefix(settings.name):
+            prefix = marks(*request.prompt_and_salt("" if settings.share_prefix_cache else tenant))
+        return Query(
+            model=settings.name,
+            tenant=tenant,
+            prompt_tokens=request.prompt_tokens_estimate,
+            output_tokens=request.output_tokens_estimate,
+            prefix=prefix,
         )
 
     def _headers(self, passage: Passage, charge: Charge, request: Inference) -> Headers:

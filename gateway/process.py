@@ -25,7 +25,10 @@ class Abortable(Protocol):
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
-    """What the admin API works on; ``admin_digest`` is the hash of the admin key, if any."""
+    """What the admin API works on; ``admin_digest`` is the hash of the admin key, if any.
+
+    ``webhook_master`` is what the secrets of webhooks are derived from, if anything.
+    """
 
     engine: sa.Engine
     directory: Directory
@@ -33,6 +36,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     prices: PriceTable
     wall: Callable[[], float]
     admin_digest: bytes | None
+    webhook_master: bytes | None
 
     def opened(self) -> sa.Engine:
         """Give the engine of a database that has been read. Raises DatabaseError."""

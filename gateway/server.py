@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import uvicorn
 from litestar.types import ASGIApp
@@ -26,6 +27,8 @@ log = logging.getLogger("switchgear.server")
 
 ABORT_GRACE_S = 2.0
 POLL_S = 0.05
+KEEP_ALIVE_S = 75.0
+IDLE_TICKS = 50
 
 
 class PortTaken(Exception):
@@ -33,7 +36,14 @@ class PortTaken(Exception):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling."""
+    """uvicorn without its own signal handling; it closes what lies idle, now and then, all at once."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Run ten times a second; see ``uvicorn.Server``."""
+        if counter % IDLE_TICKS == 0:
+            for connection in list(self.server_state.connections):
+                cast("JoinedHttpProtocol", connection).close_if_idle(KEEP_ALIVE_S)
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]  # as in uvicorn
@@ -48,6 +58,16 @@ class Stop:
         self.impatient = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.ask)
+
+    def with_parent(self, parent_fd: int) -> None:
+        """End also when the parent is gone, which brings the pipe to its end."""
+        loop = asyncio.get_running_loop()
+
+        def gone() -> None:
+            loop.remove_reader(parent_fd)
+            self.ask()
+
+        loop.add_reader(parent_fd, gone)
 
     def ask(self) -> None:
         """End the process; asked again, do not wait for what is under way."""
@@ -100,7 +120,6 @@ async def serve(
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=75,
         backlog=2048,
     )
     server = _Server(config)
@@ -159,10 +178,10 @@ async def _welcome(server: uvicorn.Server, when_listening: Callable[[], Awaitabl
 
 
 def _handle_hang_up(process: Process, stop: Stop) -> None:
-    had_terminal = _has_terminal()
+    had_terminal = has_terminal()
 
     def hang_up() -> None:
-        if had_terminal and not _has_terminal():
+        if had_terminal and not has_terminal():
             stop.ask()
             return
         try:
@@ -174,7 +193,8 @@ def _handle_hang_up(process: Process, stop: Stop) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
 
 
-def _has_terminal() -> bool:
+def has_terminal() -> bool:
+    """Tell whether the terminal that the process was started from is still there."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:

@@ -89,6 +89,14 @@ class ReplicaSettings(Table, frozen=True):
     api_key_env: str | None = None
 
 
+class BandSettings(Table, frozen=True):
+    """One of ``bands = [...]``: what differs from the model's own settings for a band of priority."""
+
+    name: Band
+    queue_timeout_s: Seconds | None = None
+    slo_ttft_ms: Positive | None = None
+
+
 class ModelSettings(Table, frozen=True):
     """``[[models]]``."""
 
@@ -100,8 +108,13 @@ class ModelSettings(Table, frozen=True):
     context_tokens: Positive | None = None
     tools: bool = True
     policy: str = "adaptive"
+    share_prefix_cache: bool = False
     queue_limit: Annotated[int, Meta(ge=0)] = 256
     queue_timeout_s: Seconds = 60.0
+    queue_age_s: Seconds = 30.0
+    slo_ttft_ms: Positive | None = None
+    bands: tuple[BandSettings, ...] = ()
+    batch_window_ms: Annotated[float, Meta(ge=0, le=1000)] | None = None
     first_byte_timeout_s: Seconds = 120.0
     stall_timeout_s: Seconds = 60.0
     max_attempts: Positive = 3
@@ -157,6 +170,12 @@ class BillingSettings(Table, frozen=True):
     keep_journal_bytes: Annotated[int, Meta(ge=0, le=2**53)] = 1024 * 1024 * 1024
 
 
+class WebhookSettings(Table, frozen=True):
+    """``[webhooks]``: whether they may lead to addresses that are not public."""
+
+    allow_private: bool = False
+
+
 class TracingSettings(Table, frozen=True):
     """``[tracing]``: what is kept whatever the sampler said; the ``OTEL_*`` variables switch tracing on."""
 
@@ -195,6 +214,7 @@ class Settings(Table, frozen=True):
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
     billing: BillingSettings = BillingSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     tracing: TracingSettings = TracingSettings()
     keys: tuple[KeySettings, ...] = ()
 

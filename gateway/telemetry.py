@@ -4,6 +4,7 @@ Rules: no key, tenant or free text in a label; a model label is a configured nam
 """
 
 import itertools
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -12,17 +13,24 @@ import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from gateway.tallies import Key, Tallies
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+HISTOGRAM_WIDTH = len(SECONDS) + 2
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """One row of the table; a ``probe`` is read when somebody scrapes."""
+    """One row of the table.
+
+    A ``probe`` is read when somebody scrapes; one that every worker reads ``alike`` is not added up.
+    """
 
     name: str
     kind: Literal["counter", "histogram", "probe"]
     labels: tuple[str, ...]
     unit: str
     help: str
+    alike: bool = False
 
 
 METRICS = (
@@ -76,7 +84,7 @@ METRICS = (
         "Requests judged by this process's own limits, because Redis was away.",
     ),
     Metric("switchgear_queue_depth", "probe", ("model",), "requests", "Requests waiting for a replica."),
-    Metric("switchgear_replicas", "probe", ("model", "phase"), "replicas", "Replicas by phase."),
+    Metric("switchgear_replicas", "probe", ("model", "phase"), "replicas", "Replicas by phase.", alike=True),
     Metric("switchgear_running", "probe", ("model",), "requests", "Requests running on replicas."),
     Metric("switchgear_cache_entries", "probe", (), "entries", "Answers kept in the exact cache."),
     Metric("switchgear_cache_bytes", "probe", (), "bytes", "Size of the exact cache."),
@@ -86,6 +94,14 @@ METRICS = (
         (),
         "nano-dollars",
         "By how much journal, ledger and balances of the last days differ; absent until it is known.",
+        alike=True,
+    ),
+    Metric(
+        "switchgear_webhook_attempts_total",
+        "counter",
+        ("outcome",),
+        "attempts",
+        "Attempts to send a message to a webhook: delivered, failed, given_up.",
     ),
     Metric(
         "switchgear_traces_total",
@@ -103,12 +119,14 @@ Probe = Callable[[], Iterable[tuple[tuple[str, ...], float]]]
 
 
 class Telemetry:
-    """Counts in plain dictionaries, a tenth of the cost of locked metric objects; one thread writes them."""
+    """Counts in plain lists, a tenth of the cost of locked metric objects; one thread writes them.
 
-    def __init__(self) -> None:
+    With several workers the numbers stand in memory that they share, and everything is rendered added up.
+    """
+
+    def __init__(self, tallies: Tallies | None = None) -> None:
         self.registry = CollectorRegistry()
-        self._counts: dict[tuple[str, tuple[str, ...]], float] = {}
-        self._histograms: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+        self._tallies = tallies or Tallies()
         self._probes: dict[str, Probe] = {}
         self.registry.register(self)
 
@@ -119,46 +137,67 @@ class Telemetry:
     def count(self, name: str, labels: tuple[str, ...], amount: float = 1.0) -> None:
         """Add to a counter."""
         key = (name, labels)
-        self._counts[key] = self._counts.get(key, 0.0) + amount
+        tallies = self._tallies
+        at = tallies.index.get(key)
+        if at is None:
+            at = tallies.place(key, 1)
+        tallies.values[at] += amount
 
     def observe(self, name: str, labels: tuple[str, ...], value: float) -> None:
         """Add to a histogram: a count per bucket, one beyond the last, then the sum."""
         key = (name, labels)
-        buckets = self._histograms.get(key)
-        if buckets is None:
-            buckets = self._histograms[key] = [0.0] * (len(SECONDS) + 2)
-        buckets[bisect_left(SECONDS, value)] += 1.0
-        buckets[-1] += value
+        tallies = self._tallies
+        at = tallies.index.get(key)
+        if at is None:
+            at = tallies.place(key, HISTOGRAM_WIDTH)
+        values = tallies.values
+        values[at + bisect_left(SECONDS, value)] += 1.0
+        values[at + HISTOGRAM_WIDTH - 1] += value
 
     def text(self) -> bytes:
         """Render everything in Prometheus's text format."""
         return generate_latest(self.registry)
 
+    async def publish(self) -> None:
+        """Show the other workers what the probes read now."""
+        self._read_probes()
+
     def collect(self) -> Iterable[CounterMetricFamily | HistogramMetricFamily | GaugeMetricFamily]:
         """Give one family per row of the table; see ``prometheus_client.registry.Collector``."""
+        self._read_probes()
+        found: dict[str, list[Key]] = {}
+        for key in self._tallies.known():
+            found.setdefault(key[0], []).append(key)
         for metric in METRICS:
-            if metric.kind == "counter":
-                yield self._counter(metric)
-            elif metric.kind == "histogram":
-                yield self._histogram(metric)
-            elif metric.name in self._probes:
-                gauge = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-                for labels, value in self._probes[metric.name]():
-                    gauge.add_metric(list(labels), value)
-                yield gauge
+            keys = found.get(metric.name, [])
+            if metric.kind == "histogram":
+                yield self._histogram(metric, keys)
+                continue
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for key in keys:
+                (value,) = self._tallies.own(key, 1) if metric.alike else self._tallies.sums(key, 1)
+                if not math.isnan(value):
+                    family.add_metric(list(key[1]), value)
+            if metric.kind == "counter" or metric.name in self._probes:
+                yield family
 
-    def _counter(self, metric: Metric) -> CounterMetricFamily:
-        family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
-        for (name, labels), value in self._counts.items():
-            if name == metric.name:
-                family.add_metric(list(labels), value)
-        return family
+    def _read_probes(self) -> None:
+        """Note what the probes read; what they do not name any more is not a number."""
+        read = {(name, labels): value for name, probe in self._probes.items() for labels, value in probe()}
+        tallies = self._tallies
+        for key, at in tallies.index.items():
+            if key[0] in self._probes and key not in read:
+                tallies.values[at] = math.nan
+        for key, value in read.items():
+            known = tallies.index.get(key)
+            tallies.values[tallies.place(key, 1) if known is None else known] = value
 
-    def _histogram(self, metric: Metric) -> HistogramMetricFamily:
+    def _histogram(self, metric: Metric, keys: list[Key]) -> HistogramMetricFamily:
         family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-        for (name, labels), buckets in self._histograms.items():
-            if name == metric.name:
-                sums = itertools.accumulate(buckets[:-1])
-                bounds = [*(str(bound) for bound in SECONDS), "+Inf"]
-                family.add_metric(list(labels), list(zip(bounds, sums, strict=True)), buckets[-1])
+        for key in keys:
+            *buckets, total = self._tallies.sums(key, HISTOGRAM_WIDTH)
+            sums = itertools.accumulate(buckets)
+            bounds = [*(str(bound) for bound in SECONDS), "+Inf"]
+            family.add_metric(list(key[1]), list(zip(bounds, sums, strict=True)), total)
         return family

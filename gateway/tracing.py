@@ -154,7 +154,7 @@ def tracing_from(
     # Imported only where it is used: these take a third of a second.
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
-    from gateway.outbound import SpanExporter
+    from gateway.outbound.spans import SpanExporter
 
     told = OTELResourceDetector().detect().attributes
     own = {

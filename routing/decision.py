@@ -8,24 +8,43 @@ import msgspec
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request when a replica is chosen.
 
-    ``draw`` in [0, 1) and ``sequence`` (a count per model) stand for randomness and turn-taking.
+    ``draw`` in [0, 1) and ``sequence`` (a count per model) stand for randomness and turn-taking. ``prefix``
+    are the marks of the prompt's beginning (``routing.prefixes``), where the policy reads them.
     """
 
     model: str
+    tenant: str = ""
     prompt_tokens: int = 0
+    output_tokens: int = 0
+    prefix: tuple[bytes, ...] = ()
     draw: float = 0.0
     sequence: int = 0
     exclude: frozenset[str] = frozenset()
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """One ready replica with its load as this gateway knows it."""
+    """One ready replica with its load as this gateway knows it; 0 where it does not.
+
+    ``running`` and ``running_tokens`` are this gateway's requests there and their prompts; ``ahead_tokens``
+    is the work of those that have no first byte yet. ``cached_tokens`` of the query's prompt were sent there
+    before. ``outside`` are other gateways' requests, and ``kv_usage`` the share of the KV cache in use, as
+    the engine last told. ``latency_s`` is the time to the first byte, peaks remembered; ``pace_s`` the same
+    per token of work before it, ``pace_age_s`` ago.
+    """
 
     id: str
     running: int
     limit: int
     running_tokens: int = 0
+    ahead_tokens: int = 0
+    cached_tokens: int = 0
+    outside: int = 0
+    kv_usage: float = 0.0
+    latency_s: float = 0.0
+    pace_s: float = 0.0
+    pace_age_s: float = 0.0
     weight: float = 1.0
+    version: str = ""
 
 
 class Dispatch(msgspec.Struct, frozen=True):

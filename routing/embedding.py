@@ -1,14 +1,16 @@
-"""A text as a unit vector, fast enough for every request: a static table of word pieces, no transformer.
+"""A text as numbers, fast enough for every request: a static table of word pieces, no transformer.
 
 This is the one file in routing that reads files. The table (one int8 row and one float scale per word piece)
 was distilled from all-MiniLM-L6-v2 by routing.training.distill; a text's vector is the normalised sum of its
-pieces' rows. Pieces are those of the table's own vocabulary: lower case, accents off, marks apart, then the
-longest known prefix.
+pieces' rows. Pieces are those of the table's own vocabulary: lower case, accents off, then the longest
+known prefix.
 
-The time is bounded: at most MAX_CHARS characters of a text are read, its head and its tail.
+A word's vector and counts are computed once and kept in a memo of at most _MEMO_WORDS rows, which starts
+anew when it is full: a text then costs one split, one look-up per word and one sum. The memo holds single
+words and gives nothing but numbers. The time is bounded: at most MAX_CHARS characters of a text are read, its
+head and its tail.
 """
 
-import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,28 +21,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.complexity import Classifier, Head
-from routing.features import clip
+from routing.features import COUNTS, MAX_CHARS, MUTED, NAMES, NEUTRAL, clip, count, lexical, tokens
+
+Floats = NDArray[np.float32]
 
 WEIGHTS = Path(__file__).parent / "weights"
-MAX_CHARS = 8_000
 _MAX_WORD = 40  # characters; a longer run of letters is data, not a word, and is read as its first ones
-_MEMO_WORDS = 20_000
+_MEMO_WORDS = 16_384  # more than the words and tokens of one text, which are at most MAX_CHARS + 2
+_COMMON_PIECES = 5_000  # the vocabulary begins with the commonest: those are known from the start
 _UNKNOWN = "[UNK]"
-_PIECES = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff]|[^\W_\u2e80-\u9fff\uf900-\ufaff]+|[^\w\s]|_")
+_NOTHING = "\0"  # a word without tokens, in place of no word
 
 
 class StaticEmbedder:
-    """Embeds one text at a time in the caller's thread. One instance serves the process."""
+    """Reads one text at a time in the caller's thread. One instance serves the process."""
 
     def __init__(
         self, table: NDArray[np.int8], scales: NDArray[np.float32], vocabulary: Mapping[str, int]
     ) -> None:
         """Take `table` (pieces, d) and `scales` (pieces,); `vocabulary` tells each piece's row."""
-        self._table = table
-        self._scales = scales
-        self._vocabulary = vocabulary
-        self._memo: dict[str, tuple[int, ...]] = {}
-        self._fallback = (vocabulary[_UNKNOWN],)
+        self.table = table
+        self.scales = scales
+        self.vocabulary = vocabulary
+        self._unknown = self._vector((vocabulary[_UNKNOWN],))
+        self._memo: dict[str, int] = {}
+        self._none = np.zeros(0, np.intp)
+        self._rows = np.zeros((_MEMO_WORDS, COUNTS + table.shape[1]), np.float32)
         self.dimensions = int(table.shape[1])
 
     @classmethod
@@ -55,43 +61,84 @@ class StaticEmbedder:
         pieces = (directory / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
         if table.dtype != np.int8 or table.ndim != 2 or not len(table) == len(scales) == len(pieces):
             raise ValueError(f"the embedding table in {directory} does not fit its vocabulary")
-        return cls(table, scales, {piece: row for row, piece in enumerate(pieces)})
+        embedder = cls(table, scales, {piece: row for row, piece in enumerate(pieces)})
+        embedder._learn([piece for piece in pieces[:_COMMON_PIECES] if piece.isalpha()])
+        return embedder
 
-    def embed(self, text: str) -> NDArray[np.float32]:
+    def embed(self, text: str) -> Floats:
         """Give the unit vector (d,) of `text`; without any known piece, the vector of the unknown piece."""
-        rows = self.rows(text) or self._fallback
-        index = np.fromiter(rows, np.intp, len(rows))
-        vector: NDArray[np.float32] = self._scales[index] @ self._table[index].astype(np.float32)
-        length = float(np.sqrt(vector @ vector))
-        if length < 1e-9:  # only where the pieces cancel out
-            vector = self._table[self._fallback[0]].astype(np.float32)
-            length = float(np.sqrt(vector @ vector))
-        return vector / np.float32(length)
+        return self.columns(text)[len(NAMES) :]
 
-    def rows(self, text: str) -> list[int]:
-        """Give the table rows of the pieces of `text`, in order; unknown ones are left out."""
-        text = clip(text, MAX_CHARS).lower()
-        if not text.isascii():
-            text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
-        memo, rows = self._memo, list[int]()
-        for word in _PIECES.findall(text):
-            known = memo.get(word)
-            rows += self._learn(word) if known is None else known
-        return rows
+    def columns(self, text: str) -> Floats:
+        """Give the lexical features of `text` and its unit vector, in one row (features + d,)."""
+        text = clip(text, MAX_CHARS)
+        found = text.split() or [_NOTHING]
+        slots = list(map(self._memo.get, found))
+        if None in slots:
+            slots = self._learn(found)
+        sums = np.add.reduce(self._rows.take(slots, axis=0), axis=0)  # type: ignore[arg-type]  # no None is left
+        vector = sums[COUNTS:]
+        length = float(vector @ vector) ** 0.5
+        if length < 1e-6:  # no known piece, or they cancel out
+            vector, length = self._unknown, float(self._unknown @ self._unknown) ** 0.5
+        return np.concatenate((lexical(text, found, sums[:COUNTS]), vector * np.float32(1.0 / length)))
 
-    def _learn(self, word: str) -> tuple[int, ...]:
-        rows = self._split(word[:_MAX_WORD])
-        if len(self._memo) < _MEMO_WORDS and len(word) <= _MAX_WORD:
-            self._memo[word] = rows
-        return rows
+    def _learn(self, found: list[str]) -> list[int | None]:
+        """Give the memo's rows of the words after learning the new ones; a memo without room starts anew.
 
-    def _split(self, word: str) -> tuple[int, ...]:
-        """Split greedily into the longest known pieces; nothing where the rest of a word is unknown."""
+        Of a word longer than _MAX_WORD, as in a script without spaces, the tokens are kept instead.
+        """
+        words = [
+            part[:_MAX_WORD]
+            for word in found
+            for part in ([word] if len(word) <= _MAX_WORD else tokens(word))
+        ]
+        memo, rows = self._memo, self._rows
+        new = {word: tokens(word) for word in words if word not in memo}
+        if len(memo) + len(new) + sum(map(len, new.values())) > _MEMO_WORDS:
+            memo.clear()
+            new = {word: tokens(word) for word in words}
+        for word, parts in new.items():
+            slots = [self._slot(token) for token in parts]
+            if word not in memo:
+                np.add.reduce(rows.take(slots or self._none, axis=0), axis=0, out=rows[len(memo)])
+                memo[word] = len(memo)
+        return list(map(memo.get, words))
+
+    def _slot(self, token: str) -> int:
+        """Give the memo's row of one token, after filling it where the token is new."""
+        slot = self._memo.get(token)
+        if slot is None:
+            slot = self._memo[token] = len(self._memo)
+            read = NEUTRAL if token.lower() in MUTED else token
+            pieces = self.pieces(read)
+            row = self._rows[slot]
+            row[:] = 0.0
+            count(read, len(pieces), row)
+            row[COUNTS:] = self._vector(pieces)
+        return slot
+
+    def _vector(self, pieces: tuple[int, ...]) -> Floats:
+        if len(pieces) == 1:
+            single: Floats = self.table[pieces[0]] * self.scales[pieces[0]]
+            return single
+        index = np.array(pieces, np.intp)
+        vector: Floats = self.scales[index] @ self.table[index].astype(np.float32)
+        return vector
+
+    def pieces(self, token: str) -> tuple[int, ...]:
+        """Give the table's rows of the longest known pieces; nothing where a rest of the token is unknown."""
+        word = token.lower()
+        if not word.isascii():
+            word = "".join(c for c in unicodedata.normalize("NFD", word) if unicodedata.category(c) != "Mn")
+        whole = self.vocabulary.get(word)
+        if whole is not None:
+            return (whole,)
         rows: list[int] = []
         start = 0
         while start < len(word):
             for end in range(len(word), start, -1):
-                row = self._vocabulary.get(word[start:end] if start == 0 else f"##{word[start:end]}")
+                row = self.vocabulary.get(word[start:end] if start == 0 else f"##{word[start:end]}")
                 if row is not None:
                     rows.append(row)
                     start = end
@@ -101,14 +148,23 @@ class StaticEmbedder:
         return tuple(rows)
 
 
-def load_classifier(directory: Path | None = None) -> Classifier:
-    """Load the head from `directory`, by default the shipped one.
+def join(columns: Floats, vectors: Floats) -> Floats:
+    """Give the precise grade's columns: `columns` (n, features + d) with the encoder's `vectors` (n, e).
+
+    Both vectors together are a unit vector again, and each half of it.
+    """
+    half = np.float32(0.5**0.5)
+    return np.concatenate((columns[:, : len(NAMES)], columns[:, len(NAMES) :] * half, vectors * half), axis=1)
+
+
+def load_classifier(directory: Path | None = None, name: str = "head.npz") -> Classifier:
+    """Load a head from `directory`, by default the shipped one: head.npz (fast) or precise.npz.
 
     Raises OSError or ValueError where it is missing or broken.
     """
     directory = directory or WEIGHTS
-    with np.load(directory / "head.npz", allow_pickle=False) as arrays:
-        return Classifier(Head(**{name: arrays[name] for name in Head.__struct_fields__}))
+    with np.load(directory / name, allow_pickle=False) as arrays:
+        return Classifier(Head(**{field: arrays[field] for field in Head.__struct_fields__}))
 
 
 class Facts(msgspec.Struct, frozen=True):

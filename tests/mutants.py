@@ -30,6 +30,8 @@ T_ATTEMPTS, T_EXCHANGE = "tests/unit/test_attempts.py", "tests/unit/test_exchang
 T_PLAIN, T_DISPATCHER = "tests/unit/test_plain_client.py", "tests/unit/test_dispatcher.py"
 T_FAULTS, T_DISCONNECTS = "tests/integration/test_faults.py", "tests/integration/test_disconnects.py"
 T_STREAMS, T_LEDGER = "tests/integration/test_streams.py", "tests/integration/test_ledger_through_the_door.py"
+LINE, SCHEDULER, T_SCHEDULER = "routing/line.py", "routing/scheduler.py", "tests/unit/test_scheduler.py"
+BATCHING, T_BATCHING = "gateway/batching.py", "tests/unit/test_batching.py"
 T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 
@@ -92,16 +94,38 @@ MUTANTS = {
     "left-while-saying-farewell": Mutant(EXCHANGE, "        self.abort.task = None\n", "", T_EXCHANGE),
     "heartbeat-within-data": Mutant(EXCHANGE, "if not spoken and not", "if not", T_EXCHANGE),
     "endless-farewell": Mutant(EXCHANGE, "FAREWELL_S = 1.0", "FAREWELL_S = 1000.0", T_EXCHANGE),
-    "no-withdraw": Mutant(DISPATCHER, "and not line.scheduler.withdraw(ticket)\n", "\n", T_DISPATCHER),
+    "no-withdraw": Mutant(DISPATCHER, " and not line.scheduler.withdraw(ticket)", "", T_DISPATCHER),
     "crossed-grant-is-lost": Mutant(
+        DISPATCHER, "line.undo(granted.result()[0])  # the grant", "pass  # the grant", T_DISPATCHER
+    ),
+    "picky-grant-is-lost": Mutant(LINE, " or self.place(anywhere, draw, now_s)", "", T_DISPATCHER),
+    "no-wake-up": Mutant(
         DISPATCHER,
-        "                self._add(granted.result().id, query, -1)",
-        "                pass",
+        "            if len(desk.line.scheduler):\n                self._grant(desk)",
+        "",
         T_DISPATCHER,
     ),
-    "picky-grant-is-lost": Mutant(DISPATCHER, " or self._choose(line, anywhere)", "", T_DISPATCHER),
-    "no-wake-up": Mutant(
-        DISPATCHER, "            if len(line.scheduler):\n                self._grant(line)", "", T_DISPATCHER
+    "displaced-waits-for-ever": Mutant(
+        DISPATCHER, "            self._turn_away(desk, displaced)", "            pass", T_DISPATCHER
+    ),
+    "retry-after-without-slots": Mutant(
+        SCHEDULER, "(self._held_s or 0.0) / max(1, slots)", "self._held_s or 0.0", T_SCHEDULER
+    ),
+    "credit-for-absence": Mutant(
+        SCHEDULER,
+        "max(self._served.get(tenant, 0.0), self._floor)\n        mine",
+        "self._served.get(tenant, 0.0)\n        mine",
+        T_SCHEDULER,
+    ),
+    "no-ageing": Mutant(SCHEDULER, "self._aged(now_s) or self._first()", "self._first()", T_SCHEDULER),
+    "marks-without-salt": Mutant(
+        "routing/prefixes.py", "blake2b(salt, digest", "blake2b(digest", "tests/unit/test_prefixes.py"
+    ),
+    "a-bad-input-fails-all": Mutant(
+        BATCHING, "except (UpstreamRefused, StreamBroken):", "except KeyError:", T_BATCHING
+    ),
+    "joined-for-nobody": Mutant(
+        BATCHING, "            batch.task.cancel()\n", "            pass\n", T_BATCHING
     ),
     "stale-for-ever": Mutant(PLAIN, "stale = True  #", "stale = False  #", T_PLAIN),
     "no-back-pressure": Mutant(

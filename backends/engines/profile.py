@@ -146,6 +146,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     load_metrics: LoadMetrics | None = None
     takes_priority: bool = False
     """Understands `priority`, smaller first, where launched by us: vLLM's default policy refuses it."""
+    takes_cache_salt: bool = False
+    """Understands `cache_salt`: prompts share cached prefixes only where it is the same."""
     returns_token_ids: bool = False
     """Understands `return_token_ids`."""
     stages: tuple[tuple[str, str], ...] = ()

@@ -124,6 +124,7 @@ ENGINE = Engine(
         kv_usage=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
     ),
     takes_priority=True,
+    takes_cache_salt=True,
     returns_token_ids=True,
     stages=(
         ("Resolved architecture", "starting the engine"),

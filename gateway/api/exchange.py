@@ -40,10 +40,11 @@ class ClientGone(Exception):
 class Abort:
     """Tells why the task of an exchange was cancelled: by a client that left, or by the shutdown."""
 
+    error: ApiError | None = None
+    gone = False
+
     def __init__(self) -> None:
         self.task = asyncio.current_task()
-        self.error: ApiError | None = None
-        self.gone = False
 
     def shut_down(self) -> None:
         """End the exchange because the process ends."""
@@ -96,17 +97,18 @@ async def send_error(send: Send, error: ApiError, request_id: str) -> None:
 class Exchange:
     """One request's answer on its way out; ``abort.leave`` is to be called when the client goes."""
 
+    _accepted: Accepted | None = None
+    _started = False
+    _sending = False
+    _spoken = False
+    _timer: asyncio.TimerHandle | None = None
+    _beater: asyncio.Task[None] | None = None
+
     def __init__(self, send: Send, request_id: str, heartbeat_s: float) -> None:
         self._send = send
         self._request_id = request_id
         self._heartbeat_s = heartbeat_s
-        self._accepted: Accepted | None = None
         self._headers: Headers = []
-        self._started = False
-        self._sending = False
-        self._spoken = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._beater: asyncio.Task[None] | None = None
         self.abort = Abort()
 
     async def run(self, parts: Parts) -> None:

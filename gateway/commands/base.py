@@ -31,9 +31,14 @@ def checked(path: Path) -> Settings:
     """Read and check a file; warnings go to stderr. Raises ConfigError."""
     settings = load(path)
     check(settings, str(path), os.environ)
+    tell_warnings(settings, path)
+    return settings
+
+
+def tell_warnings(settings: Settings, path: Path) -> None:
+    """Say on stderr what works, but not quite as it reads."""
     for warning in warnings(settings):
         print(f"switchgear: {path}: note: {warning}", file=sys.stderr)
-    return settings
 
 
 @contextmanager

@@ -1,16 +1,18 @@
 """``switchgear serve``: the gateway alone, in front of replicas that run already."""
 
 import argparse
-import asyncio
+import os
 import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import uvloop
 
-from gateway import app, server
-from gateway.commands.base import CommandError, add_config, checked, log_to_stderr
+from gateway import app, server, tallies, workers
+from gateway.checks import check
+from gateway.commands.base import CommandError, add_config, log_to_stderr, tell_warnings
 from gateway.settings import Settings, load
 
 
@@ -19,6 +21,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--host", help="address to listen on (over server.host)")
     parser.add_argument("--port", type=int, help="port to listen on (over server.port); 0 chooses a free one")
+    parser.add_argument("--workers", type=int, help="processes on this address (over server.workers)")
     parser.set_defaults(run=run)
 
 
@@ -26,29 +29,64 @@ def run(options: argparse.Namespace) -> int:
     """Serve until a signal."""
     log_to_stderr()
     path: Path = options.config
-    settings = with_address(checked(path), options.host, options.port)
+
+    def reread() -> Settings:
+        return with_address(load(path), options.host, options.port, options.workers)
+
+    settings = reread()
+    check(settings, str(path), os.environ)
+    tell_warnings(settings, path)
     if any(model.launch is not None for model in settings.models):
         raise CommandError(f"{path}: has [models.launch]; run it with 'switchgear up'")
     listener = server.listen(settings.server.host, settings.server.port)
-    reread = lambda: with_address(load(path), options.host, options.port)  # noqa: E731  # a value, not a function of note
-    uvloop.run(_serve(settings, listener, app.Edges(load=reread, source=str(path))))
+    root, count = server.root_url(listener), settings.server.workers
+    edges = app.Edges(load=reread, source=str(path))
+    if count == 1:
+        uvloop.run(_serve(settings, listener, edges, None, partial(_say, root)))
+        return 0
+    board = tallies.board(count)
+    before = server.has_terminal()
+    role = workers.supervise(
+        count,
+        drain_s=settings.server.drain_s,
+        when_ready=partial(_say, root),
+        hung_up=lambda: before and not server.has_terminal(),
+    )
+    if isinstance(role, int):
+        return role
+    edges = msgspec.structs.replace(edges, tallies=tallies.SharedTallies(board, role.place))
+    uvloop.run(_serve(settings, listener, edges, role, role.ready))
     return 0
 
 
-def with_address(settings: Settings, host: str | None, port: int | None) -> Settings:
-    """Put the command line's address over that of the file."""
-    wanted = {"host": host, "port": port}
+def with_address(
+    settings: Settings, host: str | None, port: int | None, count: int | None = None
+) -> Settings:
+    """Put the command line's address, and number of workers, over those of the file."""
+    if count is not None and count < 1:
+        raise CommandError("--workers must be 1 or more")
+    wanted = {"host": host, "port": port, "workers": count}
     changed = {name: value for name, value in wanted.items() if value is not None}
     return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, **changed))
 
 
-async def _serve(settings: Settings, listener: socket.socket, edges: app.Edges) -> None:
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    edges: app.Edges,
+    worker: workers.Worker | None,
+    listening: Callable[[], None],
+) -> None:
     stop = server.Stop()
+    if worker is not None:
+        stop.with_parent(worker.parent_fd)
+
+    async def when_listening() -> None:
+        listening()
+
     async with app.opened(settings, edges) as process:
-        say = partial(_say, server.root_url(listener))
-        await server.serve(process, app.build(process), listener, stop, when_listening=say)
+        await server.serve(process, app.build(process), listener, stop, when_listening=when_listening)
 
 
-async def _say(root: str) -> None:
+def _say(root: str) -> None:
     print(f"Switchgear serves on {root}/v1", flush=True)
-    await asyncio.sleep(0)

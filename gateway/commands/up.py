@@ -27,6 +27,7 @@ from gateway.commands.serve import with_address
 from gateway.process import Process
 from gateway.settings import KeySettings, Settings, load
 from gateway.tenancy import keys
+from gateway.tenancy.webhooks import MASTER_ENV
 
 PROGRESS_S = 1.0
 REPEAT_S = 15.0
@@ -37,6 +38,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
     api_key: str
     admin_key: str
+    webhook_secret: str = ""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +79,7 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
         return 0
     own = credentials(home)
     os.environ.setdefault("SWITCHGEAR_ADMIN_KEY", own.admin_key)
+    os.environ.setdefault(MASTER_ENV, own.webhook_secret)
 
     def settings() -> Settings:
         return with_key(with_address(load(config), options.host, options.port), own.api_key)
@@ -84,6 +87,10 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
     first = settings()
     check(first, str(config), os.environ)
     check_weights(first, str(config))
+    if first.server.workers > 1:
+        raise CommandError(
+            f"{config}: server.workers: 'switchgear up' is one process; use 'switchgear serve'"
+        )
     listener = server.listen(first.server.host, first.server.port)
     edges = app.Edges(load=settings, source=str(config), engine_python=str(python))
     uvloop.run(_up(first, listener, edges, own, started_s))
@@ -94,13 +101,16 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
 def credentials(home: Path) -> Credentials:
     """Give the credentials of a home, made on the first call."""
     path = home / "credentials.json"
+    made = Credentials(keys.new_text(), "sk-sg-admin-" + secrets.token_urlsafe(32))
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Credentials)
+        made = msgspec.json.decode(path.read_bytes(), type=Credentials)
+        if made.webhook_secret:
+            return made
     except FileNotFoundError:
         pass
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise CommandError(f"{path}: {error}; correct it, or delete it to get new credentials") from None
-    made = Credentials(keys.new_text(), "sk-sg-admin-" + secrets.token_urlsafe(32))
+    made = msgspec.structs.replace(made, webhook_secret=secrets.token_urlsafe(32))
     partial_path = path.with_suffix(".partial")
     with os.fdopen(os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(made)) + b"\n")

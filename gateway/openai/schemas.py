@@ -5,6 +5,8 @@ member, known to OpenAI or not, reaches the upstream byte for byte.
 """
 
 import re
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -37,6 +39,7 @@ class Common(msgspec.Struct, kw_only=True):
     priority: int | None = None
     user: str | None = None
     safety_identifier: str | None = None
+    service_tier: str | None = None
 
 
 class Message(msgspec.Struct):
@@ -98,16 +101,13 @@ class Inference(msgspec.Struct, kw_only=True):
     fields: Fields
     typed: AnyFields
     prompt_bytes: int
+    stream: bool = False
+    """Whether the answer is wanted as server-sent events."""
 
     @property
     def model(self) -> str:
         """The model or route that the client named."""
         return self.typed.model
-
-    @property
-    def stream(self) -> bool:
-        """Whether the answer is wanted as server-sent events."""
-        return isinstance(self.typed, Common) and bool(self.typed.stream)
 
     @property
     def include_usage(self) -> bool:
@@ -137,6 +137,26 @@ class Inference(msgspec.Struct, kw_only=True):
     def bears_token_ids(self) -> bool:
         """Whether token ids can be asked for unnoticed: with them, vLLM leaves an echoed prompt out."""
         return self.stream and not (isinstance(self.typed, CompletionFields) and self.typed.echo)
+
+    @property
+    def priority(self) -> int | None:
+        """The client's own order among its requests, smaller first."""
+        return self.typed.priority if isinstance(self.typed, Common) else None
+
+    @property
+    def service_tier(self) -> str | None:
+        """The tier of service that the client chose."""
+        return self.typed.service_tier if isinstance(self.typed, Common) else None
+
+    def prompt_and_salt(self, tenant: str) -> tuple[memoryview, bytes]:
+        """Give the prompt in raw JSON, and a salt of what else the engine's prefix cache depends on.
+
+        Tools stand before the messages in most templates. Two prompts share a beginning where their bytes do.
+        """
+        fields = self.fields
+        prompt = next(fields[name] for name in ("messages", "prompt", "input") if name in fields)
+        before = (bytes(fields[name]) for name in ("cache_salt", "tools") if name in fields)
+        return memoryview(prompt), b"\0".join((tenant.encode(), *before))
 
     @property
     def choices(self) -> int:
@@ -216,15 +236,41 @@ def parse(endpoint: Endpoint, body: bytes) -> Inference:
     if isinstance(typed, ChatFields) and not typed.messages:
         raise InvalidRequest("'messages' must have at least one message.", param="messages")
     prompt_bytes = sum([len(fields[name]) for name in _PROMPT if name in fields])
-    return Inference(endpoint=endpoint, fields=fields, typed=typed, prompt_bytes=prompt_bytes)
+    stream = isinstance(typed, Common) and bool(typed.stream)
+    return Inference(endpoint=endpoint, fields=fields, typed=typed, prompt_bytes=prompt_bytes, stream=stream)
 
 
-def upstream_body(request: Inference, upstream_model: str, *, token_ids: bool) -> bytes:
-    """Encode the body for an upstream: its own model name, and usage (and token ids) asked for in streams."""
+@lru_cache(1024)
+def cache_salt(tenant: str, own: bytes) -> Raw:
+    """Give the salt of a tenant's prefix cache, mixed with the client's own one in raw JSON."""
+    return Raw(b'"%s"' % blake2b(own, key=blake2b(tenant.encode()).digest()).hexdigest()[:32].encode())
+
+
+def upstream_body(
+    request: Inference,
+    upstream_model: str,
+    *,
+    token_ids: bool,
+    priority: int | None = None,
+    tenant: str | None = None,
+) -> bytes:
+    """Encode the body for an upstream: its own model name, and usage (and token ids) asked for in streams.
+
+    ``priority`` is for an engine that takes one; None leaves the client's, where it does not push forward.
+    ``tenant`` is for an engine whose prefix cache can be salted by it.
+    """
     fields = dict(request.fields)
     fields["model"] = Raw(_encode(upstream_model))
-    if isinstance(request.typed, Common) and (request.typed.priority or 0) < 0:
-        fields["priority"] = Raw(b"0")  # smaller goes first: a client may step back, never push forward
+    if priority is not None:
+        fields["priority"] = Raw(b"%d" % priority)
+    elif (request.priority or 0) < 0:
+        fields["priority"] = Raw(b"0")  # smaller goes first
+    if tenant is not None:
+        own = bytes(fields.get("cache_salt", b"null"))
+        if own == b"null" or (
+            own.startswith(b'"') and own != b'""'
+        ):  # what is no salt is the engine's to refuse
+            fields["cache_salt"] = cache_salt(tenant, own)
     if request.stream:
         options = _decode_options(fields["stream_options"]) if "stream_options" in fields else None
         fields["stream_options"] = Raw(_encode({**(options or {}), "include_usage": Raw(b"true")}))

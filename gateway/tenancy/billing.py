@@ -1,7 +1,8 @@
 """From admission to settlement: one ``Charge`` per accepted request, settled exactly once.
 
-Admission takes rate, slot and a reservation atomically and writes the journal's first line; leaving the
-charge, by whatever exit, writes the last one without waiting for anything.
+Admission takes rate, slot and a reservation atomically; accepting, before anything is sent to a replica,
+writes the journal's first line; leaving the charge, by whatever exit, writes the last one without waiting for
+anything. An answer from the cache needs the last one only.
 """
 
 import asyncio
@@ -95,7 +96,8 @@ class Charge:
         self.stopped = False
         self.verdict = Verdict()
         self.ts = billing.now()
-        self.segment: Segment
+        self.segment: Segment | None = None
+        self.unrecorded = False
         self._noted_tokens = 0
         self._noted_s = 0.0
         self._short = False  # there was no room for a whole step
@@ -195,6 +197,10 @@ class Charge:
         except JournalError as error:  # no reason to cut the answer: only new requests are refused
             log.error("progress of request %s is not kept: %s", self.request_id, error)
 
+    def accept(self) -> None:
+        """Write the journal's first line: from now on the request costs something. Raises NotRecordable."""
+        self._billing.accept(self)
+
     async def __aenter__(self) -> Self:
         await self._billing.admit(self)
         self._noted_s = self.ts
@@ -244,12 +250,15 @@ class Billing:
         return Charge(self, order, ask, prices[len(order.models) - 1])
 
     async def admit(self, charge: Charge) -> None:
-        """Take what the request needs and write the journal's first line."""
+        """Take what the request needs."""
         if charge.ask.bounds:
             verdict = await self._limits.take(charge.ask, charge.ts)
             if verdict.short is not None:
                 raise refused(verdict)
             charge.verdict = verdict
+
+    def accept(self, charge: Charge) -> None:
+        """Write the journal's first line; see ``Charge.accept``."""
         key, order = charge.key, charge.order
         try:
             segment = self.journal.append(
@@ -267,7 +276,7 @@ class Billing:
                 )
             )
         except JournalError as error:
-            self._release(charge, 0, 0)
+            charge.unrecorded = True
             log.error("request %s is refused: %s", charge.request_id, error)
             raise NotRecordable(
                 "The gateway cannot record usage at the moment.", retry_after_s=10.0
@@ -289,6 +298,8 @@ class Billing:
         amount = charge.amount_nanousd(usage)
         tokens = usage.prompt_tokens + usage.completion_tokens
         self._release(charge, tokens, amount)
+        if charge.unrecorded:
+            return
         entry = Entry(
             charge.request_id,
             charge.ts,
@@ -321,7 +332,8 @@ class Billing:
             log.error("request %s is not settled yet: %s", charge.request_id, error)
             self.journal.owe(entry, charge.segment)
             return
-        charge.segment.open_requests -= 1
+        if charge.segment is not None:
+            charge.segment.open_requests -= 1
 
     def _release(self, charge: Charge, tokens: int, amount: int) -> None:
         if charge.ask.bounds:

@@ -121,6 +121,10 @@ class Books:
             await self._run("database", self._expire)
             await self._run("database", lambda: self._standings(self._wall()))
 
+    async def with_engine(self, work: Callable[[sa.Engine], T]) -> T | None:
+        """Run blocking work in the books' thread; None while the database has not been opened."""
+        return await self._run("database", lambda: work(self.engine)) if self._opened else None
+
     async def close(self) -> None:
         """Carry what is left and close; the journal stays on disk where it could not be carried."""
         settled = False

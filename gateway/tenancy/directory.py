@@ -42,6 +42,11 @@ class Directory:
         """Tell whether the database has been read."""
         return self._revision is not None
 
+    @property
+    def revision(self) -> int | None:
+        """The revision that was read last, which is in force; None before the first."""
+        return self._revision
+
     def keys(self) -> Iterable[Key]:
         """Give the keys that count."""
         return self._table.keys()
@@ -84,7 +89,7 @@ def load(connection: sa.Connection) -> Registry:
 
 def write_snapshot(path: Path, registry: Registry) -> None:
     """Keep what is known on disk, atomically. Raises OSError."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(msgspec.json.encode(registry))

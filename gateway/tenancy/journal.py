@@ -93,11 +93,24 @@ class Segment:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.fd = _locked(path)
         self.size_bytes = 0
         self.open_requests = 0
         self.dirty = False
+
+
+def _locked(path: Path) -> int:
+    """Open and lock a new file; again, where another process has taken it for an orphan in between."""
+    while True:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if path.exists() and path.stat().st_ino == os.fstat(fd).st_ino:
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
 
 
 class Journal:
@@ -114,10 +127,12 @@ class Journal:
         except OSError as error:
             raise JournalError(f"cannot write the usage journal in {directory}: {error.strerror}") from error
         self._full: list[Segment] = []
-        self._owed: list[tuple[Entry, Segment]] = []  # as many as ran when the disk was full: no more come in
+        self._owed: list[
+            tuple[Entry, Segment | None]
+        ] = []  # as many as ran when the disk was full: no more come in
 
-    def owe(self, entry: Entry, segment: Segment) -> None:
-        """Remember a settlement that could not be written, of a request that ``segment`` accepted."""
+    def owe(self, entry: Entry, segment: Segment | None) -> None:
+        """Remember a settlement that could not be written, of a request that ``segment`` accepted, if any."""
         self._owed.append((entry, segment))
 
     def pay(self) -> int:
@@ -128,7 +143,8 @@ class Journal:
                 self.append(entry)
             except JournalError:
                 break
-            segment.open_requests -= 1
+            if segment is not None:
+                segment.open_requests -= 1
             del self._owed[0]
         return len(self._owed)
 

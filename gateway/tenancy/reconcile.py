@@ -70,6 +70,10 @@ def reconcile(engine: sa.Engine, journal: Path, kept: Path, since_s: float = 0.0
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        else:
+            connection.exec_driver_sql(
+                "BEGIN"
+            )  # else each SELECT of SQLite's driver is a transaction of its own
         ledger_groups = _ledger_groups(connection, since_s)
         report.rows = sum(sums[0] for sums in ledger_groups.values())
         offsets = {name: int(size) for name, size in connection.execute(sa.select(journal_segments))}

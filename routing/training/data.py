@@ -2,7 +2,9 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +33,10 @@ class Queries(NamedTuple):
     ids: list[str]
     prompts: list[str]
     datasets: NDArray[np.str_]
+    units: NDArray[np.str_]  # the dataset; in MMLU, with its 45 subjects, dataset and subject
     small: NDArray[np.float64]
     large: NDArray[np.float64]
+    target: NDArray[np.float64]  # what learners fit: see targets()
     validation: NDArray[np.bool_]
 
     @property
@@ -47,21 +51,75 @@ class Queries(NamedTuple):
 
     def learnable(self) -> NDArray[np.bool_]:
         """Tell which rows shipped weights may learn from."""
-        return ~self.validation & ~np.isin(self.datasets, list(EXCLUDED))
+        return ~self.validation & self.sound()
+
+    def sound(self) -> NDArray[np.bool_]:
+        """Tell which rows may be learned from at all: a free licence, and graded right.
+
+        A subject that the large model fails nearly always, and the small one does not, was graded wrong.
+        """
+        wrong = [
+            unit
+            for unit in set(self.units)
+            if self.large[self.units == unit].mean() < min(0.1, self.small[self.units == unit].mean())
+        ]
+        return ~np.isin(self.datasets, list(EXCLUDED)) & ~np.isin(self.units, wrong)
 
 
 def read(folder: Path) -> Queries:
     """Read train and val of `folder`, primary pairs only, without contaminated rows."""
     rows = [row for split in ("train", "val") for row in lines(folder / f"{split}.jsonl.gz")]
     rows = [row for row in rows if row["primary_pair"] and not row["contaminated"]]
+    datasets = np.array([row["dataset"] for row in rows])
+    small = np.array([row["weak_score"] for row in rows], np.float64)
+    large = np.array([row["strong_score"] for row in rows], np.float64)
+    outcomes = {row["id"]: row["scores"] for row in lines(folder / "outcomes.jsonl.gz")}
+    ids = [row["id"] for row in rows]
     return Queries(
-        ids=[row["id"] for row in rows],
+        ids=ids,
         prompts=[row["prompt"] for row in rows],
-        datasets=np.array([row["dataset"] for row in rows]),
-        small=np.array([row["weak_score"] for row in rows], np.float64),
-        large=np.array([row["strong_score"] for row in rows], np.float64),
+        datasets=datasets,
+        units=np.array(
+            [
+                f"{row['dataset']} {row['category']}" if row["dataset"] == "mmlu" else row["dataset"]
+                for row in rows
+            ]
+        ),
+        small=small,
+        large=large,
+        target=targets(ids, datasets, large - small, outcomes),
         validation=np.array([row["split"] == "val" for row in rows]),
     )
+
+
+def targets(
+    ids: Sequence[str],
+    datasets: NDArray[np.str_],
+    gain: NDArray[np.float64],
+    outcomes: Mapping[str, Mapping[str, float]],
+) -> NDArray[np.float64]:
+    """Give the gain of a typical larger model over a typical smaller one, (n,), where many models answered.
+
+    One pair's outcome of one query is mostly noise, and a small model that fails on all of a dataset tells
+    only what the large one can do. So: the mean of the best quarter of the models minus that of the lower
+    half, without those under 0.1, about the dataset's mean gain of the primary pair. Without many models, the
+    pair's own gain.
+    """
+    target = gain.copy()
+    for dataset in sorted(set(datasets) - EXCLUDED):
+        rows = [row for row in np.flatnonzero(datasets == dataset).tolist() if ids[row] in outcomes]
+        if not rows:
+            continue
+        models = sorted(set.intersection(*(set(outcomes[ids[row]]) for row in rows)))
+        scores = np.array([[outcomes[ids[row]][model] for model in models] for row in rows])
+        able = scores[:, scores.mean(axis=0) >= 0.1]
+        level = able.mean(axis=0)
+        best, low = (float(share) for share in np.quantile(level, [0.75, 0.5]))
+        if able.shape[1] < 5 or best - low < 0.02:
+            continue
+        typical = able[:, level >= best].mean(axis=1) - able[:, level <= low].mean(axis=1)
+        target[rows] = typical - typical.mean() + gain[rows].mean()
+    return target
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -69,3 +127,20 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
+
+
+def requests() -> tuple[list[str], NDArray[np.float64], NDArray[np.intp]]:
+    """Give the requests written for this project, the gain expected of each, and the number of its kind."""
+    kinds = tomllib.loads((Path(__file__).parent / "priors.toml").read_text(encoding="utf-8"))["kinds"]
+    rows = [(text, kind["gain"], number) for number, kind in enumerate(kinds) for text in kind["requests"]]
+    texts, gains, numbers = zip(*rows, strict=True)
+    return list(texts), np.array(gains, np.float64), np.array(numbers)
+
+
+def parts(texts: Sequence[str], most: int = 12_000) -> list[str]:
+    """Give lines and sentences of three words and more, each once, in a fixed order: short texts."""
+    found = {
+        part.strip() for text in texts for part in re.split(r"\n|(?<=[.?!])\s", text) if part.count(" ") > 1
+    }
+    order = np.random.default_rng(0).permutation(len(found))[:most]
+    return [part for part in map(sorted(found).__getitem__, order) if len(part) < 400]

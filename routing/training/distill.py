@@ -3,8 +3,7 @@
 1. Each word piece goes through the transformer alone; its mean-pooled output is the piece's first row.
 2. Rows are turned onto the main axes of sentence vectors and weighted by rarity (Zipf's law over the
 vocabulary). 3. Rows are tuned so that a text's normalised sum comes close to the transformer's vector of the
-whole text,
-   held near where they started: pieces that the texts never show stay as they are.
+   whole text; pieces that the texts never show stay as they are.
 4. Each row is rounded to int8 with a scale of its own.
 """
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer  # type: ignore[import-not-found]  # as above
 
 from routing.embedding import StaticEmbedder
+from routing.features import MAX_CHARS, clip, tokens
 
 Floats = NDArray[np.float32]
 DIMENSIONS = 256
@@ -31,55 +31,64 @@ def find_encoder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
-def distill(texts: Sequence[str], encoder: Path, out: Path, *, epochs: int = 6) -> None:
+class Teacher:
+    """The transformer; a text that it has read is not read again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = AutoModel.from_pretrained(folder).eval()
+        self._known: dict[str, Floats] = {}
+        vocabulary = self._tokenizer.get_vocab()
+        self.pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+
+    def __call__(self, texts: Sequence[str]) -> Floats:
+        """Give the unit vectors of `texts`, (n, 384)."""
+        new = sorted({text for text in texts if text not in self._known}, key=len)
+        with torch.inference_mode():
+            for start in range(0, len(new), 32):
+                some = new[start : start + 32]
+                batch = self._tokenizer(
+                    some, padding=True, truncation=True, max_length=256, return_tensors="pt"
+                )
+                mask = batch["attention_mask"].unsqueeze(-1)
+                pooled = (self._model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+                self._known.update(
+                    zip(some, torch.nn.functional.normalize(pooled, dim=1).numpy(), strict=True)
+                )
+        return np.stack([self._known[text] for text in texts])
+
+    def rows(self) -> Floats:
+        """Give the mean-pooled output of [CLS] piece [SEP] for every piece, (count, 384)."""
+        outputs = []
+        with torch.inference_mode():
+            for ids in torch.arange(len(self.pieces)).split(1024):
+                batch = torch.stack([torch.full_like(ids, 101), ids, torch.full_like(ids, 102)], 1)
+                hidden = self._model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
+                outputs.append(hidden.mean(1))
+        vectors: Floats = torch.cat(outputs).numpy()
+        return vectors
+
+
+def distill(texts: Sequence[str], teacher: Teacher, out: Path, *, epochs: int = 6) -> None:
     """Write table.npy, scales.npy and vocabulary.txt into `out`."""
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
-    model = AutoModel.from_pretrained(encoder).eval()
-    pieces = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-    target = _sentences(model, tokenizer, texts)
+    target, rows, pieces = teacher(texts), teacher.rows(), teacher.pieces
     axes = np.linalg.svd(target - target.mean(axis=0), full_matrices=False)[2][:DIMENSIONS].T
-    rows = _pieces(model, len(pieces))
     rows = (rows - rows.mean(axis=0)) @ axes * np.log1p(np.arange(len(pieces)))[:, None]
     rows = (rows / np.abs(rows).max()).astype(np.float32)
     vocabulary = {piece: row for row, piece in enumerate(pieces)}
     reader = StaticEmbedder(
         np.zeros((len(pieces), 1), np.int8), np.zeros(len(pieces), np.float32), vocabulary
     )
+    bags = [
+        [row for token in tokens(clip(text, MAX_CHARS)) for row in reader.pieces(token)] for text in texts
+    ]
     goal = (target - target.mean(axis=0)) @ axes
-    rows = _tune(rows, [reader.rows(text) or [0] for text in texts], goal.astype(np.float32), epochs)
+    rows = _tune(rows, [bag or [0] for bag in bags], goal.astype(np.float32), epochs)
     scales = np.abs(rows).max(axis=1) / 127 + 1e-12
     np.save(out / "table.npy", np.round(rows / scales[:, None]).astype(np.int8))
     np.save(out / "scales.npy", scales.astype(np.float32))
     (out / "vocabulary.txt").write_text("\n".join(pieces), encoding="utf-8")
-
-
-def _pieces(model: torch.nn.Module, count: int) -> Floats:
-    """Give the mean-pooled output of [CLS] piece [SEP] for every piece, (count, 384)."""
-    outputs = []
-    with torch.inference_mode():
-        for ids in torch.arange(count).split(1024):
-            batch = torch.stack([torch.full_like(ids, 101), ids, torch.full_like(ids, 102)], 1)
-            hidden = model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
-            outputs.append(hidden.mean(1))
-    vectors: Floats = torch.cat(outputs).numpy()
-    return vectors
-
-
-def _sentences(model: torch.nn.Module, tokenizer: AutoTokenizer, texts: Sequence[str]) -> Floats:
-    """Give the transformer's unit vectors of `texts`, (n, 384)."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    vectors = np.zeros((len(texts), 384), np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(order), 32):
-            some = order[start : start + 32]
-            batch = tokenizer(
-                [texts[i] for i in some], padding=True, truncation=True, max_length=256, return_tensors="pt"
-            )
-            mask = batch["attention_mask"].unsqueeze(-1)
-            pooled = (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
-            vectors[some] = torch.nn.functional.normalize(pooled, dim=1).numpy()
-    return vectors
 
 
 def _tune(rows: Floats, bags: Sequence[list[int]], goal: Floats, epochs: int) -> Floats:

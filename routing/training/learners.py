@@ -9,9 +9,6 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 
-_PRIOR_ROWS = 30.0  # rows of no gain that a leaf or a prototype starts with
-
-
 class Forest(NamedTuple):
     """Boosted symmetric trees: all nodes of one depth ask the same question, so a tree is a small table."""
 
@@ -28,34 +25,53 @@ class Forest(NamedTuple):
         return total
 
 
-def ridge(x: Floats, y: Doubles, penalty: float) -> Floats:
-    """Give the slopes (d,) of a ridge; `penalty` is per row."""
-    z = (x - x.mean(axis=0)).astype(np.float64)
-    gram = z.T @ z + penalty * len(z) * np.eye(z.shape[1])
-    return np.linalg.solve(gram, z.T @ (y - y.mean())).astype(np.float32)
+def evened(names: NDArray[np.str_]) -> Doubles:
+    """Give each row the weight 1 / sqrt(rows of its name), of mean 1: large datasets count more, not all."""
+    _, place, count = np.unique(names, return_inverse=True, return_counts=True)
+    weights = 1 / np.sqrt(count[place])
+    return np.asarray(weights / weights.mean())
 
 
-def boost(
-    x: Floats, y: Doubles, *, trees: int = 200, depth: int = 3, rate: float = 0.05, seed: int = 0
-) -> Forest:
-    """Fit symmetric trees to `y` by least squares on 24 quantile bins, a third of the columns per tree."""
+def centred(x: NDArray[np.floating], units: NDArray[np.str_]) -> Doubles:
+    """Give the rows of `x` (n, d) minus the mean of their unit: what differs within a unit."""
+    _, place, count = np.unique(units, return_inverse=True, return_counts=True)
+    means = np.zeros((len(count), x.shape[1]))
+    np.add.at(means, place, x)
+    return np.asarray(x - (means / count[:, None])[place])
+
+
+def ridge(x: NDArray[np.floating], y: Doubles, penalty: float, weights: Doubles | None = None) -> Doubles:
+    """Give the slopes (d,) of a ridge; `penalty` is per row, `weights` have mean 1."""
+    share = np.ones(len(y)) if weights is None else weights
+    z = x - np.average(x, axis=0, weights=share)
+    gram = (z * share[:, None]).T @ z + penalty * len(z) * np.eye(z.shape[1])
+    slopes = np.linalg.solve(gram, (z * share[:, None]).T @ (y - np.average(y, weights=share)))
+    return np.asarray(slopes, np.float64)
+
+
+def boost(x: Floats, y: Doubles, weights: Doubles, *, trees: int, leaf_rows: float, seed: int) -> Forest:
+    """Fit symmetric trees of depth 3 to `y` by least squares, each on a third of the columns, 24 bins.
+
+    Every leaf starts with `leaf_rows` rows of no gain.
+    """
+    depth, rate = 3, 0.1
     bins, rng = 24, np.random.default_rng(seed)
     cuts = np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1], axis=0).astype(np.float32)  # (bins - 1, d)
     binned = np.stack([np.searchsorted(cuts[:, j], x[:, j], side="left") for j in range(x.shape[1])], axis=1)
-    rest = y - y.mean()
+    rest = y - np.average(y, weights=weights)
     asked, limits, tables = [], [], []
     for _ in range(trees):
         columns = rng.choice(x.shape[1], max(8, x.shape[1] // 3), replace=False)
         leaf = np.zeros(len(x), np.int64)
         questions = []
         for level in range(depth):
-            column, cut = _best_question(binned[:, columns], leaf, 1 << level, bins, rest)
+            column, cut = _best_question(binned[:, columns], leaf, bins, (rest * weights, weights), leaf_rows)
             questions.append((int(columns[column]), float(cuts[cut, columns[column]])))
             leaf += (x[:, questions[-1][0]] > questions[-1][1]).astype(np.int64) << level
         values = (
             rate
-            * np.bincount(leaf, rest, 1 << depth)
-            / (np.bincount(leaf, minlength=1 << depth) + _PRIOR_ROWS)
+            * np.bincount(leaf, rest * weights, 1 << depth)
+            / (np.bincount(leaf, weights, 1 << depth) + leaf_rows)
         )
         rest = rest - values[leaf]
         asked.append([question[0] for question in questions])
@@ -65,35 +81,33 @@ def boost(
 
 
 def _best_question(
-    binned: NDArray[np.int64], leaf: NDArray[np.int64], leaves: int, bins: int, rest: Doubles
+    binned: NDArray[np.int64],
+    leaf: NDArray[np.int64],
+    bins: int,
+    rest: tuple[Doubles, Doubles],
+    leaf_rows: float,
 ) -> tuple[int, int]:
-    """Give the column and the cut that lower the squared error most, asked in all leaves at once."""
-    width = binned.shape[1]
+    """Give the column and the cut that lower the squared error most, asked in all leaves at once.
+
+    `rest` are what is left of each row, weighted, and its weight.
+    """
+    width, leaves = binned.shape[1], int(leaf.max()) + 1
     slot = ((leaf[:, None] * width + np.arange(width)) * bins + binned).ravel()
-    shape = (leaves, width, bins)
-    sums = np.bincount(slot, np.repeat(rest, width), leaves * width * bins).reshape(shape).cumsum(axis=2)
-    rows = np.bincount(slot, minlength=leaves * width * bins).reshape(shape).cumsum(axis=2)
-    left, right = sums[..., :-1], sums[..., -1:] - sums[..., :-1]
-    gain = left**2 / (rows[..., :-1] + _PRIOR_ROWS) + right**2 / (
-        rows[..., -1:] - rows[..., :-1] + _PRIOR_ROWS
+    sums, rows = (
+        np.bincount(slot, np.repeat(values, width), leaves * width * bins)
+        .reshape(leaves, width, bins)
+        .cumsum(axis=2)
+        for values in rest
     )
+    left, right = sums[..., :-1], sums[..., -1:] - sums[..., :-1]
+    gain = left**2 / (rows[..., :-1] + leaf_rows) + right**2 / (rows[..., -1:] - rows[..., :-1] + leaf_rows)
     column, cut = np.unravel_index(int(gain.sum(axis=0).argmax()), (width, bins - 1))
     return int(column), int(cut)
 
 
-def prototypes(
-    vectors: Floats, y: Doubles, *, count: int, sharpness: float, seed: int = 0
-) -> tuple[Floats, Floats]:
-    """Give unit centres (count, d) and the smoothed mean of `y` around each: a kNN that fits in a few kB."""
-    rng = np.random.default_rng(seed)
-    centres = vectors[rng.choice(len(vectors), count, replace=False)].copy()
-    for _ in range(25):
-        owner = (vectors @ centres.T).argmax(axis=1)
-        for k in range(count):
-            if (owner == k).any():
-                centres[k] = vectors[owner == k].mean(axis=0)
-        centres /= np.linalg.norm(centres, axis=1, keepdims=True) + 1e-9
-    share = np.exp(sharpness * (vectors @ centres.T - 1))
-    share /= share.sum(axis=1, keepdims=True)
-    values = share.T @ (y - y.mean()) / (share.sum(axis=0) + _PRIOR_ROWS)
-    return centres.astype(np.float32), values.astype(np.float32)
+def prototypes(vectors: Floats, y: Doubles, kinds: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Give a unit centre for each kind, (kinds, d), and its mean of `y` about the mean of all."""
+    centres = np.stack([vectors[kinds == kind].mean(axis=0) for kind in np.unique(kinds)])
+    values = np.array([y[kinds == kind].mean() for kind in np.unique(kinds)])
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    return centres.astype(np.float32), (values - values.mean()).astype(np.float32)

@@ -1,6 +1,6 @@
-"""APGR with bootstrap intervals: the validation table, and leaving one family out."""
+"""APGR with bootstrap intervals: the validation table, and leaving a dataset, a family or subjects out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,28 +10,51 @@ from routing.training.data import FAMILIES, Queries
 
 Doubles = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Fit = Callable[[Mask], Doubles]  # rows to learn from -> the scores of all rows
+
+LEAST_GAIN = 0.02  # mean gain below which a share of the gain means nothing
+_SUBJECT_FOLDS = 6
 
 
 class Measured(NamedTuple):
-    """A mean with its 95 % bootstrap interval."""
+    """A score's worth on some rows."""
 
-    value: float
-    low: float
+    rows: int
+    small: float  # mean quality of each model
+    large: float
+    apgr: float
+    low: float  # the ends of its 95 % bootstrap interval
     high: float
+    cpt50: float  # the least share of large calls that reaches half of the gain, and 80 %
+    cpt80: float
+    pgr50: float  # the share of the gain reached with half of the calls
+    oracle: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        quality = f"{self.rows:6d} {self.small:6.3f} {self.large:6.3f}" if self.rows else " " * 20
+        return (
+            f"{quality} {self.apgr:6.3f} [{self.low:.3f}, {self.high:.3f}]"
+            f" {self.cpt50:6.1%} {self.cpt80:6.1%} {self.pgr50:6.3f} {self.oracle:6.3f}"
+        )
+
+
+HEADINGS = f"{'rows':>6s} {'small':>6s} {'large':>6s} {'APGR':>6s} {'95 % interval':16s}" + "".join(
+    f" {name:>6s}" for name in ("CPT50", "CPT80", "PGR@50", "oracle")
+)
+
+
+def reached(scores: Doubles, gain: Doubles) -> Doubles:
+    """Give the share of the gain reached by the k highest-scored queries, (n + 1,); ties as their mean."""
+    _, place = np.unique(-scores, return_inverse=True)
+    levels = np.bincount(place, gain) / np.bincount(place)
+    total = np.concatenate([[0.0], np.cumsum(levels[np.sort(place)])])
+    return np.asarray(total / total[-1])
 
 
 def apgr(scores: Doubles, gain: Doubles) -> float:
-    """Give the area under the share of the gain reached, over the share sent to the large model; random: 0.5.
-
-    Queries with the same score count as their mean, as under a random order among them.
-    """
-    _, place = np.unique(-scores, return_inverse=True)
-    levels = np.bincount(place, gain) / np.bincount(place)
-    reached = np.concatenate([[0.0], np.cumsum(levels[np.sort(place)])])
-    return float((reached[1:] + reached[:-1]).sum() / 2 / len(gain) / reached[-1])
+    """Give the area under the share of the gain reached, over the share sent to the large model."""
+    curve = reached(scores, gain)
+    return float((curve[1:] + curve[:-1]).sum() / 2 / len(gain))
 
 
 def samples(scores: Doubles, gain: Doubles, draws: int = 300) -> Doubles:
@@ -46,27 +69,67 @@ def samples(scores: Doubles, gain: Doubles, draws: int = 300) -> Doubles:
     return values
 
 
-def summary(parts: dict[str, tuple[Doubles, Doubles]]) -> dict[str, Measured]:
-    """Give each part's APGR from its (scores, gain), and their plain mean as `macro`."""
-    drawn = {name: samples(*part) for name, part in parts.items()}
-    values = {name: apgr(*part) for name, part in parts.items()}
-    drawn["macro"] = np.mean(list(drawn.values()), axis=0)
-    values["macro"] = float(np.mean(list(values.values())))
-    return {name: Measured(values[name], *np.percentile(drawn[name], [2.5, 97.5])) for name in values}
+def measure(scores: Doubles, small: Doubles, large: Doubles) -> tuple[Measured, Doubles]:
+    """Give what `scores` are worth on rows with these outcomes, and the bootstrap's APGRs."""
+    gain = large - small
+    curve, drawn = reached(scores, gain), samples(scores, gain)
+    cost50, cost80 = (int((curve >= share).argmax()) / len(gain) for share in (0.5, 0.8))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    row = (apgr(scores, gain), float(low), float(high), cost50, cost80, float(curve[len(gain) // 2]))
+    return Measured(len(gain), float(small.mean()), float(large.mean()), *row, apgr(gain, gain)), drawn
+
+
+def table(parts: Mapping[str, Mask], scores: Mapping[str, Doubles], queries: Queries) -> dict[str, Measured]:
+    """Give each part's rows measured with the scores of its name, and `macro`, their plain mean."""
+    found = {
+        name: measure(scores[name][rows], queries.small[rows], queries.large[rows])
+        for name, rows in parts.items()
+        if queries.gain[rows].mean() > LEAST_GAIN
+    }
+    rows = {name: measured for name, (measured, _) in found.items()}
+    drawn = np.mean([samples for _, samples in found.values()], axis=0)
+    means = np.mean([measured[3:] for measured in rows.values()], axis=0).tolist()
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    rows["macro"] = Measured(0, 0.0, 0.0, means[0], float(low), float(high), *means[3:])
+    return rows
 
 
 def validation(scores: Doubles, queries: Queries) -> dict[str, Measured]:
     """Give the validation rows by group, their macro mean, and `pooled`: one threshold over all."""
-    groups = {name: queries.validation & (queries.groups == name) for name in sorted(set(queries.groups))}
-    table = summary({name: (scores[rows], queries.gain[rows]) for name, rows in groups.items()})
-    pooled = summary({"pooled": (scores[queries.validation], queries.gain[queries.validation])})
-    return table | {"pooled": pooled["pooled"]}
+    parts = {name: queries.validation & (queries.groups == name) for name in sorted(set(queries.groups))}
+    rows = table(parts, dict.fromkeys(parts, scores), queries)
+    pooled = queries.validation
+    return rows | {"pooled": measure(scores[pooled], queries.small[pooled], queries.large[pooled])[0]}
 
 
-def leave_one_family_out(fit: Callable[[Mask], Doubles], queries: Queries) -> dict[str, Measured]:
-    """Give the APGR on all rows of each family by a head that `fit` trained without that family."""
-    parts = {}
-    for family, datasets in FAMILIES.items():
-        rows = np.isin(queries.datasets, datasets)
-        parts[family] = (fit(queries.learnable() & ~rows)[rows], queries.gain[rows])
-    return summary(parts)
+def leave_one_out(fit: Fit, left: Mapping[str, Mask], queries: Queries) -> dict[str, Measured]:
+    """Give all rows of each part in `left`, scored by heads fitted on the other parts' training rows."""
+    scores = {name: fit(queries.learnable() & ~rows) for name, rows in left.items()}
+    rows = table(left, scores, queries)
+    total = np.logical_or.reduce(list(left.values()))
+    merged = np.zeros(len(total))
+    for name, part in left.items():
+        merged[part] = scores[name][part]
+    return rows | {"pooled": measure(merged[total], queries.small[total], queries.large[total])[0]}
+
+
+def datasets(queries: Queries) -> dict[str, Mask]:
+    """Give the rows of each dataset."""
+    return {name: queries.datasets == name for name in sorted(set(queries.datasets))}
+
+
+def families(queries: Queries) -> dict[str, Mask]:
+    """Give the rows of each family of datasets that ask alike."""
+    return {name: np.isin(queries.datasets, members) for name, members in FAMILIES.items()}
+
+
+def subjects(queries: Queries) -> dict[str, Mask]:
+    """Give the rows of six parts of MMLU's subjects; outcomes of the other subjects are learned from."""
+    names = sorted(unit for unit in set(queries.units) if unit.startswith("mmlu "))
+    order = np.random.default_rng(3).permutation(len(names)) % _SUBJECT_FOLDS
+    return {
+        f"subjects {fold + 1}": np.isin(
+            queries.units, [n for n, o in zip(names, order, strict=True) if o == fold]
+        )
+        for fold in range(_SUBJECT_FOLDS)
+    }

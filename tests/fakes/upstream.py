@@ -9,7 +9,8 @@ Faults (``:k`` counts events, from the start of the stream): ok, hang, hang-head
 429-after, 500, 503-after, fin:k, rst:k, stall:k, early-end:k (of a well-formed body), early-done:k, comments,
 malformed:k, error:k, no-usage, usage-in-choices,
 usage-null, no-done, done-fin, done-hang, byte-by-byte, at-once, huge, short-body, long-body, garbage,
-continue, early-hints, close, http10, idle-close, mute-close. ``GET /seen?tag=T`` tells what came with tag T.
+continue, early-hints, close, http10, idle-close, mute-close. ``GET /seen?tag=T`` tells what came with tag
+T, until ``{"forget": true}``.
 """
 
 import argparse
@@ -121,6 +122,9 @@ class Upstream:
         if "close_idle" in wish:
             for writer in list(self.open[wish["close_idle"]]):
                 writer.close()
+        if "forget" in wish:
+            self.seen = [one for one in self.seen if one.state == "running"]
+            self.attempts.clear()
         self.default = wish.get("default", self.default)
         if "mix" in wish:
             self.mix = [(fault, weight) for fault, weight in wish["mix"]]
@@ -376,7 +380,12 @@ class Answer:
             return {"error": {"message": "engine died", "type": "InternalServerError", "code": 500}}
         usage = {} if self.fault == "no-usage" else {"usage": self._usage()}
         if self.seen.path.endswith("/embeddings"):
-            data = [{"object": "embedding", "index": 0, "embedding": [0.25, -1.0]}]
+            given = self.seen.body["input"]
+            texts = given if isinstance(given, list) else [given]
+            data = [
+                {"object": "embedding", "index": index, "embedding": [float(len(one)), -1.0]}
+                for index, one in enumerate(texts)
+            ]
             return {"object": "list", "data": data, "model": self.base["model"], **usage}
         content = text(self.n, HUGE_BYTES // self.n if self.fault == "huge" else self.size)
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "stop"}

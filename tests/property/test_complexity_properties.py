@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from routing.complexity import SLACK, Classifier, ShareController, calibrate, choose, query_text
 from routing.embedding import StaticEmbedder, load_classifier
-from routing.features import lexical
+from routing.features import NAMES, tokens
 
 anything = st.text(st.characters(exclude_categories=()), max_size=400)  # lone surrogates and controls as well
 json_values = st.recursive(
@@ -29,20 +29,39 @@ def parts() -> tuple[StaticEmbedder, Classifier]:
     return StaticEmbedder.load(), load_classifier()
 
 
+@cache
+def small_table() -> StaticEmbedder:
+    return StaticEmbedder.load()
+
+
+def fresh() -> StaticEmbedder:
+    """A reader with an empty memo over the same table."""
+    shared = small_table()
+    return StaticEmbedder(shared.table, shared.scales, shared.vocabulary)
+
+
+@given(anything)
+def test_the_quick_pattern_finds_the_same_tokens(text: str) -> None:
+    ascii_only = "".join(character for character in text if character.isascii())
+    assert tokens(ascii_only) == tokens(f"{ascii_only} é")[:-1]
+
+
 @given(anything)
 def test_any_text_has_a_unit_vector_and_a_score(text: str) -> None:
     embedder, classifier = parts()
-    vector = embedder.embed(text)
-    assert vector.shape == (embedder.dimensions,)
-    assert abs(float(np.linalg.norm(vector)) - 1) < 1e-3
-    assert 0.0 <= classifier.score(text, vector) <= 1.0
-    assert np.isfinite(lexical(text)).all()
+    columns = embedder.columns(text)
+    assert columns.shape == (len(NAMES) + embedder.dimensions,)
+    assert abs(float(np.linalg.norm(columns[len(NAMES) :])) - 1) < 1e-3
+    assert np.isfinite(columns).all()
+    assert 0.0 <= classifier.score(columns) <= 1.0
 
 
 @given(anything)
 def test_the_memo_changes_nothing(text: str) -> None:
     embedder, _ = parts()
-    assert np.array_equal(embedder.embed(text), embedder.embed(text))
+    first = embedder.columns(text)
+    assert np.array_equal(first, embedder.columns(text))
+    assert np.allclose(first, fresh().columns(text), atol=1e-5)
 
 
 @given(json_values | st.lists(turns, max_size=6))

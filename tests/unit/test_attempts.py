@@ -16,7 +16,7 @@ from gateway.dispatcher import Dispatcher
 from gateway.errors import ApiError
 from gateway.openai.schemas import CHAT
 from gateway.pipeline import Incoming
-from gateway.settings import parse
+from gateway.settings import ModelSettings, parse
 from gateway.telemetry import Telemetry
 from routing.decision import Query
 from tests.fakes.loop import run
@@ -85,7 +85,7 @@ class House:
         loop = asyncio.get_running_loop()
         self.client = ScriptedClient(*replies)
         self.dispatcher = Dispatcher(now=loop.time, draw=lambda: 0.0, expected_ready_s=lambda _model: None)
-        self.dispatcher.configure([("small", "least_tokens", 10, 60.0)])
+        self.dispatcher.configure([ModelSettings(name="small", policy="least_tokens")])
         self.names = [f"r{number}" for number in range(replicas)]
         fleet = {id_: Replica(id=id_, model="small", url=id_, phase=Phase.READY) for id_ in self.names}
         self.dispatcher.update(fleet)
@@ -110,7 +110,7 @@ class House:
             headers=[],
             receiver=Echo(),
             query=Query(model="small", prompt_tokens=1),
-            band="standard",
+            band=1,
             deadline_s=deadline_s,
             first_byte_s=1.0,
             idle_s=1.0,

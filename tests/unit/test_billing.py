@@ -97,6 +97,7 @@ class Desk:
     def go(self, during: Callable[[Charge], None] = lambda _: None) -> None:
         async def request() -> None:
             async with self.charge() as charge:
+                charge.accept()
                 during(charge)
 
         asyncio.run(request())
@@ -221,6 +222,37 @@ def test_a_refusal_says_which_limit_and_when_to_come_again(tmp_path: Path) -> No
     assert isinstance(budget, InsufficientQuota)
     assert "budget" in budget.message
     assert dict(error_headers(budget)) == {b"x-should-retry": b"false"}
+
+
+def test_an_answer_from_the_cache_needs_one_line(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    async def request() -> None:
+        async with desk.charge() as charge:
+            charge.answered_by("small")
+            charge.source = "hit-exact"
+            charge.progress(Usage(10, 4), False)
+
+    asyncio.run(request())
+    (line,) = desk.lines()
+    assert isinstance(line, Entry)
+    assert (line.status, line.source, line.completion_tokens) == ("ok", "hit-exact", 4)
+    assert desk.journal.segments()[0].open_requests == 0
+
+
+def test_an_answer_from_the_cache_is_written_when_the_disk_has_room_again(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    async def request() -> None:
+        async with desk.charge() as charge:
+            charge.source = "hit-exact"
+            desk.journal.room = 0
+
+    asyncio.run(request())
+    assert desk.lines() == []
+    desk.journal.room = 10
+    assert desk.journal.pay() == 0
+    assert [type(line) for line in desk.lines()] == [Entry]
 
 
 def test_without_a_journal_nothing_is_admitted_and_nothing_stays_taken(tmp_path: Path) -> None:

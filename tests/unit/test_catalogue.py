@@ -2,6 +2,7 @@
 
 import pytest
 
+from backends.engines import ENGINES
 from gateway.catalogue import Catalogue
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.openai.schemas import CHAT, EMBEDDINGS, Inference, parse
@@ -10,7 +11,7 @@ from gateway.tenancy.keys import Key
 from tests.fakes.configs import MODEL, SAMPLE
 
 EMBED = MODEL.replace('name = "m"', 'name = "org/embed"\nkind = "embedding"\nengine = "local"')
-CATALOGUE = Catalogue(parse_settings(SAMPLE + EMBED, "x"), {"vllm": True})
+CATALOGUE = Catalogue(parse_settings(SAMPLE + EMBED, "x"), ENGINES)
 
 
 def key(*models: str) -> Key:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from backends.engines import ENGINES
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser, text_of
 from gateway.errors import InvalidRequest
@@ -20,7 +21,7 @@ TOML = (
     + '[[routes]]\nname = "auto"\ntiers = ["small", "middle", "large"]\nfallback = ["spare"]\n'
 )
 ANY = Key(id="k", org="o", project="p", name="n", prefix="", sha256="")
-CATALOGUE = Catalogue(parse_settings(TOML, "x"), {})
+CATALOGUE = Catalogue(parse_settings(TOML, "x"), ENGINES)
 ALL = {"small", "middle", "large", "spare"}
 
 
@@ -125,7 +126,7 @@ def test_any_messages_have_a_text(messages: str) -> None:
 
 def test_a_request_with_tools_goes_where_tools_can_be_called() -> None:
     text = TOML.replace('name = "small"\n', 'name = "small"\ntools = false\n', 1)
-    catalogue = Catalogue(parse_settings(text, "x"), {})
+    catalogue = Catalogue(parse_settings(text, "x"), ENGINES)
     body = b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}], "tools": %s}'
     chosen = []
     for tools in (b'[{"type": "function", "function": {"name": "f"}}]', b"[]", b"null"):

@@ -13,6 +13,8 @@ import pytest
 from gateway import commands, database
 from gateway.__main__ import main
 from gateway.tenancy import key_store, keys, ledger
+from routing.policies import POLICIES
+from routing.traces import KINDS
 from tests.fakes.configs import MODEL
 from tests.fakes.entries import entry
 
@@ -47,7 +49,7 @@ def ok(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     "words",
     [[], *([name] for name in commands.COMMANDS), ["keys", "create"], ["keys", "list"], ["keys", "revoke"],
-     ["ledger", "export"]],
+     ["ledger", "export"], ["bench", "schedule"]],
     ids=" ".join,
 )  # fmt: skip
 def test_everything_has_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
@@ -291,3 +293,44 @@ def test_chat_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, "chat", "--base-url", "http://127.0.0.1:1/v1", "--api-key", "", "hello")
     assert status == 1
     assert "no API key" in err
+
+
+def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    return ok(capsys, "bench", "schedule", "--seeds", "2", "--requests", "40", *arguments)
+
+
+def test_bench_schedule_compares_policies_on_every_kind_of_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(bench(capsys, "--json", "--seed", "3"))
+    assert set(found) == set(KINDS)
+    for rows in found.values():
+        assert set(rows) == set(POLICIES)
+        assert all(0 < row["ttft_p50_s"] <= row["ttft_p99_s"] for row in rows.values())
+    assert json.loads(bench(capsys, "--json", "--seed", "3")) == found
+    assert json.loads(bench(capsys, "--json", "--seed", "4")) != found
+
+
+def test_bench_schedule_prints_a_row_for_each_policy(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trace = tmp_path / "mine.jsonl"
+    trace.write_text('{"at_s": 1, "prompt": [["s", 100]], "output_tokens": 3}\n' * 3)
+    lines = bench(capsys, "--trace", str(trace), "--policies", "adaptive,round_robin").splitlines()
+    assert lines[1] == "mine.jsonl"
+    assert [line.split()[0] for line in lines[3:]] == ["adaptive", "round_robin"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--policies", "adaptive,best"], "unknown policy 'best'; known are adaptive,"),
+        (["--replicas", "0"], "must be 1 or more"),
+        (["--trace", "/nowhere/t"], "/nowhere/t: cannot be read"),
+        (["--trace", __file__], "line 1:"),
+    ],
+)
+def test_bench_schedule_names_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    status, out, err = run(capsys, "bench", "schedule", *arguments)
+    assert (status, out) == (1, "")
+    assert said in err

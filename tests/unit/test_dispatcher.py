@@ -4,28 +4,34 @@ import asyncio
 import itertools
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
+from backends.load import ReplicaLoad
 from backends.replica import Phase, Replica
-from gateway.dispatcher import Dispatcher
-from gateway.errors import ModelLoading
+from gateway.dispatcher import Dispatcher, Slot
+from gateway.errors import ModelLoading, translate
+from gateway.settings import BandSettings, ModelSettings
 from routing.decision import Query
-from routing.scheduler import QueueFull, WaitExpired
+from routing.scheduler import QueueFull, WaitExpired, WaitTooLong
 from tests.fakes.loop import run
 
 QUEUE_S = 60.0
 
 
-def house(
-    *limits: int, queue_limit: int = 256, policy: str = "round_robin"
-) -> tuple[Dispatcher, dict[str, Replica]]:
+def model(**changes: Any) -> ModelSettings:
+    return ModelSettings(**{"name": "small", "policy": "round_robin", "queue_timeout_s": QUEUE_S, **changes})
+
+
+def house(*limits: int, **changes: Any) -> tuple[Dispatcher, dict[str, Replica]]:
     """Give a dispatcher with one ready replica per limit, in the loop's own time."""
     dispatcher = Dispatcher(
         now=asyncio.get_running_loop().time, draw=lambda: 0.5, expected_ready_s=lambda _model: None
     )
-    dispatcher.configure([("small", policy, queue_limit, QUEUE_S)])
+    dispatcher.configure([model(**changes)])
     replicas = {
         f"r{number}": Replica(id=f"r{number}", model="small", phase=Phase.READY, max_concurrency=limit)
         for number, limit in enumerate(limits)
@@ -37,14 +43,16 @@ def house(
 class Guest:
     """A task that takes a slot and keeps it until told to go."""
 
-    def __init__(self, dispatcher: Dispatcher, *, tried: str = "", deadline_s: float = math.inf) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, *, tried: str = "", deadline_s: float = math.inf, band: int = 1
+    ) -> None:
         self.replica = ""
         self.go = asyncio.Event()
         query = Query(model="small", prompt_tokens=10, exclude=frozenset([tried] if tried else []))
-        self.task = asyncio.create_task(self._visit(dispatcher, query, deadline_s))
+        self.task = asyncio.create_task(self._visit(dispatcher.slot(query, band=band, deadline_s=deadline_s)))
 
-    async def _visit(self, dispatcher: Dispatcher, query: Query, deadline_s: float) -> None:
-        async with dispatcher.slot(query, band="standard", deadline_s=deadline_s) as slot:
+    async def _visit(self, context: Slot) -> None:
+        async with context as slot:
             self.replica = slot.replica.id
             try:
                 await self.go.wait()
@@ -139,7 +147,7 @@ def test_a_full_queue_says_when_to_come_again() -> None:
         with pytest.raises(QueueFull) as refused:
             await guests[3].task
         assert refused.value.retry_after_s > 0
-        dispatcher.configure([("small", "round_robin", 3, QUEUE_S)])
+        dispatcher.configure([model(queue_limit=3)])
         await settle()
         assert Guest(dispatcher).task
         await settle()
@@ -242,7 +250,7 @@ def test_any_schedule_keeps_the_limits_and_loses_nobody(seed: int) -> None:
             await asyncio.sleep(0.01)
         assert (dispatcher.running(), dispatcher.depth()) == ({"small": 0}, {"small": 0})
         kinds = {type(guest.task.exception()) for guest in guests if not guest.task.cancelled()}
-        assert kinds <= {type(None), WaitExpired, ModelLoading}
+        assert kinds <= {type(None), WaitExpired, WaitTooLong, ModelLoading}
 
     run(main())
 
@@ -273,3 +281,117 @@ async def stop_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_who_may_not_wait_so_long_is_told_when_to_come_again() -> None:
+    async def main() -> None:
+        dispatcher, _ = house(2, slo_ttft_ms=3000)
+        for _ in range(40):
+            guests = [Guest(dispatcher), Guest(dispatcher)]
+            await asyncio.sleep(4.0)
+            for guest in guests:
+                await guest.leave()
+        guests = [Guest(dispatcher) for _ in range(3)]
+        await settle()
+        shed = Guest(dispatcher)
+        with pytest.raises(WaitTooLong, match=r"about 4\.0 s") as refused:
+            await shed.task
+        assert refused.value.retry_after_s == pytest.approx(2.0, rel=0.05)
+        assert translate(refused.value).status == 503
+        patient = Guest(dispatcher, band=2)
+        hurried = Guest(dispatcher, deadline_s=asyncio.get_running_loop().time() + 1.0)
+        await settle()
+        assert (patient.task.done(), dispatcher.depth()) == (False, {"small": 2})
+        with pytest.raises(WaitTooLong):
+            await hurried.task
+        await stop_all()
+
+    run(main())
+
+
+def test_a_better_band_takes_a_place_in_a_full_queue_and_the_first_slot() -> None:
+    async def main() -> None:
+        dispatcher, _ = house(1, queue_limit=2)
+        holder, first, second = Guest(dispatcher), Guest(dispatcher, band=2), Guest(dispatcher, band=2)
+        await settle()
+        urgent = Guest(dispatcher, band=0)
+        with pytest.raises(QueueFull):
+            await second.task
+        await holder.leave()
+        await settle()
+        assert (urgent.replica, first.replica) == ("r0", "")
+        await urgent.leave()
+        await first.leave()
+        assert (dispatcher.running(), dispatcher.depth()) == ({"small": 0}, {"small": 0})
+
+    run(main())
+
+
+def test_a_bands_own_queue_time_goes_before_the_models() -> None:
+    async def main() -> None:
+        bands = (BandSettings(name="batch", queue_timeout_s=300.0),)
+        dispatcher, _ = house(1, bands=bands)
+        began_s = asyncio.get_running_loop().time()
+        guests = [Guest(dispatcher), Guest(dispatcher, band=2), Guest(dispatcher, band=1)]
+        for guest, waited_s in ((guests[2], QUEUE_S), (guests[1], 300.0)):
+            with pytest.raises(WaitExpired):
+                await guest.task
+            assert asyncio.get_running_loop().time() - began_s == pytest.approx(waited_s, abs=0.01)
+        await stop_all()
+
+    run(main())
+
+
+def test_a_replica_that_lets_its_first_bytes_wait_gets_less() -> None:
+    async def main() -> None:
+        dispatcher, _ = house(50, 50, policy="adaptive")
+        took: Counter[str] = Counter()
+
+        async def visit() -> None:
+            query = Query(model="small", prompt_tokens=100)
+            async with dispatcher.slot(query, band=1, deadline_s=math.inf) as slot:
+                took[slot.replica.id] += 1
+                await asyncio.sleep(0.9 if slot.replica.id == "r0" else 0.1)
+                slot.began()
+
+        visits = []
+        for _ in range(400):
+            visits.append(asyncio.create_task(visit()))
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*visits)
+        assert took["r1"] > 3 * took["r0"]
+
+    run(main())
+
+
+def test_what_engines_tell_counts() -> None:
+    async def main() -> None:
+        dispatcher, _ = house(9, 9, policy="adaptive")
+        dispatcher.observe({"r0": ReplicaLoad(running=30, waiting=9, kv_usage=0.5), "gone": ReplicaLoad()})
+        guests = [Guest(dispatcher) for _ in range(4)]
+        await settle()
+        assert [guest.replica for guest in guests] == ["r1"] * 4
+        dispatcher.observe({"r0": ReplicaLoad(running=0), "r1": ReplicaLoad(running=4)})
+        guests.append(Guest(dispatcher))
+        await settle()
+        assert guests[-1].replica == "r0"
+        dispatcher.observe({"r1": ReplicaLoad(running=99)})
+        dispatcher.observe({})
+        guests += [Guest(dispatcher) for _ in range(6)]
+        await settle()
+        assert [guest.replica for guest in guests].count("r1") > 4
+        await stop_all()
+
+    run(main())
+
+
+def test_the_marks_of_a_prompt_are_wanted_where_they_make_a_difference() -> None:
+    async def main() -> None:
+        for limits, policy, wanted in (((1, 1), "adaptive", True), ((1,), "adaptive", False)):
+            dispatcher, _ = house(*limits, policy=policy)
+            assert dispatcher.reads_prefix("small") is wanted
+        dispatcher, _ = house(1, 1, policy="least_tokens")
+        assert not dispatcher.reads_prefix("small")
+        assert not dispatcher.reads_prefix("unknown")
+
+    run(main())

@@ -18,6 +18,7 @@ TABLES = [
     settings.DatabaseSettings,
     settings.RedisSettings,
     settings.ModelSettings,
+    settings.BandSettings,
     settings.PriceSettings,
     settings.ReplicaSettings,
     LaunchProfile,
@@ -28,6 +29,7 @@ TABLES = [
     settings.SemanticSettings,
     settings.BillingSettings,
     settings.TracingSettings,
+    settings.WebhookSettings,
     settings.KeySettings,
 ]
 

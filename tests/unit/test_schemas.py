@@ -7,6 +7,7 @@ import pytest
 
 from gateway.errors import InvalidRequest, error_body
 from gateway.openai.schemas import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint, canonical, parse, upstream_body
+from routing.prefixes import marks
 
 OK = '"model": "m", "messages": [{"role": "user", "content": "hi"}]'
 
@@ -241,3 +242,41 @@ def test_a_client_cannot_push_itself_forward(asked: int | None, sent: int | None
     body = upstream_body(parse(CHAT, chat(f', "priority": {json.dumps(asked)}')), "up", token_ids=True)
     assert json.loads(body)["priority"] == sent
     assert refusal(chat(', "priority": "-5"')).param == "priority"
+
+
+def test_an_engine_that_takes_a_priority_gets_the_gateways() -> None:
+    for asked in (', "priority": -5', ""):
+        body = upstream_body(parse(CHAT, chat(asked)), "up", token_ids=False, priority=107)
+        assert json.loads(body)["priority"] == 107
+
+
+def test_a_tenants_prefixes_are_salted_and_nobody_can_take_anothers_salt() -> None:
+    def salt(tenant: str | None, own: str = "") -> object:
+        sent = upstream_body(parse(CHAT, chat(own)), "up", token_ids=False, tenant=tenant)
+        return json.loads(sent).get("cache_salt")
+
+    assert salt(None) is None
+    assert salt(None, ', "cache_salt": "x"') == "x"
+    first = salt("a/b")
+    assert first == salt("a/b") == salt("a/b", ', "cache_salt": null')
+    taken = salt("a/c", f', "cache_salt": "{first}"')
+    assert len({first, taken, salt("a/c"), salt("a/b", ', "cache_salt": "x"'), "x"}) == 5
+    for wrong in ('""', "5", "[]"):  # the engine refuses it, as it would without a gateway
+        assert salt("a/b", f', "cache_salt": {wrong}') == json.loads(wrong)
+
+
+def test_a_prompt_is_marked_by_its_bytes_its_tools_and_its_tenant() -> None:
+    def marked(body: bytes, tenant: str = "t") -> tuple[bytes, ...]:
+        return marks(*parse(CHAT, body).prompt_and_salt(tenant))
+
+    system = "You are helpful. " * 50
+    one, two = (
+        json.dumps({"model": "m", "messages": [{"role": "system", "content": system + text}]}).encode()
+        for text in ("a" * 900, "b" * 900)
+    )
+    assert 0 < sum(mine == its for mine, its in zip(marked(one), marked(two), strict=True)) < len(marked(one))
+    assert not set(marked(one)) & set(marked(one, "u"))
+    tools = one[:-1] + b', "tools": [{"type": "function"}]}'
+    assert not set(marked(one)) & set(marked(tools))
+    text = parse(COMPLETIONS, json.dumps({"model": "m", "prompt": "p" * 300}).encode())
+    assert len(marks(*text.prompt_and_salt("t"))) == 1

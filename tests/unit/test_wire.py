@@ -1,6 +1,7 @@
 """The server's protocol on a scripted transport: what leaves, and what it tells the handler."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from gateway.api.exchange import LEAVING
-from gateway.wire import JoinedHttpProtocol
+from gateway.wire import Cycle, JoinedHttpProtocol
 
 ASK = b"%s /x HTTP/1.1\r\nhost: a\r\n\r\n"
 Handler = Callable[[Any, Any, Any], Awaitable[None]]
@@ -136,5 +137,71 @@ def test_who_has_left_already_is_told_of_at_once() -> None:
         protocol.connection_lost(None)
         await turns()
         assert told == ["left"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["answered", "left"])
+def test_a_request_leaves_nothing_to_the_garbage_collector(leaves: bool) -> None:
+    """What is tied in a circle stays until the collector's last generation is looked at: for hours."""
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        gone = asyncio.Event()
+        scope["extensions"][LEAVING](gone.set)
+        if leaves:
+            await gone.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": False})
+
+    async def main() -> list[Cycle]:
+        protocol, _ = connected(handler)
+        protocol.data_received(ASK % b"GET")
+        await turns()
+        protocol.connection_lost(None)
+        await turns()
+        del protocol
+        return [one for one in gc.get_objects() if isinstance(one, Cycle)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(main()) == []
+    finally:
+        gc.enable()
+
+
+def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
+    async def main() -> None:
+        done = asyncio.Event()
+
+        async def handler(_scope: Any, _receive: Any, send: Any) -> None:
+            await done.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        protocol, transport = connected(handler)
+        protocol.close_if_idle(3600.0)
+        assert not transport.closed
+        protocol.data_received(ASK % b"GET")
+        await turns()
+        protocol.close_if_idle(0.0)
+        assert not transport.closed
+        done.set()
+        await turns()
+        protocol.close_if_idle(3600.0)
+        assert not transport.closed
+        protocol.close_if_idle(0.0)
+        assert transport.closed
+
+    asyncio.run(main())
+
+
+def test_who_never_asks_is_closed_too() -> None:
+    async def handler(_scope: Any, _receive: Any, _send: Any) -> None: ...
+
+    async def main() -> None:
+        protocol, transport = connected(handler)
+        protocol.close_if_idle(0.0)
+        assert transport.closed
 
     asyncio.run(main())

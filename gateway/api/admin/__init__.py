@@ -16,6 +16,7 @@ from gateway.api.admin import (
     records,
     session,
     usage,
+    webhooks,
 )
 from gateway.database import DatabaseError
 from gateway.process import Process
@@ -30,6 +31,7 @@ RESOURCES = (
     prices.handlers,
     movements.handlers,
     usage.handlers,
+    webhooks.handlers,
     fleet.handlers,
     config.handlers,
 )

@@ -1,4 +1,4 @@
-"""``/admin/v1/audit`` and ``/admin/v1/requests``: what was changed, and what was asked."""
+"""``/admin/v1/audit``, ``/requests``, ``/alerts``: what was changed, asked, and used up."""
 
 from typing import Annotated, Any
 
@@ -9,9 +9,10 @@ from litestar.params import QueryParameter
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Cursor, Filter, Limit, Page
 from gateway.process import Process
-from gateway.tenancy import accounts, changes, usage
+from gateway.tenancy import accounts, changes, usage, watch
 from gateway.tenancy.changes import Line
 from gateway.tenancy.usage import RequestRow
+from gateway.tenancy.watch import Alert
 
 Time = Annotated[float | None, QueryParameter(description="Seconds since 1970.")]
 
@@ -100,4 +101,21 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             rows, behind = usage.requests(connection, reach, window, filters, (from_s, to_s))
         return Page([booked(row) for row in rows], behind)
 
-    return [list_audit, list_requests, list_ledger]
+    @get("/alerts", summary="List alerts", responses=frame.LISTS, **docs)
+    def list_alerts(
+        request: AdminRequest,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+        org: Filter = None,
+        project: Filter = None,
+        key_id: Filter = None,
+        kind: Filter = None,
+    ) -> Page[Alert]:
+        """Budgets and credits of which half, four fifths or everything was used, newest first."""
+        reach = frame.permitted(request, "money.read")
+        filters = {"org": org, "project": project, "key_id": key_id, "kind": kind}
+        with frame.reading(control) as connection:
+            found = watch.list_alerts(connection, reach, frame.window(limit, cursor), filters)
+        return Page(*found)
+
+    return [list_audit, list_requests, list_ledger, list_alerts]

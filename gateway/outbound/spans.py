@@ -1,4 +1,4 @@
-"""Calls that leave for something else than a replica: OTLP to a collector. They block: never on the loop."""
+"""OTLP to a collector; its calls block: never on the loop."""
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 

@@ -1,0 +1,90 @@
+"""``switchgear bench``: what a policy would do to traffic, on simulated replicas."""
+
+import argparse
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from gateway.commands.base import CommandError
+from routing import traces
+from routing.policies import POLICIES
+from routing.simulator import Fleet, Result, simulate
+
+COLUMNS = (
+    ("ttft_p50_s", "TTFT p50 s", "{:.2f}"),
+    ("ttft_p99_s", "p99 s", "{:.2f}"),
+    ("total_p50_s", "total p50 s", "{:.2f}"),
+    ("total_p99_s", "p99 s", "{:.2f}"),
+    ("requests_per_s", "requests/s", "{:.2f}"),
+    ("output_tokens_per_s", "tokens/s", "{:.0f}"),
+    ("prefix_hits", "prefix hits", "{:.0%}"),
+    ("fairness", "fairness", "{:.3f}"),
+    ("refused", "refused", "{:.0f}"),
+)
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    schedule = actions.add_parser("schedule", help="compare the policies that choose a replica")
+    schedule.add_argument("--trace", type=Path, metavar="F", help="JSON lines; default: the bundled kinds")
+    schedule.add_argument("--seed", type=int, default=1, help="of the first bundled trace")
+    schedule.add_argument(
+        "--seeds", type=int, default=5, help="traces of each kind (figures are their means)"
+    )
+    schedule.add_argument("--requests", type=int, default=400, help="requests of a bundled trace")
+    schedule.add_argument("--replicas", type=int, default=4)
+    schedule.add_argument("--policies", default=",".join(POLICIES), help="by comma; default all")
+    schedule.add_argument("--json", action="store_true", help="print JSON")
+    schedule.set_defaults(run=_schedule)
+
+
+def _schedule(options: argparse.Namespace) -> int:
+    policies = options.policies.split(",")
+    for name in policies:
+        if name not in POLICIES:
+            raise CommandError(f"--policies: unknown policy {name!r}; known are {', '.join(POLICIES)}")
+    if min(options.seeds, options.requests, options.replicas) < 1:
+        raise CommandError("--seeds, --requests and --replicas must be 1 or more")
+    fleet = Fleet(speeds=(1.0,) * options.replicas)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, some in _traces(options, fleet):
+        found[name] = {}
+        for policy in policies:
+            results = [simulate(trace, policy, fleet, options.seed) for trace in some]
+            found[name][policy] = _means(results)
+        if not options.json:
+            print(_table(name, found[name]), flush=True)
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+    return 0
+
+
+def _traces(options: argparse.Namespace, fleet: Fleet) -> Iterable[tuple[str, list[list[traces.Request]]]]:
+    if options.trace is not None:
+        try:
+            yield options.trace.name, [traces.parse(options.trace.read_bytes())]
+        except OSError as error:
+            raise CommandError(f"{options.trace}: cannot be read: {error.strerror}") from None
+        except traces.TraceError as error:
+            raise CommandError(f"{options.trace}: {error}") from None
+        return
+    for name, kind in traces.KINDS.items():
+        seeds = range(options.seed, options.seed + options.seeds)
+        yield name, [traces.generate(kind, fleet.rate(kind), options.requests, seed) for seed in seeds]
+
+
+def _means(results: list[Result]) -> dict[str, float]:
+    names = Result.__struct_fields__
+    return {name: statistics.mean(float(getattr(one, name)) for one in results) for name in names}
+
+
+def _table(name: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    width = max(len(policy) for policy in rows)
+    lines = [f"\n{name}", " " * width + "".join(f"{title:>13}" for _, title, _ in COLUMNS)]
+    for policy, row in rows.items():
+        values = "".join(f"{form.format(row[field]):>13}" for field, _, form in COLUMNS)
+        lines.append(f"{policy:<{width}}{values}")
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""Scheduling through the front door: bands, affinity, shedding, joined embeddings."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.fakes.processes import until
+from tests.fakes.upstream import PROMPT_TOKENS, script
+from tests.integration.gateway import Gateway, Upstreams, config, model, running, unique
+
+House = tuple[Gateway, Upstreams]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    directory, upstreams = tmp_path_factory.mktemp("gateway"), Upstreams(3)
+    models = model("single", upstreams.ports[:1], max_concurrency=1)
+    models += model("affine", upstreams.ports[1:], policy="prefix_affine")
+    models += model("turns", upstreams.ports[1:])
+    models += model("hurried", upstreams.ports[:1], max_concurrency=1, slo_ttft_ms=20)
+    models += model("embed", upstreams.ports[:1], kind="embedding", batch_window_ms=1000)
+    with running(Gateway(directory, config(models, directory=directory)), upstreams) as both:
+        until(both[0].ready)
+        yield both
+
+
+class Task(threading.Thread):
+    """A request in a thread of its own."""
+
+    def __init__(self, what: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._what = what
+        self.result: Any = None
+        self.start()
+
+    def run(self) -> None:
+        self.result = self._what()
+
+    def done(self) -> Any:
+        self.join(30.0)
+        assert not self.is_alive()
+        return self.result
+
+
+def chat(house: House, name: str, tag: str, **fields: Any) -> Task:
+    return Task(lambda: house[0].chat(name, script("ok", tag=tag, lockstep=True), **fields))
+
+
+def waiting(house: House, name: str) -> float:
+    return house[0].metric("switchgear_queue_depth", model=name)
+
+
+def test_a_better_band_goes_first_and_a_client_may_step_back(house: House) -> None:
+    gateway, upstreams = house
+    tags = [unique() for _ in range(3)]
+    holder = chat(house, "single", tags[0])
+    until(lambda: bool(upstreams.states(tags[0])))
+    tasks = []
+    for tag, tier, depth in ((tags[1], "flex", 1), (tags[2], "default", 2)):
+        tasks.append(chat(house, "single", tag, service_tier=tier))
+        until(lambda depth=depth: waiting(house, "single") == depth)  # type: ignore[misc]  # a default
+    upstreams.control(release=tags[0])
+    assert holder.done()[0] == 200
+    until(lambda: bool(upstreams.states(tags[2])))
+    assert upstreams.states(tags[1]) == []
+    for tag in tags[1:]:
+        upstreams.control(release=tag)
+    assert [task.done()[0] for task in tasks] == [200, 200]
+    assert gateway.idle()
+
+
+def test_who_would_wait_too_long_is_told_when_to_come_again(house: House) -> None:
+    """The slots of the model were held for 0.3 s: four times that is more than its promise of 20 ms."""
+    gateway, upstreams = house
+    for _ in range(3):
+        assert gateway.chat("hurried", script("ok", gap_s=0.3))[0] == 200
+    tag = unique()
+    holder = chat(house, "hurried", tag)
+    until(lambda: bool(upstreams.states(tag)))
+    status, headers, body = gateway.chat("hurried", script("ok"))
+    assert (status, json.loads(body)["error"]["code"]) == (503, "overloaded")
+    assert 0 < int(headers["retry-after-ms"]) < 20_000
+    patient = Task(lambda: gateway.chat("hurried", script("ok"), service_tier="flex"))
+    until(lambda: waiting(house, "hurried") == 1)
+    upstreams.control(release=tag)
+    assert [holder.done()[0], patient.done()[0]] == [200, 200]
+
+
+@pytest.mark.parametrize(("name", "ports"), [("affine", 1), ("turns", 2)])
+def test_a_conversation_finds_the_replica_that_knows_it(house: House, name: str, ports: int) -> None:
+    gateway, upstreams = house
+    for number in range(4):
+        tag = unique()
+        messages = [{"role": "system", "content": f"{number} " + "You are a help. " * 40}]
+        for turn in range(4):
+            messages.append({"role": "user", "content": script("ok", tag=tag) + f" turn {turn} " * 20})
+            body = json.dumps({"model": name, "messages": messages}).encode()
+            status, _, answer = gateway.call("POST", "/v1/chat/completions", body)
+            assert status == 200
+            messages.append(json.loads(answer)["choices"][0]["message"])
+        assert len({one["port"] for one in upstreams.seen(tag)["requests"]}) == ports
+
+
+def embed(gateway: Gateway, given: Any, **fields: Any) -> tuple[int, dict[str, str], bytes]:
+    body = json.dumps({"model": "embed", "input": given, **fields}).encode()
+    return gateway.call("POST", "/v1/embeddings", body)
+
+
+def test_embeddings_of_many_clients_go_in_few_calls_and_are_billed_apart(house: House) -> None:
+    gateway, upstreams = house
+    tag = unique()
+    before = len(upstreams.seen()["requests"])
+    first = Task(lambda: embed(gateway, script("ok", tag=tag, lockstep=True)))
+    until(lambda: bool(upstreams.states(tag)))
+    texts = ["x" * size for size in range(1, 9)]
+    tasks = [Task(lambda text=text: embed(gateway, [text, "yy"])) for text in texts]  # type: ignore[misc]
+    until(lambda: sum(len(one["body"]["input"]) for one in upstreams.seen()["requests"][before + 1 :]) == 16)
+    calls = upstreams.seen()["requests"][before + 1 :]
+    assert len(calls) < len(texts)
+    upstreams.control(release=tag)
+    assert first.done()[0] == 200
+    told = 0
+    for text, task in zip(texts, tasks, strict=True):
+        status, headers, body = task.done()
+        answer = json.loads(body)
+        assert status == 200
+        assert [row["embedding"][0] for row in answer["data"]] == [len(text), 2]
+        assert headers["x-switchgear-attempts"] == "1"
+        row = gateway.row(headers["x-request-id"])
+        assert (row["status"], row["prompt_tokens"]) == ("ok", answer["usage"]["prompt_tokens"])
+        told += row["prompt_tokens"]
+    assert told == PROMPT_TOKENS * len(calls)
+    assert gateway.idle()
