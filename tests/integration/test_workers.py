@@ -198,6 +198,7 @@ def test_a_signal_reaches_all_and_the_parent_waits_for_all(
     reply = gateway.call("POST", "/admin/v1/config/reload", headers={"authorization": f"Bearer {ADMIN}"})
     assert (reply[0], json.loads(reply[2])["models"]) == (200, ["small"])
     until(lambda: seen() == {"small"})
+    until(lambda: all(gateway.ready() for _ in range(10)))  # each has asked the replica how it is
     held = hold_some(gateway, upstreams)
     gateway.process.send_signal(signal.SIGTERM)
     finish(held, upstreams)
