@@ -74,6 +74,8 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     engine_python: str = ""
     clients: Callable[[], InferenceClient] = Clients
     tallies: Tallies | None = None
+    tell_siblings: Callable[[], None] = lambda: None
+    """Have the other workers read the file again too."""
 
 
 def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
@@ -164,6 +166,7 @@ class House:
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
+            tell_siblings=edges.tell_siblings,
             loops=loops(self, *self._shared_loops()),
             part_errors=self.books.errors
             if self.shared is None

@@ -56,6 +56,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     now: Callable[[], float]
     metrics_token: str | None
     reload: Callable[[], None]
+    tell_siblings: Callable[[], None]
     loops: Sequence[Loop] = ()
     part_errors: Mapping[str, str] = {}
     draining: bool = False

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -54,9 +55,16 @@ def run(options: argparse.Namespace) -> int:
     )
     if isinstance(role, int):
         return role
-    edges = msgspec.structs.replace(edges, tallies=tallies.SharedTallies(board, role.place))
+    edges = msgspec.structs.replace(
+        edges, tallies=tallies.SharedTallies(board, role.place), tell_siblings=_hang_up_parent
+    )
     uvloop.run(_serve(settings, listener, edges, role, role.ready))
     return 0
+
+
+def _hang_up_parent() -> None:
+    """Have the parent pass SIGHUP on to all of its workers."""
+    os.kill(os.getppid(), signal.SIGHUP)
 
 
 def with_address(

@@ -15,6 +15,7 @@ import pytest
 
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
+from tests.integration.admin import ADMIN
 from tests.integration.gateway import (
     COMMAND,
     KEY,
@@ -55,7 +56,8 @@ def settings(directory: Path, upstreams: Upstreams, redis: RedisServer, *, limit
 def both(tmp_path: Path, redis: RedisServer) -> Iterator[tuple[Gateway, Upstreams]]:
     redis.client.flushall()
     upstreams = Upstreams(1)
-    with running(Gateway(tmp_path, settings(tmp_path, upstreams, redis)), upstreams) as both:
+    gateway = Gateway(tmp_path, settings(tmp_path, upstreams, redis), SWITCHGEAR_ADMIN_KEY=ADMIN)
+    with running(gateway, upstreams) as both:
         until(both[0].ready)
         yield both
 
@@ -193,8 +195,10 @@ def test_a_signal_reaches_all_and_the_parent_waits_for_all(
 
     until(lambda: seen() == {"renamed"})
     gateway.write(settings(tmp_path, upstreams, redis))
-    gateway.process.send_signal(signal.SIGHUP)
+    reply = gateway.call("POST", "/admin/v1/config/reload", headers={"authorization": f"Bearer {ADMIN}"})
+    assert (reply[0], json.loads(reply[2])["models"]) == (200, ["small"])
     until(lambda: seen() == {"small"})
+    until(lambda: all(gateway.ready() for _ in range(10)))  # each has asked the replica how it is
     held = hold_some(gateway, upstreams)
     gateway.process.send_signal(signal.SIGTERM)
     finish(held, upstreams)

@@ -51,6 +51,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             process.reload()
         except ConfigError as error:
             raise InvalidRequest(str(error)) from None
+        process.tell_siblings()
         after = names()
         try:
             await asyncio.to_thread(note, request, before, after)
