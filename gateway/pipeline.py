@@ -12,7 +12,7 @@ from contextlib import aclosing
 import msgspec
 
 from gateway.attempts import Call
-from gateway.bands import band_of, engine_priority
+from gateway.bands import BANDS, band_of, engine_priority
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
@@ -187,6 +187,7 @@ class Pipeline:
                 operation=incoming.endpoint.operation,
                 end_user=end_user_hash(request.end_user) if request.end_user else "",
                 metadata=request.metadata,
+                batch=band_of(key.band, request.service_tier) == BANDS["batch"],
             )
         )
 

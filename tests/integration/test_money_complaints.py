@@ -25,7 +25,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, U
     models = model("small", upstreams.ports[:1]) + model(
         "plain", upstreams.ports[1:], context_tokens=2048, engine="openai"
     )
-    models = models.replace("price = {", "price = { spot = 1.0,")
+    models = models.replace("price = {", "price = { batch = 0.5,")
     with running(Gateway(directory, config(models, directory=directory)), upstreams) as house:
         until(house[0].ready)
         yield house
@@ -210,3 +210,12 @@ def test_21_a_live_stream_stops_before_the_floor_and_says_so(house: tuple[Gatewa
     until(lambda: upstreams.states(tag) != ["running"])
     status, _, again = gateway.chat("small", script("ok"), headers=header)
     assert (status, json.loads(again)["error"]["code"]) == (429, "insufficient_quota")
+
+
+def test_a_request_of_the_batch_band_has_its_factor(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    until(gateway.ready)
+    header = made_key(gateway, band="batch")
+    headers = gateway.chat("plain", script("ok", n=4, tag=unique()), headers=header)[1]
+    row = gateway.row(headers["x-request-id"])
+    assert (row["service"], row["amount_nanousd"]) == ("batch", (PROMPT + 4 * OUTPUT) // 2)
