@@ -177,6 +177,7 @@ ledger = sa.Table(
     sa.Column("end_user", sa.String(64), nullable=False, server_default=""),
     sa.Column("metadata", sa.Text, nullable=False, server_default=""),
     sa.Index("ix_ledger_key_id_ts", "key_id", "ts"),
+    sa.Index("ix_ledger_org_ts", "org", "ts"),
 )
 
 usage_daily = sa.Table(

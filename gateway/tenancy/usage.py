@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from gateway.database import as_struct, ledger, transfers, usage_daily
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.accounts import HOUSE
-from gateway.tenancy.ledger import SUMS
+from gateway.tenancy.ledger import DAY_S, SUMS
 from gateway.tenancy.paging import Window, page
 
 GROUPS = 1000
@@ -52,7 +52,10 @@ def requests(
 ) -> tuple[list[RequestRow], str | None]:
     """Give a page of requests, newest first, of a half-open span of time; filters are columns and values."""
     statement = sa.select(*(ledger.c[name] for name in RequestRow.__struct_fields__))
-    statement = _within(statement, reach, filters, span)
+    bounded = _days(connection, reach, filters, span)
+    if bounded is None:
+        return [], None
+    statement = _within(statement, reach, filters, bounded)
     rows, behind = page(connection, statement, (ledger.c.ts, ledger.c.request_id), window, newest_first=True)
     return [as_struct(row, RequestRow) for row in rows], behind
 
@@ -157,6 +160,29 @@ def invoice(connection: sa.Connection, org: str, month: str) -> Invoice:
         baseline_nanousd=sum(line.baseline_nanousd for line in lines),
         transfers=totals,
     )
+
+
+def _days(
+    connection: sa.Connection, reach: Reach, filters: Mapping[str, str | None], span: Span
+) -> Span | None:
+    """Narrow a span to the days on which the roll-ups know such rows; None where there are none.
+
+    Without it, a look for what is rare or not there would read the whole ledger.
+    """
+    rolled = {name: value for name, value in {**filters, **_own(reach)}.items() if name in usage_daily.c}
+    if all(value is None for value in rolled.values()):
+        return span
+    statement = sa.select(sa.func.min(usage_daily.c.day), sa.func.max(usage_daily.c.day))
+    for name, value in rolled.items():
+        if value is not None:
+            statement = statement.where(usage_daily.c[name] == value)
+    first, last = connection.execute(statement).one()
+    if first is None:
+        return None
+    from_s, to_s = (datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() for day in (first, last))
+    low = from_s if span[0] is None else max(from_s, span[0])
+    high = to_s + DAY_S if span[1] is None else min(to_s + DAY_S, span[1])
+    return low, high
 
 
 def _own(reach: Reach) -> dict[str, str | None]:

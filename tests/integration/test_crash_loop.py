@@ -4,6 +4,7 @@ Real processes: ``kill -9`` under load at moments drawn from a seed, a start ove
 the end a proof of the books: every request that a client saw begin has one row, and everything agrees.
 """
 
+import http.client
 import json
 import os
 import random
@@ -41,7 +42,7 @@ class Load:
         while not self.over.is_set():
             stream = chance.random() < 0.7
             prompt = script("ok", n=chance.randrange(1, 60), gap_s=chance.choice([0.0, 0.002]), tag=unique())
-            with suppress(OSError, ValueError):
+            with suppress(OSError, http.client.HTTPException):
                 fields: dict[str, Any] = {"metadata": {"team": "a"}} if chance.random() < 0.3 else {}
                 status, headers, _ = self.gateway.chat("small", prompt, stream=stream, **fields)
                 if status == 200:
@@ -111,7 +112,7 @@ def crash_loop(directory: Path, seed: int, deaths: int) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_few_deaths_lose_nothing(tmp_path: Path, seed: int) -> None:
-    crash_loop(tmp_path, seed, 4)
+    crash_loop(tmp_path, seed, 2)
 
 
 @pytest.mark.soak
@@ -143,14 +144,14 @@ def test_a_database_that_is_away_loses_nothing(tmp_path: Path) -> None:
         assert lock.stdout is not None
         assert lock.stdin is not None
         assert lock.stdout.readline() == b"locked\n"
-        until(lambda: not gateway.ready(), 60)
-        status, _, body = gateway.call("GET", "/readyz")
-        assert (status, json.loads(body)["status"]) == (200, "degraded")
-        assert "database" in json.loads(body)["parts"]
         for _ in range(20):
             status, headers, _ = gateway.chat("small", script("ok", tag=unique()))
             assert status == 200
             ids.append(headers["x-request-id"])
+        until(lambda: not gateway.ready(), 60)
+        status, _, body = gateway.call("GET", "/readyz")
+        assert (status, json.loads(body)["status"]) == (200, "degraded")
+        assert "database" in json.loads(body)["parts"]
         lock.stdin.close()
         assert lock.wait(timeout=60) == 0
         lock.stdout.close()

@@ -89,6 +89,7 @@ def _ledger() -> None:
         op.add_column("ledger", column)
     op.drop_index("ix_ledger_key_id", "ledger")
     op.create_index("ix_ledger_key_id_ts", "ledger", ["key_id", "ts"])
+    op.create_index("ix_ledger_org_ts", "ledger", ["org", "ts"])
 
 
 def _rollups() -> None:

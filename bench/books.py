@@ -1,0 +1,112 @@
+"""Big books: fills a database with ledger rows, then times pages, sums, export and proof.
+
+``python -m bench.books [--rows 10000000] [--url sqlite:///FILE]``. Rows are spread over a year, a hundred
+organisations and a thousand keys. A figure is the slowest of a few pages, in milliseconds of wall time.
+"""
+
+import argparse
+import itertools
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from gateway import database
+from gateway.tenancy import ledger, usage
+from gateway.tenancy.access import Reach
+from gateway.tenancy.journal import Entry
+from gateway.tenancy.paging import Window
+from gateway.tenancy.reconcile import reconcile
+
+START_S = 1_760_000_000.0
+YEAR_S = 365 * 86400.0
+BATCH = 20_000
+
+
+def entries(rows: int, seed: int = 1) -> Iterator[Entry]:
+    """Give rows in order of time."""
+    chance = random.Random(seed)
+    for number in range(rows):
+        key = min(int(chance.paretovariate(0.6)), 1000)
+        yield Entry(
+            f"req_{chance.getrandbits(128):032x}", START_S + YEAR_S * number / rows, f"org{key % 100}",
+            f"project{key % 3}", f"key_{key:04d}", chance.choice(("small", "large")), "auto",
+            "ok" if number % 50 else "error", 200, 20, 100, 123_456, "p-0123456789abcdef", "upstream", 1,
+            "small-0", False, 0, 999_999, "standard", "chat", "", '{"team":"red"}' if number % 4 == 0 else "",
+        )  # fmt: skip
+
+
+def fill(engine: sa.Engine, rows: int) -> float:
+    """Insert the rows; gives the microseconds each took."""
+    started_s = time.perf_counter()
+    source = entries(rows)
+    while batch := list(itertools.islice(source, BATCH)):
+        ledger.insert(engine, batch)
+    return (time.perf_counter() - started_s) / rows * 1e6
+
+
+def pages(engine: sa.Engine, filters: dict[str, str | None], reach: Reach) -> None:
+    """Turn five pages of a hundred, from the newest on."""
+    window = Window(100)
+    for _ in range(5):
+        with engine.connect() as connection:
+            _, behind = usage.requests(connection, reach, window, filters, (None, None))
+        if behind is None:
+            return
+        window = Window(100, behind)
+
+
+def exported(engine: sa.Engine, from_s: float) -> None:
+    """Export ten thousand rows from a moment on."""
+    for _ in itertools.islice(ledger.export(engine, from_s, 1e12), 10_000):
+        pass
+
+
+def summed(engine: sa.Engine) -> None:
+    """Add a month up by day and model."""
+    with engine.connect() as connection:
+        usage.daily(connection, Reach(), {}, ("2026-01-01", "2026-02-01"), ("day", "model"))
+
+
+def timed(what: str, work: Callable[[], object], times: int = 3) -> None:
+    """Print the slowest of a few runs."""
+    slowest = 0.0
+    for _ in range(times):
+        started_s = time.perf_counter()
+        work()
+        slowest = max(slowest, time.perf_counter() - started_s)
+    print(f"{what:45} {slowest * 1000:10.1f} ms", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--url", help="an empty database; default: a SQLite file that is removed again")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = database.connect(options.url or f"sqlite:///{folder}/books.db")
+        database.migrate(engine)
+        print(f"{options.rows} rows, {fill(engine, options.rows):.1f} us a row", flush=True)
+        half_s = START_S + YEAR_S / 2
+        everything = Reach()
+        timed("5 pages of all requests", lambda: pages(engine, {}, everything))
+        timed("5 pages of a big key", lambda: pages(engine, {"key_id": "key_0001"}, everything))
+        timed("5 pages of a small key", lambda: pages(engine, {"key_id": "key_0777"}, everything))
+        timed("5 pages of a big organisation", lambda: pages(engine, {}, Reach("org1")))
+        timed("5 pages of a small organisation", lambda: pages(engine, {}, Reach("org77")))
+        timed("5 pages of errors", lambda: pages(engine, {"status": "error"}, everything))
+        timed("5 pages of a model that is not there", lambda: pages(engine, {"model": "none"}, everything))
+        timed("10000 rows exported from the middle", lambda: exported(engine, half_s))
+        timed("a month by day and model", lambda: summed(engine))
+        nowhere = Path(folder) / "none"
+        recent_s = START_S + YEAR_S - 2 * 86400
+        timed("proof of two days", lambda: reconcile(engine, nowhere, nowhere, recent_s), 1)
+        timed("proof of everything", lambda: reconcile(engine, nowhere, nowhere), 1)
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    main()
