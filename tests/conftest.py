@@ -18,7 +18,6 @@ settings.register_profile("switchgear", deadline=None)
 settings.load_profile("switchgear")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one process, and all that share the one appliance in another."""
     for item in items:
