@@ -18,14 +18,6 @@ settings.register_profile("switchgear", deadline=None)
 settings.load_profile("switchgear")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, and all that share the one appliance in another."""
-    for item in items:
-        shared = "appliance" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("appliance" if shared else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def engine_python() -> Path:
     """The python of the environment that holds vLLM and torch, prepared once and kept between runs."""

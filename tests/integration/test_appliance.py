@@ -86,7 +86,9 @@ def test_a_first_and_a_second_start(make: Make, home: Path) -> None:
     kept = home / "credentials.json"
     written = kept.read_bytes()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert json.loads(written) == {"api_key": first.api_key, "admin_key": first.admin_key}
+    secrets = json.loads(written)
+    assert (secrets["api_key"], secrets["admin_key"]) == (first.api_key, first.admin_key)
+    assert len(secrets["webhook_secret"]) >= 32
     assert embeds(first) == 200
     assert first.readyz().json["status"] == "ready"
     rival = make("--port", "0")

@@ -1,5 +1,6 @@
 """What a process knows of its tenants: read again only where something changed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_failing_database_changes_nothing_and_a_disk_without_room_neither(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
     table = KeyTable()
-    (tmp_path / "keys.partial").mkdir()  # nothing can be written there
+    (tmp_path / f"keys.{os.getpid()}.partial").mkdir()  # nothing can be written there
     directory = Directory(tmp_path / "keys.json", table)
     text = make_key(engine)
     assert directory.refresh(engine)
