@@ -1,4 +1,4 @@
-"""``/admin/v1/audit``, ``/requests``, ``/alerts``: what was changed, asked, and used up."""
+"""``/admin/v1/audit``, ``/requests``, ``/ledger``, ``/alerts``: what was changed, asked, booked, used up."""
 
 from typing import Annotated, Any
 
@@ -8,12 +8,13 @@ from litestar.params import QueryParameter
 
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Cursor, Filter, Limit, Page
-from gateway.process import Process
+from gateway.process import Control, Process
 from gateway.tenancy import accounts, changes, usage, watch
 from gateway.tenancy.changes import Line
 from gateway.tenancy.usage import RequestRow
 from gateway.tenancy.watch import Alert
 
+DOCS: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
 Time = Annotated[float | None, QueryParameter(description="Seconds since 1970.")]
 
 
@@ -32,10 +33,13 @@ def booked(row: RequestRow) -> LedgerEntry:
 
 def handlers(process: Process) -> list[HTTPRouteHandler]:
     """Make the handlers."""
-    control = process.control
-    docs: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
+    return [*_of_changes(process.control), *_of_requests(process.control)]
 
-    @get("/audit", summary="List changes", responses=frame.LISTS, **docs)
+
+def _of_changes(control: Control) -> list[HTTPRouteHandler]:
+    """Make those of what was changed, and of what is used up."""
+
+    @get("/audit", summary="List changes", responses=frame.LISTS, **DOCS)
     def list_audit(
         request: AdminRequest,
         limit: Limit = 50,
@@ -51,7 +55,30 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             found = changes.lines(connection, reach, frame.window(limit, cursor), filters)
         return Page(*found)
 
-    @get("/requests", summary="List requests", responses=frame.LISTS, **docs)
+    @get("/alerts", summary="List alerts", responses=frame.LISTS, **DOCS)
+    def list_alerts(
+        request: AdminRequest,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+        org: Filter = None,
+        project: Filter = None,
+        key_id: Filter = None,
+        kind: Filter = None,
+    ) -> Page[Alert]:
+        """Budgets and credits of which half, four fifths or everything was used, newest first."""
+        reach = frame.permitted(request, "money.read")
+        filters = {"org": org, "project": project, "key_id": key_id, "kind": kind}
+        with frame.reading(control) as connection:
+            found = watch.list_alerts(connection, reach, frame.window(limit, cursor), filters)
+        return Page(*found)
+
+    return [list_audit, list_alerts]
+
+
+def _of_requests(control: Control) -> list[HTTPRouteHandler]:
+    """Make those of what was asked, and of how it is booked."""
+
+    @get("/requests", summary="List requests", responses=frame.LISTS, **DOCS)
     def list_requests(  # one parameter per filter
         request: AdminRequest,
         limit: Limit = 50,
@@ -80,7 +107,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             found = usage.requests(connection, reach, window, filters, (from_s, to_s))
         return Page(*found)
 
-    @get("/ledger", summary="List ledger entries", responses=frame.LISTS, **docs)
+    @get("/ledger", summary="List ledger entries", responses=frame.LISTS, **DOCS)
     def list_ledger(  # one parameter per filter
         request: AdminRequest,
         limit: Limit = 50,
@@ -101,21 +128,4 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             rows, behind = usage.requests(connection, reach, window, filters, (from_s, to_s))
         return Page([booked(row) for row in rows], behind)
 
-    @get("/alerts", summary="List alerts", responses=frame.LISTS, **docs)
-    def list_alerts(
-        request: AdminRequest,
-        limit: Limit = 50,
-        cursor: Cursor = None,
-        org: Filter = None,
-        project: Filter = None,
-        key_id: Filter = None,
-        kind: Filter = None,
-    ) -> Page[Alert]:
-        """Budgets and credits of which half, four fifths or everything was used, newest first."""
-        reach = frame.permitted(request, "money.read")
-        filters = {"org": org, "project": project, "key_id": key_id, "kind": kind}
-        with frame.reading(control) as connection:
-            found = watch.list_alerts(connection, reach, frame.window(limit, cursor), filters)
-        return Page(*found)
-
-    return [list_audit, list_requests, list_ledger, list_alerts]
+    return [list_requests, list_ledger]

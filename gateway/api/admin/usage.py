@@ -10,7 +10,7 @@ from litestar.response import Stream
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Filter, Page
 from gateway.errors import InvalidRequest
-from gateway.process import Process
+from gateway.process import Control, Process
 from gateway.tenancy import organisations, usage
 from gateway.tenancy.access import EVERYTHING
 from gateway.tenancy.export import Format, written
@@ -27,15 +27,15 @@ Dimensions = Annotated[
 Label = Annotated[str, QueryParameter(pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="A metadata key.")]
 Organisation = Annotated[str, QueryParameter(max_length=200, pattern=r"^[^/\x00-\x1f\x7f]+$")]
 DAY: tuple[Dimension, ...] = ("day",)
+DOCS: dict[str, Any] = {"tags": ["usage"], "sync_to_thread": True}
 SPAN_S = 31 * 86400.0
 
 
 def handlers(process: Process) -> list[HTTPRouteHandler]:
     """Make the handlers."""
     control = process.control
-    docs: dict[str, Any] = {"tags": ["usage"], "sync_to_thread": True}
 
-    @get("/usage", summary="Add usage up", responses=frame.LISTS, **docs)
+    @get("/usage", summary="Add usage up", responses=frame.LISTS, **DOCS)
     def read_usage(  # one parameter per filter
         request: AdminRequest,
         by: Dimensions = None,
@@ -54,7 +54,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             found = usage.daily(connection, reach, filters, (from_day, to_day), wanted)
         return Page(found, None)
 
-    @get("/usage/metadata", summary="Add usage up by metadata", responses=frame.LISTS, **docs)
+    @get("/usage/metadata", summary="Add usage up by metadata", responses=frame.LISTS, **DOCS)
     def read_metadata(
         request: AdminRequest,
         key: Label,
@@ -73,7 +73,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             found = usage.by_metadata(connection, reach, filters, (from_s, to_s), key)
         return Page(found, None)
 
-    @get("/usage/invoice", summary="Read a month's invoice data", responses=frame.READS, **docs)
+    @get("/usage/invoice", summary="Read a month's invoice data", responses=frame.READS, **DOCS)
     def read_invoice(request: AdminRequest, org: Organisation, month: Month) -> Invoice:
         """What an organisation used in a month, by project, key and model, and how its accounts moved."""
         reach = frame.permitted(request, "money.read")
@@ -81,19 +81,22 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             organisations.require(connection, reach, org)
             return usage.invoice(connection, org, month)
 
-    def export(path: str, form: Format, media: str) -> HTTPRouteHandler:
-        @get(path, summary=f"Export ledger rows as {form}", media_type=media, responses=frame.LISTS, **docs)
-        def export_usage(request: AdminRequest, from_s: Moment = 0.0, to_s: Moment = 1e11) -> Stream:
-            """The rows of a half-open span of time, oldest first."""
-            reach = frame.permitted(request, "usage.read")
-            own = {"org": None if reach.org == EVERYTHING else reach.org, "key_id": reach.key_id}
-            of = {name: value for name, value in own.items() if value is not None}
-            return Stream(written(control.opened(), form, (from_s, to_s), of), media_type=media)
-
-        return export_usage
-
     exports = [
-        export("/usage/export", "jsonl", "application/x-ndjson"),
-        export("/usage/export.csv", "csv", "text/csv"),
+        _export(control, "/usage/export", "jsonl", "application/x-ndjson"),
+        _export(control, "/usage/export.csv", "csv", "text/csv"),
     ]
     return [read_usage, read_metadata, read_invoice, *exports]
+
+
+def _export(control: Control, path: str, form: Format, media: str) -> HTTPRouteHandler:
+    """Make the handler that gives the rows in one form."""
+
+    @get(path, summary=f"Export ledger rows as {form}", media_type=media, responses=frame.LISTS, **DOCS)
+    def export_usage(request: AdminRequest, from_s: Moment = 0.0, to_s: Moment = 1e11) -> Stream:
+        """The rows of a half-open span of time, oldest first."""
+        reach = frame.permitted(request, "usage.read")
+        own = {"org": None if reach.org == EVERYTHING else reach.org, "key_id": reach.key_id}
+        of = {name: value for name, value in own.items() if value is not None}
+        return Stream(written(control.opened(), form, (from_s, to_s), of), media_type=media)
+
+    return export_usage
