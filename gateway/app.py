@@ -148,21 +148,28 @@ class House:
             telemetry=self.telemetry,
             tracing=self.tracing,
         )
+        control = Control(
+            engine=self.books.engine,
+            directory=directory,
+            keys=keys,
+            prices=prices,
+            wall=edges.wall,
+            admin_digest=_admin_digest(edges.environ),
+            webhook_master=master,
+        )
+        self.process = self._process(settings, control)
+        self.adopt(settings)
+
+    def _process(self, settings: Settings, control: Control) -> Process:
+        """Give the process as its handlers see it."""
+        edges = self._edges
         token = settings.server.metrics_token_env
-        self.process = Process(
+        return Process(
             settings=settings,
             pipeline=self.pipeline,
             supervisor=self.supervisor,
             telemetry=self.telemetry,
-            control=Control(
-                engine=self.books.engine,
-                directory=directory,
-                keys=keys,
-                prices=prices,
-                wall=edges.wall,
-                admin_digest=_admin_digest(edges.environ),
-                webhook_master=master,
-            ),
+            control=control,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
@@ -173,7 +180,6 @@ class House:
             else ChainMap(self.books.errors, self.shared.errors),
             exchanges=set(),
         )
-        self.adopt(settings)
 
     def _shared_loops(self) -> Iterable[Loop]:
         """Give the loops that one of several processes has."""
