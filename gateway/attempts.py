@@ -5,8 +5,8 @@ deadline; a client's own mistake (4xx) is never retried. Once a byte is delivere
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -58,6 +58,10 @@ class Receiver(Protocol):
         """Take the end; raises StreamBroken where it came early."""
 
 
+Deliver = Callable[[bytes], Awaitable[bool]]
+"""Takes a piece of the answer; False says that nobody wants more."""
+
+
 class Try(msgspec.Struct, eq=False):
     """One attempt; times on the monotonic clock, 0 where the moment has not come."""
 
@@ -76,6 +80,7 @@ class Trip(msgspec.Struct, eq=False):
     tried: list[str] = []
     spot: bool = False  # whether the last one is
     tries: list[Try] = []
+    delivered: bool = False
     queue_s: float = 0.0
     upstream_s: float = 0.0
 
@@ -136,16 +141,12 @@ class Attempts:
         self._telemetry = telemetry
         self._credentials = credentials
 
-    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """Give the answer's bytes as they come. Raises ApiError or an exception that ``translate`` knows."""
+    async def run(self, call: Call, deliver: Deliver) -> None:
+        """Deliver the answer as it comes. Raises ApiError or an exception that ``translate`` knows."""
         failure: Exception | None = None
         while True:
-            delivered = False
             try:
-                async with aclosing(self._attempt(call)) as pieces:
-                    async for piece in pieces:
-                        delivered = True
-                        yield piece
+                await self._attempt(call, deliver)
                 return
             except ModelLoading:
                 if failure is None:
@@ -153,13 +154,14 @@ class Attempts:
                 raise _final(failure) from failure
             except ANOTHER_MAY_SUCCEED as error:
                 failure = error
-                if delivered or len(call.trip.tried) >= call.max_attempts or self.now() >= call.deadline_s:
+                trip = call.trip
+                if trip.delivered or len(trip.tried) >= call.max_attempts or self.now() >= call.deadline_s:
                     raise _final(error) from error
             await asyncio.sleep(BACKOFF_S * 2 ** (len(call.trip.tried) - 1))
 
-    async def _attempt(self, call: Call) -> AsyncGenerator[bytes, None]:
+    async def _attempt(self, call: Call, deliver: Deliver) -> None:
         """Try one replica: take a slot, send, hand on what comes, check that it is whole."""
-        now, trip = self.now, call.trip
+        now, trip, receiver = self.now, call.trip, call.receiver
         this = Try(now())
         trip.tries.append(this)
         query = call.query
@@ -171,32 +173,35 @@ class Attempts:
             trip.queue_s += this.sent_s - this.asked_s
             trip.tried.append(slot.replica.id)
             trip.spot = slot.replica.spot
-            call.receiver.begin()
+            receiver.begin()
             try:
                 reply = await self._send(call, slot.replica)
                 try:
-                    while not call.receiver.done and (data := await reply.read()):
-                        if out := call.receiver.feed(data):
+                    while not receiver.done and (data := await reply.read()):
+                        if out := receiver.feed(data):
                             if not this.first_byte_s:
                                 this.first_byte_s = now()
                                 slot.began()
                                 trip.upstream_s += this.first_byte_s - this.sent_s
-                            yield out
-                    if call.receiver.done:
+                            trip.delivered = True
+                            if not await deliver(out):
+                                return
+                    if receiver.done:
                         await _reach_end(reply)
                 finally:
                     reply.close()
                     this.ended_s = now()
-                out = call.receiver.finish()
+                out = receiver.finish()
                 if not this.first_byte_s:
                     trip.upstream_s += now() - this.sent_s
-                if out:
-                    yield out
             except ANOTHER_MAY_SUCCEED as error:
                 this.outcome = self._failed(call, slot.replica, error)
                 raise
             finally:
                 this.ended_s = this.ended_s or now()
+            if out:
+                trip.delivered = True
+                await deliver(out)
             this.outcome = self._served(call, slot.replica, "ok")
 
     async def _send(self, call: Call, replica: Replica) -> Reply:

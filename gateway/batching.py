@@ -10,14 +10,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Raw
 
 from backends.clients.base import ReplyTimeout
-from gateway.attempts import Attempts, Call
+from gateway.attempts import Attempts, Call, Deliver
 from gateway.errors import ApiError, UpstreamRefused, translate
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamBroken
@@ -69,7 +68,7 @@ class Batch(msgspec.Struct, eq=False):
 
 
 class Batching:
-    """Attempts, for models with a window with their embeddings joined; the same ``stream``."""
+    """Attempts, for models with a window with their embeddings joined; the same ``run``."""
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts
@@ -85,36 +84,31 @@ class Batching:
             one.name: one.batch_window_ms / 1000 for one in models if one.batch_window_ms is not None
         }
 
-    def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """Give the answer's bytes; see ``Attempts.stream``."""
-        window_s = self._windows_s.get(call.model)
-        return self._attempts.stream(call) if window_s is None else self._stream(call, window_s)
+    async def run(self, call: Call, deliver: Deliver) -> None:
+        """Deliver the answer; see ``Attempts.run``."""
+        window_s = self._windows_s.get(call.model) if self._windows_s else None
+        if window_s is None:
+            await self._attempts.run(call, deliver)
+        else:
+            await self._gathered(call, deliver, window_s)
 
-    async def _stream(self, call: Call, window_s: float) -> AsyncGenerator[bytes, None]:
+    async def _gathered(self, call: Call, deliver: Deliver, window_s: float) -> None:
         fields = _fields(call.body)
         common, inputs = joinable(fields)
         kind = (call.model, call.band, *common)
         if len(inputs) >= MAX_INPUTS or not inputs:
-            pieces = self._attempts.stream(call)
+            await self._attempts.run(call, deliver)
         elif not self._flying[kind]:
-            pieces = self._alone(call, kind)
+            self._flying[kind] += 1
+            try:
+                await self._attempts.run(call, deliver)
+            finally:
+                self._landed(kind)
         else:
             size_bytes = sum(len(bytes(one)) for one in inputs)
             answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
             member = Member(call, inputs, size_bytes, self.now(), answer)
-            pieces = self._together(member, self._join(member, kind, fields, window_s))
-        async with aclosing(pieces):
-            async for piece in pieces:
-                yield piece
-
-    async def _alone(self, call: Call, kind: Kind) -> AsyncGenerator[bytes, None]:
-        self._flying[kind] += 1
-        try:
-            async with aclosing(self._attempts.stream(call)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        finally:
-            self._landed(kind)
+            await self._together(member, self._join(member, kind, fields, window_s), deliver)
 
     def _join(self, member: Member, kind: Kind, fields: Fields, window_s: float) -> Batch:
         batch = self._gathering.get(kind)
@@ -126,8 +120,8 @@ class Batching:
             self._depart(batch)
         return batch
 
-    async def _together(self, member: Member, batch: Batch) -> AsyncGenerator[bytes, None]:
-        """Wait for the batch's answer and give this member's part."""
+    async def _together(self, member: Member, batch: Batch, deliver: Deliver) -> None:
+        """Wait for the batch's answer and deliver this member's part."""
         call = member.call
         left_s = call.deadline_s - self.now()
         try:
@@ -140,13 +134,11 @@ class Batching:
             if not batch.members:
                 self._give_up(batch)
         if answer is None:
-            async with aclosing(self._attempts.stream(call)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            await self._attempts.run(call, deliver)
             return
         call.receiver.begin()
         call.receiver.feed(answer)
-        yield call.receiver.finish()
+        await deliver(call.receiver.finish())
 
     def _depart(self, batch: Batch) -> None:
         """Send what is gathered."""
@@ -177,10 +169,15 @@ class Batching:
         """Make the one call and hand out its answer, or its failure."""
         members = list(batch.members)
         call = joined(batch.fields, members, self.now())
+        pieces: list[bytes] = []
+
+        async def deliver(piece: bytes) -> bool:
+            pieces.append(piece)
+            return True
+
         try:
-            async with aclosing(self._attempts.stream(call)) as pieces:
-                body = b"".join([piece async for piece in pieces])
-            answers: Sequence[bytes | None] = split(body, members)
+            await self._attempts.run(call, deliver)
+            answers: Sequence[bytes | None] = split(b"".join(pieces), members)
         except (UpstreamRefused, StreamBroken):
             answers = [None] * len(members)
         except Exception as error:

@@ -90,33 +90,45 @@ class Passage(msgspec.Struct, eq=False):
             return self.hit.model
         return self.choice.model.name if self.choice is not None else self.name
 
-    def headers(self, now_s: float, wall_s: float) -> list[tuple[bytes, bytes]]:
-        """Give the ``x-switchgear-*`` headers that are known by now."""
+    def of(self) -> tuple[Key, Target, Charge]:
+        """Give who asks for what, and the bill, of a request that was admitted."""
+        assert self.key is not None
+        assert self.target is not None
+        assert self.charge is not None
+        return self.key, self.target, self.charge
+
+    def first_line(self, kind: bytes) -> bytes:
+        """Give the lines of every head: what kind of body, whose request."""
+        return b"%bx-request-id: %b\r\n" % (kind, self.request_id.encode())
+
+    def lines(self, now_s: float, wall_s: float) -> bytes:
+        """Give the ``x-switchgear-*`` lines of the head that are known by now."""
         total_ms = (now_s - self.started_s) * 1000
-        headers = [
-            (b"openai-processing-ms", str(round(total_ms)).encode()),
-            (b"x-switchgear-model", self.model.encode()),
-            (b"x-switchgear-cache", self.cache.encode()),
-        ]
-        if self.route:
-            headers.append((b"x-switchgear-route", self.route.encode()))
         choice, trip, hit = self.choice, self.trip, self.hit
-        if choice is not None and choice.score is not None:
-            headers.append((b"x-switchgear-score", f"{choice.score:.4f}".encode()))
-        if choice is not None and self.route:
-            headers.append((b"x-switchgear-reason", choice.reason.encode()))
+        more, away_ms = b"", 0.0
+        if self.route:
+            more = b"x-switchgear-route: %b\r\n" % self.route.encode()
+            if choice is not None:
+                if choice.score is not None:
+                    more += b"x-switchgear-score: %.4f\r\n" % choice.score
+                more += b"x-switchgear-reason: %b\r\n" % choice.reason.encode()
         if hit is not None:
             age_s = max(0.0, wall_s - hit.stored_s)
-            headers.append((b"x-switchgear-cache-entry", hit.id.encode()))
-            headers.append((b"x-switchgear-cache-age-s", str(round(age_s)).encode()))
-        away_ms = 0.0
+            more += b"x-switchgear-cache-entry: %b\r\nx-switchgear-cache-age-s: %.0f\r\n" % (
+                hit.id.encode(),
+                age_s,
+            )
         if trip is not None and trip.tried:
             away_ms = (trip.queue_s + trip.upstream_s) * 1000
-            headers.append((b"x-switchgear-replica", trip.tried[-1].encode()))
-            headers.append((b"x-switchgear-attempts", str(len(trip.tried)).encode()))
-            headers.append((b"x-switchgear-queue-ms", b"%.1f" % (trip.queue_s * 1000)))
-        headers.append((b"x-switchgear-overhead-ms", b"%.2f" % max(0.0, total_ms - away_ms)))
-        return headers
+            more += (
+                b"x-switchgear-replica: %b\r\nx-switchgear-attempts: %d\r\nx-switchgear-queue-ms: %.1f\r\n"
+                % (trip.tried[-1].encode(), len(trip.tried), trip.queue_s * 1000)
+            )
+        return (
+            b"openai-processing-ms: %.0f\r\nx-switchgear-model: %b\r\nx-switchgear-cache: %b\r\n"
+            b"%bx-switchgear-overhead-ms: %.2f\r\n"
+            % (total_ms, self.model.encode(), self.cache.encode(), more, max(0.0, total_ms - away_ms))
+        )
 
     def observe(self, telemetry: Telemetry) -> None:
         """Count the request."""

@@ -1,13 +1,12 @@
 """The way of a request, in order.
 
-``Pipeline.infer`` is one async generator: it gives Accepted, then the Head of the answer, then bytes.
-Whatever is taken on the way (rate, reservation, slot, connection) is taken inside it and given back when it
-is left, by whatever exit; its consumer must close it (``contextlib.aclosing``).
+``Pipeline.infer`` hands the answer to an ``Outlet``, piece by piece. Whatever is taken on the way (rate,
+reservation, slot, connection) is taken inside it and given back when it is left, by whatever exit.
 """
 
 import math
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
+from typing import Protocol
 
 import msgspec
 
@@ -28,7 +27,7 @@ from gateway.telemetry import Telemetry
 from gateway.tenancy.accounts import end_user_hash
 from gateway.tenancy.billing import Billing, Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
-from gateway.tenancy.refusals import rate_headers
+from gateway.tenancy.refusals import rate_lines
 from gateway.tracecontext import passed_on
 from gateway.tracing import Tracing
 from routing.decision import Query
@@ -36,18 +35,13 @@ from routing.prefixes import marks
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
-Headers = list[tuple[bytes, bytes]]
-
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
-JSON: Headers = [(b"content-type", b"application/json")]
-EVENT_STREAM: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-]
+JSON = b"content-type: application/json\r\n"
+EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 
 
-class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+class Incoming(msgspec.Struct, frozen=True):
     """One HTTP request, read to its end; header names in lower case; ``started_s`` on the monotonic clock."""
 
     endpoint: Endpoint
@@ -57,16 +51,23 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     started_s: float
 
 
-class Accepted(msgspec.Struct, frozen=True):
-    """A stream was admitted: from now on it may be kept alive by heartbeats."""
+class Outlet(Protocol):
+    """Takes an answer: ``whole``, or ``accept``, ``begin`` and ``piece`` again and again.
 
-    headers: Headers
+    Heads are lines that end in CRLF; the status is 200.
+    """
 
+    async def whole(self, head: bytes, body: bytes) -> None:
+        """Take a complete answer."""
 
-class Head(msgspec.Struct, frozen=True):
-    """Status 200 and the headers that are known when the body begins."""
+    def accept(self, head: bytes) -> None:
+        """Take note that a stream is admitted: from now on it may be kept alive by heartbeats."""
 
-    headers: Headers
+    async def begin(self, head: bytes) -> None:
+        """Take the head of a stream, as far as it is known when the body begins."""
+
+    async def piece(self, data: bytes) -> None:
+        """Take a piece of a stream."""
 
 
 class Pipeline:
@@ -99,58 +100,30 @@ class Pipeline:
         self.catalogue = catalogue
         self._cache = cache
 
-    async def infer(self, incoming: Incoming) -> AsyncGenerator[Accepted | Head | bytes, None]:
-        """Answer one request: Accepted, a Head, then bytes. Raises what ``errors.translate`` knows."""
+    async def infer(self, incoming: Incoming, out: Outlet) -> None:
+        """Answer one request into ``out``. Raises what ``errors.translate`` knows."""
         passage = Passage(incoming.request_id, incoming.endpoint.operation, incoming.started_s)
-        now, steps = self._now, passage.steps
+        now = self._now
         if self._tracing is not None:
             passage.trace = self._tracing.begin(incoming.headers)
         try:
             key = self.authenticate(incoming.headers)
-            steps.append(("authenticate", now()))
+            passage.steps.append(("authenticate", now()))
             if "inference" not in key.scopes:
                 raise NotPermitted("This API key is not for inference: its scopes lack 'inference'.")
             request = schemas.parse(incoming.endpoint, incoming.body)
             target = self.catalogue.target(request, key)
             passage.begin(key, target, request)
             async with self._charge(incoming, key, request, target) as charge:
-                steps.append(("admit", now()))
+                passage.steps.append(("admit", now()))
                 passage.charge = charge
                 entry = await self._look_up(passage, incoming, request, target, key)
-                if entry is not None:
+                if entry is None:
+                    await self._serve(passage, incoming, request, out)
+                else:
                     body = self._from_cache(entry, request, charge)
-                    yield Head(self._headers(passage, charge, request))
-                    yield body
+                    await out.whole(self._head(passage, request), body)
                     passage.answered_s = now()
-                    return
-                charge.accept()
-                if request.stream:
-                    yield Accepted(EVENT_STREAM)
-                choice = self._chooser.choose(target, request, incoming.headers)
-                passage.choice = choice
-                if target.route:
-                    steps.append(("classify", now()))
-                charge.answered_by(choice.model.name)
-                receiver = self._receiver(request, choice, charge)
-                call = self._call(incoming, request, key, choice, receiver)
-                charge.serving = call.trip
-                call.trace, passage.trip = passage.trace, call.trip
-                async with aclosing(self._attempts.stream(call)) as pieces:
-                    async for piece in pieces:
-                        usage, estimated = receiver.usage(request.prompt_tokens_estimate)
-                        if usage.completion_tokens > charge.covered_tokens and not await charge.extend(usage):
-                            yield self._stopped(passage, charge, receiver)
-                            return
-                        charge.progress(usage, estimated)
-                        if not passage.first_byte_s:
-                            passage.first_byte_s = now()
-                            yield Head(self._headers(passage, charge, request))
-                        receiver.keep(piece)
-                        yield piece
-                passage.answered_s = now()
-                charge.progress(*receiver.usage(request.prompt_tokens_estimate))
-                passage.finish_reasons = receiver.finish_reasons
-                await self._offer(passage, charge, key, receiver)
         except BaseException as error:
             passage.failed(error)
             raise
@@ -159,6 +132,45 @@ class Pipeline:
             passage.observe(self._telemetry)
             if self._tracing is not None:
                 self._tracing.offer(passage)
+
+    async def _serve(self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet) -> None:
+        """Have a model answer, and hand on what it says."""
+        key, target, charge = passage.of()
+        charge.accept()
+        if request.stream:
+            out.accept(passage.first_line(EVENT_STREAM))
+        choice = passage.choice = self._chooser.choose(target, request, incoming.headers)
+        if target.route:
+            passage.steps.append(("classify", self._now()))
+        charge.answered_by(choice.model.name)
+        receiver = self._receiver(request, choice, charge)
+        call = self._call(incoming, request, key, choice, receiver)
+        charge.serving = passage.trip = call.trip
+        call.trace = passage.trace
+
+        async def deliver(piece: bytes) -> bool:
+            usage, estimated = receiver.usage(request.prompt_tokens_estimate)
+            if usage.completion_tokens > charge.covered_tokens and not await charge.extend(usage):
+                await out.piece(self._stopped(passage, charge, receiver))
+                return False
+            charge.progress(usage, estimated)
+            receiver.keep(piece)
+            if request.stream:
+                if not passage.first_byte_s:
+                    passage.first_byte_s = self._now()
+                    await out.begin(self._head(passage, request))
+                await out.piece(piece)
+            else:
+                passage.first_byte_s = self._now()
+                await out.whole(self._head(passage, request), piece)
+            return True
+
+        await self._attempts.run(call, deliver)
+        passage.answered_s = self._now()
+        if not charge.stopped:
+            charge.progress(*receiver.usage(request.prompt_tokens_estimate))
+            passage.finish_reasons = receiver.finish_reasons
+            await self._offer(passage, charge, key, receiver)
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Key:
         """Give the key of the Authorization header; raises InvalidApiKey."""
@@ -318,13 +330,22 @@ class Pipeline:
             prefix=prefix,
         )
 
-    def _headers(self, passage: Passage, charge: Charge, request: Inference) -> Headers:
-        """Give the headers of an answer; a buffered one's cost is known by now."""
-        headers = [*(EVENT_STREAM if request.stream else JSON), *rate_headers(charge.verdict)]
-        headers += passage.headers(self._now(), self._wall())
-        if not request.stream:
-            headers.append((b"x-switchgear-cost-usd", f"{charge.cost_usd:.9f}".encode()))
-        return headers
+    def _head(self, passage: Passage, request: Inference) -> bytes:
+        """Give the head of an answer; a buffered one's cost is known by now."""
+        now_s, wall_s = self._now(), self._wall()
+        charge = passage.of()[2]
+        if request.stream:
+            return b"%b%b%b" % (
+                passage.first_line(EVENT_STREAM),
+                rate_lines(charge.verdict),
+                passage.lines(now_s, wall_s),
+            )
+        return b"%b%b%bx-switchgear-cost-usd: %.9f\r\n" % (
+            passage.first_line(JSON),
+            rate_lines(charge.verdict),
+            passage.lines(now_s, wall_s),
+            charge.cost_usd,
+        )
 
 
 def _deadline_s(incoming: Incoming) -> float:

@@ -36,19 +36,6 @@ T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 
 MUTANTS = {
-    "aclosing-exchange": Mutant(EXCHANGE, "async with aclosing(parts):", "if True:", T_EXCHANGE),
-    "aclosing-pipeline": Mutant(
-        PIPELINE,
-        "async with aclosing(self._attempts.stream(call)) as pieces:",
-        "if pieces := self._attempts.stream(call):",
-        T_ATTEMPTS,
-    ),
-    "aclosing-attempts": Mutant(
-        ATTEMPTS,
-        "async with aclosing(self._attempt(call)) as pieces:",
-        "if pieces := self._attempt(call):",
-        T_ATTEMPTS,
-    ),
     "no-close": Mutant(
         ATTEMPTS,
         "                finally:\n                    reply.close()\n",
@@ -56,7 +43,7 @@ MUTANTS = {
         T_ATTEMPTS,
     ),
     "retry-after-first-byte": Mutant(
-        ATTEMPTS, "if delivered or len(call.trip.tried)", "if len(call.trip.tried)", T_ATTEMPTS
+        ATTEMPTS, "if trip.delivered or len(trip.tried)", "if len(trip.tried)", T_ATTEMPTS
     ),
     "same-replica-again": Mutant(
         ATTEMPTS, "exclude=frozenset(trip.tried)", "exclude=frozenset()", T_ATTEMPTS
@@ -80,15 +67,15 @@ MUTANTS = {
     ),
     "nobody-watches-the-client": Mutant(
         "gateway/api/inference.py",
-        '        scope["extensions"][LEAVING](exchange.abort.leave)',
+        "        wire.on_leave(exchange.abort.leave)",
         "        pass",
         T_DISCONNECTS,
     ),
     "the-end-is-a-leaving": Mutant(WIRE, " and not self._answered.response_complete", "", T_WIRE),
     "heartbeat-for-buffered": Mutant(
         PIPELINE,
-        "                if request.stream:\n                    yield",
-        "                if True:\n                    yield",
+        "        if request.stream:\n            out.accept",
+        "        if True:\n            out.accept",
         T_STREAMS,
     ),
     "left-while-saying-farewell": Mutant(EXCHANGE, "        self.abort.task = None\n", "", T_EXCHANGE),

@@ -1,4 +1,4 @@
-"""The raw ASGI shell around the pipeline: body in, answer out, and the client watched all along.
+"""The shell around the pipeline: body in, answer out, and the client watched all along.
 
 Rules: the body is counted while it is read; the status waits for the answer's first bytes, but a stream's no
 longer than the heartbeat; a client that leaves cancels the work at whatever point it is; after the status a
@@ -7,34 +7,46 @@ failure is one in-band error event; what the pipeline has taken is released befo
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Protocol
 
-from litestar.types import Receive, Send
-
-from gateway.errors import (
-    ApiError,
-    InvalidRequest,
-    RequestTooLarge,
-    ShuttingDown,
-    error_body,
-    error_event,
-    error_headers,
-    translate,
-)
-from gateway.pipeline import Accepted, Head, Headers
+from gateway.errors import ApiError, ShuttingDown, error_body, error_event, error_headers, translate
 
 log = logging.getLogger("switchgear.api")
 
-LEAVING = "switchgear.leaving"  # extension of a scope: takes what to call when the client leaves
+WIRE = "switchgear.wire"  # extension of a scope: our own server's side of the request, a ``Wire``
 FAREWELL_S = 1.0
 HEARTBEAT = b": keep-alive\n\n"
-
-Parts = AsyncGenerator[Accepted | Head | bytes, None]
 
 
 class ClientGone(Exception):
     """The client closed the connection before its request was whole."""
+
+
+class Wire(Protocol):
+    """One request as the server has it; heads are lines that end in CRLF, without the status.
+
+    Writing waits while the client does not read, and does nothing once it is gone.
+    """
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """Give the whole body; raises RequestTooLarge over the limit, ClientGone where it breaks off."""
+
+    def on_leave(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called when the client leaves before its answer is whole, or has left."""
+
+    async def answer(self, status: int, head: bytes, body: bytes) -> None:
+        """Send a complete answer."""
+
+    async def begin(self, head: bytes) -> None:
+        """Send status 200 and the head of a stream."""
+
+    async def piece(self, data: bytes) -> None:
+        """Send a piece of a stream; a heartbeat is one too."""
+
+    async def end(self) -> None:
+        """Send the end of a stream."""
 
 
 class Abort:
@@ -59,72 +71,37 @@ class Abort:
             self.task.cancel()
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: int) -> bytes:
-    """Read the body to its end; raises RequestTooLarge over the limit, ClientGone where it breaks off."""
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limit_bytes:
-        raise _too_large(limit_bytes)
-    pieces: list[bytes] = []
-    total_bytes = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        if message["type"] != "http.request":
-            raise InvalidRequest("The request is not plain HTTP.")
-        piece = message["body"]
-        total_bytes += len(piece)
-        if total_bytes > limit_bytes:
-            raise _too_large(limit_bytes)
-        pieces.append(piece)
-        if not message["more_body"]:
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Send a complete answer."""
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def send_error(send: Send, error: ApiError, request_id: str) -> None:
+async def send_error(wire: Wire, error: ApiError, request_id: str) -> None:
     """Send an error with its headers."""
-    headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
-    await send_whole(send, error.status, [*headers, *error_headers(error)], error_body(error))
+    lines = b"".join([b"%b: %b\r\n" % pair for pair in error_headers(error)])
+    head = b"content-type: application/json\r\nx-request-id: %b\r\n%b" % (request_id.encode(), lines)
+    await wire.answer(error.status, head, error_body(error))
 
 
 class Exchange:
-    """One request's answer on its way out; ``abort.leave`` is to be called when the client goes."""
+    """One request's answer on its way out, see ``pipeline.Outlet``; ``abort`` ends it from outside."""
 
-    _accepted: Accepted | None = None
+    _accepted: bytes | None = None
     _started = False
     _sending = False
     _spoken = False
     _timer: asyncio.TimerHandle | None = None
     _beater: asyncio.Task[None] | None = None
 
-    def __init__(self, send: Send, request_id: str, heartbeat_s: float) -> None:
-        self._send = send
+    def __init__(self, wire: Wire, request_id: str, heartbeat_s: float) -> None:
+        self._wire = wire
         self._request_id = request_id
         self._heartbeat_s = heartbeat_s
-        self._headers: Headers = []
         self.abort = Abort()
 
-    async def run(self, parts: Parts) -> None:
-        """Send what the pipeline gives, until its end or the client's."""
+    async def run(self, answering: Awaitable[None]) -> None:
+        """Answer to the end, or until the client leaves."""
         try:
-            async with aclosing(parts):
-                async for part in parts:
-                    if isinstance(part, bytes):
-                        await self._body(part)
-                    elif isinstance(part, Head):
-                        self._headers = part.headers
-                    else:
-                        self._accepted = part
-                        self._timer = asyncio.get_running_loop().call_later(self._heartbeat_s, self._beat)
+            await answering
             if self._accepted is not None:
-                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                if self._beater is not None:
+                    await self._last_beat()
+                await self._wire.end()
         except asyncio.CancelledError:
             if self.abort.task is None or not (self.abort.gone or self.abort.error):
                 raise
@@ -142,23 +119,32 @@ class Exchange:
             if self._timer is not None:
                 await self._stop_heartbeats()
 
-    async def _body(self, data: bytes) -> None:
-        if self._accepted is None:
-            self._started = True
-            await send_whole(self._send, 200, self._with_id(self._headers), data)
-            return
-        if self._beater is not None:
-            await asyncio.shield(self._beater)
-            self._beater = None
-        self._sending = self._spoken = True
-        if not self._started:
-            await self._start(self._headers)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        self._sending = False
-
-    async def _start(self, headers: Headers) -> None:
+    # What the pipeline gives
+    async def whole(self, head: bytes, body: bytes) -> None:
+        """Send a complete answer."""
         self._started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": self._with_id(headers)})
+        await self._wire.answer(200, head, body)
+
+    def accept(self, head: bytes) -> None:
+        """A stream is admitted: from now on it is kept alive, under this head while there is no other."""
+        self._accepted = head
+        self._timer = asyncio.get_running_loop().call_later(self._heartbeat_s, self._beat)
+
+    async def begin(self, head: bytes) -> None:
+        """Begin a stream, unless a heartbeat has done so."""
+        if self._beater is not None:
+            await self._last_beat()
+        if not self._started:
+            self._started = True
+            await self._wire.begin(head)
+
+    async def piece(self, data: bytes) -> None:
+        """Send a piece of a stream that has begun."""
+        if self._beater is not None:
+            await self._last_beat()
+        self._sending = self._spoken = True
+        await self._wire.piece(data)
+        self._sending = False
 
     async def _fail(self, error: ApiError) -> None:
         """Say what went wrong: by status where nothing was sent, else in band.
@@ -171,14 +157,10 @@ class Exchange:
         with suppress(OSError):
             async with asyncio.timeout(FAREWELL_S):
                 if not self._started:
-                    await send_error(self._send, error, self._request_id)
+                    await send_error(self._wire, error, self._request_id)
                 elif self._accepted is not None:
-                    await self._send(
-                        {"type": "http.response.body", "body": error_event(error), "more_body": False}
-                    )
-
-    def _with_id(self, headers: Headers) -> Headers:
-        return [*headers, (b"x-request-id", self._request_id.encode())]
+                    await self._wire.piece(error_event(error))
+                    await self._wire.end()
 
     # The stream kept alive
     def _beat(self) -> None:
@@ -190,8 +172,15 @@ class Exchange:
 
     async def _send_heartbeat(self) -> None:
         if not self._started and self._accepted is not None:
-            await self._start(self._accepted.headers)
-        await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+            self._started = True
+            await self._wire.begin(self._accepted)
+        await self._wire.piece(HEARTBEAT)
+
+    async def _last_beat(self) -> None:
+        """Wait for the heartbeat under way: nothing may be written into it."""
+        if self._beater is not None:
+            await asyncio.shield(self._beater)
+            self._beater = None
 
     async def _stop_heartbeats(self) -> None:
         if self._timer is not None:
@@ -200,7 +189,3 @@ class Exchange:
             self._beater.cancel()
             with suppress(asyncio.CancelledError):
                 await self._beater
-
-
-def _too_large(limit_bytes: int) -> RequestTooLarge:
-    return RequestTooLarge(f"The request body is over the limit of {limit_bytes} bytes.")

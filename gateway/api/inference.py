@@ -1,12 +1,13 @@
 """``/v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings``: one shell, three schemas."""
 
 import os
+from typing import Any, cast
 
 from litestar import asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
-from gateway.api.exchange import LEAVING, ClientGone, Exchange, read_body, send_error
+from gateway.api.exchange import WIRE, ClientGone, Exchange, Wire, send_error
 from gateway.errors import ApiError, MethodNotAllowed, ShuttingDown
 from gateway.openai.schemas import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from gateway.pipeline import Incoming
@@ -47,27 +48,25 @@ def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:
     async def infer(scope: Scope, receive: Receive, send: Send) -> None:
         started_s = process.now()
         request_id = new_request_id()
-        headers = dict(scope["headers"])
+        asked = cast("dict[str, Any]", scope)
+        wire: Wire = asked["extensions"][WIRE]  # our own server's
         try:
-            method = scope.get("method")
-            if method != "POST":
-                raise MethodNotAllowed(f"/v1{endpoint.path} takes POST, not {method}.")
+            if asked["method"] != "POST":
+                raise MethodNotAllowed(f"/v1{endpoint.path} takes POST, not {asked['method']}.")
             if process.draining:
                 raise ShuttingDown("The gateway is shutting down.", retry_after_s=1.0)
-            body = await read_body(receive, headers, process.settings.server.max_body_bytes)
+            body = await wire.read(process.settings.server.max_body_bytes)
         except ApiError as error:
-            await send_error(send, error, request_id)
+            await send_error(wire, error, request_id)
             return
         except ClientGone:
             return
-        incoming = Incoming(
-            endpoint=endpoint, headers=headers, body=body, request_id=request_id, started_s=started_s
-        )
-        exchange = Exchange(send, request_id, process.settings.server.heartbeat_after_s)
-        scope["extensions"][LEAVING](exchange.abort.leave)  # type: ignore[index, operator]  # our own server's
+        incoming = Incoming(endpoint, dict(asked["headers"]), body, request_id, started_s)
+        exchange = Exchange(wire, request_id, process.settings.server.heartbeat_after_s)
+        wire.on_leave(exchange.abort.leave)
         process.exchanges.add(exchange.abort)
         try:
-            await exchange.run(process.pipeline.infer(incoming))
+            await exchange.run(process.pipeline.infer(incoming, exchange))
         finally:
             process.exchanges.discard(exchange.abort)
 

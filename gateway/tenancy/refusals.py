@@ -6,27 +6,34 @@ from gateway.state.limits import Left, Verdict
 LEVELS = {"org": "organisation", "project": "project", "key": "key", "user": "end user"}
 
 
-def rate_headers(verdict: Verdict) -> list[tuple[bytes, bytes]]:
-    """Give OpenAI's rate-limit headers for the rates that are configured."""
-    headers: list[tuple[bytes, bytes]] = []
-    for name, left in ((b"requests", verdict.requests), (b"tokens", verdict.tokens)):
-        if left is not None:
-            headers += _headers(name, left)
-    return headers
+def rate_lines(verdict: Verdict) -> bytes:
+    """Give OpenAI's rate-limit headers for the rates that are configured, as lines of a head."""
+    requests, tokens = verdict.requests, verdict.tokens
+    return (_lines(b"requests", requests) if requests is not None else b"") + (
+        _lines(b"tokens", tokens) if tokens is not None else b""
+    )
 
 
-def _headers(name: bytes, left: Left) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"x-ratelimit-limit-" + name, str(left.limit).encode()),
-        (b"x-ratelimit-remaining-" + name, str(left.remaining).encode()),
-        (b"x-ratelimit-reset-" + name, _duration(left.reset_s)),
-    ]
+def _lines(name: bytes, left: Left) -> bytes:
+    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
+        name,
+        left.limit,
+        name,
+        left.remaining,
+        name,
+        _duration(left.reset_s),
+    )
+
+
+def _pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
+    named = [line.partition(b": ") for line in lines.splitlines()]
+    return [(name, value) for name, _, value in named]
 
 
 def _duration(seconds: float) -> bytes:
     """Write a duration as OpenAI does: ``12ms``, ``6.5s``, ``1m30s``."""
     if seconds < 1:
-        return f"{round(seconds * 1000)}ms".encode()
+        return b"%.0fms" % (seconds * 1000)
     minutes, rest = divmod(round(seconds), 60)
     return (f"{minutes}m{rest}s" if minutes else f"{round(seconds, 3):g}s").encode()
 
@@ -41,7 +48,7 @@ def refused(verdict: Verdict) -> RateLimited | InsufficientQuota | InternalError
                 f"Try again in {verdict.retry_after_s:.1f} s.",
                 retry_after_s=verdict.retry_after_s,
             )
-            error.headers = rate_headers(verdict)
+            error.headers = _pairs(rate_lines(verdict))
             error.type = what  # type: ignore[misc]  # OpenAI names the exhausted rate as the type
             return error
         case "concurrency":

@@ -1,7 +1,6 @@
 """Attempts on replicas, with scripted replies: who is tried, and that leaving closes everything at once."""
 
 import asyncio
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +117,14 @@ class House:
         )
 
     async def collect(self, call: Call) -> list[bytes]:
-        async with aclosing(self.attempts.stream(call)) as pieces:
-            return [piece async for piece in pieces]
+        pieces: list[bytes] = []
+
+        async def deliver(piece: bytes) -> bool:
+            pieces.append(piece)
+            return True
+
+        await self.attempts.run(call, deliver)
+        return pieces
 
 
 BROKEN = ConnectionBroken("broken")
@@ -174,16 +179,20 @@ def test_a_clients_deadline_blames_nobody() -> None:
 
 
 def test_leaving_frees_at_once() -> None:
-    """When the stream is closed by name, slot and reply are back before anything else happens."""
+    """When nobody wants more, slot and reply are back before anything else happens."""
 
     async def main() -> None:
         reply = ScriptedReply(b"a", b"b")
         house = House(reply)
-        stream = house.attempts.stream(house.call())
-        assert await anext(stream) == b"a"
-        assert house.dispatcher.running() == {"small": 1}
-        await stream.aclose()
-        assert (reply.closed, house.dispatcher.running()) == (1, {"small": 0})
+        pieces: list[bytes] = []
+
+        async def deliver(piece: bytes) -> bool:
+            pieces.append(piece)
+            assert house.dispatcher.running() == {"small": 1}
+            return False
+
+        await house.attempts.run(house.call(), deliver)
+        assert (pieces, reply.closed, house.dispatcher.running()) == ([b"a"], 1, {"small": 0})
 
     run(main())
 
@@ -202,6 +211,23 @@ name = "test"
 key_env = "KEY"
 """
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+
+class Held:
+    """An outlet that is stuck at the first piece."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+
+    def accept(self, head: bytes) -> None: ...
+
+    async def whole(self, head: bytes, body: bytes) -> None: ...
+
+    async def begin(self, head: bytes) -> None: ...
+
+    async def piece(self, data: bytes) -> None:
+        self.reached.set()
+        await asyncio.sleep(3600)
 
 
 def test_leaving_the_pipeline_frees_at_once(tmp_path: Path) -> None:
@@ -223,13 +249,15 @@ def test_leaving_the_pipeline_frees_at_once(tmp_path: Path) -> None:
             started_s=edges.now(),
         )
         async with opened(parse(CONFIG.format(directory=tmp_path), "test"), edges) as process:
-            stream = process.pipeline.infer(incoming)
-            while not isinstance(await anext(stream), bytes):
-                pass
+            out = Held()
+            task = asyncio.create_task(process.pipeline.infer(incoming, out))
+            await out.reached.wait()
             (journal,) = (tmp_path / "state" / "journal").iterdir()
             assert b'"req_1"' in journal.read_bytes()
             assert b'"cancelled"' not in journal.read_bytes()
-            await stream.aclose()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
             assert reply.closed == 1
             assert b'"cancelled"' in journal.read_bytes()
 

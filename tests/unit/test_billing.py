@@ -32,7 +32,7 @@ from gateway.tenancy.journal import (
     read_lines,
 )
 from gateway.tenancy.keys import Key
-from gateway.tenancy.refusals import _duration, rate_headers
+from gateway.tenancy.refusals import _duration, rate_lines
 from gateway.tenancy.terms import Rates, Terms, bound
 from tests.fakes.prices import LARGE, SMALL, book, priced
 
@@ -420,9 +420,9 @@ def test_durations_are_written_as_openai_does(seconds: float, text: bytes) -> No
 
 
 def test_headers_only_for_rates_that_are_configured() -> None:
-    assert rate_headers(Verdict()) == []
-    assert rate_headers(Verdict(tokens=Left(100, 40, 36.0))) == [
-        (b"x-ratelimit-limit-tokens", b"100"),
-        (b"x-ratelimit-remaining-tokens", b"40"),
-        (b"x-ratelimit-reset-tokens", b"36s"),
-    ]
+    assert rate_lines(Verdict()) == b""
+    assert rate_lines(Verdict(tokens=Left(100, 40, 36.0))) == (
+        b"x-ratelimit-limit-tokens: 100\r\n"
+        b"x-ratelimit-remaining-tokens: 40\r\n"
+        b"x-ratelimit-reset-tokens: 36s\r\n"
+    )

@@ -9,7 +9,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from gateway.api.exchange import LEAVING
+from gateway.api.exchange import WIRE, ClientGone
+from gateway.errors import RequestTooLarge
 from gateway.wire import Cycle, JoinedHttpProtocol
 
 ASK = b"%s /x HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -104,12 +105,97 @@ def test_a_header_cannot_smuggle_in_another(value: bytes, where: str) -> None:
     assert value not in sent
 
 
+def spoken(asked: bytes, *calls: tuple[Any, ...]) -> Transport:
+    """Give what leaves for calls of the hot path's own interface."""
+
+    async def handler(scope: Any, _receive: Any, _send: Any) -> None:
+        wire = scope["extensions"][WIRE]
+        for name, *given in calls:
+            await getattr(wire, name)(*given)
+
+    async def main() -> Transport:
+        protocol, transport = connected(handler)
+        protocol.data_received(asked)
+        await turns()
+        return transport
+
+    return asyncio.run(main())
+
+
+ANSWER = ("answer", 404, b"x-a: b\r\n", b"ok")
+STREAM = (("begin", b"x-a: b\r\n"), ("piece", b"one"), ("piece", b""), ("piece", b"two"), ("end",))
+
+
+def test_the_hot_path_answers_in_one_write() -> None:
+    head = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\nx-a: b\r\n"
+    assert spoken(ASK % b"GET", ANSWER).written == [head + b"\r\nok"]
+    assert spoken(ASK % b"HEAD", ANSWER).written == [head + b"\r\n"]
+    closing = spoken(b"GET /x HTTP/1.1\r\nconnection: close\r\n\r\n", ANSWER)
+    assert (closing.written, closing.closed) == ([head + b"connection: close\r\n\r\nok"], True)
+
+
+def test_the_hot_paths_pieces_leave_at_once() -> None:
+    first, second, end = spoken(ASK % b"GET", *STREAM).written
+    assert first == (b"HTTP/1.1 200 OK\r\nx-a: b\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+    assert (second, end) == (b"3\r\ntwo\r\n", b"0\r\n\r\n")
+
+
+def test_a_client_of_http_1_0_gets_a_stream_that_ends_with_its_connection() -> None:
+    old = spoken(b"GET /x HTTP/1.0\r\n\r\n", *STREAM)
+    assert b"".join(old.written) == b"HTTP/1.1 200 OK\r\nx-a: b\r\nconnection: close\r\n\r\nonetwo"
+    assert old.closed
+
+
+POST = b"POST /x HTTP/1.1\r\n"
+
+
+def read(*pieces: bytes, limit_bytes: int = 10) -> tuple[bytes | Exception, Transport]:
+    """Give the body, or why there is none, of a request that comes in pieces and may break off."""
+    found: list[bytes | Exception] = []
+
+    async def handler(scope: Any, _receive: Any, _send: Any) -> None:
+        wire = scope["extensions"][WIRE]
+        try:
+            found.append(await wire.read(limit_bytes))
+        except (ClientGone, RequestTooLarge) as error:
+            found.append(error)
+        await wire.answer(200, b"", b"")
+
+    async def main() -> Transport:
+        protocol, transport = connected(handler)
+        for one in pieces:
+            protocol.data_received(one)
+            await turns()
+        if not found:
+            protocol.connection_lost(None)
+            await turns()
+        return transport
+
+    transport = asyncio.run(main())
+    return found[0], transport
+
+
+def test_a_body_is_read_up_to_its_limit() -> None:
+    assert read(POST + b"content-length: 10\r\n\r\n12345", b"678", b"90")[0] == b"1234567890"
+    assert read(POST + b"content-length: 0\r\n\r\n")[0] == b""
+    chunked = POST + b"transfer-encoding: chunked\r\n\r\n"
+    assert read(chunked, b"5\r\n12345\r\n", b"5\r\n67890\r\n", b"0\r\n\r\n")[0] == b"1234567890"
+    assert isinstance(read(chunked, b"5\r\n12345\r\n", b"6\r\n678901\r\n")[0], RequestTooLarge)
+    assert isinstance(read(POST + b"content-length: 11\r\n\r\n")[0], RequestTooLarge)
+    assert isinstance(read(POST + b"content-length: 9\r\n\r\n12")[0], ClientGone)
+
+
+def test_a_client_that_waits_for_it_is_told_to_go_on() -> None:
+    body, transport = read(POST + b"content-length: 2\r\nexpect: 100-continue\r\n\r\n", b"ok")
+    assert (body, transport.written[0]) == (b"ok", b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 def test_who_leaves_before_the_end_is_told_of_and_who_leaves_after_it_is_not() -> None:
     async def leavers(whole: bool) -> list[str]:
         told: list[str] = []
 
         async def handler(scope: Any, _receive: Any, send: Any) -> None:
-            scope["extensions"][LEAVING](lambda: told.append("left"))
+            scope["extensions"][WIRE].on_leave(lambda: told.append("left"))
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"x", "more_body": not whole})
             await asyncio.sleep(3600 if not whole else 0)
@@ -130,7 +216,7 @@ def test_who_has_left_already_is_told_of_at_once() -> None:
         told: list[str] = []
 
         async def handler(scope: Any, _receive: Any, _send: Any) -> None:
-            scope["extensions"][LEAVING](lambda: told.append("left"))
+            scope["extensions"][WIRE].on_leave(lambda: told.append("left"))
 
         protocol, _ = connected(handler)
         protocol.data_received(ASK % b"GET")
@@ -147,7 +233,7 @@ def test_a_request_leaves_nothing_to_the_garbage_collector(leaves: bool) -> None
 
     async def handler(scope: Any, receive: Any, send: Any) -> None:
         gone = asyncio.Event()
-        scope["extensions"][LEAVING](gone.set)
+        scope["extensions"][WIRE].on_leave(gone.set)
         if leaves:
             await gone.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
