@@ -22,19 +22,22 @@ from backends.launchers import LAUNCHERS
 from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
-from gateway.api import admin, console, fallback, inference, models, probes, schema, usage
+from gateway.api import admin, console, fallback, inference, models, probes, schema, streams, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
+from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
 from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
+from gateway.recordings import Recordings
 from gateway.settings import ModelSettings, Settings
+from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
 from gateway.tallies import Tallies
@@ -52,6 +55,7 @@ from semantic_cache.stores.memory import MemoryStore
 
 ROUTES = (
     inference.handlers,
+    streams.handlers,
     models.handlers,
     usage.handlers,
     probes.handlers,
@@ -94,6 +98,7 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
+        Loop("idempotency", 1.0, house.recordings.step),
         Loop("proof", 300.0, books.prove),
         Loop("alerts", 5.0, notices.watch),
         Loop("webhooks", 1.0, notices.deliver),
@@ -139,12 +144,15 @@ class House:
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
         )
+        self.logs: Logs = MemoryLogs(settings.streams.total_bytes)
+        self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
             keys=keys,
             billing=self.billing,
             store=self.store,
             chooser=self.chooser,
             attempts=self.batching,
+            coalescing=self.coalescing,
             telemetry=self.telemetry,
             tracing=self.tracing,
         )
@@ -157,6 +165,7 @@ class House:
             admin_digest=_admin_digest(edges.environ),
             webhook_master=master,
         )
+        self.recordings = Recordings(self.logs, self.pipeline, control.opened, edges.wall)
         self.process = self._process(settings, control)
         self.adopt(settings)
 
@@ -167,6 +176,7 @@ class House:
         return Process(
             settings=settings,
             pipeline=self.pipeline,
+            recordings=self.recordings,
             supervisor=self.supervisor,
             telemetry=self.telemetry,
             control=control,
@@ -197,7 +207,8 @@ class House:
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
-        self.pipeline.adopt(catalogue, settings.cache)
+        self.pipeline.adopt(catalogue, settings.cache, settings.coalescing)
+        self.recordings.adopt(settings.idempotency, settings.streams)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
@@ -238,6 +249,9 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         async with running(house.process.loops, _counter(house.telemetry)):
             yield house.process
     finally:
+        await house.recordings.close()
+        await house.coalescing.close()
+        await house.logs.close()
         await house.supervisor.stop()
         await house.clients.close()
         if house.shared is not None:
@@ -381,6 +395,8 @@ def _wire_probes(house: House) -> None:
     probe("switchgear_queue_depth", lambda: _by_model(dispatcher.depth()))
     probe("switchgear_running", lambda: _by_model(dispatcher.running()))
     probe("switchgear_replicas", lambda: _phases(house.supervisor.replicas))
+    probe("switchgear_shared_calls", lambda: [((), float(len(house.coalescing.flights)))])
+    probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
     probe("switchgear_ledger_gap_nanousd", lambda: _known(house.books.gap_nanousd))
     probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
     probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])

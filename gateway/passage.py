@@ -143,5 +143,8 @@ class Passage(msgspec.Struct, eq=False):
             usage = self.charge.usage
             telemetry.count("switchgear_tokens_total", (model, "prompt"), usage.prompt_tokens)
             telemetry.count("switchgear_tokens_total", (model, "completion"), usage.completion_tokens)
+            if self.charge.source != "upstream":
+                saved = self.charge.saved_nanousd
+                telemetry.count("switchgear_saved_nanousd_total", (model, self.charge.source), saved)
         if self.trip is not None:
             telemetry.observe("switchgear_queue_seconds", (model,), self.trip.queue_s)

@@ -10,19 +10,21 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.attempts import Call
+from gateway.attempts import Call, Deliver, Receiver, Trip
 from gateway.bands import BANDS, band_of, engine_priority
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
+from gateway.coalescing import Coalescing, Head
 from gateway.errors import InsufficientQuota, InvalidApiKey, InvalidRequest, NotPermitted
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
+from gateway.openai.forms import Assembled, Form, StreamTap, Unfolded
 from gateway.openai.schemas import Common, Endpoint, Inference
 from gateway.openai.usage import Usage
 from gateway.passage import Passage
-from gateway.settings import CacheSettings, ModelSettings
+from gateway.settings import CacheSettings, CoalescingSettings, ModelSettings
 from gateway.telemetry import Telemetry
 from gateway.tenancy.accounts import end_user_hash
 from gateway.tenancy.billing import Billing, Charge, Order
@@ -37,6 +39,7 @@ from semantic_cache.stores.base import Entry, Store
 
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+NULL = msgspec.Raw(b"null")
 JSON = b"content-type: application/json\r\n"
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 
@@ -81,6 +84,7 @@ class Pipeline:
         store: Store,
         chooser: Chooser,
         attempts: Batching,
+        coalescing: Coalescing,
         telemetry: Telemetry,
         tracing: Tracing | None = None,
     ) -> None:
@@ -89,16 +93,25 @@ class Pipeline:
         self._store = store
         self._chooser = chooser
         self._attempts = attempts
+        self._coalescing = coalescing
         self._telemetry = telemetry
         self._tracing = tracing
         self._now, self._wall = attempts.now, billing.now
         self.catalogue: Catalogue
         self._cache: CacheSettings
+        self._coalesced = CoalescingSettings()
 
-    def adopt(self, catalogue: Catalogue, cache: CacheSettings) -> None:
+    def adopt(self, catalogue: Catalogue, cache: CacheSettings, coalesced: CoalescingSettings) -> None:
         """Put a configuration in force; requests under way finish on the one they began with."""
         self.catalogue = catalogue
         self._cache = cache
+        self._coalesced = coalesced
+        self._coalescing.limit_bytes = coalesced.max_bytes
+
+    @property
+    def any_resumable(self) -> bool:
+        """Whether there is a key whose streams can all be resumed."""
+        return self._keys.any_resumable
 
     async def infer(self, incoming: Incoming, out: Outlet) -> None:
         """Answer one request into ``out``. Raises what ``errors.translate`` knows."""
@@ -135,18 +148,39 @@ class Pipeline:
 
     async def _serve(self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet) -> None:
         """Have a model answer, and hand on what it says."""
-        key, target, charge = passage.of()
+        key, _, charge = passage.of()
         charge.accept()
         if request.stream:
             out.accept(passage.first_line(EVENT_STREAM))
+        if self._shares(incoming, request):
+            member = _Member(self, passage, incoming, request, out)
+            await self._coalescing.run(self._shared_name(passage, incoming, request), member)
+            receiver = member.form
+        else:
+            choice = self._choose(passage, incoming, request)
+            receiver = self._receiver(request, choice, charge)
+            call = self._call(incoming, request, key, choice, receiver)
+            charge.serving = passage.trip = call.trip
+            call.trace = passage.trace
+            await self._attempts.run(call, self._delivery(passage, request, receiver, out))
+        passage.answered_s = self._now()
+        if not charge.stopped:
+            charge.progress(*receiver.usage(request.prompt_tokens_estimate))
+            passage.finish_reasons = receiver.finish_reasons
+            await self._offer(passage, charge, key, receiver)
+
+    def _choose(self, passage: Passage, incoming: Incoming, request: Inference) -> Choice:
+        """Choose the model, and note it."""
+        _, target, charge = passage.of()
         choice = passage.choice = self._chooser.choose(target, request, incoming.headers)
         if target.route:
             passage.steps.append(("classify", self._now()))
         charge.answered_by(choice.model.name)
-        receiver = self._receiver(request, choice, charge)
-        call = self._call(incoming, request, key, choice, receiver)
-        charge.serving = passage.trip = call.trip
-        call.trace = passage.trace
+        return choice
+
+    def _delivery(self, passage: Passage, request: Inference, receiver: Form, out: Outlet) -> Deliver:
+        """Give what hands the pieces of an answer on, and has them billed."""
+        charge = passage.of()[2]
 
         async def deliver(piece: bytes) -> bool:
             usage, estimated = receiver.usage(request.prompt_tokens_estimate)
@@ -165,12 +199,29 @@ class Pipeline:
                 await out.whole(self._head(passage, request), piece)
             return True
 
-        await self._attempts.run(call, deliver)
-        passage.answered_s = self._now()
-        if not charge.stopped:
-            charge.progress(*receiver.usage(request.prompt_tokens_estimate))
-            passage.finish_reasons = receiver.finish_reasons
-            await self._offer(passage, charge, key, receiver)
+        return deliver
+
+    def _shares(self, incoming: Incoming, request: Inference) -> bool:
+        """Tell whether the request may share an upstream call: by policy, or as it asks itself."""
+        headers, policy = incoming.headers, self._coalesced.policy
+        if policy == "off" or b"x-switchgear-timeout-ms" in headers:
+            return False
+        typed = request.typed
+        wish = headers.get(b"x-switchgear-coalesce")
+        if wish is None and policy == "deterministic" and isinstance(typed, Common):
+            seeded = request.fields.get("seed", NULL) != NULL
+            if not caching.deterministic(typed.temperature, seeded):
+                return False
+        return wish in (None, b"on") and headers.get(b"x-switchgear-cache") != b"bypass"
+
+    def _shared_name(self, passage: Passage, incoming: Incoming, request: Inference) -> str:
+        """Name what identical requests have in common: scope, target, body, priority, wish of a tier."""
+        key, target, _ = passage.of()
+        exact = passage.cache_key
+        if exact is None:
+            exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
+        tier = incoming.headers.get(b"x-switchgear-tier", b"") if target.route else b""
+        return f"{exact.hex()}:{band_of(key.band, request.service_tier)}:{tier.decode('latin-1')}"
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Key:
         """Give the key of the Authorization header; raises InvalidApiKey."""
@@ -237,15 +288,13 @@ class Pipeline:
             return body
         return answers.to_stream(body, include_usage=request.include_usage, cost_usd=charge.cost_of)
 
-    def _stopped(self, passage: Passage, charge: Charge, receiver: StreamReceiver | WholeReceiver) -> bytes:
+    def _stopped(self, passage: Passage, charge: Charge, receiver: Form) -> bytes:
         """Give the declared end of a stream that money stops; InsufficientQuota before its first byte."""
-        if not passage.first_byte_s or isinstance(receiver, WholeReceiver):
+        if not passage.first_byte_s or not isinstance(receiver, StreamReceiver):
             raise InsufficientQuota("The credit or budget that is left does not cover this request.")
         return receiver.stop("insufficient_quota", charge.usage)
 
-    async def _offer(
-        self, passage: Passage, charge: Charge, key: Key, receiver: StreamReceiver | WholeReceiver
-    ) -> None:
+    async def _offer(self, passage: Passage, charge: Charge, key: Key, receiver: Form) -> None:
         """Offer a complete answer to the cache."""
         if passage.cache_key is None or not receiver.kept or not caching.reusable(receiver.finish_reasons):
             return
@@ -280,13 +329,27 @@ class Pipeline:
             cost_usd=charge.cost_of,
         )
 
+    def _form(self, request: Inference, passage: Passage, streamed: bool) -> Form:
+        """Give the receiver of a shared answer, which may come in the other form."""
+        assert passage.choice is not None
+        choice, charge = passage.choice, passage.of()[2]
+        if streamed == request.stream:
+            return self._receiver(request, choice, charge)
+        if streamed:
+            stream = StreamReceiver(
+                choice.model.name,
+                choices=request.choices,
+                include_usage=True,
+                token_ids=request.wants_token_ids or not request.bears_token_ids,
+                keep_bytes=0,
+                cost_usd=charge.cost_of,
+            )
+            return Assembled(stream)
+        whole = WholeReceiver(choice.model.name, limit_bytes=ANSWER_LIMIT_BYTES)
+        return Unfolded(whole, include_usage=request.include_usage, cost_usd=charge.cost_of)
+
     def _call(
-        self,
-        incoming: Incoming,
-        request: Inference,
-        key: Key,
-        choice: Choice,
-        receiver: StreamReceiver | WholeReceiver,
+        self, incoming: Incoming, request: Inference, key: Key, choice: Choice, receiver: Receiver
     ) -> Call:
         settings: ModelSettings = choice.model.settings
         headers = [(b"x-request-id", incoming.request_id.encode())]
@@ -346,6 +409,52 @@ class Pipeline:
             passage.lines(now_s, wall_s),
             charge.cost_usd,
         )
+
+
+class _Member:
+    """A request among those that share an upstream call; see ``coalescing.Member``."""
+
+    form: Form
+
+    def __init__(
+        self, pipeline: Pipeline, passage: Passage, incoming: Incoming, request: Inference, out: Outlet
+    ) -> None:
+        self._pipeline = pipeline
+        self._passage = passage
+        self._incoming = incoming
+        self._request = request
+        self._out = out
+
+    def lead(self) -> tuple[Head, Call]:
+        """Choose the model and make the call, for everybody."""
+        pipeline, passage, request = self._pipeline, self._passage, self._request
+        choice = pipeline._choose(passage, self._incoming, request)
+        name = choice.model.name
+        tap = (
+            StreamTap(request.choices)
+            if request.stream
+            else pipeline._receiver(request, choice, passage.of()[2])
+        )
+        call = pipeline._call(self._incoming, request, passage.of()[0], choice, tap)
+        call.trace = passage.trace
+        return Head(name, choice.score, choice.reason, request.stream), call
+
+    def follow(self, head: Head, trip: Trip | None) -> tuple[Form, Deliver]:
+        """Take the answer in the form that was asked for; who joined is billed as joined."""
+        passage, charge = self._passage, self._passage.of()[2]
+        if trip is None:
+            passage.choice = Choice(self._pipeline.catalogue.models[head.model], head.score, head.reason)
+            charge.answered_by(head.model)
+            charge.source, passage.cache, passage.cache_key = "joined", "joined", None
+        else:
+            charge.serving = passage.trip = trip
+        self.form = self._pipeline._form(self._request, passage, head.streamed)
+        return self.form, self._pipeline._delivery(passage, self._request, self.form, self._out)
+
+    def pay(self, trip: Trip) -> None:
+        """Pay the full price from now on, for all of it."""
+        charge = self._passage.of()[2]
+        charge.source, charge.serving = "upstream", trip
 
 
 def _deadline_s(incoming: Incoming) -> float:
