@@ -40,6 +40,7 @@ from gateway.settings import ModelSettings, Settings
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
+from gateway.state.redis_logs import RedisLogs
 from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
 from gateway.tenancy import webhooks
@@ -144,7 +145,7 @@ class House:
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
         )
-        self.logs: Logs = MemoryLogs(settings.streams.total_bytes)
+        self.logs = _logs(settings, edges)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
             keys=keys,
@@ -329,6 +330,20 @@ def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
         weight=replica.weight,
         version=replica.version,
         max_concurrency=replica.max_concurrency,
+    )
+
+
+def _logs(settings: Settings, edges: Edges) -> Logs:
+    """Make the logs of this process, or of all that share a Redis."""
+    redis, kept_bytes = settings.redis, settings.streams.total_bytes
+    if redis is None:
+        return MemoryLogs(kept_bytes)
+    return RedisLogs(
+        redis.url,
+        password=edges.environ[redis.password_env] if redis.password_env else None,
+        timeout_s=redis.timeout_ms / 1000,
+        lease_s=settings.coalescing.lease_s,
+        kept_bytes=kept_bytes,
     )
 
 

@@ -5,10 +5,11 @@
 - Who leaves leaves the others alone; when the last one is gone, in every process, the call is aborted.
 - One pays the full price: who asked first, or, where that one leaves, who joined next in its process.
 - Where the call fails before a joiner has got anything the joiner asks once more, and again where the process
-  that makes it dies: one of those leads, the others join it.
+  that makes it dies: one of those leads, the others join it. A stream goes on behind what was delivered.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -16,9 +17,11 @@ import msgspec
 from gateway.attempts import Call, Deliver, Trip
 from gateway.batching import Batching
 from gateway.errors import ApiError, UpstreamFailed, described, from_description, translate
+from gateway.openai.answers import to_stream
+from gateway.openai.continuation import Continuation
 from gateway.openai.events import StreamBroken
 from gateway.openai.forms import Form
-from gateway.state.broadcast import Overrun, Reader
+from gateway.state.broadcast import Buffer, Overrun, Reader
 from gateway.state.logs import Log, Logs, Lost
 
 HEAD, DATA, FAILURE = b"h", b"d", b"e"
@@ -65,6 +68,73 @@ class Flight(msgspec.Struct, eq=False):
     error: Exception | None = None
 
 
+class _Reading:
+    """One request's way through a shared answer, over the death of the process that makes it."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._form: Form | None = None
+        self._deliver: Deliver | None = None
+        self._head: Head | None = None
+        self._rest: Continuation | None = None
+        self._whole: list[bytes] = []
+        self.delivered = False
+
+    def begin(self, head: Head, trip: Trip | None) -> None:
+        """A call has begun. Raises StreamBroken where it cannot go on with what was delivered."""
+        if self._rest is None:
+            self._form, self._deliver = self._member.follow(head, trip)
+        elif self._head is None or head.model != self._head.model:
+            raise StreamBroken("another model answers now")
+        elif trip is not None:
+            self._member.pay(trip)
+        self._head = head
+
+    async def take(self, data: bytes) -> bool:
+        """Take what the upstream said; False where nobody wants more."""
+        form, head = self._parts()
+        if self._rest is not None:
+            if not head.streamed:
+                self._whole.append(data)
+                return True
+            data = self._rest.feed(data)
+        return await self._hand_on(form.feed(data))
+
+    async def finish(self) -> None:
+        """The call has ended well."""
+        form, _ = self._parts()
+        if self._rest is not None and self._whole:
+            stream = to_stream(b"".join(self._whole), include_usage=True, cost_usd=lambda _usage: 0.0)
+            if not await self._hand_on(form.feed(self._rest.feed(stream))):
+                return
+        await self._hand_on(form.finish())
+
+    def interrupted(self, buffer: Buffer, at: int) -> bool:
+        """Nobody goes on with this call; tells whether another one can be made use of."""
+        self._whole.clear()
+        if not self.delivered:
+            return True
+        if self._rest is not None:
+            self._rest.restart()
+        elif buffer.whole and self._head is not None and self._head.streamed:
+            frames = buffer.since(0)[:at]
+            with suppress(StreamBroken):
+                self._rest = Continuation(b"".join(frame[1:] for frame in frames if frame[:1] == DATA))
+        return self._rest is not None
+
+    def _parts(self) -> tuple[Form, Head]:
+        assert self._form is not None
+        assert self._head is not None
+        return self._form, self._head
+
+    async def _hand_on(self, out: bytes) -> bool:
+        assert self._deliver is not None
+        if not out:
+            return True
+        self.delivered = True
+        return await self._deliver(out)
+
+
 class _Again(Exception):
     """The call failed, and this request has got nothing yet."""
 
@@ -86,6 +156,7 @@ class Coalescing:
 
     async def run(self, name: str, member: Member) -> None:
         """Answer a request by a call of its own or by another's. Raises what ``translate`` knows."""
+        reading = _Reading(member)
         failures = deaths = 0
         while True:
             claim = await self._logs.claim(name, self.limit_bytes)
@@ -97,7 +168,7 @@ class Coalescing:
             if flight is not None:
                 flight.members.append(member)
             try:
-                await self._follow(claim.log, reader, member, flight if claim.mine else None)
+                await self._follow(claim.log, reader, reading, flight if claim.mine else None)
                 return
             except _Again as again:
                 failures += not again.died
@@ -167,36 +238,31 @@ class Coalescing:
             flight.task.cancel()
 
     # ------------------------------------------------------------ its readers
-    async def _follow(self, log: Log, reader: Reader, member: Member, led: Flight | None) -> None:
-        form: Form | None = None
-        deliver: Deliver | None = None
-        delivered = False
+    async def _follow(self, log: Log, reader: Reader, reading: _Reading, led: Flight | None) -> None:
+        """Hand a log on to its end. Raises _Again where the request is to be asked once more."""
+        trip = led.call.trip if led is not None else None
         try:
             while frames := await log.read(reader):
                 for frame in frames:
                     kind, data = frame[:1], frame[1:]
-                    if kind == FAILURE:
-                        raise self._failure(data, led, delivered)
-                    if kind == HEAD:
-                        form, deliver = member.follow(_head(data), led.call.trip if led is not None else None)
-                        continue
-                    assert form is not None
-                    assert deliver is not None
-                    if out := form.feed(data):
-                        delivered = True
-                        if not await deliver(out):
+                    if kind == DATA:
+                        if not await reading.take(data):
                             return
-            assert form is not None
-            assert deliver is not None
-            if out := form.finish():
-                await deliver(out)
+                    elif kind == HEAD:
+                        reading.begin(_head(data), trip)
+                    else:
+                        raise self._failure(data, led, reading.delivered)
+            await reading.finish()
         except StreamBroken as error:
             raise UpstreamFailed(f"The model's server failed: {error}.") from error
         except Overrun:
-            raise UpstreamFailed("The client read too slowly: what it had not read is not kept.") from None
+            failure = UpstreamFailed("The client read too slowly: what it had not read is not kept.")
+            raise failure if reading.delivered else _Again(failure, died=True) from None
         except Lost:
             failure = UpstreamFailed("The gateway process that made the shared call is gone.")
-            raise failure if delivered else _Again(failure, died=True) from None
+            if not reading.interrupted(log.buffer, reader.at):
+                raise failure from None
+            raise _Again(failure, died=True) from None
 
     def _failure(self, data: bytes, led: Flight | None, delivered: bool) -> Exception:
         if led is not None and led.error is not None:

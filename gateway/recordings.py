@@ -164,19 +164,22 @@ class Recordings:
         found = await self._logs.find(f"rec:{stream_id}")
         if found is None:
             raise missing
-        owner = await self._owner_of(found)
-        if owner is None or owner.key_id != key.id or not owner.resumable:
-            raise missing
+        held = found.buffer.join(found.buffer.base)
         try:
-            reader = found.buffer.join(max(1, int(after)))
-        except Overrun:
-            raise NotFound("The events behind this Last-Event-ID are not kept any more.") from None
+            owner = await self._owner_of(found)
+            if owner is None or owner.key_id != key.id or not owner.resumable:
+                raise missing
+            if found.buffer.base > max(1, int(after)):
+                raise NotFound("The events behind this Last-Event-ID are not kept any more.")
+            reader = found.buffer.join(max(found.buffer.base, min(int(after), found.buffer.length)))
+        finally:
+            held.leave()
         head = b"%bx-request-id: %b\r\n%b: %b\r\n" % (
             EVENT_STREAM, stream_id.encode(), STREAM_ID, stream_id.encode(),
         )  # fmt: skip
         out.accept(head)
         await out.begin(head)
-        await self._play(found, reader, out, numbered=True, resumed=True)
+        await self._play(found, reader, out, numbered=True, behind=int(after))
 
     async def step(self) -> None:
         """Renew the leases of what runs here, now and then sweep; repeat it well within LEASE_S."""
@@ -364,16 +367,22 @@ class Recordings:
         *,
         numbered: bool,
         replayed: bool = False,
-        resumed: bool = False,
+        behind: int | None = None,
     ) -> None:
-        """Hand a recording on, from where the reader stands; ``resumed`` where the head was sent already."""
-        more = REPLAYED if replayed else b""
+        """Hand a recording on; ``behind`` the number of an event, the head having been sent already.
+
+        Raises Lost where nothing was handed on yet and it may be asked for again.
+        """
+        more, given = REPLAYED if replayed else b"", behind is not None
         try:
             while frames := await found.read(reader):
                 number = reader.at - len(frames)
                 for frame in frames:
                     number += 1
+                    if behind is not None and number <= behind:
+                        continue
                     kind, data = frame[:1], frame[1:]
+                    given = given or kind in (BEGIN, WHOLE)
                     if kind == PIECE:
                         await out.piece(b"id: %d\n%b" % (number, data) if numbered else data)
                     elif kind == WHOLE:
@@ -381,14 +390,14 @@ class Recordings:
                         await out.whole(head + more, body)
                     elif kind == FAILURE:
                         raise from_description(data)
-                    elif kind == ACCEPT and not resumed:
+                    elif kind == ACCEPT and behind is None:
                         out.accept(data + more)
-                    elif kind == BEGIN and not resumed:
+                    elif kind == BEGIN and behind is None:
                         await out.begin(data + more)
         except Overrun:
             raise UpstreamFailed("The client read too slowly: what it had not read is not kept.") from None
         except Lost:
-            if not replayed:
+            if given:
                 raise UpstreamFailed("The gateway process that recorded the answer is gone.") from None
             raise
         finally:

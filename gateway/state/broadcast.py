@@ -57,7 +57,7 @@ class Buffer:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._frames: list[bytes] = []
-        self._base = 0
+        self.base = 0
         self._readers: list[Reader] = []
         self.first: bytes | None = None  # kept whatever goes
         self.size_bytes = 0
@@ -70,12 +70,12 @@ class Buffer:
     @property
     def length(self) -> int:
         """How many frames there ever were."""
-        return self._base + len(self._frames)
+        return self.base + len(self._frames)
 
     @property
     def whole(self) -> bool:
         """Whether the first frame is still there."""
-        return self._base == 0
+        return self.base == 0
 
     @property
     def readers(self) -> int:
@@ -114,12 +114,17 @@ class Buffer:
         self.lost = not self.ended
         self._wake()
 
+    def skip(self, to: int) -> None:
+        """Go on behind a gap: what is missing was dropped where the log is written."""
+        self._frames.clear()
+        self.base, self.size_bytes = to, 0
+
     def join(self, after: int = 0) -> Reader:
         """Read from behind the first ``after`` frames on. Raises Overrun."""
-        if after < self._base:
+        if after < self.base:
             raise Overrun
         after = min(after, self.length)
-        behind = sum(map(len, self._frames[after - self._base :]))
+        behind = sum(map(len, self._frames[after - self.base :]))
         reader = Reader(self, after, self.total_bytes - behind)
         self._readers.append(reader)
         return reader
@@ -136,9 +141,9 @@ class Buffer:
 
     def since(self, at: int) -> list[bytes]:
         """Give the frames from a place on. Raises Overrun."""
-        if at < self._base:
+        if at < self.base:
             raise Overrun
-        return self._frames[at - self._base :]
+        return self._frames[at - self.base :]
 
     def was_read(self) -> None:
         """Tell the writer that there may be room."""
@@ -147,13 +152,13 @@ class Buffer:
 
     def _trim(self) -> None:
         fastest = max((reader.at for reader in self._readers), default=self.length)
-        droppable = min(fastest - self._base, len(self._frames) - 1)
+        droppable = min(fastest - self.base, len(self._frames) - 1)
         drop = 0
         while self.size_bytes > self._limit_bytes and drop < droppable:
             self.size_bytes -= len(self._frames[drop])
             drop += 1
         del self._frames[:drop]
-        self._base += drop
+        self.base += drop
 
     def _wake(self) -> None:
         for reader in self._readers:

@@ -6,7 +6,7 @@ its beginning. When it has ended its name is free at once, or, where it is to be
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.state.broadcast import Buffer, Reader
@@ -25,6 +25,7 @@ class Log:
         self.name = name
         self.token = token or secrets.token_hex(12)
         self.buffer = Buffer(limit_bytes)
+        self.on_append: Callable[[], None] | None = None
         self._window_bytes = min(WINDOW_BYTES, limit_bytes // 2)
         self._room: asyncio.Future[None] | None = None
         self.buffer.on_read = self._was_read
@@ -32,6 +33,8 @@ class Log:
     def append(self, frame: bytes) -> None:
         """Add a frame."""
         self.buffer.append(frame)
+        if self.on_append is not None:
+            self.on_append()
 
     async def room(self) -> None:
         """Wait until the fastest reader has come near; where nobody reads there is room."""
@@ -128,6 +131,12 @@ class MemoryLogs:
         self._size_bytes += log.buffer.size_bytes
         while self._size_bytes > self._kept_bytes:
             self._forget(next(iter(self._kept)))
+
+    def lose(self, log: Log) -> None:
+        """Tell its readers that nobody writes a log any more; its name is free."""
+        if self._logs.get(log.name) is log:
+            del self._logs[log.name]
+        log.buffer.lose()
 
     async def close(self) -> None:
         """See ``Logs.close``."""

@@ -1,6 +1,7 @@
 """Many clients at once: raw HTTP, so that each one's bytes are seen as they came."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 
 import msgspec
@@ -48,10 +49,24 @@ def unchunked(data: bytes) -> bytes:
     return found
 
 
+def content(got: Got) -> str:
+    """Give the text of an answer in either form."""
+    if got.headers["content-type"] == "application/json":
+        return str(json.loads(got.body)["choices"][0]["message"]["content"])
+    events = [event[6:] for event in got.body.decode().split("\n\n") if event.startswith("data: {")]
+    choices = [choice for event in events for choice in json.loads(event)["choices"]]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
 def crowd(port: int, requests: Sequence[bytes]) -> list[Got]:
     """Ask all at once."""
+    return crowd_over([(port, one) for one in requests])
+
+
+def crowd_over(requests: Sequence[tuple[int, bytes]]) -> list[Got]:
+    """Ask all at once, each at its port."""
 
     async def together() -> list[Got]:
-        return await asyncio.gather(*(ask(port, one) for one in requests))
+        return await asyncio.gather(*(ask(port, one) for port, one in requests))
 
     return asyncio.run(together())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.crowd import Got, crowd, parsed
+from tests.fakes.crowd import Got, content, crowd, parsed
 from tests.fakes.processes import until
 from tests.fakes.upstream import script, text
 from tests.integration.gateway import (
@@ -41,15 +41,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, 
 
 def request(prompt: str, *more: str, name: str = "m", **fields: Any) -> bytes:
     return chat_request(name, prompt, CLOSE, *more, **{"temperature": 0, **fields})
-
-
-def content(got: Got) -> str:
-    """Give the text of an answer in either form."""
-    if got.headers["content-type"] == "application/json":
-        return str(json.loads(got.body)["choices"][0]["message"]["content"])
-    events = [event[6:] for event in got.body.decode().split("\n\n") if event.startswith("data: {")]
-    choices = [choice for event in events for choice in json.loads(event)["choices"]]
-    return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
 def row_sources(gateway: Gateway, found: list[Got]) -> list[dict[str, Any]]:
