@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections import ChainMap
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -267,8 +267,8 @@ def build(process: Process) -> ASGIApp:
     )
     hot = {path: one.fn for one in handlers if isinstance(one, ASGIRouteHandler) for path in one.paths}
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        await hot.get(scope["path"], rest)(scope, receive, send)
+    def application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return hot.get(scope["path"], rest)(scope, receive, send)
 
     return application
 

@@ -36,6 +36,7 @@ from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
+MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 JSON = b"content-type: application/json\r\n"
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
@@ -92,6 +93,7 @@ class Pipeline:
         self._telemetry = telemetry
         self._tracing = tracing
         self._now, self._wall = attempts.now, billing.now
+        self._hits: dict[tuple[str, str, str, bytes], bytes] = {}
         self.catalogue: Catalogue
         self._cache: CacheSettings
 
@@ -214,15 +216,26 @@ class Pipeline:
         if not self._cache.exact_ttl_s or wish == b"bypass" or not caching.cacheable(temperature, limit):
             passage.cache = "bypass"
             return None
-        exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
+        asked = (key.tenant, target.name, incoming.endpoint.path, incoming.body)
+        exact = self._hits.get(asked) or caching.exact_key(
+            key.tenant, target.name, schemas.canonical(request)
+        )
         entry = await self._store.get(exact, self._wall())
         passage.steps.append(("cache", self._now()))
         passage.cache = "miss" if entry is None else "hit-exact"
         if entry is not None:
             passage.found(entry)
+            self._remember(asked, exact)
         elif wish != b"no-store":
             passage.cache_key = exact
         return entry
+
+    def _remember(self, asked: tuple[str, str, str, bytes], exact: bytes) -> None:
+        """Keep the key of a request that was found: its next repetition need not be made canonical again."""
+        if len(asked[3]) <= MEMO_BODY_BYTES:
+            if len(self._hits) >= MEMO_ENTRIES:
+                self._hits.clear()
+            self._hits[asked] = exact
 
     def _from_cache(self, entry: Entry, request: Inference, charge: Charge) -> bytes:
         """Make the answer of a kept one, as the client asked for it, and book it."""
