@@ -23,7 +23,7 @@ from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
 from gateway import gauges
-from gateway.api import admin, console, fallback, inference, models, probes, schema, usage
+from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue
@@ -31,11 +31,12 @@ from gateway.checks import check
 from gateway.choosing import Chooser
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
+from gateway.likeness import Likeness
 from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
-from gateway.settings import ModelSettings, Settings
+from gateway.settings import CacheSettings, ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
 from gateway.tallies import Tallies
@@ -55,6 +56,7 @@ ROUTES = (
     inference.handlers,
     models.handlers,
     usage.handlers,
+    feedback.handlers,
     probes.handlers,
     console.handlers,
     admin.handlers,
@@ -100,6 +102,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("alerts", 5.0, notices.watch),
         Loop("pulse", PULSE_S, gauges.pulse(house.telemetry, PULSE_S)),
         Loop("webhooks", 1.0, notices.deliver),
+        Loop("likeness", 0.1, house.settle),
+        Loop("audits", 0.5, house.audit),
     )
 
 
@@ -141,6 +145,7 @@ class House:
             now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
         )
         self.chooser = Chooser(None, self.dispatcher.ready)
+        self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
         )
@@ -208,12 +213,33 @@ class House:
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache)
+        self._adopt_likeness(settings.cache)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
+
+    def _adopt_likeness(self, cache: CacheSettings) -> None:
+        """Switch the semantic tier on or off; what it knows stays while the process lives."""
+        if cache.semantic is None or not cache.exact_ttl_s:
+            self.pipeline.kept.likeness = None
+            return
+        if self._likeness is None:
+            self._likeness = Likeness(self.batching, self.telemetry, self._edges.draw, cache.max_bytes)
+        self._likeness.adopt(cache.semantic)
+        self.pipeline.kept.likeness = self._likeness
+
+    async def settle(self) -> None:
+        """Let the semantic tier learn from what was answered."""
+        if self._likeness is not None:
+            await self._likeness.settle()
+
+    async def audit(self) -> None:
+        """Run the audits of the semantic tier that wait."""
+        if self._likeness is not None:
+            await self._likeness.audit_once()
 
     def reload(self) -> None:
         """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""

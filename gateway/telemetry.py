@@ -170,6 +170,14 @@ METRICS = (
     Metric("switchgear_running", "probe", ("model",), "requests", "Requests running on replicas."),
     Metric("switchgear_cache_entries", "probe", (), "entries", "Answers kept in the exact cache."),
     Metric("switchgear_cache_bytes", "probe", (), "bytes", "Size of the exact cache."),
+    Metric("switchgear_semantic_texts", "probe", (), "texts", "Texts that the semantic cache knows."),
+    Metric(
+        "switchgear_cache_false_hit_ratio",
+        "probe",
+        (),
+        "hits",
+        "Wrong hits expected by the audits, for each hit of the semantic cache.",
+    ),
     Metric(
         "switchgear_ledger_gap_nanousd",
         "probe",
