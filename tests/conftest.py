@@ -1,6 +1,9 @@
 """What all tests share: hypothesis's settings, the engine's environment, the models, the one appliance."""
 
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the switchgear command does, before numpy comes in
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -145,6 +145,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     metrics_path: str | None = None
     load_metrics: LoadMetrics | None = None
     token_metrics: TokenMetrics | None = None
+    figures: dict[str, tuple[str, ...]] = {}
+    """What the engine calls the figures that all engines have (`gateway.telemetry.ENGINE_METRICS`)."""
     takes_priority: bool = False
     """Understands `priority`, smaller first, where launched by us: vLLM's default policy refuses it."""
     takes_cache_salt: bool = False
