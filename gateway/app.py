@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import random
+import threading
 import time
 from collections import ChainMap
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -98,6 +99,7 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
+        Loop("retention", 600.0, books.retain),
         Loop("proof", 300.0, books.prove),
         Loop("alerts", 5.0, notices.watch),
         Loop("pulse", PULSE_S, gauges.pulse(house.telemetry, PULSE_S)),
@@ -165,6 +167,7 @@ class House:
             prices=prices,
             wall=edges.wall,
             admin_digest=_admin_digest(edges.environ),
+            one_writer=threading.Lock(),
             webhook_master=master,
         )
         self.process = self._process(settings, control)

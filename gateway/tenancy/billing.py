@@ -101,8 +101,10 @@ class Charge:
         self._noted_tokens = 0
         self._noted_s = 0.0
         self._short = False  # there was no room for a whole step
-        # Up to so many output tokens the reservation needs no look; a stream's first token is looked at.
-        self.covered_tokens = 0 if order.streamed and ask.cost_nanousd else MAX_TOKENS
+        # Up to so many output tokens the reservation needs no look; a stream's first token is looked at, and
+        # so is an answer that nothing limits.
+        looked_at = order.streamed or order.most_output_tokens is None
+        self.covered_tokens = 0 if looked_at and ask.cost_nanousd else MAX_TOKENS
 
     @property
     def replicas(self) -> list[str]:
