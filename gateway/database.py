@@ -20,6 +20,7 @@ POSTGRES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+SQLITE_BUSY_S = 30.0  # its writers wait for each other without an order, and a busy disk is slow
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -314,7 +315,7 @@ def connect(url: str) -> sa.Engine:
     except (ArgumentError, ValueError):
         raise DatabaseError("database.url is not a URL; use sqlite:///FILE or postgresql://...") from None
     if parsed.drivername == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": 10.0})
+        engine = sa.create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_S})
         sa.event.listen(engine, "connect", _prepare_sqlite)
         return engine
     if parsed.drivername == "postgresql":

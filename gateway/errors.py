@@ -33,7 +33,7 @@ Parts of the house raise their own exceptions and know no HTTP; ``translate`` tu
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -291,6 +291,17 @@ class UpstreamRefused(ApiError):
         self.status = status  # type: ignore[misc]  # this one class carries what the replica said
         self.type = type_of_status.get(status, "server_error")  # type: ignore[misc]  # likewise
         self.code = code
+
+
+def _codes(family: type[ApiError]) -> Iterator[str]:
+    """Give the codes of a class and all below it."""
+    yield from filter(None, (family.__dict__.get("code"), family.type))
+    for below in family.__subclasses__():
+        yield from _codes(below)
+
+
+CODES = frozenset({*_codes(ApiError), "client_left"})
+"""Every code of our own: a replica's may be any text, and has no place among a metric's labels."""
 
 
 def translate(error: BaseException) -> ApiError:

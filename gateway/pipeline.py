@@ -6,10 +6,12 @@ reservation, slot, connection) is taken inside it and given back when it is left
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
+from gateway import sharing
 from gateway.attempts import Call, Deliver, Receiver, Trip
 from gateway.bands import BANDS, band_of, engine_priority
 from gateway.batching import Batching
@@ -17,10 +19,12 @@ from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
 from gateway.coalescing import Coalescing, Head
 from gateway.errors import InsufficientQuota, InvalidApiKey, InvalidRequest, NotPermitted
+from gateway.kept import Kept
+from gateway.likeness import Audit
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
-from gateway.openai.forms import Assembled, Form, StreamTap, Unfolded
+from gateway.openai.forms import Form, StreamTap
 from gateway.openai.schemas import Common, Endpoint, Inference
 from gateway.openai.usage import Usage
 from gateway.passage import Passage
@@ -29,6 +33,7 @@ from gateway.telemetry import Telemetry
 from gateway.tenancy.accounts import end_user_hash
 from gateway.tenancy.billing import Billing, Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
+from gateway.tenancy.pricing import NANO
 from gateway.tenancy.refusals import rate_lines
 from gateway.tracecontext import passed_on
 from gateway.tracing import Tracing
@@ -38,8 +43,8 @@ from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
+MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
-NULL = msgspec.Raw(b"null")
 JSON = b"content-type: application/json\r\n"
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 
@@ -96,7 +101,9 @@ class Pipeline:
         self._coalescing = coalescing
         self._telemetry = telemetry
         self._tracing = tracing
+        self.kept = Kept(store)
         self._now, self._wall = attempts.now, billing.now
+        self._hits: dict[tuple[str, str, str, bytes], bytes] = {}
         self.catalogue: Catalogue
         self._cache: CacheSettings
         self._coalesced = CoalescingSettings()
@@ -134,7 +141,8 @@ class Pipeline:
                 if entry is None:
                     await self._serve(passage, incoming, request, out)
                 else:
-                    body = self._from_cache(entry, request, charge)
+                    body = self._from_cache(entry, request, charge, passage.cache)
+                    self._audit(passage, incoming, request, key, charge)
                     await out.whole(self._head(passage, request), body)
                     passage.answered_s = now()
         except BaseException as error:
@@ -152,9 +160,11 @@ class Pipeline:
         charge.accept()
         if request.stream:
             out.accept(passage.first_line(EVENT_STREAM))
-        if self._shares(incoming, request):
+        headers = incoming.headers
+        if sharing.may_share(self._coalesced, headers, request):
             member = _Member(self, passage, incoming, request, out)
-            await self._coalescing.run(self._shared_name(passage, incoming, request), member)
+            name = sharing.name_of(key, passage.of()[1], headers, request, passage.cache_key)
+            await self._coalescing.run(name, member)
             receiver = member.form
         else:
             choice = self._choose(passage, incoming, request)
@@ -167,7 +177,7 @@ class Pipeline:
         if not charge.stopped:
             charge.progress(*receiver.usage(request.prompt_tokens_estimate))
             passage.finish_reasons = receiver.finish_reasons
-            await self._offer(passage, charge, key, receiver)
+            await self._offer(passage, charge, receiver)
 
     def _choose(self, passage: Passage, incoming: Incoming, request: Inference) -> Choice:
         """Choose the model, and note it."""
@@ -200,28 +210,6 @@ class Pipeline:
             return True
 
         return deliver
-
-    def _shares(self, incoming: Incoming, request: Inference) -> bool:
-        """Tell whether the request may share an upstream call: by policy, or as it asks itself."""
-        headers, policy = incoming.headers, self._coalesced.policy
-        if policy == "off" or b"x-switchgear-timeout-ms" in headers:
-            return False
-        typed = request.typed
-        wish = headers.get(b"x-switchgear-coalesce")
-        if wish is None and policy == "deterministic" and isinstance(typed, Common):
-            seeded = request.fields.get("seed", NULL) != NULL
-            if not caching.deterministic(typed.temperature, seeded):
-                return False
-        return wish in (None, b"on") and headers.get(b"x-switchgear-cache") != b"bypass"
-
-    def _shared_name(self, passage: Passage, incoming: Incoming, request: Inference) -> str:
-        """Name what identical requests have in common: scope, target, body, priority, wish of a tier."""
-        key, target, _ = passage.of()
-        exact = passage.cache_key
-        if exact is None:
-            exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
-        tier = incoming.headers.get(b"x-switchgear-tier", b"") if target.route else b""
-        return f"{exact.hex()}:{band_of(key.band, request.service_tier)}:{tier.decode('latin-1')}"
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Key:
         """Give the key of the Authorization header; raises InvalidApiKey."""
@@ -262,23 +250,73 @@ class Pipeline:
         typed = request.typed
         temperature = typed.temperature if isinstance(typed, Common) else 0.0
         limit = self._cache.max_temperature
-        if not self._cache.exact_ttl_s or wish == b"bypass" or not caching.cacheable(temperature, limit):
+        cacheable = self._cache.exact_ttl_s and caching.cacheable(temperature, limit)
+        if not cacheable or wish == b"bypass" or key.tenant in self._cache.opt_out:
             passage.cache = "bypass"
             return None
-        exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
+        asked = (key.tenant, target.name, incoming.endpoint.path, incoming.body)
+        exact = self._hits.get(asked) or caching.exact_key(
+            key.tenant, target.name, schemas.canonical(request)
+        )
         entry = await self._store.get(exact, self._wall())
         passage.steps.append(("cache", self._now()))
         passage.cache = "miss" if entry is None else "hit-exact"
+        if wish != b"no-store":
+            passage.cache_key = exact
+            if entry is None and (tags := incoming.headers.get(b"x-switchgear-cache-tag")):
+                passage.tags = caching.tags(tags)
+        if self.kept.likeness is not None:
+            entry = await self._look_near(passage, request, target.name, key.tenant, entry)
         if entry is not None:
             passage.found(entry)
-        elif wish != b"no-store":
-            passage.cache_key = exact
+            if passage.cache == "hit-exact":
+                self._remember(asked, exact)
+                self.kept.note(passage.request_id, key.tenant, exact)
         return entry
 
-    def _from_cache(self, entry: Entry, request: Inference, charge: Charge) -> bytes:
+    def _remember(self, asked: tuple[str, str, str, bytes], exact: bytes) -> None:
+        """Keep the key of a request that was found: its next repetition need not be made canonical again."""
+        if len(asked[3]) <= MEMO_BODY_BYTES:
+            if len(self._hits) >= MEMO_ENTRIES:
+                self._hits.clear()
+            self._hits[asked] = exact
+
+    async def _look_near(
+        self, passage: Passage, request: Inference, name: str, tenant: str, entry: Entry | None
+    ) -> Entry | None:
+        """Ask the semantic tier where the exact one had nothing."""
+        likeness = self.kept.likeness
+        assert likeness is not None
+        if entry is not None:
+            likeness.passed(tenant, name)
+            return entry
+        found = passage.found_near = await likeness.look_up(request, name, tenant, self._wall())
+        passage.steps.append(("likeness", self._now()))
+        if found is None or found.entry is None:
+            return None
+        passage.cache = "hit-semantic"
+        self.kept.note_near(passage.request_id, tenant, found)
+        return found.entry
+
+    def _audit(
+        self, passage: Passage, incoming: Incoming, request: Inference, key: Key, charge: Charge
+    ) -> None:
+        """Have a semantic hit asked again, where the cache drew that."""
+        found, target, cache_key = passage.found_near, passage.target, passage.cache_key
+        if found is None or not found.verdict.audit or self.kept.likeness is None:
+            return
+        if target is None or cache_key is None:
+            return
+        choice = self._chooser.choose(target, request, incoming.headers)
+        receiver = self._receiver(request, choice, charge)
+        call = self._call(incoming, request, key, choice, receiver)
+        kept = partial(self._kept, passage, choice.model.name)
+        self.kept.likeness.audit(Audit(found, call, receiver, cache_key, kept))
+
+    def _from_cache(self, entry: Entry, request: Inference, charge: Charge, how: str) -> bytes:
         """Make the answer of a kept one, as the client asked for it, and book it."""
         charge.answered_by(entry.model)
-        charge.source = "hit-exact"
+        charge.source = "hit-semantic" if how == "hit-semantic" else "hit-exact"
         usage = Usage(
             entry.prompt_tokens, entry.completion_tokens, entry.cached_tokens, entry.reasoning_tokens
         )
@@ -294,19 +332,35 @@ class Pipeline:
             raise InsufficientQuota("The credit or budget that is left does not cover this request.")
         return receiver.stop("insufficient_quota", charge.usage)
 
-    async def _offer(self, passage: Passage, charge: Charge, key: Key, receiver: Form) -> None:
+    async def _offer(self, passage: Passage, charge: Charge, receiver: Form) -> None:
         """Offer a complete answer to the cache."""
-        if passage.cache_key is None or not receiver.kept or not caching.reusable(receiver.finish_reasons):
+        if passage.cache_key is None:
             return
+        entry = self._kept(passage, charge.price.model, receiver)
+        if entry is None:
+            return
+        await self._store.put(passage.cache_key, entry)
+        self.kept.note(passage.request_id, entry.tenant, passage.cache_key)
+        found, likeness = passage.found_near, self.kept.likeness
+        if found is not None and likeness is not None and "tool_calls" not in receiver.finish_reasons:
+            likeness.offer(found, passage.cache_key, entry, charge.cost_usd * NANO)
+
+    def _kept(self, passage: Passage, model: str, receiver: Form) -> Entry | None:
+        """Make an entry of a complete answer; None where it is not fit to be served again."""
+        cache_key = passage.cache_key
+        if cache_key is None or not receiver.kept or not caching.reusable(receiver.finish_reasons):
+            return None
         kept = b"".join(receiver.kept)
         body = answers.from_stream(kept, receiver.final) if isinstance(receiver, StreamReceiver) else kept
         if len(body) > self._cache.max_answer_bytes or receiver.final is None:
-            return
+            return None
         now_s = self._wall()
-        entry = Entry(
-            id=passage.cache_key.hex()[:24],
-            tenant=key.tenant,
-            model=charge.price.model,
+        return Entry(
+            id=cache_key.hex()[:24],
+            tenant=passage.of()[0].tenant,
+            model=model,
+            asked=passage.name,
+            tags=passage.tags,
             body=body,
             prompt_tokens=receiver.final.prompt_tokens,
             cached_tokens=receiver.final.cached_tokens,
@@ -315,7 +369,6 @@ class Pipeline:
             stored_s=now_s,
             expires_s=now_s + self._cache.exact_ttl_s,
         )
-        await self._store.put(passage.cache_key, entry)
 
     def _receiver(self, request: Inference, choice: Choice, charge: Charge) -> StreamReceiver | WholeReceiver:
         if not request.stream:
@@ -329,25 +382,6 @@ class Pipeline:
             cost_usd=charge.cost_of,
         )
 
-    def _form(self, request: Inference, passage: Passage, streamed: bool) -> Form:
-        """Give the receiver of a shared answer, which may come in the other form."""
-        assert passage.choice is not None
-        choice, charge = passage.choice, passage.of()[2]
-        if streamed == request.stream:
-            return self._receiver(request, choice, charge)
-        if streamed:
-            stream = StreamReceiver(
-                choice.model.name,
-                choices=request.choices,
-                include_usage=True,
-                token_ids=request.wants_token_ids or not request.bears_token_ids,
-                keep_bytes=0,
-                cost_usd=charge.cost_of,
-            )
-            return Assembled(stream)
-        whole = WholeReceiver(choice.model.name, limit_bytes=ANSWER_LIMIT_BYTES)
-        return Unfolded(whole, include_usage=request.include_usage, cost_usd=charge.cost_of)
-
     def _call(
         self, incoming: Incoming, request: Inference, key: Key, choice: Choice, receiver: Receiver
     ) -> Call:
@@ -357,7 +391,7 @@ class Pipeline:
             headers += passed_on(incoming.headers)
         band = band_of(key.band, request.service_tier)
         generates = request.endpoint.kind == "chat"
-        tenant = f"{key.org}/{key.project}"
+        tenant = key.tenant
         return Call(
             model=settings.name,
             path=request.endpoint.path,
@@ -448,7 +482,12 @@ class _Member:
             charge.source, passage.cache, passage.cache_key = "joined", "joined", None
         else:
             charge.serving = passage.trip = trip
-        self.form = self._pipeline._form(self._request, passage, head.streamed)
+        request, model = self._request, head.model
+        if head.streamed != request.stream:
+            self.form = sharing.other_form(request, model, charge.cost_of)
+        else:
+            assert passage.choice is not None
+            self.form = self._pipeline._receiver(request, passage.choice, charge)
         return self.form, self._pipeline._delivery(passage, self._request, self.form, self._out)
 
     def pay(self, trip: Trip) -> None:

@@ -1,5 +1,6 @@
 """One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -28,7 +29,8 @@ class Abortable(Protocol):
 class Control(msgspec.Struct, frozen=True, kw_only=True):
     """What the admin API works on; ``admin_digest`` is the hash of the admin key, if any.
 
-    ``webhook_master`` is what the secrets of webhooks are derived from, if anything.
+    ``one_writer`` is held by who changes something; ``webhook_master`` is what the secrets of webhooks are
+    derived from, if anything.
     """
 
     engine: sa.Engine
@@ -37,6 +39,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     prices: PriceTable
     wall: Callable[[], float]
     admin_digest: bytes | None
+    one_writer: threading.Lock
     webhook_master: bytes | None
 
     def opened(self) -> sa.Engine:

@@ -151,6 +151,7 @@ class SemanticSettings(Table, frozen=True):
     error_bound: Share = 0.01
     precision: Share = 0.95
     ttl_s: Seconds = 86400.0
+    volatile_ttl_s: Seconds = 600.0
 
 
 class CacheSettings(Table, frozen=True):
@@ -160,6 +161,7 @@ class CacheSettings(Table, frozen=True):
     max_temperature: Annotated[float, Meta(ge=0)] = 1.0
     max_bytes: Positive = 64 * 1024 * 1024
     max_answer_bytes: Positive = 1024 * 1024
+    opt_out: tuple[str, ...] = ()
     semantic: SemanticSettings | None = None
 
 

@@ -49,7 +49,7 @@ def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:
         started_s = process.now()
         request_id = new_request_id()
         asked = cast("dict[str, Any]", scope)
-        wire: Wire = asked["extensions"][WIRE]  # our own server's
+        wire: Wire = asked["extensions"][WIRE]()  # our own server's
         try:
             if asked["method"] != "POST":
                 raise MethodNotAllowed(f"/v1{endpoint.path} takes POST, not {asked['method']}.")

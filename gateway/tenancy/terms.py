@@ -56,9 +56,9 @@ class Terms(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         Annotated[int, Meta(ge=-(2**53), le=2**53, description="What the balance may not pass.")] | None
     ) = None
     cache_scope: Annotated[CacheScope, Meta(description="Who shares cached answers.")] | None = None
-    retention_days: Annotated[int, Meta(ge=0, le=36500, description="How long content is kept.")] | None = (
-        None
-    )
+    retention_days: (
+        Annotated[int, Meta(ge=0, le=36500, description="How long end user and metadata are kept.")] | None
+    ) = None
     metadata: (
         Annotated[
             dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
