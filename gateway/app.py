@@ -24,12 +24,13 @@ from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
 from gateway import gauges
-from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, usage
+from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, streams, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
+from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
 from gateway.likeness import Likeness
@@ -37,9 +38,12 @@ from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
+from gateway.recordings import Recordings
 from gateway.settings import CacheSettings, ModelSettings, Settings
+from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
+from gateway.state.redis_logs import RedisLogs
 from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
 from gateway.tenancy import webhooks
@@ -55,6 +59,7 @@ from semantic_cache.stores.memory import MemoryStore
 
 ROUTES = (
     inference.handlers,
+    streams.handlers,
     models.handlers,
     usage.handlers,
     feedback.handlers,
@@ -99,6 +104,7 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
+        Loop("idempotency", 1.0, house.recordings.step),
         Loop("retention", 600.0, books.retain),
         Loop("proof", 300.0, books.prove),
         Loop("alerts", 5.0, notices.watch),
@@ -151,12 +157,15 @@ class House:
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
         )
+        self.logs = _logs(settings, edges)
+        self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
             keys=keys,
             billing=self.billing,
             store=self.store,
             chooser=self.chooser,
             attempts=self.batching,
+            coalescing=self.coalescing,
             telemetry=self.telemetry,
             tracing=self.tracing,
         )
@@ -170,6 +179,7 @@ class House:
             one_writer=threading.Lock(),
             webhook_master=master,
         )
+        self.recordings = Recordings(self.logs, self.pipeline, control.opened, edges.wall)
         self.process = self._process(settings, control)
         self.adopt(settings)
 
@@ -180,6 +190,7 @@ class House:
         return Process(
             settings=settings,
             pipeline=self.pipeline,
+            recordings=self.recordings,
             supervisor=self.supervisor,
             telemetry=self.telemetry,
             control=control,
@@ -215,7 +226,8 @@ class House:
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
-        self.pipeline.adopt(catalogue, settings.cache)
+        self.pipeline.adopt(catalogue, settings.cache, settings.coalescing)
+        self.recordings.adopt(settings.idempotency, settings.streams)
         self._adopt_likeness(settings.cache)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
@@ -277,6 +289,9 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         async with running(house.process.loops, *_heard(house.telemetry)):
             yield house.process
     finally:
+        await house.recordings.close()
+        await house.coalescing.close()
+        await house.logs.close()
         await house.supervisor.stop()
         await house.clients.close()
         if house.shared is not None:
@@ -357,6 +372,20 @@ def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
     )
 
 
+def _logs(settings: Settings, edges: Edges) -> Logs:
+    """Make the logs of this process, or of all that share a Redis."""
+    redis, kept_bytes = settings.redis, settings.streams.total_bytes
+    if redis is None:
+        return MemoryLogs(kept_bytes)
+    return RedisLogs(
+        redis.url,
+        password=edges.environ[redis.password_env] if redis.password_env else None,
+        timeout_s=redis.timeout_ms / 1000,
+        lease_s=settings.coalescing.lease_s,
+        kept_bytes=kept_bytes,
+    )
+
+
 def _shared(settings: Settings, edges: Edges, telemetry: Telemetry) -> RedisLimits | None:
     """Make the limits that several processes share, where there is a Redis."""
     redis = settings.redis
@@ -429,6 +458,8 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     gauges.of_fleet(telemetry, house.supervisor)
     gauges.of_money(telemetry, house.accounts, house.keys, wall)
     gauges.of_process(telemetry)
+    telemetry.probe("switchgear_shared_calls", lambda: [((), float(len(house.coalescing.flights)))])
+    telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
     telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
     telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
     telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])

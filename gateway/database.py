@@ -290,6 +290,20 @@ webhook_deliveries = sa.Table(
 )
 
 
+# Keys by hash; the answer is what the first client got, as it was recorded.
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("owner", sa.String(40), nullable=False, index=True),
+    sa.Column("leased_until_s", sa.Float, nullable=False),
+    sa.Column("expires_s", sa.Float, nullable=False, index=True),
+    sa.Column("answer", sa.LargeBinary),
+)
+
+
 class DatabaseError(Exception):
     """The database cannot be used; the text says why and what to do."""
 

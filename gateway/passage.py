@@ -166,6 +166,9 @@ class Passage(msgspec.Struct, eq=False):
             note(row[5], TOKENS, usage.completion_tokens)
             values[row[6]] += usage.prompt_tokens
             values[row[7]] += usage.completion_tokens
+            if charge.source != "upstream":
+                saved = charge.saved_nanousd
+                telemetry.count("switchgear_saved_nanousd_total", (model, charge.source), saved)
             if self.streamed and self.first_byte_s:
                 note(row[8], FIRST_TOKEN_SECONDS, self.first_byte_s - self.started_s)
                 if self.answered_s and usage.completion_tokens > 1:

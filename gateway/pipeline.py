@@ -11,21 +11,24 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.attempts import Call
+from gateway import sharing
+from gateway.attempts import Call, Deliver, Receiver, Trip
 from gateway.bands import BANDS, band_of, engine_priority
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
+from gateway.coalescing import Coalescing, Head
 from gateway.errors import InsufficientQuota, InvalidApiKey, InvalidRequest, NotPermitted
 from gateway.kept import Kept
 from gateway.likeness import Audit
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
+from gateway.openai.forms import Form, StreamTap
 from gateway.openai.schemas import Common, Endpoint, Inference
 from gateway.openai.usage import Usage
 from gateway.passage import Passage
-from gateway.settings import CacheSettings, ModelSettings
+from gateway.settings import CacheSettings, CoalescingSettings, ModelSettings
 from gateway.telemetry import Telemetry
 from gateway.tenancy.accounts import end_user_hash
 from gateway.tenancy.billing import Billing, Charge, Order
@@ -86,6 +89,7 @@ class Pipeline:
         store: Store,
         chooser: Chooser,
         attempts: Batching,
+        coalescing: Coalescing,
         telemetry: Telemetry,
         tracing: Tracing | None = None,
     ) -> None:
@@ -94,6 +98,7 @@ class Pipeline:
         self._store = store
         self._chooser = chooser
         self._attempts = attempts
+        self._coalescing = coalescing
         self._telemetry = telemetry
         self._tracing = tracing
         self.kept = Kept(store)
@@ -101,11 +106,19 @@ class Pipeline:
         self._hits: dict[tuple[str, str, str, bytes], bytes] = {}
         self.catalogue: Catalogue
         self._cache: CacheSettings
+        self._coalesced = CoalescingSettings()
 
-    def adopt(self, catalogue: Catalogue, cache: CacheSettings) -> None:
+    def adopt(self, catalogue: Catalogue, cache: CacheSettings, coalesced: CoalescingSettings) -> None:
         """Put a configuration in force; requests under way finish on the one they began with."""
         self.catalogue = catalogue
         self._cache = cache
+        self._coalesced = coalesced
+        self._coalescing.limit_bytes = coalesced.max_bytes
+
+    @property
+    def any_resumable(self) -> bool:
+        """Whether there is a key whose streams can all be resumed."""
+        return self._keys.any_resumable
 
     async def infer(self, incoming: Incoming, out: Outlet) -> None:
         """Answer one request into ``out``. Raises what ``errors.translate`` knows."""
@@ -143,18 +156,41 @@ class Pipeline:
 
     async def _serve(self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet) -> None:
         """Have a model answer, and hand on what it says."""
-        key, target, charge = passage.of()
+        key, _, charge = passage.of()
         charge.accept()
         if request.stream:
             out.accept(passage.first_line(EVENT_STREAM))
+        headers = incoming.headers
+        if sharing.may_share(self._coalesced, headers, request):
+            member = _Member(self, passage, incoming, request, out)
+            name = sharing.name_of(key, passage.of()[1], headers, request, passage.cache_key)
+            await self._coalescing.run(name, member)
+            receiver = member.form
+        else:
+            choice = self._choose(passage, incoming, request)
+            receiver = self._receiver(request, choice, charge)
+            call = self._call(incoming, request, key, choice, receiver)
+            charge.serving = passage.trip = call.trip
+            call.trace = passage.trace
+            await self._attempts.run(call, self._delivery(passage, request, receiver, out))
+        passage.answered_s = self._now()
+        if not charge.stopped:
+            charge.progress(*receiver.usage(request.prompt_tokens_estimate))
+            passage.finish_reasons = receiver.finish_reasons
+            await self._offer(passage, charge, receiver)
+
+    def _choose(self, passage: Passage, incoming: Incoming, request: Inference) -> Choice:
+        """Choose the model, and note it."""
+        _, target, charge = passage.of()
         choice = passage.choice = self._chooser.choose(target, request, incoming.headers)
         if target.route:
             passage.steps.append(("classify", self._now()))
         charge.answered_by(choice.model.name)
-        receiver = self._receiver(request, choice, charge)
-        call = self._call(incoming, request, key, choice, receiver)
-        charge.serving = passage.trip = call.trip
-        call.trace = passage.trace
+        return choice
+
+    def _delivery(self, passage: Passage, request: Inference, receiver: Form, out: Outlet) -> Deliver:
+        """Give what hands the pieces of an answer on, and has them billed."""
+        charge = passage.of()[2]
 
         async def deliver(piece: bytes) -> bool:
             usage, estimated = receiver.usage(request.prompt_tokens_estimate)
@@ -173,12 +209,7 @@ class Pipeline:
                 await out.whole(self._head(passage, request), piece)
             return True
 
-        await self._attempts.run(call, deliver)
-        passage.answered_s = self._now()
-        if not charge.stopped:
-            charge.progress(*receiver.usage(request.prompt_tokens_estimate))
-            passage.finish_reasons = receiver.finish_reasons
-            await self._offer(passage, charge, receiver)
+        return deliver
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Key:
         """Give the key of the Authorization header; raises InvalidApiKey."""
@@ -295,15 +326,13 @@ class Pipeline:
             return body
         return answers.to_stream(body, include_usage=request.include_usage, cost_usd=charge.cost_of)
 
-    def _stopped(self, passage: Passage, charge: Charge, receiver: StreamReceiver | WholeReceiver) -> bytes:
+    def _stopped(self, passage: Passage, charge: Charge, receiver: Form) -> bytes:
         """Give the declared end of a stream that money stops; InsufficientQuota before its first byte."""
-        if not passage.first_byte_s or isinstance(receiver, WholeReceiver):
+        if not passage.first_byte_s or not isinstance(receiver, StreamReceiver):
             raise InsufficientQuota("The credit or budget that is left does not cover this request.")
         return receiver.stop("insufficient_quota", charge.usage)
 
-    async def _offer(
-        self, passage: Passage, charge: Charge, receiver: StreamReceiver | WholeReceiver
-    ) -> None:
+    async def _offer(self, passage: Passage, charge: Charge, receiver: Form) -> None:
         """Offer a complete answer to the cache."""
         if passage.cache_key is None:
             return
@@ -316,7 +345,7 @@ class Pipeline:
         if found is not None and likeness is not None and "tool_calls" not in receiver.finish_reasons:
             likeness.offer(found, passage.cache_key, entry, charge.cost_usd * NANO)
 
-    def _kept(self, passage: Passage, model: str, receiver: StreamReceiver | WholeReceiver) -> Entry | None:
+    def _kept(self, passage: Passage, model: str, receiver: Form) -> Entry | None:
         """Make an entry of a complete answer; None where it is not fit to be served again."""
         cache_key = passage.cache_key
         if cache_key is None or not receiver.kept or not caching.reusable(receiver.finish_reasons):
@@ -354,12 +383,7 @@ class Pipeline:
         )
 
     def _call(
-        self,
-        incoming: Incoming,
-        request: Inference,
-        key: Key,
-        choice: Choice,
-        receiver: StreamReceiver | WholeReceiver,
+        self, incoming: Incoming, request: Inference, key: Key, choice: Choice, receiver: Receiver
     ) -> Call:
         settings: ModelSettings = choice.model.settings
         headers = [(b"x-request-id", incoming.request_id.encode())]
@@ -419,6 +443,57 @@ class Pipeline:
             passage.lines(now_s, wall_s),
             charge.cost_usd,
         )
+
+
+class _Member:
+    """A request among those that share an upstream call; see ``coalescing.Member``."""
+
+    form: Form
+
+    def __init__(
+        self, pipeline: Pipeline, passage: Passage, incoming: Incoming, request: Inference, out: Outlet
+    ) -> None:
+        self._pipeline = pipeline
+        self._passage = passage
+        self._incoming = incoming
+        self._request = request
+        self._out = out
+
+    def lead(self) -> tuple[Head, Call]:
+        """Choose the model and make the call, for everybody."""
+        pipeline, passage, request = self._pipeline, self._passage, self._request
+        choice = pipeline._choose(passage, self._incoming, request)
+        name = choice.model.name
+        tap = (
+            StreamTap(request.choices)
+            if request.stream
+            else pipeline._receiver(request, choice, passage.of()[2])
+        )
+        call = pipeline._call(self._incoming, request, passage.of()[0], choice, tap)
+        call.trace = passage.trace
+        return Head(name, choice.score, choice.reason, request.stream), call
+
+    def follow(self, head: Head, trip: Trip | None) -> tuple[Form, Deliver]:
+        """Take the answer in the form that was asked for; who joined is billed as joined."""
+        passage, charge = self._passage, self._passage.of()[2]
+        if trip is None:
+            passage.choice = Choice(self._pipeline.catalogue.models[head.model], head.score, head.reason)
+            charge.answered_by(head.model)
+            charge.source, passage.cache, passage.cache_key = "joined", "joined", None
+        else:
+            charge.serving = passage.trip = trip
+        request, model = self._request, head.model
+        if head.streamed != request.stream:
+            self.form = sharing.other_form(request, model, charge.cost_of)
+        else:
+            assert passage.choice is not None
+            self.form = self._pipeline._receiver(request, passage.choice, charge)
+        return self.form, self._pipeline._delivery(passage, self._request, self.form, self._out)
+
+    def pay(self, trip: Trip) -> None:
+        """Pay the full price from now on, for all of it."""
+        charge = self._passage.of()[2]
+        charge.source, charge.serving = "upstream", trip
 
 
 def _deadline_s(incoming: Incoming) -> float:

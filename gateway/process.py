@@ -11,6 +11,7 @@ from backends.supervisor import Supervisor
 from gateway.database import DatabaseError
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
+from gateway.recordings import Recordings
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.tenancy.directory import Directory
@@ -53,6 +54,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
 
     settings: Settings
     pipeline: Pipeline
+    recordings: Recordings
     supervisor: Supervisor
     telemetry: Telemetry
     control: Control

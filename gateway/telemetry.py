@@ -179,6 +179,23 @@ METRICS = (
         "Wrong hits expected by the audits, for each hit of the semantic cache.",
     ),
     Metric(
+        "switchgear_shared_calls",
+        "probe",
+        (),
+        "calls",
+        "Upstream calls under way that identical requests may join.",
+    ),
+    Metric(
+        "switchgear_shared_readers", "probe", (), "requests", "Requests under way that read a shared call."
+    ),
+    Metric(
+        "switchgear_saved_nanousd_total",
+        "counter",
+        ("model", "by"),
+        "nano-dollars",
+        "What clients did not pay because an answer was cached or an upstream call shared.",
+    ),
+    Metric(
         "switchgear_ledger_gap_nanousd",
         "probe",
         (),

@@ -14,6 +14,11 @@ def cacheable(temperature: float | None, max_temperature: float) -> bool:
     return (1.0 if temperature is None else temperature) <= max_temperature
 
 
+def deterministic(temperature: float | None, seeded: bool) -> bool:
+    """Tell whether asking twice gives the same: sampled at temperature 0, or with a seed."""
+    return temperature == 0 or seeded
+
+
 def reusable(finish_reasons: list[str]) -> bool:
     """Tell whether an answer that ended so may be served again: not one cut short or filtered."""
     return not any(reason in ("length", "content_filter", "abort", "error") for reason in finish_reasons)

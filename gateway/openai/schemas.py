@@ -6,7 +6,7 @@ member, known to OpenAI or not, reaches the upstream byte for byte.
 
 import re
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -294,6 +294,14 @@ def canonical(request: Inference) -> bytes:
         return msgspec.json.encode([request.endpoint.path, content], order="deterministic")
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
+
+
+def fingerprint(endpoint: Endpoint, body: bytes) -> str:
+    """Give a hash of a whole body, the same for every spelling of it; raises InvalidRequest."""
+    request = parse(endpoint, body)
+    content = {name: _value(raw) for name, raw in request.fields.items()}
+    text = msgspec.json.encode([endpoint.path, content], order="deterministic")
+    return sha256(text).hexdigest()
 
 
 def lone_question(request: Inference) -> tuple[str, bytes] | None:

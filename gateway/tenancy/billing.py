@@ -164,6 +164,12 @@ class Charge:
         """The cost of a usage."""
         return amount_nanousd(self.price, usage, self.source, self.service)
 
+    @property
+    def saved_nanousd(self) -> int:
+        """What the answer costs less because it was not computed for this request alone."""
+        full = amount_nanousd(self.price, self.usage, "upstream", self.service)
+        return full - self.amount_nanousd(self.usage)
+
     def baseline_nanousd(self, usage: Usage) -> int:
         """What the usage would have cost on the largest tier, without routing and cache."""
         return amount_nanousd(self._largest, usage, "upstream", self.service)

@@ -66,6 +66,7 @@ class Terms(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         ]
         | None
     ) = None
+    resumable: Annotated[bool, Meta(description="Whether all streams can be resumed.")] | None = None
     end_user: Annotated[Rates, Meta(description="Limits of each end user, known or not.")] | None = None
 
 
@@ -125,6 +126,12 @@ def narrowest_scope(levels: Iterable[Terms]) -> CacheScope:
     return min(
         (one.cache_scope for one in levels if one.cache_scope), key=SCOPES.index, default=DEFAULT_SCOPE
     )
+
+
+def resumable(levels: Iterable[Terms]) -> bool:
+    """Tell whether the lowest level that says anything makes streams resumable."""
+    said = [terms.resumable for terms in levels if terms.resumable is not None]
+    return bool(said and said[-1])
 
 
 def end_user_rates(levels: Iterable[Terms]) -> Rates | None:
