@@ -399,7 +399,13 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     gauges.of_requests(telemetry, house.dispatcher)
     gauges.of_fleet(telemetry, house.supervisor)
     gauges.of_money(telemetry, house.accounts, house.keys, wall)
-    gauges.of_process(telemetry)
+    gauges.of_process(telemetry, [loop.name for loop in house.process.loops])
     telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
     telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
+    telemetry.probe("switchgear_cache_error_bound_ratio", lambda: _error_bound(house.process.settings))
     telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
+
+
+def _error_bound(settings: Settings) -> gauges.Values:
+    semantic = settings.cache.semantic
+    return [] if semantic is None else [((), semantic.error_bound)]

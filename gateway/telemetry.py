@@ -236,6 +236,21 @@ METRICS = (
         "Which tier answered for a route, and why.",
     ),
     Metric(
+        "switchgear_cache_false_hit_ratio",
+        "probe",
+        (),
+        "hits",
+        "Wrong hits expected by the audits, for each hit of the semantic cache.",
+    ),
+    Metric(
+        "switchgear_cache_error_bound_ratio",
+        "probe",
+        (),
+        "hits",
+        "The bound on wrong hits that the configuration promises.",
+        alike=True,
+    ),
+    Metric(
         "switchgear_keys_expiring",
         "probe",
         (),
@@ -296,6 +311,9 @@ class Telemetry:
         self.values = self._tallies.values
         self.rows: dict[Labels, tuple[int, ...]] = {}
         self.registry.register(self)
+        for metric in METRICS:
+            if metric.kind == "counter" and not metric.labels:
+                self.count(metric.name, (), 0.0)
 
     def probe(self, name: str, read: Probe) -> None:
         """Tell where a probe's values come from."""
