@@ -35,6 +35,7 @@ from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
+from gateway.request_log import RequestLog
 from gateway.settings import ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
@@ -114,6 +115,7 @@ class House:
         self.clients = edges.clients()
         self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
+        self.log = RequestLog(self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
         self.keys = keys = KeyTable()
         prices = PriceTable()
@@ -152,6 +154,7 @@ class House:
             attempts=self.batching,
             telemetry=self.telemetry,
             tracing=self.tracing,
+            log=self.log,
         )
         control = Control(
             engine=self.books.engine,
@@ -175,6 +178,7 @@ class House:
             supervisor=self.supervisor,
             telemetry=self.telemetry,
             control=control,
+            log=self.log,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
@@ -211,6 +215,7 @@ class House:
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
+        self.log.adopt(settings.logging)
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
@@ -245,6 +250,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         await house.supervisor.probe_once()
         if house.tracing is not None:
             house.tracing.start()
+        house.log.start()
         async with running(house.process.loops, *_heard(house.telemetry)):
             yield house.process
     finally:
@@ -253,6 +259,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()
+        await asyncio.to_thread(house.log.close)
         if house.tracing is not None:
             await asyncio.to_thread(house.tracing.close)
 

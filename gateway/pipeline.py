@@ -22,6 +22,7 @@ from gateway.openai.events import StreamReceiver
 from gateway.openai.schemas import Common, Endpoint, Inference
 from gateway.openai.usage import Usage
 from gateway.passage import Passage
+from gateway.request_log import RequestLog
 from gateway.settings import CacheSettings, ModelSettings
 from gateway.telemetry import Telemetry
 from gateway.tenancy.accounts import end_user_hash
@@ -83,6 +84,7 @@ class Pipeline:
         attempts: Batching,
         telemetry: Telemetry,
         tracing: Tracing | None = None,
+        log: RequestLog | None = None,
     ) -> None:
         self._keys = keys
         self._billing = billing
@@ -91,6 +93,7 @@ class Pipeline:
         self._attempts = attempts
         self._telemetry = telemetry
         self._tracing = tracing
+        self._log = log
         self._now, self._wall = attempts.now, billing.now
         self.catalogue: Catalogue
         self._cache: CacheSettings
@@ -132,6 +135,8 @@ class Pipeline:
             passage.observe(self._telemetry)
             if self._tracing is not None:
                 self._tracing.offer(passage)
+            if self._log is not None:
+                self._log.offer(passage)
 
     async def _serve(self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet) -> None:
         """Have a model answer, and hand on what it says."""

@@ -5,13 +5,14 @@ left for is counted, never waited for. A line says what was decided and what it 
 under which trace: no prompt, no answer, no key, no text of an error.
 """
 
+import contextlib
 import logging
 import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 import msgspec
 
@@ -21,7 +22,6 @@ from gateway.telemetry import Telemetry
 
 BUFFER_REQUESTS = 8192
 KEPT_LINES = 2000
-KEPT_ERRORS = 100
 PERIOD_S = 0.5
 METRIC = "switchgear_log_lines_total"
 
@@ -129,6 +129,7 @@ class RequestLog:
         self._settings = LoggingSettings()
         self._buffer: deque[Passage] = deque()
         self._kept: OrderedDict[str, Line] = OrderedDict()
+        self._lock = threading.Lock()  # between the thread and who asks; the event loop takes it never
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
         for outcome in ("written", "dropped"):  # one writer each: the thread, and the event loop
@@ -137,7 +138,7 @@ class RequestLog:
     def adopt(self, settings: LoggingSettings) -> None:
         """Put settings in force; the level is that of everything else."""
         self._settings = settings
-        logging.getLogger("switchgear").setLevel(settings.level.upper())
+        logging.getLogger("switchgear").setLevel((settings.level or "notset").upper())
 
     def offer(self, passage: Passage) -> None:
         """Take a finished request."""
@@ -167,13 +168,14 @@ class RequestLog:
             self._drain()
 
     def _drain(self) -> None:
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
         offset_s = self._wall() - self._now()
         wanted, lines = self._settings.requests, []
         while self._buffer:
-            try:
-                said = line(self._buffer.popleft(), offset_s)
-            except IndexError:  # somebody else took the last one
-                break
+            said = line(self._buffer.popleft(), offset_s)
             self._kept[said.request_id] = said
             if wanted == "all" or (wanted == "failed" and said.level != "info"):
                 lines.append(_encode(said).decode())
@@ -181,41 +183,6 @@ class RequestLog:
             self._kept.popitem(last=False)
         if lines:
             self._telemetry.count(METRIC, ("written",), len(lines))
-            self._out.write("\n".join(lines) + "\n")
-            self._out.flush()
-
-
-class LastErrors(logging.Handler):
-    """Keeps the last warnings and errors of the log, for ``switchgear doctor``."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.kept: deque[dict[str, Any]] = deque(maxlen=KEPT_ERRORS)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record's text, without its traceback."""
-        self.kept.append(
-            {
-                "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-                "level": record.levelname.lower(),
-                "logger": record.name,
-                "message": record.getMessage(),
-            }
-        )
-
-
-class JsonFormatter(logging.Formatter):
-    """Writes everything else in the log as JSON too, a line each, with the traceback where there is one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Give the line."""
-        said = {
-            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "event": "log",
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            said["traceback"] = self.formatException(record.exc_info)
-        return _encode(said).decode()
+            with contextlib.suppress(OSError):  # whoever read the log is gone
+                self._out.write("\n".join(lines) + "\n")
+                self._out.flush()

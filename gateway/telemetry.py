@@ -193,6 +193,13 @@ METRICS = (
         "Traced requests: exported, failed at the receiver, or dropped because the buffer was full.",
     ),
     Metric(
+        "switchgear_log_lines_total",
+        "counter",
+        ("outcome",),
+        "lines",
+        "Lines of the log for requests: written, or dropped because the buffer was full.",
+    ),
+    Metric(
         "switchgear_loop_failures_total", "counter", ("loop",), "steps", "Failed steps of background loops."
     ),
     Metric(

@@ -229,6 +229,8 @@ GATEWAY = Board(
               ("{{loop}}", rate("switchgear_loop_failures_total", "loop")), empty="none"),
         graph("Traces", "failed and dropped ones are lost; the ledger is not.", "reqps",
               ("{{outcome}}", rate("switchgear_traces_total", "outcome")), empty="tracing is off"),
+        graph("Lines of the log", "Of requests; dropped ones are lost.", "ops",
+              ("{{outcome}}", rate("switchgear_log_lines_total", "outcome"))),
         graph("Webhooks", "Attempts to deliver.", "ops",
               ("{{outcome}}", rate("switchgear_webhook_attempts_total", "outcome")), empty="none"),
         graph("Limits without Redis", "Requests judged by one process alone.", "reqps",

@@ -30,6 +30,7 @@ TABLES = [
     settings.SemanticSettings,
     settings.BillingSettings,
     settings.TracingSettings,
+    settings.LoggingSettings,
     settings.WebhookSettings,
     settings.KeySettings,
 ]

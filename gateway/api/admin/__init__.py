@@ -5,6 +5,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.api.admin import (
     config,
+    decisions,
     fleet,
     frame,
     keys,
@@ -28,6 +29,7 @@ RESOURCES = (
     people.handlers,
     session.handlers,
     records.handlers,
+    decisions.handlers,
     prices.handlers,
     movements.handlers,
     usage.handlers,
