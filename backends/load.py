@@ -21,6 +21,22 @@ class LoadMetrics(Struct, frozen=True, kw_only=True):
     kv_usage: tuple[str, ...]
 
 
+class TokenMetrics(Struct, frozen=True, kw_only=True):
+    """The names of an engine's token counters, and of the moment since when they count."""
+
+    prompt: str
+    generated: str
+    since: tuple[str, ...]
+
+
+class TokenCount(Struct, frozen=True, kw_only=True):
+    """The tokens that an engine has worked on since a moment, in seconds since the epoch."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    since_s: float
+
+
 class Spread(Struct, frozen=True):
     """A histogram: counts up to and including each bound, cumulated, and the sum of the values."""
 
@@ -55,6 +71,22 @@ def read_load(text: str, names: LoadMetrics) -> ReplicaLoad:
         running=None if running is None else int(sum(running)),
         waiting=None if waiting is None else int(sum(waiting)),
         kv_usage=None if usage is None else min(max(usage), 1.0),
+    )
+
+
+def read_counts(text: str, names: TokenMetrics) -> TokenCount | None:
+    """Sum token counters over the label sets; None where one of them, or their beginning, is not told."""
+    values: dict[str, list[float]] = {}
+    for name, value in _samples(text):
+        if name in (names.prompt, names.generated, *names.since):
+            values.setdefault(name, []).append(value)
+    since = _first(values, names.since)
+    if since is None or names.prompt not in values or names.generated not in values:
+        return None
+    return TokenCount(
+        prompt_tokens=int(sum(values[names.prompt])),
+        generated_tokens=int(sum(values[names.generated])),
+        since_s=max(since),
     )
 
 

@@ -5,9 +5,10 @@ import contextlib
 import hashlib
 import os
 import random
+import threading
 import time
 from collections import ChainMap
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,22 +24,27 @@ from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
 from gateway import gauges
-from gateway.api import admin, console, fallback, inference, models, probes, schema, usage
+from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, streams, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
+from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
+from gateway.likeness import Likeness
 from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
+from gateway.recordings import Recordings
 from gateway.request_log import RequestLog
-from gateway.settings import ModelSettings, Settings
+from gateway.settings import CacheSettings, ModelSettings, Settings
+from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
+from gateway.state.redis_logs import RedisLogs
 from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
 from gateway.tenancy import webhooks
@@ -54,8 +60,10 @@ from semantic_cache.stores.memory import MemoryStore
 
 ROUTES = (
     inference.handlers,
+    streams.handlers,
     models.handlers,
     usage.handlers,
+    feedback.handlers,
     probes.handlers,
     console.handlers,
     admin.handlers,
@@ -97,10 +105,14 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
+        Loop("idempotency", 1.0, house.recordings.step),
+        Loop("retention", 600.0, books.retain),
         Loop("proof", 300.0, books.prove),
         Loop("alerts", 5.0, notices.watch),
         Loop("pulse", PULSE_S, gauges.pulse(house.telemetry, PULSE_S)),
         Loop("webhooks", 1.0, notices.deliver),
+        Loop("likeness", 0.1, house.settle),
+        Loop("audits", 0.5, house.audit),
     )
 
 
@@ -143,15 +155,19 @@ class House:
             now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
         )
         self.chooser = Chooser(None, self.dispatcher.ready)
+        self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
         )
+        self.logs = _logs(settings, edges)
+        self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
             keys=keys,
             billing=self.billing,
             store=self.store,
             chooser=self.chooser,
             attempts=self.batching,
+            coalescing=self.coalescing,
             telemetry=self.telemetry,
             tracing=self.tracing,
             log=self.log,
@@ -163,8 +179,10 @@ class House:
             prices=prices,
             wall=edges.wall,
             admin_digest=_admin_digest(edges.environ),
+            one_writer=threading.Lock(),
             webhook_master=master,
         )
+        self.recordings = Recordings(self.logs, self.pipeline, control.opened, edges.wall)
         self.process = self._process(settings, control)
         self.adopt(settings)
 
@@ -175,6 +193,7 @@ class House:
         return Process(
             settings=settings,
             pipeline=self.pipeline,
+            recordings=self.recordings,
             supervisor=self.supervisor,
             telemetry=self.telemetry,
             control=control,
@@ -211,7 +230,9 @@ class House:
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
-        self.pipeline.adopt(catalogue, settings.cache)
+        self.pipeline.adopt(catalogue, settings.cache, settings.coalescing)
+        self.recordings.adopt(settings.idempotency, settings.streams)
+        self._adopt_likeness(settings.cache)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
@@ -219,6 +240,26 @@ class House:
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
+
+    def _adopt_likeness(self, cache: CacheSettings) -> None:
+        """Switch the semantic tier on or off; what it knows stays while the process lives."""
+        if cache.semantic is None or not cache.exact_ttl_s:
+            self.pipeline.kept.likeness = None
+            return
+        if self._likeness is None:
+            self._likeness = Likeness(self.batching, self.telemetry, self._edges.draw, cache.max_bytes)
+        self._likeness.adopt(cache.semantic)
+        self.pipeline.kept.likeness = self._likeness
+
+    async def settle(self) -> None:
+        """Let the semantic tier learn from what was answered."""
+        if self._likeness is not None:
+            await self._likeness.settle()
+
+    async def audit(self) -> None:
+        """Run the audits of the semantic tier that wait."""
+        if self._likeness is not None:
+            await self._likeness.audit_once()
 
     def reload(self) -> None:
         """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
@@ -254,6 +295,9 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         async with running(house.process.loops, *_heard(house.telemetry)):
             yield house.process
     finally:
+        await house.recordings.close()
+        await house.coalescing.close()
+        await house.logs.close()
         await house.supervisor.stop()
         await house.clients.close()
         if house.shared is not None:
@@ -284,8 +328,8 @@ def build(process: Process) -> ASGIApp:
     )
     hot = {path: one.fn for one in handlers if isinstance(one, ASGIRouteHandler) for path in one.paths}
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        await hot.get(scope["path"], rest)(scope, receive, send)
+    def application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return hot.get(scope["path"], rest)(scope, receive, send)
 
     return application
 
@@ -332,6 +376,20 @@ def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
         weight=replica.weight,
         version=replica.version,
         max_concurrency=replica.max_concurrency,
+    )
+
+
+def _logs(settings: Settings, edges: Edges) -> Logs:
+    """Make the logs of this process, or of all that share a Redis."""
+    redis, kept_bytes = settings.redis, settings.streams.total_bytes
+    if redis is None:
+        return MemoryLogs(kept_bytes)
+    return RedisLogs(
+        redis.url,
+        password=edges.environ[redis.password_env] if redis.password_env else None,
+        timeout_s=redis.timeout_ms / 1000,
+        lease_s=settings.coalescing.lease_s,
+        kept_bytes=kept_bytes,
     )
 
 
@@ -407,6 +465,8 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     gauges.of_fleet(telemetry, house.supervisor)
     gauges.of_money(telemetry, house.accounts, house.keys, wall)
     gauges.of_process(telemetry, [loop.name for loop in house.process.loops])
+    telemetry.probe("switchgear_shared_calls", lambda: [((), float(len(house.coalescing.flights)))])
+    telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
     telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
     telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
     telemetry.probe("switchgear_cache_error_bound_ratio", lambda: _error_bound(house.process.settings))

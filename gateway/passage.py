@@ -24,6 +24,7 @@ from gateway.telemetry import (
 from gateway.tenancy.billing import Charge
 from gateway.tenancy.keys import Key
 from gateway.tracecontext import Trace
+from semantic_cache.cache import Found
 from semantic_cache.stores.base import Entry
 
 
@@ -59,6 +60,8 @@ class Passage(msgspec.Struct, eq=False):
     trip: Trip | None = None
     cache: str = "none"
     cache_key: bytes | None = None
+    tags: tuple[str, ...] = ()
+    found_near: Found | None = None
     hit: Hit | None = None
     charge: Charge | None = None
     finish_reasons: Sequence[str] = ()
@@ -121,6 +124,8 @@ class Passage(msgspec.Struct, eq=False):
                 more += b"x-switchgear-reason: %b\r\n" % choice.reason.encode()
         if hit is not None:
             age_s = max(0.0, wall_s - hit.stored_s)
+            if self.cache == "hit-semantic" and self.found_near is not None:
+                more += b"x-switchgear-cache-similarity: %.4f\r\n" % self.found_near.similarity
             more += b"x-switchgear-cache-entry: %b\r\nx-switchgear-cache-age-s: %.0f\r\n" % (
                 hit.id.encode(),
                 age_s,
@@ -161,6 +166,9 @@ class Passage(msgspec.Struct, eq=False):
             note(row[5], TOKENS, usage.completion_tokens)
             values[row[6]] += usage.prompt_tokens
             values[row[7]] += usage.completion_tokens
+            if charge.source != "upstream":
+                saved = charge.saved_nanousd
+                telemetry.count("switchgear_saved_nanousd_total", (model, charge.source), saved)
             if self.streamed and self.first_byte_s:
                 note(row[8], FIRST_TOKEN_SECONDS, self.first_byte_s - self.started_s)
                 if self.answered_s and usage.completion_tokens > 1:

@@ -170,6 +170,31 @@ METRICS = (
     Metric("switchgear_running", "probe", ("model",), "requests", "Requests running on replicas."),
     Metric("switchgear_cache_entries", "probe", (), "entries", "Answers kept in the exact cache."),
     Metric("switchgear_cache_bytes", "probe", (), "bytes", "Size of the exact cache."),
+    Metric("switchgear_semantic_texts", "probe", (), "texts", "Texts that the semantic cache knows."),
+    Metric(
+        "switchgear_cache_false_hit_ratio",
+        "probe",
+        (),
+        "hits",
+        "Wrong hits expected by the audits, for each hit of the semantic cache.",
+    ),
+    Metric(
+        "switchgear_shared_calls",
+        "probe",
+        (),
+        "calls",
+        "Upstream calls under way that identical requests may join.",
+    ),
+    Metric(
+        "switchgear_shared_readers", "probe", (), "requests", "Requests under way that read a shared call."
+    ),
+    Metric(
+        "switchgear_saved_nanousd_total",
+        "counter",
+        ("model", "by"),
+        "nano-dollars",
+        "What clients did not pay because an answer was cached or an upstream call shared.",
+    ),
     Metric(
         "switchgear_ledger_gap_nanousd",
         "probe",
@@ -241,13 +266,6 @@ METRICS = (
         ("route", "model", "reason"),
         "requests",
         "Which tier answered for a route, and why.",
-    ),
-    Metric(
-        "switchgear_cache_false_hit_ratio",
-        "probe",
-        (),
-        "hits",
-        "Wrong hits expected by the audits, for each hit of the semantic cache.",
     ),
     Metric(
         "switchgear_cache_error_bound_ratio",

@@ -13,7 +13,7 @@ import math
 import msgspec
 
 from backends.engines.profile import Engine, LaunchCommand, LaunchContext, LaunchProfile
-from backends.load import LoadMetrics
+from backends.load import LoadMetrics, TokenMetrics
 
 GIB = 1 << 30
 CPU_MODULE = "vllm.entrypoints.launchers.api_server.entry"
@@ -122,6 +122,11 @@ ENGINE = Engine(
         running=("vllm:num_requests_running",),
         waiting=("vllm:num_requests_waiting",),
         kv_usage=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+    ),
+    token_metrics=TokenMetrics(
+        prompt="vllm:prompt_tokens_total",
+        generated="vllm:generation_tokens_total",
+        since=("vllm:generation_tokens_created", "process_start_time_seconds"),
     ),
     figures={
         "running": ("vllm:num_requests_running",),

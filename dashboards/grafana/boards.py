@@ -94,6 +94,12 @@ CACHE = Board(
               ("bound", "switchgear_cache_error_bound_ratio"),
               empty="no audit yet"),
         graph("Size", "Answers kept in the exact cache.", "bytes", ("", "switchgear_cache_bytes")),
+        graph("Shared calls", "Upstream calls that identical requests may join, and who reads them.", "short",
+              ("calls", "sum(switchgear_shared_calls)"), ("readers", "sum(switchgear_shared_readers)")),
+        graph("Not charged", "Since the start, because an answer was kept or a call shared.", "currencyUSD",
+              ("{{by}}", "sum by (by) (switchgear_saved_nanousd_total) / 1e9"), empty="nothing saved yet"),
+        graph("Texts known", "To the semantic cache.", "short", ("", "sum(switchgear_semantic_texts)"),
+              empty="no semantic cache"),
         figure("Answers kept", "In the exact cache.", "short", "sum(switchgear_cache_entries)"),
         table("Requests and money by source", "Where answers came from, as billed.", "currencyUSD",
               "SELECT source, SUM(requests) AS requests, SUM(amount_nanousd) / 1e9 AS billed_usd, "

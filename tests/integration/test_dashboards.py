@@ -27,6 +27,7 @@ BROKE = '[[keys]]\nname = "broke"\nkey_env = "TEST_LIMITED_KEY"\nbudget_usd = 0.
 # What this house does not have: each panel says so in its empty state.
 EMPTY = {
     "Audited false hits",  # no semantic cache is configured here
+    "Texts known",  # the same
     "Launch until ready",  # nothing is launched
 }
 

@@ -91,9 +91,9 @@ def test_an_operator_sees_how_a_request_was_decided(house: House) -> None:
     assert status == 200
     assert shown["booked"]["request_id"] == shown["decision"]["request_id"] == request_id
     assert shown["decision"]["candidates"] == ["small", "large"]
-    refused = gateway.chat("small", "hi", max_tokens=-1)[1]["x-request-id"]
+    refused = gateway.chat("nobody", "hi")[1]["x-request-id"]
     shown = json.loads(gateway.call("GET", f"/admin/v1/requests/{refused}", headers=as_admin)[2])
-    assert (shown["booked"], shown["decision"]["status"]) == (None, 400)
+    assert (shown["booked"], shown["decision"]["status"]) == (None, 404)
     assert gateway.call("GET", "/admin/v1/requests/none", headers=as_admin)[0] == 404
     assert gateway.call("GET", f"/admin/v1/requests/{request_id}")[0] in (401, 403)
 
@@ -105,8 +105,8 @@ def test_what_is_logged_changes_while_it_runs(house: House) -> None:
     gateway.process.send_signal(signal.SIGHUP)
 
     def quiet() -> bool:
-        good = gateway.chat("small", script("ok", tag=unique()))[1]["x-request-id"]
-        of(gateway, gateway.chat("small", "hi", max_tokens=-1)[1]["x-request-id"])
+        good = gateway.chat("large", script("ok", tag=unique()))[1]["x-request-id"]
+        of(gateway, gateway.chat("nobody", "hi")[1]["x-request-id"])
         return not lines(gateway, request_id=good)
 
     until(quiet)
