@@ -100,6 +100,12 @@ CACHE = Board(
               ("{{by}}", "sum by (by) (switchgear_saved_nanousd_total) / 1e9"), empty="nothing saved yet"),
         graph("Texts known", "To the semantic cache.", "short", ("", "sum(switchgear_semantic_texts)"),
               empty="no semantic cache"),
+        graph("Tokens saved", "That no model had to generate or read, since the start.", "short",
+              ("", "sum(switchgear_cache_saved_tokens)")),
+        graph("Audits", "Hits asked upstream again.", "ops",
+              ("{{outcome}}", rate("switchgear_cache_audits_total", "outcome")), empty="no audit yet"),
+        graph("News lost", "What others were not told of this cache.", "short",
+              ("", "sum(switchgear_cache_lost_news)"), empty="no shared cache"),
         figure("Answers kept", "In the exact cache.", "short", "sum(switchgear_cache_entries)"),
         table("Requests and money by source", "Where answers came from, as billed.", "currencyUSD",
               "SELECT source, SUM(requests) AS requests, SUM(amount_nanousd) / 1e9 AS billed_usd, "
