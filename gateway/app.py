@@ -39,6 +39,7 @@ from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
 from gateway.recordings import Recordings
+from gateway.request_log import RequestLog
 from gateway.settings import CacheSettings, ModelSettings, Settings
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
@@ -128,6 +129,7 @@ class House:
         self.clients = edges.clients()
         self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
+        self.log = RequestLog(self.telemetry, (edges.now, edges.wall))
         self.news = _news(settings, edges)
         self.store = store_of("exact", settings.cache.max_bytes, self.news)
         self.keys = keys = KeyTable()
@@ -173,6 +175,7 @@ class House:
             coalescing=self.coalescing,
             telemetry=self.telemetry,
             tracing=self.tracing,
+            log=self.log,
         )
         control = Control(
             engine=self.books.engine,
@@ -199,6 +202,7 @@ class House:
             supervisor=self.supervisor,
             telemetry=self.telemetry,
             control=control,
+            log=self.log,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
@@ -240,6 +244,7 @@ class House:
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
+        self.log.adopt(settings.logging)
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
@@ -305,6 +310,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         await house.supervisor.probe_once()
         if house.tracing is not None:
             house.tracing.start()
+        house.log.start()
         async with running(house.process.loops, *_heard(house.telemetry)):
             yield house.process
     finally:
@@ -320,6 +326,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()
+        await asyncio.to_thread(house.log.close)
         if house.tracing is not None:
             await asyncio.to_thread(house.tracing.close)
 
@@ -489,11 +496,12 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     gauges.of_requests(telemetry, house.dispatcher)
     gauges.of_fleet(telemetry, house.supervisor)
     gauges.of_money(telemetry, house.accounts, house.keys, wall)
-    gauges.of_process(telemetry)
+    gauges.of_process(telemetry, [loop.name for loop in house.process.loops])
     telemetry.probe("switchgear_shared_calls", lambda: [((), float(len(house.coalescing.flights)))])
     telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
     telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
     telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
+    telemetry.probe("switchgear_cache_error_bound_ratio", lambda: _error_bound(house.process.settings))
     saved = house.pipeline.shelf.kept.saved_tokens
     telemetry.probe(
         "switchgear_cache_saved_tokens", lambda: [((tier,), float(n)) for tier, n in saved.items()]
@@ -501,3 +509,8 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     if (news := house.news) is not None:
         telemetry.probe("switchgear_cache_lost_news", lambda: [((), float(news.lost))])
     telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
+
+
+def _error_bound(settings: Settings) -> gauges.Values:
+    semantic = settings.cache.semantic
+    return [] if semantic is None else [((), semantic.error_bound)]

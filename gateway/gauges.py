@@ -13,6 +13,7 @@ from backends.load import Spread
 from backends.replica import Phase, Replica
 from backends.supervisor import Supervisor
 from gateway.dispatcher import Dispatcher
+from gateway.errors import CODES
 from gateway.state.memory import Account
 from gateway.telemetry import Labels, Telemetry
 from gateway.telemetry import Spread as Shown
@@ -60,8 +61,17 @@ def of_money(
     telemetry.probe("switchgear_keys_expiring", expiring)
 
 
-def of_process(telemetry: Telemetry) -> None:
-    """Show which version this is, and its memory."""
+def of_process(telemetry: Telemetry, loops: Iterable[str]) -> None:
+    """Show which version this is, its memory, and a zero of what is seldom and must be noticed.
+
+    Prometheus takes a counter's first value for its beginning: one that begins with 1 has not risen.
+    """
+    for code in CODES:
+        telemetry.count("switchgear_refusals_total", (code,), 0.0)
+    for name in loops:
+        telemetry.count("switchgear_loop_failures_total", (name,), 0.0)
+    for outcome in ("delivered", "failed", "given_up"):
+        telemetry.count("switchgear_webhook_attempts_total", (outcome,), 0.0)
     version = importlib.metadata.version("switchgear")
     telemetry.probe("switchgear_build_info", lambda: [((version,), 1.0)])
     telemetry.probe("switchgear_memory_bytes", lambda: [((), _resident_bytes())])

@@ -21,6 +21,7 @@ from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form, StreamTap
 from gateway.openai.schemas import Inference
 from gateway.passage import Passage
+from gateway.request_log import RequestLog
 from gateway.settings import CacheSettings, CoalescingSettings
 from gateway.shelf import Shelf
 from gateway.telemetry import Telemetry
@@ -69,6 +70,7 @@ class Pipeline:
         coalescing: Coalescing,
         telemetry: Telemetry,
         tracing: Tracing | None = None,
+        log: RequestLog | None = None,
     ) -> None:
         self._keys = keys
         self._billing = billing
@@ -77,6 +79,7 @@ class Pipeline:
         self._coalescing = coalescing
         self._telemetry = telemetry
         self._tracing = tracing
+        self._log = log
         self._now, self._wall = attempts.now, billing.now
         self._calls = Calls(attempts, traced=tracing is not None)
         self.shelf = Shelf(store, self._now, self._wall)
@@ -129,6 +132,8 @@ class Pipeline:
             passage.observe(self._telemetry)
             if self._tracing is not None:
                 self._tracing.offer(passage)
+            if self._log is not None:
+                self._log.offer(passage)
 
     async def _serve(self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet) -> None:
         """Have a model answer, and hand on what it says."""

@@ -12,6 +12,7 @@ from gateway.database import DatabaseError
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
 from gateway.recordings import Recordings
+from gateway.request_log import RequestLog
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.tenancy.directory import Directory
@@ -58,6 +59,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     supervisor: Supervisor
     telemetry: Telemetry
     control: Control
+    log: RequestLog
     now: Callable[[], float]
     metrics_token: str | None
     reload: Callable[[], None]

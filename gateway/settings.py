@@ -210,6 +210,13 @@ class TracingSettings(Table, frozen=True):
     expensive_usd: Usd = 0.1
 
 
+class LoggingSettings(Table, frozen=True):
+    """``[logging]``: which requests have a line in the log, and from which level on all else has one."""
+
+    requests: Literal["all", "failed", "none"] = "all"
+    level: Literal["debug", "info", "warning", "error"] | None = None
+
+
 class KeySettings(Table, frozen=True):
     """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
 
@@ -247,6 +254,7 @@ class Settings(Table, frozen=True):
     billing: BillingSettings = BillingSettings()
     webhooks: WebhookSettings = WebhookSettings()
     tracing: TracingSettings = TracingSettings()
+    logging: LoggingSettings = LoggingSettings()
     keys: tuple[KeySettings, ...] = ()
 
 

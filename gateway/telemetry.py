@@ -242,6 +242,13 @@ METRICS = (
         "Traced requests: exported, failed at the receiver, or dropped because the buffer was full.",
     ),
     Metric(
+        "switchgear_log_lines_total",
+        "counter",
+        ("outcome",),
+        "lines",
+        "Lines of the log for requests: written, or dropped because the buffer was full.",
+    ),
+    Metric(
         "switchgear_loop_failures_total", "counter", ("loop",), "steps", "Failed steps of background loops."
     ),
     Metric(
@@ -283,6 +290,14 @@ METRICS = (
         ("route", "model", "reason"),
         "requests",
         "Which tier answered for a route, and why.",
+    ),
+    Metric(
+        "switchgear_cache_error_bound_ratio",
+        "probe",
+        (),
+        "hits",
+        "The bound on wrong hits that the configuration promises.",
+        alike=True,
     ),
     Metric(
         "switchgear_keys_expiring",
@@ -345,6 +360,9 @@ class Telemetry:
         self.values = self._tallies.values
         self.rows: dict[Labels, tuple[int, ...]] = {}
         self.registry.register(self)
+        for metric in METRICS:
+            if metric.kind == "counter" and not metric.labels:
+                self.count(metric.name, (), 0.0)
 
     def probe(self, name: str, read: Probe) -> None:
         """Tell where a probe's values come from."""

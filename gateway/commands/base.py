@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.checks import check, warnings
+from gateway.logs import JsonFormatter
 from gateway.settings import Settings, load
 
 
@@ -55,11 +56,14 @@ def opened_database(settings: Settings) -> Iterator[sa.Engine]:
 
 
 def log_to_stderr() -> None:
-    """Send the log to stderr, a line each."""
+    """Send the log to stderr, a line each: JSON, unless a terminal shows it to people."""
     logging.basicConfig(
         level=os.environ.get("SWITCHGEAR_LOG_LEVEL", "INFO").upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    if not sys.stderr.isatty():
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonFormatter())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -92,6 +92,7 @@ class Upstream:
         self.servers: dict[int, asyncio.Server] = {}
         self.open: dict[int, set[asyncio.StreamWriter]] = {}
         self.default: dict[str, Any] = {}
+        self.metrics = ""
         self.mix: list[tuple[str, float]] = []
         self.draw = random.Random(0)
 
@@ -126,6 +127,7 @@ class Upstream:
             self.seen = [one for one in self.seen if one.state == "running"]
             self.attempts.clear()
         self.default = wish.get("default", self.default)
+        self.metrics = wish.get("metrics", self.metrics)
         if "mix" in wish:
             self.mix = [(fault, weight) for fault, weight in wish["mix"]]
             self.draw = random.Random(wish.get("seed", 0))
@@ -202,6 +204,10 @@ class Upstream:
 
     async def _plain(self, path: str, target: str, raw: bytes, writer: asyncio.StreamWriter) -> None:
         body: dict[str, Any] = {}
+        if path == "/metrics" and self.metrics:
+            writer.write(_whole(200, self.metrics.encode()))
+            await writer.drain()
+            return
         if path == "/control":
             await self.control(json.loads(raw))
         elif path == "/seen":

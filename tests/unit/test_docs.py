@@ -9,6 +9,7 @@ import pytest
 from backends.engines import LaunchProfile, Speculative
 from gateway import semconv, settings
 from gateway.spans import STEPS
+from gateway.telemetry import METRICS
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
@@ -32,6 +33,7 @@ TABLES = [
     settings.StreamSettings,
     settings.BillingSettings,
     settings.TracingSettings,
+    settings.LoggingSettings,
     settings.WebhookSettings,
     settings.KeySettings,
 ]
@@ -48,6 +50,15 @@ def test_every_span_and_attribute_is_documented() -> None:
     documented = set(re.findall(r"`([^`\n]+)`", (ROOT / "docs" / "tracing.md").read_text()))
     constants = {value for name, value in vars(semconv).items() if name.isupper() and name != "VERSION"}
     assert constants | set(STEPS) <= documented
+
+
+def test_the_table_of_metrics_is_the_code_s() -> None:
+    guide = (ROOT / "docs" / "observability.md").read_text()
+    lines = ["| metric | labels | unit | what |", "|---|---|---|---|"]
+    for one in METRICS:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        lines.append(f"| `{one.name}` | {labels} | {one.unit} | {one.help} |")
+    assert "\n".join(lines) in guide, "\n".join(lines)
 
 
 def test_the_readme_configuration_is_valid() -> None:

@@ -6,6 +6,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.api.admin import (
     cache,
     config,
+    decisions,
     fleet,
     frame,
     keys,
@@ -29,6 +30,7 @@ RESOURCES = (
     people.handlers,
     session.handlers,
     records.handlers,
+    decisions.handlers,
     prices.handlers,
     movements.handlers,
     usage.handlers,

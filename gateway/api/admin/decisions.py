@@ -1,0 +1,46 @@
+"""``/admin/v1/requests/{id}``: how one request was decided, and how it is booked."""
+
+from typing import Any
+
+import msgspec
+from litestar import get
+from litestar.handlers import HTTPRouteHandler
+
+from gateway.api.admin import frame
+from gateway.api.admin.frame import AdminRequest
+from gateway.errors import NotFound
+from gateway.process import Process
+from gateway.request_log import Line
+from gateway.tenancy import usage
+from gateway.tenancy.usage import RequestRow
+
+DOCS: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """``decision`` is null where the request is long ago, or another process answered it."""
+
+    decision: Line | None
+    booked: RequestRow | None
+
+
+def handlers(process: Process) -> list[HTTPRouteHandler]:
+    """Make the handler."""
+
+    @get("/requests/{request_id:str}", summary="Show a request", responses=frame.READS, **DOCS)
+    def show_request(request: AdminRequest, request_id: str) -> Decided:
+        """Model, score, reason, cache, attempts, times and bill of one request."""
+        reach = frame.permitted(request, "usage.read")
+        with frame.reading(process.control) as connection:
+            window = frame.window(1, None)
+            rows, _ = usage.requests(connection, reach, window, {"request_id": request_id}, (None, None))
+        decision = process.log.find(request_id)
+        if decision is not None and not (
+            reach.covers(decision.org) and reach.key_id in (None, decision.key_id)
+        ):
+            decision = None
+        if decision is None and not rows:
+            raise NotFound(f"There is no request {request_id!r}, or it is not settled yet.")
+        return Decided(decision=decision, booked=rows[0] if rows else None)
+
+    return [show_request]

@@ -1,0 +1,275 @@
+"""Every panel of every dashboard against a real Prometheus that scraped a real gateway, and a real ledger."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from dashboards.grafana.boards import BOARDS
+from dashboards.grafana.build import render
+from dashboards.grafana.panels import Board, Panel
+from gateway import database
+from gateway.telemetry import METRICS
+from tests.fakes.processes import until
+from tests.fakes.upstream import script
+from tests.integration.collector import collecting
+from tests.integration.gateway import LIMITED, ROOT, Gateway, Upstreams, config, model, running, unique
+from tests.integration.prometheus import Prometheus, alertmanager, binary
+from tests.integration.redis_server import RedisServer
+
+PANELS = [(board, panel) for board in BOARDS for panel in board.panels]
+SHARED = '[[routes]]\nname = "auto"\ntiers = ["small", "large"]\n'
+BROKE = '[[keys]]\nname = "broke"\nkey_env = "TEST_LIMITED_KEY"\nbudget_usd = 0.00034\n'
+
+# What this house does not have: each panel says so in its empty state.
+EMPTY = {
+    "Audited false hits",  # no semantic cache is configured here
+    "Texts known",  # the same
+    "Audits",  # the same
+    "Launch until ready",  # nothing is launched
+}
+
+ENGINE = """
+vllm:num_requests_running{{engine="0"}} 3
+vllm:num_requests_waiting{{engine="0"}} 2
+vllm:kv_cache_usage_perc{{engine="0"}} 0.25
+vllm:prefix_cache_queries_total{{engine="0"}} {0}
+vllm:prefix_cache_hits_total{{engine="0"}} {1}
+vllm:prompt_tokens_total{{engine="0"}} {0}
+vllm:generation_tokens_total{{engine="0"}} {0}
+vllm:num_preemptions_total{{engine="0"}} {1}
+vllm:spec_decode_num_draft_tokens_total{{engine="0"}} {0}
+vllm:spec_decode_num_accepted_tokens_total{{engine="0"}} {1}
+{2}
+DCGM_FI_DEV_GPU_UTIL{{gpu="0"}} 55
+DCGM_FI_DEV_FB_USED{{gpu="0"}} 1024
+"""
+RUNNING = 'switchgear_engine_running{model!="failing"}'
+GENERATED = 'switchgear_engine_generation_tokens_total{model!="failing"}'
+SPREADS = ("request_queue_time", "request_prefill_time", "time_to_first_token", "inter_token_latency")
+
+
+def engine(number: int) -> str:
+    """Give what an engine says after so many requests; a quarter of its prompts was cached."""
+    spreads = "\n".join(
+        f'vllm:{name}_seconds_bucket{{le="1.0"}} {number}\nvllm:{name}_seconds_bucket{{le="+Inf"}} {number}\n'
+        f"vllm:{name}_seconds_sum {number / 8}\nvllm:{name}_seconds_count {number}"
+        for name in SPREADS
+    )
+    return ENGINE.format(number * 4, number, spreads)
+
+
+class House:
+    """A gateway that did counted work, and the Prometheus that watched."""
+
+    def __init__(self, gateway: Gateway, prometheus: Prometheus, fired: set[str]) -> None:
+        self.gateway, self.prometheus, self.fired = gateway, prometheus, fired
+        self.statuses: dict[str, int] = {}
+        self.sent = self.answered = 0
+
+    def chat(self, name: str, prompt: str, **fields: object) -> None:
+        """Ask, and count the answer ourselves."""
+        status = self.gateway.chat(name, prompt, **fields)[0]
+        self.statuses[str(status)] = self.statuses.get(str(status), 0) + 1
+        self.sent += 1
+        self.answered += status == 200
+
+    def work(self, times: int) -> None:
+        """Do one of each kind, so often."""
+        self.statuses.clear()
+        for _ in range(times):
+            self.chat("small", script("ok", n=4))  # the first is kept, the others are hits
+            for name in ("small", "large", "auto"):
+                self.chat(name, script("ok", tag=unique(), n=4))
+            self.chat("large", script("ok", tag=unique(), n=9), stream=True)
+            self.chat("small", script("400", tag=unique()))
+            self.chat("failing", script("500", tag=unique()))
+            dear = {"max_tokens": 40, "headers": {"authorization": f"Bearer {LIMITED}"}}
+            self.chat("small", script("ok", tag=unique(), n=40), **dear)
+
+    def seen(self) -> float:
+        return self.prometheus.value("switchgear_requests_total")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    directory, upstreams = tmp_path_factory.mktemp("dashboards"), Upstreams(4)
+    redis = RedisServer(directory)
+    ports = upstreams.ports
+    models = model("small", ports[:2]) + model("large", ports[2:3])
+    models += model("failing", ports[3:], max_attempts=1) + SHARED
+    settings = config(
+        models,
+        directory=directory,
+        cache="exact_ttl_s = 3600",
+        more=f'{BROKE}[redis]\nurl = "{redis.url}"\ntimeout_ms = 2000\n',
+    )
+    upstreams.control(metrics=engine(0))
+    with collecting() as collector, alertmanager(directory) as (alerts, fired):
+        gateway = Gateway(directory, settings, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+        with running(gateway, upstreams):
+            until(gateway.ready)
+            jobs = {"switchgear": [gateway.port], "dcgm": ports[:1]}
+            prometheus = Prometheus(directory, jobs, alerts)
+            made = House(gateway, prometheus, fired)
+            made.work(3)
+            while "503" not in made.statuses or "429" not in made.statuses:
+                made.chat("failing", script("500", tag=unique()))
+            until(lambda: made.seen() == made.sent)
+            until(lambda: prometheus.value(RUNNING) == 9)
+            until(lambda: prometheus.query("switchgear_ledger_gap_nanousd") != [])
+            made.work(8)
+            upstreams.control(metrics=engine(80))
+            until(lambda: made.seen() == made.sent)
+            until(lambda: prometheus.value(GENERATED) == 3 * 320)
+            until(lambda: len([row for row in gateway.rows() if row["amount_nanousd"]]) == made.answered)
+            until(lambda: budgets(gateway) != [])
+            until(lambda: len(prometheus.query("switchgear:first_token:ratio_rate1h")) == 1)
+            yield made
+            prometheus.close()
+    redis.close()
+
+
+def budgets(gateway: Gateway) -> list[object]:
+    """Give what the ledger says of budgets that are half used."""
+    engine = database.connect(f"sqlite:///{gateway.directory / 'gateway.db'}")
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text(one("Budgets at their thresholds").queries[0][1])).all()
+    engine.dispose()
+    return list(rows)
+
+
+def filled(expression: str) -> str:
+    """Put values in the place of Grafana's variables."""
+    text = expression.replace("$__rate_interval", "1m")
+    return re.sub(r"\$(model|route|replica)", ".*", text)
+
+
+@pytest.mark.parametrize(("board", "panel"), PANELS, ids=lambda one: getattr(one, "uid", None) or one.title)
+def test_a_panel_shows_figures(house: House, board: Board, panel: Panel) -> None:
+    assert panel.title
+    assert panel.text.endswith(".")
+    assert panel.unit
+    assert panel.empty
+    shown = 0
+    for _, query in panel.queries:
+        if panel.sql:
+            engine = database.connect(f"sqlite:///{house.gateway.directory / 'gateway.db'}")
+            with engine.connect() as connection:
+                shown += len(connection.execute(sa.text(query)).all())
+            engine.dispose()
+        else:
+            shown += len([value for _, value in house.prometheus.query(filled(query)) if value == value])
+    assert (shown == 0) == (panel.title in EMPTY), f"{panel.title} of {board.title}"
+
+
+def one(title: str) -> Panel:
+    (found,) = [panel for _, panel in PANELS if panel.title == title]
+    return found
+
+
+def figures(house: House, title: str, label: str, number: int = 0) -> dict[str, float]:
+    found = house.prometheus.query(filled(one(title).queries[number][1]))
+    return {labels.get(label, ""): value for labels, value in found if value > 0}
+
+
+def test_what_panels_show_is_what_was_sent(house: House) -> None:
+    """Rates stand beside our own count; shares need no window to agree in."""
+    rates, done = figures(house, "Requests by status", "status"), sum(house.statuses.values())
+    assert set(house.statuses) <= set(rates)
+    for status, rate in rates.items():
+        assert rate / sum(rates.values()) == pytest.approx(house.statuses.get(status, 0) / done, abs=0.03)
+    hits = figures(house, "Hits by kind", "cache")
+    assert hits["hit-exact"] / sum(hits.values()) == pytest.approx(8 / done, abs=0.03)
+    refused = figures(house, "Why requests were refused", "code")
+    assert refused["insufficient_quota"] == pytest.approx(rates["429"], rel=0.1)
+    tiers = figures(house, "Share of tiers", "model")
+    assert sum(tiers.values()) == pytest.approx(1.0)
+    for title, share in (
+        ("Prefix cache hits", 0.25),
+        ("Speculative acceptance", 0.25),
+        ("Time in the engine", 0.125),
+    ):
+        shown = figures(house, title, "replica")
+        assert {"small-0", "small-1", "large-0"} <= set(shown)
+        assert list(shown.values()) == pytest.approx([share] * len(shown)), title
+    assert figures(house, "GPU utilisation", "gpu") == {"0": 55.0}
+    assert figures(house, "Wanted and ready", "model", 1)["small"] == 2
+    assert figures(house, "Reconciliation gap", "") == {}  # a gap of nothing
+    failed = sum(count for status, count in house.statuses.items() if status >= "500")
+    available = house.prometheus.value(one("Availability, 1 h").queries[0][1])
+    assert 1 - available == pytest.approx(failed / done, abs=0.03)
+
+
+def test_what_tables_of_the_ledger_show_is_what_was_billed(house: House) -> None:
+    billed = sum(row["amount_nanousd"] for row in house.gateway.rows())
+    assert billed > 0
+    engine = database.connect(f"sqlite:///{house.gateway.directory / 'gateway.db'}")
+    for title in ("Spend by organisation", "Spend by project and model", "Money saved by day",
+                  "Requests and money by source"):  # fmt: skip
+        with engine.connect() as connection:
+            rows = connection.execute(sa.text(one(title).queries[0][1])).mappings().all()
+        assert sum(row["billed_usd"] for row in rows) == pytest.approx(billed / 1e9), title
+    with engine.connect() as connection:
+        settled = connection.execute(sa.text(one("Settled by day").queries[0][1])).mappings().all()
+    assert sum(row["settled_usd"] for row in settled) == pytest.approx(billed / 1e9)
+    engine.dispose()
+
+
+def test_alerts_reach_people_through_the_alertmanager(house: House) -> None:
+    expected = {"SwitchgearErrorBudgetBurn", "SwitchgearBudgetExhausted", "SwitchgearReplicaEjected"}
+    until(lambda: expected <= house.fired)
+    assert not {"SwitchgearReconciliationGap", "SwitchgearDown", "SwitchgearKeysExpire"} & house.fired
+
+
+def test_tables_of_the_ledger_are_read_by_postgresql(postgres: str) -> None:
+    engine = database.connect(postgres)
+    database.migrate(engine)
+    for _, panel in PANELS:
+        if panel.sql:
+            with engine.connect() as connection:
+                connection.execute(sa.text(panel.queries[0][1]))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_the_json_is_what_the_code_says(board: Board) -> None:
+    """Write it anew by ``python -m dashboards.grafana.build``."""
+    assert (ROOT / "dashboards" / "grafana" / f"{board.uid}.json").read_text() == render(board)
+
+
+def test_every_metric_has_a_panel_and_every_panel_a_metric() -> None:
+    rules = (ROOT / "dashboards/prometheus/rules.yml").read_text()
+    recorded = set(re.findall(r"record: (\S+)", rules))
+    text = "\n".join(query for _, panel in PANELS if not panel.sql for _, query in panel.queries)
+    used = set(re.findall(r"\b(?:switchgear_|gen_ai_|switchgear:)[a-z_:0-9]+\b", text + rules))
+    labels = {label for metric in METRICS for label in metric.labels}
+    names = {metric.name for metric in METRICS}
+    used = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used - labels - recorded}
+    assert used <= names
+    assert names - used <= UNSEEN
+
+
+UNSEEN = {
+    "gen_ai_client_token_usage",  # the distribution of what switchgear_tokens_total sums up
+}
+
+
+def test_rules_pass_their_own_tests() -> None:
+    for command in (["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]):
+        done = subprocess.run(
+            [binary("promtool"), *command], cwd=ROOT / "dashboards/prometheus", capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tested_and_has_a_runbook() -> None:
+    rules = Path(ROOT / "dashboards/prometheus/rules.yml").read_text()
+    tests = Path(ROOT / "dashboards/prometheus/rules_test.yml").read_text()
+    guide = Path(ROOT / "docs/observability.md").read_text()
+    for alert in re.findall(r"alert: (\S+)", rules):
+        assert f"### {alert}\n" in guide
+        assert len(re.findall(rf"\b{alert}\b", tests)) >= 2, alert
