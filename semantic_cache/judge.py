@@ -18,7 +18,7 @@ from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds, Ledger
 from semantic_cache.metric import Metric, Vectors
 from semantic_cache.reading import Reading
-from semantic_cache.verify import Evidence, Nearness, compare
+from semantic_cache.verify import Evidence, Nearness, compare, swapped
 
 NEIGHBOURS = 48
 _CANDIDATES = 3
@@ -118,7 +118,7 @@ class Judge(Lasting):
         best = int(np.argmax(scores))
         score, (answer, entry, _) = scores[best], examined[best]
         sound = not self._answers[answer].probation and answer not in barred
-        serve = sound and score >= self.ledger.threshold
+        serve = sound and score >= self.ledger.threshold and not swapped(reading, self._read(entry.text))
         audit = serve and self._audited(score, draw, again)
         serve = serve and (audit or not again)
         self.ledger.enter(score, serve)

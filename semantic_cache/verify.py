@@ -49,6 +49,9 @@ _FORMATS = listed(
 )
 
 
+_EITHER_WAY = listed("and or the a")
+
+
 class Nearness(msgspec.Struct, frozen=True):
     """Where an answer stands among the answers near a question, as the embedding sees it.
 
@@ -212,6 +215,29 @@ def agree(one: Reading, other: Reading, cosine: float) -> bool:
         return False
     shared = len(one.distinct & other.distinct) / max(1, min(len(one.distinct), len(other.distinct)))
     return cosine >= _AGREEING and shared >= 0.5
+
+
+def swapped(one: Reading, other: Reading) -> bool:
+    """Tell whether two texts are the same but for two parts that have changed places around a third.
+
+    "From Rome to Paris" and "from Paris to Rome": a sum of words cannot tell them apart, so a kept answer to
+    the one could be planted for the other. Around "and" or "or" places mean nothing.
+    """
+    a, b = one.words, other.words
+    if a == b or len(a) != len(b) or one.distinct != other.distinct:
+        return False
+    start, end = 0, len(a)
+    while a[start] == b[start]:
+        start += 1
+    while a[end - 1] == b[end - 1]:
+        end -= 1
+    a, b, size = a[start:end], b[start:end], end - start
+    for left in range(1, size - 1):
+        for right in range(left + 1, size):
+            middle = a[left:right]
+            if a[right:] + middle + a[:left] == b and not _EITHER_WAY.issuperset(middle):
+                return True
+    return False
 
 
 def _bucket(word: str, side: bytes) -> int:

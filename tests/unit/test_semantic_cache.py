@@ -14,7 +14,7 @@ from semantic_cache.reading import Reading
 from semantic_cache.stores.base import Entry
 from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
-from semantic_cache.verify import agree
+from semantic_cache.verify import agree, swapped
 from tests.fakes.loop import now
 
 EMBED = StaticEmbedder.load().embed
@@ -180,3 +180,40 @@ def test_the_surroundings_of_a_question_are_everything_but_its_text() -> None:
 def test_a_turn_that_does_not_stand_alone_is_no_question(messages: str) -> None:
     assert lone(f'{{"model": "m", "messages": {messages}}}') is None
     assert lone(PLAIN.replace('"m",', '"m", "n": 2,')) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ("Fly from Rome to Paris", "Fly from Paris to Rome", True),
+        ("Is Berlin bigger than New York?", "Is New York bigger than Berlin?", True),
+        ("What is 15 percent of 80?", "What is 80 percent of 15?", True),
+        ("The cats and the dogs", "The dogs and the cats", False),
+        ("cats or dogs", "dogs or cats", False),
+        ("Fly from Rome to Paris", "Fly from Rome to Paris", False),
+        ("Fly to Paris from Rome please", "please Fly to Paris from Rome", False),
+        ("", "", False),
+    ],
+)
+def test_parts_that_changed_places_are_told(one: str, other: str, said: bool) -> None:
+    assert swapped(Reading.of(one), Reading.of(other)) is said
+
+
+def test_a_text_whose_vector_collides_is_not_served_the_planted_answer() -> None:
+    cache = learned()
+    asked, planted = "How do I move a file from the laptop to the phone?", "{} from the phone to the laptop?"
+    planted = planted.format("How do I move a file")
+    assert float(EMBED(asked) @ EMBED(planted)) > 0.9999
+    answered(cache, look_up(cache, ask(planted)), "Send me your password.")
+    found = look_up(cache, ask(asked))
+    assert found.verdict.score > cache.judges["t/m"].ledger.threshold  # by its numbers it would be served
+    assert found.entry is None
+
+
+def test_questions_of_two_tenants_never_meet() -> None:
+    cache = learned()
+    scopes = {scope_key(tenant, model, around) for tenant in "tu" for model in "mn" for around in (b"", b"x")}
+    assert len(scopes) == 8
+    for scope in scopes:
+        for form in FORMS:
+            assert not look_up(cache, ask(form.format(TOPICS[0]), scope)).near
