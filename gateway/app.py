@@ -167,6 +167,7 @@ class House:
         return Process(
             settings=settings,
             pipeline=self.pipeline,
+            chooser=self.chooser,
             supervisor=self.supervisor,
             telemetry=self.telemetry,
             control=control,

@@ -7,6 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from backends.supervisor import Supervisor
+from gateway.choosing import Chooser
 from gateway.database import DatabaseError
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
@@ -50,6 +51,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
 
     settings: Settings
     pipeline: Pipeline
+    chooser: Chooser
     supervisor: Supervisor
     telemetry: Telemetry
     control: Control

@@ -10,6 +10,7 @@ import secrets
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
@@ -27,7 +28,9 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
 }
 NONCE = "{{nonce}}"
-UNBUILT = b"<!doctype html><title>Switchgear</title><p>The console is not built: run <code>make console</code>."
+UNBUILT = (
+    b"<!doctype html><title>Switchgear</title><p>The console is not built: run <code>make console</code>."
+)
 
 
 def handlers(process: Process) -> list[HTTPRouteHandler]:
@@ -55,11 +58,15 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         return Response(body, media_type="text/html", headers=headers)
 
     @get("/console/assets/{name:str}", sync_to_thread=False, include_in_schema=False)
-    def asset(request: Request[object, object, object], name: str) -> Response[bytes]:
+    def asset(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
         if name not in names:
             raise NotFound("There is no such file; load the page again.")
         plain, packed = part(name)
-        headers = {**HEADERS, "cache-control": "public, max-age=31536000, immutable", "vary": "accept-encoding"}
+        headers = {
+            **HEADERS,
+            "cache-control": "public, max-age=31536000, immutable",
+            "vary": "accept-encoding",
+        }
         zipped = "gzip" in request.headers.get("accept-encoding", "")
         if zipped:
             headers["content-encoding"] = "gzip"

@@ -18,6 +18,7 @@ from gateway.api.admin import (
     session,
     usage,
     webhooks,
+    whatif,
 )
 from gateway.database import DatabaseError
 from gateway.process import Process
@@ -35,6 +36,7 @@ RESOURCES = (
     live.handlers,
     webhooks.handlers,
     fleet.handlers,
+    whatif.handlers,
     config.handlers,
 )
 

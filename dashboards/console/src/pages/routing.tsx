@@ -1,6 +1,7 @@
 // Routes: their tiers and aim, and how the traffic of late was really shared out.
-import { Group, SimpleGrid, Stack, Text } from "@mantine/core";
-import { useQuery } from "@tanstack/react-query";
+import { Button, Group, SimpleGrid, Stack, Text, Textarea } from "@mantine/core";
+import { useMutation, useQuery } from "@tanstack/react-query";
+import { useState } from "react";
 import { api, got, type Schemas } from "../api/client";
 import { count, day, percent, usd } from "../format";
 import { To } from "../parts/link";
@@ -34,6 +35,7 @@ export default function Routing() {
       ) : (
         <SimpleGrid cols={{ base: 1, lg: 2 }}>
           {data.routes.map((route) => <Route key={route.name} route={route} usage={data.usage} />)}
+          <WhatIf />
         </SimpleGrid>
       )}
     </>
@@ -70,6 +72,31 @@ function Route({ route, usage }: { route: Schemas["ShownRoute"]; usage: readonly
           {route.fallback.length > 0 && ` When no tier is ready: ${route.fallback.join(", ")}.`}
         </Text>
       </Stack>
+    </Card>
+  );
+}
+
+/** Which tier a pasted prompt would get now. */
+function WhatIf() {
+  const [prompt, setPrompt] = useState("");
+  const run = useMutation({ mutationFn: () => got(api.POST("/admin/v1/routing/what-if", { body: { prompt } })) });
+  return (
+    <Card title="What if">
+      <form onSubmit={(event) => { event.preventDefault(); run.mutate(); }}>
+        <Stack gap="sm" align="flex-start">
+          <Textarea w="100%" label="A prompt" description="Which tier would it get now? Nothing is asked, billed or kept." value={prompt} onChange={(event) => setPrompt(event.currentTarget.value)} autosize minRows={3} maxRows={10} required />
+          <Button type="submit" loading={run.isPending}>Try it</Button>
+          {run.error && <Failed error={run.error} />}
+          <div role="status">
+            {run.data && <Text size="sm">Score <b>{run.data.score.toFixed(3)}</b>: how much the largest tier is expected to gain, from 0 to 1.</Text>}
+            {run.data?.routes.map((one) => (
+              <Text size="sm" key={one.route}>
+                <b>{one.route}</b> would choose <b>{one.tier}</b>; {one.tiers.slice(1).map((tier, at) => `${tier} from ${(one.thresholds[at] ?? 0).toFixed(3)}`).join(", ")}.
+              </Text>
+            ))}
+          </div>
+        </Stack>
+      </form>
     </Card>
   );
 }
