@@ -17,9 +17,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from backends import fleet, probing, replica
-from backends.engines import ENGINES, LaunchCommand, LaunchContext, LaunchProfile, stage
+from backends.engines import ENGINES, Engine, LaunchCommand, LaunchContext, LaunchProfile, stage
 from backends.launchers import Launcher, Process
-from backends.load import ReplicaLoad, read_load
+from backends.load import Figures, ReplicaLoad, read_figures, read_load
 from backends.load_times import LoadTimes
 from backends.replica import Event, Phase, Replica
 
@@ -100,6 +100,7 @@ class Supervisor:
         """`on_change(before, after)` is called in the loop for each change of a phase; it must not block."""
         self.replicas: Mapping[str, Replica] = {}
         self.loads: Mapping[str, ReplicaLoad] = {}
+        self.figures: Mapping[str, Figures] = {}
         self._launchers, self._probe, self._now = launchers, probe, now
         self._on_change = on_change
         self.limits = Limits()
@@ -206,7 +207,11 @@ class Supervisor:
             and now_s >= self._mute_until_s.get(id_, now_s)
         ]
         found = await asyncio.gather(*(self._scrape_one(self._specs[id_]) for id_ in ids))
-        self.loads = {id_: load for id_, load in zip(ids, found, strict=True) if load is not None}
+        read = {
+            id_: text for id_, text in zip(ids, found, strict=True) if text is not None and id_ in self._specs
+        }
+        self.loads = {id_: load for id_, text in read.items() if (load := self._load(id_, text)) is not None}
+        self.figures = {id_: read_figures(text, self._engine(id_).figures) for id_, text in read.items()}
 
     def report(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
         """How a request went: ok, or failed through the replica (`replica.outcome`: a 4xx is neither)."""
@@ -354,9 +359,17 @@ class Supervisor:
         except TimeoutError as error:
             return probing.missed(error)
 
-    async def _scrape_one(self, spec: ReplicaSpec) -> ReplicaLoad | None:
+    def _engine(self, id_: str) -> Engine:
+        return ENGINES[self._specs[id_].engine]
+
+    def _load(self, id_: str, text: str) -> ReplicaLoad | None:
+        names = self._engine(id_).load_metrics
+        return read_load(text, names) if names is not None else None
+
+    async def _scrape_one(self, spec: ReplicaSpec) -> str | None:
+        """Give the text of a replica's metrics."""
         engine = ENGINES[spec.engine]
-        if engine.metrics_path is None or engine.load_metrics is None:
+        if engine.metrics_path is None:
             return None
         root = self.replicas[spec.id].url.removesuffix("/v1")
         try:
@@ -369,7 +382,7 @@ class Supervisor:
         if reply.status != 200:
             self._mute_until_s[spec.id] = self._now() + self.limits.mute_s
             return None
-        return read_load(reply.body.decode(errors="replace"), engine.load_metrics)
+        return reply.body.decode(errors="replace")
 
     def _ready_in_s(self, seen: Replica) -> float | None:
         if seen.phase is Phase.READY:

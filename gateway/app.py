@@ -5,9 +5,10 @@ import contextlib
 import hashlib
 import os
 import random
+import threading
 import time
 from collections import ChainMap
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,21 +23,27 @@ from backends.launchers import LAUNCHERS
 from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import ReplicaSpec, Supervisor
-from gateway.api import admin, console, fallback, inference, models, probes, schema, usage
+from gateway import gauges
+from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, streams, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
+from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
+from gateway.likeness import Likeness
 from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
-from gateway.settings import ModelSettings, Settings
+from gateway.recordings import Recordings
+from gateway.settings import CacheSettings, ModelSettings, Settings
+from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
+from gateway.state.redis_logs import RedisLogs
 from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
 from gateway.tenancy import webhooks
@@ -52,13 +59,16 @@ from semantic_cache.stores.memory import MemoryStore
 
 ROUTES = (
     inference.handlers,
+    streams.handlers,
     models.handlers,
     usage.handlers,
+    feedback.handlers,
     probes.handlers,
     console.handlers,
     admin.handlers,
 )
 
+PULSE_S = 0.5
 PROBE_BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -94,9 +104,14 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
+        Loop("idempotency", 1.0, house.recordings.step),
+        Loop("retention", 600.0, books.retain),
         Loop("proof", 300.0, books.prove),
         Loop("alerts", 5.0, notices.watch),
+        Loop("pulse", PULSE_S, gauges.pulse(house.telemetry, PULSE_S)),
         Loop("webhooks", 1.0, notices.deliver),
+        Loop("likeness", 0.1, house.settle),
+        Loop("audits", 0.5, house.audit),
     )
 
 
@@ -112,9 +127,11 @@ class House:
         self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.store = MemoryStore(settings.cache.max_bytes)
-        keys, prices = KeyTable(), PriceTable()
+        self.keys = keys = KeyTable()
+        prices = PriceTable()
         self.shared = _shared(settings, edges, self.telemetry)
         limits = MemoryLimits() if self.shared is None else self.shared
+        self.accounts = limits.accounts
         name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
         journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
         directory = Directory(state_dir / "keys.json", keys)
@@ -130,21 +147,25 @@ class House:
             probe=_Probe(self.clients),
             now=edges.now,
             state_dir=state_dir,
-            on_change=lambda _before, _after: self.dispatcher.update(self.supervisor.replicas),
+            on_change=self._changed,
         )
         self.dispatcher = Dispatcher(
             now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
         )
         self.chooser = Chooser(None, self.dispatcher.ready)
+        self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
         )
+        self.logs = _logs(settings, edges)
+        self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
             keys=keys,
             billing=self.billing,
             store=self.store,
             chooser=self.chooser,
             attempts=self.batching,
+            coalescing=self.coalescing,
             telemetry=self.telemetry,
             tracing=self.tracing,
         )
@@ -155,8 +176,10 @@ class House:
             prices=prices,
             wall=edges.wall,
             admin_digest=_admin_digest(edges.environ),
+            one_writer=threading.Lock(),
             webhook_master=master,
         )
+        self.recordings = Recordings(self.logs, self.pipeline, control.opened, edges.wall)
         self.process = self._process(settings, control)
         self.adopt(settings)
 
@@ -168,6 +191,7 @@ class House:
             settings=settings,
             pipeline=self.pipeline,
             chooser=self.chooser,
+            recordings=self.recordings,
             supervisor=self.supervisor,
             telemetry=self.telemetry,
             control=control,
@@ -181,6 +205,11 @@ class House:
             else ChainMap(self.books.errors, self.shared.errors),
             exchanges=set(),
         )
+
+    def _changed(self, before: Replica, after: Replica) -> None:
+        """Hear that a replica has another phase."""
+        self.dispatcher.update(self.supervisor.replicas)
+        gauges.started(self.telemetry, before, after)
 
     def _shared_loops(self) -> Iterable[Loop]:
         """Give the loops that one of several processes has."""
@@ -198,13 +227,35 @@ class House:
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
-        self.pipeline.adopt(catalogue, settings.cache)
+        self.pipeline.adopt(catalogue, settings.cache, settings.coalescing)
+        self.recordings.adopt(settings.idempotency, settings.streams)
+        self._adopt_likeness(settings.cache)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
+
+    def _adopt_likeness(self, cache: CacheSettings) -> None:
+        """Switch the semantic tier on or off; what it knows stays while the process lives."""
+        if cache.semantic is None or not cache.exact_ttl_s:
+            self.pipeline.kept.likeness = None
+            return
+        if self._likeness is None:
+            self._likeness = Likeness(self.batching, self.telemetry, self._edges.draw, cache.max_bytes)
+        self._likeness.adopt(cache.semantic)
+        self.pipeline.kept.likeness = self._likeness
+
+    async def settle(self) -> None:
+        """Let the semantic tier learn from what was answered."""
+        if self._likeness is not None:
+            await self._likeness.settle()
+
+    async def audit(self) -> None:
+        """Run the audits of the semantic tier that wait."""
+        if self._likeness is not None:
+            await self._likeness.audit_once()
 
     def reload(self) -> None:
         """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
@@ -225,7 +276,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     """
     check(settings, edges.source, edges.environ)
     house = House(settings, edges)
-    _wire_probes(house)
+    _wire_probes(house, edges.wall)
     try:
         if house.shared is not None:
             with contextlib.suppress(RedisAway):
@@ -236,9 +287,12 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         await house.supervisor.probe_once()
         if house.tracing is not None:
             house.tracing.start()
-        async with running(house.process.loops, _counter(house.telemetry)):
+        async with running(house.process.loops, *_heard(house.telemetry)):
             yield house.process
     finally:
+        await house.recordings.close()
+        await house.coalescing.close()
+        await house.logs.close()
         await house.supervisor.stop()
         await house.clients.close()
         if house.shared is not None:
@@ -268,8 +322,8 @@ def build(process: Process) -> ASGIApp:
     )
     hot = {path: one.fn for one in handlers if isinstance(one, ASGIRouteHandler) for path in one.paths}
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        await hot.get(scope["path"], rest)(scope, receive, send)
+    def application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return hot.get(scope["path"], rest)(scope, receive, send)
 
     return application
 
@@ -319,6 +373,20 @@ def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
     )
 
 
+def _logs(settings: Settings, edges: Edges) -> Logs:
+    """Make the logs of this process, or of all that share a Redis."""
+    redis, kept_bytes = settings.redis, settings.streams.total_bytes
+    if redis is None:
+        return MemoryLogs(kept_bytes)
+    return RedisLogs(
+        redis.url,
+        password=edges.environ[redis.password_env] if redis.password_env else None,
+        timeout_s=redis.timeout_ms / 1000,
+        lease_s=settings.coalescing.lease_s,
+        kept_bytes=kept_bytes,
+    )
+
+
 def _shared(settings: Settings, edges: Edges, telemetry: Telemetry) -> RedisLimits | None:
     """Make the limits that several processes share, where there is a Redis."""
     redis = settings.redis
@@ -346,6 +414,14 @@ def _credentials(settings: Settings, environ: Mapping[str, str]) -> dict[str, by
 def _admin_digest(environ: Mapping[str, str]) -> bytes | None:
     key = environ.get("SWITCHGEAR_ADMIN_KEY")
     return hashlib.sha256(key.encode()).digest() if key else None
+
+
+def _heard(telemetry: Telemetry) -> tuple[Callable[[str], None], Callable[[str, float], None]]:
+    """Give what counts the failures of loops, and how long their steps take."""
+    return (
+        lambda name: telemetry.count("switchgear_loop_failures_total", (name,)),
+        lambda name, spent_s: telemetry.observe("switchgear_loop_step_seconds", (name,), spent_s),
+    )
 
 
 class _Probe:
@@ -377,31 +453,14 @@ class _Probe:
             raise OSError(str(error)) from None
 
 
-def _wire_probes(house: House) -> None:
-    probe, dispatcher, store = house.telemetry.probe, house.dispatcher, house.store
-    probe("switchgear_queue_depth", lambda: _by_model(dispatcher.depth()))
-    probe("switchgear_running", lambda: _by_model(dispatcher.running()))
-    probe("switchgear_replicas", lambda: _phases(house.supervisor.replicas))
-    probe("switchgear_ledger_gap_nanousd", lambda: _known(house.books.gap_nanousd))
-    probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
-    probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
-
-
-def _known(amount: int | None) -> Iterable[tuple[tuple[str, ...], float]]:
-    return [] if amount is None else [((), float(amount))]
-
-
-def _by_model(counts: Mapping[str, int]) -> Iterable[tuple[tuple[str, ...], float]]:
-    return [((model,), float(count)) for model, count in counts.items()]
-
-
-def _phases(replicas: Mapping[str, Replica]) -> Iterable[tuple[tuple[str, ...], float]]:
-    counts: dict[tuple[str, ...], float] = {}
-    for one in replicas.values():
-        key = (one.model, str(one.phase))
-        counts[key] = counts.get(key, 0.0) + 1.0
-    return counts.items()
-
-
-def _counter(telemetry: Telemetry) -> Callable[[str], None]:
-    return lambda name: telemetry.count("switchgear_loop_failures_total", (name,))
+def _wire_probes(house: House, wall: Callable[[], float]) -> None:
+    telemetry, store = house.telemetry, house.store
+    gauges.of_requests(telemetry, house.dispatcher)
+    gauges.of_fleet(telemetry, house.supervisor)
+    gauges.of_money(telemetry, house.accounts, house.keys, wall)
+    gauges.of_process(telemetry)
+    telemetry.probe("switchgear_shared_calls", lambda: [((), float(len(house.coalescing.flights)))])
+    telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
+    telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
+    telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
+    telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])

@@ -1,5 +1,6 @@
 """One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from gateway.choosing import Chooser
 from gateway.database import DatabaseError
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
+from gateway.recordings import Recordings
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.tenancy.directory import Directory
@@ -28,7 +30,8 @@ class Abortable(Protocol):
 class Control(msgspec.Struct, frozen=True, kw_only=True):
     """What the admin API works on; ``admin_digest`` is the hash of the admin key, if any.
 
-    ``webhook_master`` is what the secrets of webhooks are derived from, if anything.
+    ``one_writer`` is held by who changes something; ``webhook_master`` is what the secrets of webhooks are
+    derived from, if anything.
     """
 
     engine: sa.Engine
@@ -37,6 +40,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     prices: PriceTable
     wall: Callable[[], float]
     admin_digest: bytes | None
+    one_writer: threading.Lock
     webhook_master: bytes | None
 
     def opened(self) -> sa.Engine:
@@ -52,6 +56,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     settings: Settings
     pipeline: Pipeline
     chooser: Chooser
+    recordings: Recordings
     supervisor: Supervisor
     telemetry: Telemetry
     control: Control

@@ -111,6 +111,7 @@ async def serve(
     """Serve until a signal comes, then drain; ``after`` runs while the rest still serves its last streams."""
     config = uvicorn.Config(
         app,
+        interface="asgi3",
         loop="uvloop",
         http=JoinedHttpProtocol,
         ws="none",

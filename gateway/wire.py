@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 from urllib.parse import unquote
+from weakref import ref
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -74,6 +75,7 @@ class _JoinedWrites:
 class Cycle(RequestResponseCycle):
     """One request and its answer: as ASGI has it, and as ``api.exchange.Wire`` for the hot path."""
 
+    task: "asyncio.Task[None]"
     _leave: Callable[[], None] | None = None
 
     def left(self) -> None:
@@ -82,13 +84,6 @@ class Cycle(RequestResponseCycle):
         self.message_event.set()
         if self._leave is not None:
             self._leave()
-
-    async def run_asgi(self, app: Any) -> None:
-        """Run the handler; afterwards nothing of the request may wait for the garbage collector."""
-        try:
-            await super().run_asgi(app)
-        finally:
-            self.scope["extensions"] = {}  # else it leads from the scope to its Cycle, and back
 
     # The hot path
     async def read(self, limit_bytes: int) -> bytes:
@@ -274,7 +269,9 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
-        scope["extensions"] = {WIRE: cycle}
+        # Weak: a circle of scope and Cycle would keep what a request held until the collector's last
+        # generation is looked at, of long streams for hours.
+        scope["extensions"] = {WIRE: ref(cycle)}
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
             return
@@ -306,8 +303,10 @@ class JoinedHttpProtocol(HttpToolsProtocol):
             self._answered.left()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answered = cast("Cycle", cycle)
-        super()._start_asgi_task(cycle, app)
+        self._answered = answered = cast("Cycle", cycle)
+        answered.task = task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from backends.load import LoadMetrics
+from backends.load import LoadMetrics, TokenMetrics
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -144,6 +144,9 @@ class Engine(Struct, frozen=True, kw_only=True):
     """Relative to the server's root; None: asks `/v1/models` instead."""
     metrics_path: str | None = None
     load_metrics: LoadMetrics | None = None
+    token_metrics: TokenMetrics | None = None
+    figures: dict[str, tuple[str, ...]] = {}
+    """What the engine calls the figures that all engines have (`gateway.telemetry.ENGINE_METRICS`)."""
     takes_priority: bool = False
     """Understands `priority`, smaller first, where launched by us: vLLM's default policy refuses it."""
     takes_cache_salt: bool = False

@@ -15,7 +15,7 @@ from gateway.errors import ApiError, ShuttingDown, error_body, error_event, erro
 
 log = logging.getLogger("switchgear.api")
 
-WIRE = "switchgear.wire"  # extension of a scope: our own server's side of the request, a ``Wire``
+WIRE = "switchgear.wire"  # extension of a scope: gives our own server's side of the request, a ``Wire``
 FAREWELL_S = 1.0
 HEARTBEAT = b": keep-alive\n\n"
 
@@ -27,8 +27,10 @@ class ClientGone(Exception):
 class Wire(Protocol):
     """One request as the server has it; heads are lines that end in CRLF, without the status.
 
-    Writing waits while the client does not read, and does nothing once it is gone.
+    Writing waits while the client does not read, and does nothing once it is gone. ``task`` runs its handler.
     """
+
+    task: asyncio.Task[None]
 
     async def read(self, limit_bytes: int) -> bytes:
         """Give the whole body; raises RequestTooLarge over the limit, ClientGone where it breaks off."""
@@ -55,8 +57,8 @@ class Abort:
     error: ApiError | None = None
     gone = False
 
-    def __init__(self) -> None:
-        self.task = asyncio.current_task()
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task: asyncio.Task[None] | None = task
 
     def shut_down(self) -> None:
         """End the exchange because the process ends."""
@@ -92,7 +94,7 @@ class Exchange:
         self._wire = wire
         self._request_id = request_id
         self._heartbeat_s = heartbeat_s
-        self.abort = Abort()
+        self.abort = Abort(wire.task)
 
     async def run(self, answering: Awaitable[None]) -> None:
         """Answer to the end, or until the client leaves."""

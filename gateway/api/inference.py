@@ -49,7 +49,7 @@ def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:
         started_s = process.now()
         request_id = new_request_id()
         asked = cast("dict[str, Any]", scope)
-        wire: Wire = asked["extensions"][WIRE]  # our own server's
+        wire: Wire = asked["extensions"][WIRE]()  # our own server's
         try:
             if asked["method"] != "POST":
                 raise MethodNotAllowed(f"/v1{endpoint.path} takes POST, not {asked['method']}.")
@@ -65,8 +65,10 @@ def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:
         exchange = Exchange(wire, request_id, process.settings.server.heartbeat_after_s)
         wire.on_leave(exchange.abort.leave)
         process.exchanges.add(exchange.abort)
+        recordings = process.recordings
+        answers = recordings.serve if recordings.wanted(incoming.headers) else process.pipeline.infer
         try:
-            await exchange.run(process.pipeline.infer(incoming, exchange))
+            await exchange.run(answers(incoming, exchange))
         finally:
             process.exchanges.discard(exchange.abort)
 

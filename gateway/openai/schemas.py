@@ -6,7 +6,7 @@ member, known to OpenAI or not, reaches the upstream byte for byte.
 
 import re
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -91,7 +91,7 @@ COMPLETIONS = Endpoint("/completions", "chat", "text_completion", CompletionFiel
 EMBEDDINGS = Endpoint("/embeddings", "embedding", "embeddings", EmbeddingFields)
 
 
-class Inference(msgspec.Struct, kw_only=True):
+class Inference(msgspec.Struct):
     """A parsed request: raw members, typed members, and what follows from them.
 
     ``prompt_bytes`` is the size of what the model reads, the same for a streamed and a buffered request.
@@ -103,6 +103,10 @@ class Inference(msgspec.Struct, kw_only=True):
     prompt_bytes: int
     stream: bool = False
     """Whether the answer is wanted as server-sent events."""
+    prompt_tokens_estimate: int = 0
+    """Tokens of the prompt as estimated at admission; corrected by the upstream's usage."""
+    output_tokens_estimate: int = 0
+    """Tokens of the answer as estimated at admission."""
 
     @property
     def model(self) -> str:
@@ -169,30 +173,12 @@ class Inference(msgspec.Struct, kw_only=True):
             prompts = 1 if typed.prompt and isinstance(typed.prompt[0], int) else len(typed.prompt)
         return max(1, typed.n or 1) * max(1, prompts)
 
-    @property
-    def prompt_tokens_estimate(self) -> int:
-        """Tokens of the prompt as estimated at admission; corrected by the upstream's usage."""
-        return 1 + self.prompt_bytes // BYTES_PER_TOKEN
-
-    @property
-    def output_tokens_estimate(self) -> int:
-        """Tokens of the answer as estimated at admission."""
-        typed = self.typed
-        if isinstance(typed, EmbeddingFields):
-            return 0
-        wanted = typed.max_tokens
-        if isinstance(typed, ChatFields) and typed.max_completion_tokens is not None:
-            wanted = typed.max_completion_tokens
-        return max(0, DEFAULT_OUTPUT_TOKENS if wanted is None else wanted) * max(1, typed.n or 1)
-
     def most_output_tokens(self, context_tokens: int | None) -> int | None:
         """The most tokens that an answer can have; None where neither request nor model says."""
         typed = self.typed
         if isinstance(typed, EmbeddingFields):
             return 0
-        wanted = typed.max_tokens
-        if isinstance(typed, ChatFields) and typed.max_completion_tokens is not None:
-            wanted = typed.max_completion_tokens
+        wanted = _wanted(typed)
         if wanted is None or (context_tokens is not None and wanted > context_tokens):
             wanted = context_tokens
         return None if wanted is None else max(0, wanted) * self.choices
@@ -237,7 +223,24 @@ def parse(endpoint: Endpoint, body: bytes) -> Inference:
         raise InvalidRequest("'messages' must have at least one message.", param="messages")
     prompt_bytes = sum([len(fields[name]) for name in _PROMPT if name in fields])
     stream = isinstance(typed, Common) and bool(typed.stream)
-    return Inference(endpoint=endpoint, fields=fields, typed=typed, prompt_bytes=prompt_bytes, stream=stream)
+    return Inference(
+        endpoint, fields, typed, prompt_bytes, stream, 1 + prompt_bytes // BYTES_PER_TOKEN, _estimated(typed)
+    )
+
+
+def _wanted(typed: Common) -> int | None:
+    """Give the client's own limit of the answer's tokens."""
+    wanted = typed.max_tokens
+    if isinstance(typed, ChatFields) and typed.max_completion_tokens is not None:
+        wanted = typed.max_completion_tokens
+    return wanted
+
+
+def _estimated(typed: AnyFields) -> int:
+    if isinstance(typed, EmbeddingFields):
+        return 0
+    wanted = _wanted(typed)
+    return max(0, DEFAULT_OUTPUT_TOKENS if wanted is None else wanted) * max(1, typed.n or 1)
 
 
 @lru_cache(1024)
@@ -291,6 +294,44 @@ def canonical(request: Inference) -> bytes:
         return msgspec.json.encode([request.endpoint.path, content], order="deterministic")
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
+
+
+def fingerprint(endpoint: Endpoint, body: bytes) -> str:
+    """Give a hash of a whole body, the same for every spelling of it; raises InvalidRequest."""
+    request = parse(endpoint, body)
+    content = {name: _value(raw) for name, raw in request.fields.items()}
+    text = msgspec.json.encode([endpoint.path, content], order="deterministic")
+    return sha256(text).hexdigest()
+
+
+def lone_question(request: Inference) -> tuple[str, bytes] | None:
+    """Give the text of a chat's only user turn and, canonical, all that surrounds it; else None.
+
+    None too where the turn has parts other than text, or a name, or where several choices are wanted: such
+    requests are the same only where they are identical.
+    """
+    typed = request.typed
+    if not isinstance(typed, ChatFields) or (typed.n or 1) != 1:
+        return None
+    *before, last = typed.messages
+    if last.role != "user" or not isinstance(last.content, str):
+        return None
+    if any(message.role not in ("system", "developer") for message in before):
+        return None
+    content = {name: _value(raw) for name, raw in request.fields.items() if name not in _NOT_IN_KEY}
+    turn = content["messages"].pop()
+    if turn.keys() != {"role", "content"}:
+        return None
+    return last.content, msgspec.json.encode([request.endpoint.path, content], order="deterministic")
+
+
+def owner(request: Inference) -> str:
+    """Give who asks, as the client tells it: `safety_identifier` or `user`."""
+    for name in ("safety_identifier", "user"):
+        value = _value(request.fields[name]) if name in request.fields else None
+        if isinstance(value, str) and value:
+            return value
+    return ""
 
 
 def _labels(raw: Raw) -> str:

@@ -101,8 +101,10 @@ class Charge:
         self._noted_tokens = 0
         self._noted_s = 0.0
         self._short = False  # there was no room for a whole step
-        # Up to so many output tokens the reservation needs no look; a stream's first token is looked at.
-        self.covered_tokens = 0 if order.streamed and ask.cost_nanousd else MAX_TOKENS
+        # Up to so many output tokens the reservation needs no look; a stream's first token is looked at, and
+        # so is an answer that nothing limits.
+        looked_at = order.streamed or order.most_output_tokens is None
+        self.covered_tokens = 0 if looked_at and ask.cost_nanousd else MAX_TOKENS
 
     @property
     def replicas(self) -> list[str]:
@@ -146,7 +148,8 @@ class Charge:
 
     def answered_by(self, model: str) -> None:
         """Note which model answers: its price counts from now on."""
-        self.price = self._billing.prices.find(model, self.key.org, self.ts)
+        if model != self.price.model:
+            self.price = self._billing.prices.find(model, self.key.org, self.ts)
 
     @property
     def cost_usd(self) -> float:
@@ -160,6 +163,12 @@ class Charge:
     def amount_nanousd(self, usage: Usage) -> int:
         """The cost of a usage."""
         return amount_nanousd(self.price, usage, self.source, self.service)
+
+    @property
+    def saved_nanousd(self) -> int:
+        """What the answer costs less because it was not computed for this request alone."""
+        full = amount_nanousd(self.price, self.usage, "upstream", self.service)
+        return full - self.amount_nanousd(self.usage)
 
     def baseline_nanousd(self, usage: Usage) -> int:
         """What the usage would have cost on the largest tier, without routing and cache."""
@@ -294,8 +303,9 @@ class Billing:
 
     def settle(self, charge: Charge, status: Status) -> None:
         """Give back the reservation and write the journal's last line."""
-        usage, key, order = charge.usage, charge.key, charge.order
-        amount = charge.amount_nanousd(usage)
+        usage, key, order, replicas = charge.usage, charge.key, charge.order, charge.replicas
+        service = charge.service
+        amount = amount_nanousd(charge.price, usage, charge.source, service)
         tokens = usage.prompt_tokens + usage.completion_tokens
         self._release(charge, tokens, amount)
         if charge.unrecorded:
@@ -315,12 +325,12 @@ class Billing:
             amount,
             charge.price.version,
             charge.source,
-            len(charge.replicas),
-            ",".join(charge.replicas),
+            len(replicas),
+            ",".join(replicas),
             charge.estimated,
             usage.reasoning_tokens,
             charge.baseline_nanousd(usage),
-            charge.service,
+            service,
             order.operation,
             order.end_user,
             order.metadata,

@@ -22,11 +22,12 @@ from gateway.settings import Settings
 from gateway.state.limits import Limits
 from gateway.tenancy import accounts, changes, key_store, keys, ledger, prices, standings, transfers
 from gateway.tenancy.carrier import Carrier, recover
-from gateway.tenancy.directory import Directory
+from gateway.tenancy.directory import Directory, load
 from gateway.tenancy.journal import Journal, prune
 from gateway.tenancy.prices import PriceTable
 from gateway.tenancy.pricing import price_of_model
 from gateway.tenancy.reconcile import Report, reconcile
+from gateway.tenancy.retention import Retention
 
 log = logging.getLogger("switchgear.books")
 
@@ -59,6 +60,7 @@ class Books:
         self.gap_nanousd: int | None = None
         self._journal = journal
         self._carrier = Carrier(self.engine, journal)
+        self._retention = Retention()
         self._directory = directory
         self._limits = limits
         self._prices = price_table
@@ -120,6 +122,11 @@ class Books:
         if self._opened:
             await self._run("database", self._expire)
             await self._run("database", lambda: self._standings(self._wall()))
+
+    async def retain(self) -> None:
+        """Forget the content of requests that is older than the terms allow."""
+        if self._opened:
+            await self._run("database", self._retain)
 
     async def with_engine(self, work: Callable[[sa.Engine], T]) -> T | None:
         """Run blocking work in the books' thread; None while the database has not been opened."""
@@ -206,6 +213,12 @@ class Books:
         with self.engine.begin() as connection:
             if transfers.expire(connection, self._wall()):
                 changes.bump(connection)
+
+    def _retain(self) -> None:
+        with self.engine.connect() as connection:
+            registry = load(connection)
+        if emptied := self._retention.step(self.engine, registry, self._wall()):
+            log.info("forgot the content of %d requests", emptied)
 
     def _reconcile(self) -> Report:
         kept = self._journal.kept

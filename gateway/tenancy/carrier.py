@@ -20,8 +20,11 @@ from gateway.tenancy.journal import (
     keep,
     orphans,
     read_lines,
+    read_settled,
 )
 from gateway.tenancy.ledger import BATCH, Carried, insert
+
+BLOCK_BYTES = 128 * 1024  # of the journal at once: a few hundred rows
 
 
 class Carrier:
@@ -52,27 +55,15 @@ class Carrier:
 
     def _carry(self, segment: Segment) -> int:
         carried = 0
-        batch: list[Entry] = []
-        offset = self._offsets.get(segment.path, 0)
-        if offset == segment.size_bytes:
-            return 0
-        for line, behind in read_lines(segment.path, offset):
-            offset = behind
-            if isinstance(line, Entry):
-                batch.append(line)
-            if len(batch) >= BATCH:
-                carried += self._flush(segment, batch, offset)
-        if batch:
-            carried += self._flush(segment, batch, offset)
-        self._offsets[segment.path] = offset
+        while (offset := self._offsets.get(segment.path, 0)) < segment.size_bytes:
+            entries, behind = read_settled(segment, offset, BLOCK_BYTES)
+            for start in range(0, len(entries), BATCH):
+                last = start + BATCH >= len(entries)
+                carried_to = [Carried(segment.path.name, behind)] if last else []
+                insert(self._engine, entries[start : start + BATCH], carried_to)
+            self._offsets[segment.path] = behind
+            carried += len(entries)
         return carried
-
-    def _flush(self, segment: Segment, batch: list[Entry], offset: int) -> int:
-        insert(self._engine, batch, [Carried(segment.path.name, offset)])
-        self._offsets[segment.path] = offset
-        count = len(batch)
-        batch.clear()
-        return count
 
 
 def recover(engine: sa.Engine, directory: Path, own: set[Path], kept: Path | None = None) -> int:

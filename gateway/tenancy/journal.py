@@ -1,8 +1,12 @@
 """The usage journal: what must not be lost, before it is in SQL.
 
 One append-only file per gateway process and segment. Lines are JSON arrays: ``accepted`` (written before a
-request is dispatched), ``progress`` (tokens delivered so far), ``settled`` (the ledger row). A line reaches
-the kernel before ``append`` returns, so that ``kill -9`` loses none; ``sync`` makes it survive a power cut.
+request is dispatched), ``progress`` (tokens delivered so far), ``settled`` (the ledger row). A line is in
+the kernel's pages before ``append`` returns, so that ``kill -9`` loses none; nor does a power cut, after
+``sync``.
+Files are mapped and their room is reserved ahead: a line costs neither a system call nor a turn of the
+interpreter's lock, and a full disk is met before a line is begun. Behind the last line of a process that died
+there are zeros.
 The file is the queue towards SQL: nothing waits in memory. A process holds a lock on its segments; a segment
 without a lock belongs to a process that is gone, and another one recovers it. Fields are only ever added at
 the end of a line, with a default, so that an upgraded gateway reads what an older one has left.
@@ -10,6 +14,7 @@ the end of a line, with a default, so that an upgraded gateway reads what an old
 
 import contextlib
 import fcntl
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +22,8 @@ from pathlib import Path
 import msgspec
 
 SEGMENT_BYTES = 16 * 1024 * 1024
+WINDOW_BYTES = 1024 * 1024  # mapped and reserved at once
+SETTLED = b'["s",'  # how the line of an ``Entry`` begins
 
 
 class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="a"):
@@ -82,6 +89,7 @@ Line = Accepted | Progress | Entry
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Line).decode
+_decode_entries = msgspec.json.Decoder(Entry).decode_lines
 
 
 class JournalError(Exception):
@@ -97,12 +105,43 @@ class Segment:
         self.size_bytes = 0
         self.open_requests = 0
         self.dirty = False
+        self._window: mmap.mmap | None = None
+        self._from = self._until = 0  # what of the file the window shows
+
+    def write(self, data: bytes) -> None:
+        """Write behind what is there, all or nothing. Raises OSError where there is no room."""
+        at, behind = self.size_bytes, self.size_bytes + len(data)
+        if behind > self._until or self._window is None:
+            self._reserve(behind)
+        self._window[at - self._from : behind - self._from] = data  # type: ignore[index]  # there is one now
+        self.size_bytes = behind
+        self.dirty = True
+
+    def close(self) -> None:
+        """Close the file at its last line."""
+        self._unmap()
+        with contextlib.suppress(OSError):  # zeros at its end do no harm
+            os.ftruncate(self.fd, self.size_bytes)
+        os.close(self.fd)
+
+    def _reserve(self, behind: int) -> None:
+        from_bytes = self.size_bytes - self.size_bytes % mmap.ALLOCATIONGRANULARITY
+        until = max(from_bytes + WINDOW_BYTES, behind)
+        os.posix_fallocate(self.fd, self._until, until - self._until)
+        window = mmap.mmap(self.fd, until - from_bytes, offset=from_bytes)
+        self._unmap()
+        self._window, self._from, self._until = window, from_bytes, until
+
+    def _unmap(self) -> None:
+        if self._window is not None:
+            self._window.close()
+            self._window = None
 
 
 def _locked(path: Path) -> int:
     """Open and lock a new file; again, where another process has taken it for an orphan in between."""
     while True:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if path.exists() and path.stat().st_ino == os.fstat(fd).st_ino:
@@ -151,19 +190,12 @@ class Journal:
     def append(self, line: Line) -> Segment:
         """Write one line; gives the segment it is in. Raises JournalError where the disk does not take it."""
         segment = self._segment
-        data = _encode(line) + b"\n"
         try:
-            written = os.write(segment.fd, data)
-            if written != len(data):
-                os.ftruncate(segment.fd, segment.size_bytes)  # else the next line would grow onto a torn one
+            segment.write(_encode(line) + b"\n")
         except OSError as error:
             raise JournalError(
                 f"the usage journal {segment.path} cannot be written: {error.strerror}"
             ) from error
-        if written != len(data):
-            raise JournalError(f"the usage journal {segment.path} was cut short: the disk is full")
-        segment.size_bytes += written
-        segment.dirty = True
         if segment.size_bytes > SEGMENT_BYTES:
             with contextlib.suppress(OSError):  # then this one grows on, and the next line tries again
                 self._segment = self._next_segment()
@@ -178,7 +210,7 @@ class Journal:
         """Put away a full segment whose requests are all settled and in SQL."""
         self._full.remove(segment)
         keep(segment.path, self.kept)
-        os.close(segment.fd)
+        segment.close()
 
     def sync(self) -> None:
         """Force what was written to the disk; run it in a thread."""
@@ -192,7 +224,7 @@ class Journal:
         for segment in self.segments():
             if settled:
                 keep(segment.path, self.kept)
-            os.close(segment.fd)
+            segment.close()
 
     def _next_segment(self) -> Segment:
         self._number += 1
@@ -230,6 +262,21 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[Line, int]]:
                 yield _decode(raw), offset
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue  # a line torn by a crash in the middle of a write
+
+
+def read_settled(segment: Segment, offset: int, limit_bytes: int) -> tuple[list[Entry], int]:
+    """Give the settled ones of this process's own lines from a byte offset on, and the offset behind them.
+
+    Reads so many bytes, and the last line to its end.
+    """
+    until = segment.size_bytes  # a line is counted when it is whole
+    with segment.path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(min(limit_bytes, until - offset))
+        if not data.endswith(b"\n"):
+            data += file.readline()
+    settled = [line for line in data.split(b"\n") if line.startswith(SETTLED)]
+    return _decode_entries(b"\n".join(settled)), offset + len(data)
 
 
 def orphans(directory: Path, own: set[Path]) -> list[tuple[Path, int]]:

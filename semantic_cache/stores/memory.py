@@ -1,6 +1,7 @@
 """Entries in this process: least recently used goes first, bounded in bytes."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 from semantic_cache.stores.base import Entry
 
@@ -38,6 +39,17 @@ class MemoryStore:
         self.size_bytes += _size_bytes(entry)
         while self.size_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
+
+    async def drop(self, keys: Collection[bytes]) -> int:
+        """Forget entries; see ``Store.drop``."""
+        count = len(self._entries)
+        for key in keys:
+            self._drop(key)
+        return count - len(self._entries)
+
+    async def listed(self) -> list[tuple[bytes, Entry]]:
+        """Give what is kept; see ``Store.listed``."""
+        return list(self._entries.items())
 
     async def purge(self) -> int:
         """Forget everything; see ``Store.purge``."""

@@ -126,6 +126,8 @@ def test_a_stored_answer_becomes_a_response_of_its_own() -> None:
     whole = json.loads(renewed(encoded(ANSWERS["content"]), "req_9", 99))
     assert (whole["id"], whole["created"]) == ("chatcmpl-req_9", 99)
     assert {**whole, "id": "chatcmpl-1", "created": 7} == ANSWERS["content"]
+    odd = {"id": 'chat"cmpl-1', "nested": {"created": 3}, "created": 7.5, "choices": []}
+    assert json.loads(renewed(encoded(odd), "req_9", 99)) == {**odd, "id": 'chat"cmpl-req_9', "created": 99}
     embeddings = {"object": "list", "data": [], "model": "embed"}
     assert json.loads(renewed(encoded(embeddings), "req_9", 99)) == embeddings
 

@@ -17,6 +17,9 @@ class Server:
     """The server's side of a request; while it is not ``writable`` the client reads nothing."""
 
     def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
         self.status = 0
         self.head = b""
         self.pieces: list[bytes] = []
@@ -248,7 +251,7 @@ def test_an_outer_cancellation_goes_through() -> None:
     async def main() -> None:
         server, trace = Server(), Trace()
         exchange = exchange_of(server)
-        task = asyncio.create_task(exchange.run(parts(exchange, trace, *STREAM, 100.0)))
+        task = server.task = asyncio.create_task(exchange.run(parts(exchange, trace, *STREAM, 100.0)))
         await asyncio.sleep(1.0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.tenancy import journal as journals
-from gateway.tenancy.journal import Journal, JournalError, Line, orphans, read_lines
+from gateway.tenancy.journal import Journal, JournalError, Line, orphans, read_lines, read_settled
 from tests.fakes.entries import accepted, entry, progress
 
 LINES: list[Line] = [accepted("r1"), progress("r1", 32), entry("r1")]
@@ -24,13 +24,37 @@ def test_lines_come_back_as_they_were_written(tmp_path: Path) -> None:
     (only,) = journal.segments()
     assert segments == [only] * 3
     assert lines(only.path) == LINES
-    assert only.size_bytes == only.path.stat().st_size
     assert (only.path.stat().st_mode & 0o777, only.path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     offsets = [offset for _, offset in read_lines(only.path)]
     assert offsets[-1] == only.size_bytes
     assert lines(only.path, offsets[0]) == LINES[1:]
+    assert read_settled(only, 0, 10) == ([], offsets[0])
+    assert read_settled(only, 0, 10**6) == ([LINES[2]], only.size_bytes)
+    assert read_settled(only, offsets[1], 1) == ([LINES[2]], only.size_bytes)
     journal.close(settled=False)
-    assert only.path.exists()
+    assert only.size_bytes == only.path.stat().st_size
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from gateway.tenancy.journal import Journal
+from tests.fakes.entries import accepted
+
+journal = Journal(Path(sys.argv[1]), "a")
+for number in range(100):
+    journal.append(accepted(f"r{number}", model="m" * 20_000))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_wrote_is_there(tmp_path: Path) -> None:
+    """Over several windows, with the zeros of the last one behind it."""
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert child.returncode == -9
+    (path,) = tmp_path.iterdir()
+    assert [line.request_id for line in lines(path)] == [f"r{number}" for number in range(100)]
+    assert path.read_bytes().endswith(b"\0")
 
 
 def test_settled_segments_go_at_the_end(tmp_path: Path) -> None:
@@ -64,11 +88,10 @@ def test_a_line_that_nobody_can_read_does_not_hide_the_others(tmp_path: Path, ga
     journal = Journal(tmp_path, "x")
     (segment,) = journal.segments()
     journal.append(LINES[0])
-    with segment.path.open("ab") as file:
-        file.write(garbage + b"\n")
+    segment.write(garbage + b"\n")
     journal.append(LINES[2])
-    journal.close(settled=False)
     assert lines(segment.path) == [LINES[0], LINES[2]]
+    journal.close(settled=False)
 
 
 def test_a_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -123,22 +146,22 @@ def fill(limit, start):
     refused = 0
     for number in range(start, start + 60):
         try:
-            journal.append(accepted(f"r{number}"))
+            journal.append(accepted(f"r{number}", model="m" * 20_000))
             taken.append(f"r{number}")
         except JournalError as error:
             assert "journal" in str(error), error
             refused += 1
     return refused
 
-assert fill(1000, 0) > 0
-assert fill(1500, 100) > 0
+assert fill(1_200_000, 0) > 0  # room for one window
+assert fill(1_600_000, 100) == 60
 assert fill(resource.RLIM_INFINITY, 200) == 0
 print(",".join(taken))
 """
 
 
 def test_a_full_disk_refuses_lines_and_spoils_none(tmp_path: Path) -> None:
-    """A file-size limit stands for the disk: the line over it is cut short, then room comes back."""
+    """A file-size limit stands for the disk; then room comes back."""
     child = subprocess.run(
         [sys.executable, "-c", DISK_FULL, str(tmp_path)], capture_output=True, text=True, check=False
     )

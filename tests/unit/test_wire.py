@@ -109,7 +109,7 @@ def spoken(asked: bytes, *calls: tuple[Any, ...]) -> Transport:
     """Give what leaves for calls of the hot path's own interface."""
 
     async def handler(scope: Any, _receive: Any, _send: Any) -> None:
-        wire = scope["extensions"][WIRE]
+        wire = scope["extensions"][WIRE]()
         for name, *given in calls:
             await getattr(wire, name)(*given)
 
@@ -154,7 +154,7 @@ def read(*pieces: bytes, limit_bytes: int = 10) -> tuple[bytes | Exception, Tran
     found: list[bytes | Exception] = []
 
     async def handler(scope: Any, _receive: Any, _send: Any) -> None:
-        wire = scope["extensions"][WIRE]
+        wire = scope["extensions"][WIRE]()
         try:
             found.append(await wire.read(limit_bytes))
         except (ClientGone, RequestTooLarge) as error:
@@ -195,7 +195,7 @@ def test_who_leaves_before_the_end_is_told_of_and_who_leaves_after_it_is_not() -
         told: list[str] = []
 
         async def handler(scope: Any, _receive: Any, send: Any) -> None:
-            scope["extensions"][WIRE].on_leave(lambda: told.append("left"))
+            scope["extensions"][WIRE]().on_leave(lambda: told.append("left"))
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"x", "more_body": not whole})
             await asyncio.sleep(3600 if not whole else 0)
@@ -216,7 +216,7 @@ def test_who_has_left_already_is_told_of_at_once() -> None:
         told: list[str] = []
 
         async def handler(scope: Any, _receive: Any, _send: Any) -> None:
-            scope["extensions"][WIRE].on_leave(lambda: told.append("left"))
+            scope["extensions"][WIRE]().on_leave(lambda: told.append("left"))
 
         protocol, _ = connected(handler)
         protocol.data_received(ASK % b"GET")
@@ -233,7 +233,7 @@ def test_a_request_leaves_nothing_to_the_garbage_collector(leaves: bool) -> None
 
     async def handler(scope: Any, receive: Any, send: Any) -> None:
         gone = asyncio.Event()
-        scope["extensions"][WIRE].on_leave(gone.set)
+        scope["extensions"][WIRE]().on_leave(gone.set)
         if leaves:
             await gone.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})

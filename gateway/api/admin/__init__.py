@@ -4,6 +4,7 @@ from litestar import Router
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.api.admin import (
+    cache,
     config,
     fleet,
     frame,
@@ -38,6 +39,7 @@ RESOURCES = (
     fleet.handlers,
     whatif.handlers,
     config.handlers,
+    cache.handlers,
 )
 
 
