@@ -25,8 +25,10 @@ const queries = new QueryClient({
   defaultOptions: {
     queries: {
       staleTime: 5_000,
+      networkMode: "always", // the gateway may be on this machine: only it knows whether it answers
       retry: (times, error) => times < 2 && error instanceof Failure && (error.status === 0 || error.status >= 500),
     },
+    mutations: { networkMode: "always" },
   },
 });
 
