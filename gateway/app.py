@@ -33,7 +33,7 @@ from gateway.choosing import Chooser
 from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
-from gateway.likeness import Likeness
+from gateway.likeness import Keep, Likeness, store_of
 from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
@@ -55,7 +55,8 @@ from gateway.tenancy.keys import KeyTable
 from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
 from gateway.tracing import tracing_from
-from semantic_cache.stores.memory import MemoryStore
+from semantic_cache.saving import OwnFile
+from semantic_cache.stores.shared import SharedLog
 
 ROUTES = (
     inference.handlers,
@@ -112,6 +113,7 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("webhooks", 1.0, notices.deliver),
         Loop("likeness", 0.1, house.settle),
         Loop("audits", 0.5, house.audit),
+        Loop("likeness-file", 60.0, house.save_likeness),
     )
 
 
@@ -126,7 +128,8 @@ class House:
         self.clients = edges.clients()
         self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
-        self.store = MemoryStore(settings.cache.max_bytes)
+        self.news = _news(settings, edges)
+        self.store = store_of("exact", settings.cache.max_bytes, self.news)
         self.keys = keys = KeyTable()
         prices = PriceTable()
         self.shared = _shared(settings, edges, self.telemetry)
@@ -153,6 +156,8 @@ class House:
             now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
         )
         self.chooser = Chooser(None, self.dispatcher.ready)
+        file = OwnFile(state_dir / "semantic.cache")
+        self._keep = Keep(settings.cache.max_bytes, file, self.news)
         self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
@@ -215,6 +220,9 @@ class House:
         """Give the loops that one of several processes has."""
         if (shared := self.shared) is not None:
             yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
+        if (news := self.news) is not None:
+            yield Loop("cache-send", 0.05, news.send)
+            yield Loop("cache-receive", 0.05, news.receive)
         if self._edges.tallies is not None:
             yield Loop("tallies", 1.0, self.telemetry.publish)
 
@@ -243,7 +251,7 @@ class House:
             self.pipeline.kept.likeness = None
             return
         if self._likeness is None:
-            self._likeness = Likeness(self.batching, self.telemetry, self._edges.draw, cache.max_bytes)
+            self._likeness = Likeness(self.batching, self.telemetry, self._edges.draw, self._keep)
         self._likeness.adopt(cache.semantic)
         self.pipeline.kept.likeness = self._likeness
 
@@ -251,6 +259,16 @@ class House:
         """Let the semantic tier learn from what was answered."""
         if self._likeness is not None:
             await self._likeness.settle()
+
+    async def save_likeness(self) -> None:
+        """Keep on disk what the semantic tier knows."""
+        if self._likeness is not None:
+            await self._likeness.save()
+
+    async def load_likeness(self) -> None:
+        """Begin with what was kept."""
+        if self._likeness is not None:
+            await self._likeness.load(self._edges.wall())
 
     async def audit(self) -> None:
         """Run the audits of the semantic tier that wait."""
@@ -282,6 +300,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
             with contextlib.suppress(RedisAway):
                 await house.shared.step(edges.wall())
         await house.books.open()
+        await house.load_likeness()
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()
@@ -294,7 +313,11 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         await house.coalescing.close()
         await house.logs.close()
         await house.supervisor.stop()
+        with contextlib.suppress(OSError):
+            await house.save_likeness()
         await house.clients.close()
+        if house.news is not None:
+            await house.news.close()
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()
@@ -401,6 +424,15 @@ def _shared(settings: Settings, edges: Edges, telemetry: Telemetry) -> RedisLimi
     )
 
 
+def _news(settings: Settings, edges: Edges) -> SharedLog | None:
+    """Make the log of what the caches keep, where there is a Redis to share it."""
+    redis = settings.redis
+    if redis is None or not settings.cache.exact_ttl_s:
+        return None
+    password = edges.environ[redis.password_env] if redis.password_env else None
+    return SharedLog(redis.url, password, redis.timeout_ms / 1000)
+
+
 def _credentials(settings: Settings, environ: Mapping[str, str]) -> dict[str, bytes]:
     """Give the Authorization header of each replica that needs one."""
     return {
@@ -463,4 +495,10 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
     telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
     telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
+    saved = house.pipeline.kept.saved_tokens
+    telemetry.probe(
+        "switchgear_cache_saved_tokens", lambda: [((tier,), float(n)) for tier, n in saved.items()]
+    )
+    if (news := house.news) is not None:
+        telemetry.probe("switchgear_cache_lost_news", lambda: [((), float(news.lost))])
     telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])

@@ -70,6 +70,7 @@ class Kept:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.likeness: Likeness | None = None
+        self.saved_tokens = {"hit-exact": 0, "hit-semantic": 0}
         self._notes: OrderedDict[str, _Note] = OrderedDict()
 
     def note(self, request_id: str, tenant: str, key: bytes) -> None:

@@ -251,7 +251,7 @@ class Pipeline:
         temperature = typed.temperature if isinstance(typed, Common) else 0.0
         limit = self._cache.max_temperature
         cacheable = self._cache.exact_ttl_s and caching.cacheable(temperature, limit)
-        if not cacheable or wish == b"bypass" or key.tenant in self._cache.opt_out:
+        if not cacheable or wish == b"bypass" or (self._cache.opt_out and self._opted_out(key)):
             passage.cache = "bypass"
             return None
         asked = (key.tenant, target.name, incoming.endpoint.path, incoming.body)
@@ -273,6 +273,9 @@ class Pipeline:
                 self._remember(asked, exact)
                 self.kept.note(passage.request_id, key.tenant, exact)
         return entry
+
+    def _opted_out(self, key: Key) -> bool:
+        return not {key.org, f"{key.org}/{key.project}"}.isdisjoint(self._cache.opt_out)
 
     def _remember(self, asked: tuple[str, str, str, bytes], exact: bytes) -> None:
         """Keep the key of a request that was found: its next repetition need not be made canonical again."""
@@ -321,6 +324,7 @@ class Pipeline:
             entry.prompt_tokens, entry.completion_tokens, entry.cached_tokens, entry.reasoning_tokens
         )
         charge.progress(usage, False)
+        self.kept.saved_tokens[charge.source] += entry.prompt_tokens + entry.completion_tokens
         body = answers.renewed(entry.body, charge.request_id, int(self._wall()))
         if not request.stream:
             return body

@@ -5,11 +5,13 @@ What a request waits for is one embedding, one search and one verdict. All learn
 The store is the tier's own: one body for each answer, however many texts lead to it.
 """
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
+from semantic_cache import saving
 from semantic_cache.judge import NEIGHBOURS, Judge, Verdict
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
@@ -19,6 +21,7 @@ from semantic_cache.reading import Reading
 from semantic_cache.stores.base import Alias, Entry, Index, Store
 from semantic_cache.verify import agree
 
+_SAMPLE = "The same question in other words"  # tells embeddings apart
 _MOST_ROUTES = 256
 _MOST_WAITING = 512  # outcomes; what comes beyond is not learned from
 _COMPARED = 8  # answers
@@ -76,6 +79,7 @@ class SemanticCache:
         self._waiting: deque[_Outcome] = deque(maxlen=_MOST_WAITING)
         self._pending: dict[bytes, None] = {}  # served and not judged: hashes of scope and text
         self._bounds = Bounds(error=0.01)
+        self.changes = 0  # of what is worth saving
 
     @property
     def judges(self) -> Mapping[str, Judge]:
@@ -140,6 +144,7 @@ class SemanticCache:
         Answers on their way in are dropped too, all of them: which of them say the same is not known yet.
         """
         self._waiting.clear()
+        self.changes += 1
         await self._store.drop(keys)
         answers = {key.hex() for key in keys}
         for judge in self._judges.values():
@@ -159,6 +164,40 @@ class SemanticCache:
         await self._store.purge()
         return await self._index.purge()
 
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Give the whole tier, frame by frame, as ``resume`` takes it; take a breath between them."""
+        yield saving.packed(self._head())
+        for key, entry in await self._store.listed():
+            yield saving.packed(saving.Answer(key, entry))
+        for scope, alias in await self._index.listed():
+            yield saving.packed(saving.Text.of(scope, alias))
+        for route, judge in list(self._judges.items()):
+            yield saving.packed(saving.Learned(route, judge.state()))
+
+    async def resume(self, frames: Iterable[saving.Frame], now_s: float) -> int:
+        """Take in what ``frames`` gave; gives how many texts. Of another embedding or version: none."""
+        frames, texts = iter(frames), 0
+        if next(frames, None) != self._head():
+            return 0
+        for frame in frames:
+            match frame:
+                case saving.Answer(key, entry) if entry.expires_s > now_s:
+                    await self._store.put(key, entry)
+                case saving.Text() if frame.expires_s > now_s:
+                    await self._index.add(frame.scope, frame.alias())
+                    texts += 1
+                case saving.Learned(route, state):
+                    with contextlib.suppress(KeyError, TypeError, ValueError):
+                        judge = Judge(self._bounds, Learner(PRIOR), len(self._embed(_SAMPLE)))
+                        judge.resume(state)
+                        self._judges[route] = judge
+                case _:
+                    pass
+        return texts
+
+    def _head(self) -> saving.Head:
+        return saving.head(self._embed(_SAMPLE))
+
     def _judge(self, route: str, dimensions: int) -> Judge:
         judge = self._judges.get(route)
         if judge is None:
@@ -168,6 +207,7 @@ class SemanticCache:
         return judge
 
     async def _settle(self, outcome: _Outcome) -> None:
+        self.changes += 1
         found, now_s = outcome.found, outcome.entry.stored_s
         judge = self._judge(found.asked.route, len(found.vector))
         words = self._text_of(outcome.entry.body)

@@ -7,12 +7,13 @@ Texts that share an answer are aliases of one answer.
 
 import math
 from collections import Counter
-from collections.abc import Container, Sequence
-from typing import Protocol
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
+from semantic_cache.lasting import Lasting
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds, Ledger
 from semantic_cache.metric import Metric, Vectors
@@ -59,8 +60,10 @@ class Verdict(msgspec.Struct, frozen=True):
     examined: tuple[tuple[str, Evidence], ...] = ()
 
 
-class _Answer:
+class _Answer(Lasting):
     """What is known of one answer."""
+
+    LASTS = ("sum", "texts", "judged", "right", "probation", "trial")
 
     __slots__ = ("judged", "number", "probation", "right", "sum", "texts", "trial")
 
@@ -73,8 +76,10 @@ class _Answer:
         self.trial = 1
 
 
-class Judge:
+class Judge(Lasting):
     """Decides for one route."""
+
+    LASTS = ("_texts", "_allowance", "_risk")
 
     def __init__(self, bounds: Bounds, learner: Learner, dimensions: int) -> None:
         self.ledger = Ledger(bounds)
@@ -150,6 +155,26 @@ class Judge:
     def forget(self, answer: str) -> None:
         """Forget an answer that is kept no longer."""
         self._answers.pop(answer, None)
+
+    def state(self) -> dict[str, Any]:
+        """Give all that was learned."""
+        parts = {"ledger": self.ledger, "learner": self._learner, "metric": self._metric}
+        return {
+            **super().state(),
+            **{name: part.state() for name, part in parts.items()},
+            "answers": {name: one.state() for name, one in self._answers.items()},
+            "words": dict(self._words),
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take all that was learned. Raises KeyError, TypeError or ValueError where it does not fit."""
+        super().resume(state)
+        self.ledger.resume(state["ledger"])
+        self._learner.resume(state["learner"])
+        self._metric.resume(state["metric"])
+        for name, one in state["answers"].items():
+            self._of(name).resume(one)
+        self._words = Counter(state["words"])
 
     def _of(self, answer: str) -> _Answer:
         known = self._answers.get(answer)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from semantic_cache.lasting import Lasting
 from semantic_cache.verify import BUCKETS, NAMES, Evidence, Floats
 
 _RATE = 0.15  # of the dense weights; AdaGrad divides it by what was learned before
@@ -20,8 +21,10 @@ _MEMORY = 6_000  # comparisons
 _REHEARSALS = 2
 
 
-class Learner:
+class Learner(Lasting):
     """Learns from (evidence, right or wrong); everything it does follows from what it was given."""
+
+    LASTS = ("_dense", "_dense_seen", "_hashed", "_hashed_seen")  # what is rehearsed comes anew
 
     def __init__(self, prior: Floats) -> None:
         """Start from `prior`, one weight for each of NAMES."""

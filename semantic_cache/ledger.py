@@ -12,10 +12,13 @@ until trust has been earned again.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from semantic_cache.lasting import Lasting
 from semantic_cache.verify import Floats
 
 _LOWEST, _STEP, _BINS = -3.0, 0.25, 52  # log odds: up to 10
@@ -50,8 +53,13 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 STANDARD = Tuning()
 
 
-class Ledger:
+class Ledger(Lasting):
     """Keeps the bins and gives the threshold. Scores are log odds of being right."""
+
+    LASTS = (
+        "_long", "_short", "_queries", "_short_queries", "_faded_hits", "total", "served", "audited",
+        "wrong_found", "_unjudged", "_life", "_suspicion", "alarms", "_doubt", "threshold",
+    )  # fmt: skip
 
     def __init__(self, bounds: Bounds, tuning: Tuning = STANDARD) -> None:
         self.bounds = bounds
@@ -70,6 +78,11 @@ class Ledger:
         self.alarms = 0
         self._doubt = 1.0
         self.threshold = math.inf
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take what lasts, and judge it by the bounds of today."""
+        super().resume(state)
+        self._decide()
 
     def pass_exact(self) -> None:
         """Count a query that was answered by an exact repeat."""

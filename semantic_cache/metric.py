@@ -5,10 +5,13 @@ Those are shortened (by the inverse root of the scatter within answers, as in li
 what remains tells answers apart, also answers never seen before.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from semantic_cache.lasting import Lasting
 
 Vectors = NDArray[np.float32]
 
@@ -18,8 +21,10 @@ _FIRST = 20.0
 _MOST_LENGTHS = 50_000
 
 
-class Metric:
+class Metric(Lasting):
     """Accumulates the scatter; gives a projection that is refreshed as the evidence grows by half."""
+
+    LASTS = ("_scatter", "_weight", "_due")
 
     def __init__(self, dimensions: int) -> None:
         self._scatter = np.zeros((dimensions, dimensions))
@@ -27,6 +32,12 @@ class Metric:
         self._due = _FIRST
         self.projection: Vectors | None = None
         self._lengths: dict[Hashable, float] = {}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take what lasts, and project by it."""
+        super().resume(state)
+        if self._due > _FIRST:
+            self._refresh()
 
     def learn(self, vector: Vectors, centre: Vectors, texts: int) -> None:
         """Take in that `vector` shares an answer with `texts` others, whose mean is `centre`."""

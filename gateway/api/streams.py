@@ -19,7 +19,7 @@ def handlers(process: Process) -> list[ASGIRouteHandler]:
     async def resume(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
         asked = cast("dict[str, Any]", scope)
-        wire: Wire = asked["extensions"][WIRE]  # our own server's
+        wire: Wire = asked["extensions"][WIRE]()  # our own server's
         try:
             if asked["method"] != "GET":
                 raise MethodNotAllowed(f"/v1/streams/... takes GET, not {asked['method']}.")

@@ -11,6 +11,8 @@ from gateway.tenancy.keys import Registry
 from gateway.tenancy.ledger import DAY_S
 from gateway.tenancy.terms import NOTHING
 
+BATCH = 1000  # rows of one transaction: nobody waits for it for long
+
 
 def kept_days(registry: Registry) -> dict[str, int]:
     """Give for how many days each key's requests keep their content; keys without a limit are left out."""
@@ -40,17 +42,21 @@ class Retention:
             until_s = now_s - days * DAY_S
             # A day again and again: rows may come late, carried after a long absence of the database.
             from_s = min(self._done_until_s.get(key_id, 0.0), until_s) - DAY_S
-            with engine.begin() as connection:
-                emptied += _empty(connection, key_id, from_s, until_s)
+            done = BATCH
+            while done == BATCH:
+                with engine.begin() as connection:
+                    done = _empty(connection, key_id, from_s, until_s)
+                emptied += done
             self._done_until_s[key_id] = until_s
         return emptied
 
 
 def _empty(connection: sa.Connection, key_id: str, from_s: float, until_s: float) -> int:
-    statement = sa.update(ledger).where(
+    due = sa.select(ledger.c.request_id).where(
         ledger.c.key_id == key_id,
         ledger.c.ts >= from_s,
         ledger.c.ts < until_s,
         sa.or_(ledger.c.end_user != "", ledger.c.metadata != ""),
     )
+    statement = sa.update(ledger).where(ledger.c.request_id.in_(due.limit(BATCH)))
     return connection.execute(statement.values(end_user="", metadata="")).rowcount

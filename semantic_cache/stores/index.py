@@ -1,7 +1,8 @@
 """Texts in this process, found by exact search: one block of unit rows for each scope.
 
-Bounded in texts over all scopes. When it is full, the text of least value among a few goes: what its answer
-saves, times how likely it is to be asked for again, by its size. A search reads all rows of its scope.
+Bounded in texts and in bytes over all scopes. When it is full, the text of least value among a few goes: what
+its answer saves, times how likely it is to be asked for again, by its size. A search reads all rows of its
+scope.
 """
 
 import math
@@ -16,6 +17,7 @@ from semantic_cache.stores.base import Alias
 Vectors = NDArray[np.float32]
 _SAMPLE = 16  # texts looked at for one that has to go
 _FIRST_ROWS = 16
+_OVERHEAD_BYTES = 400  # a text's own objects
 _MOST_OF_OWNER = 1_000  # texts that one user, where requests name him, may bring into a scope
 
 
@@ -48,7 +50,9 @@ class _Scope:
 class MemoryIndex:
     """See ``Index``."""
 
-    def __init__(self, dimensions: int, max_texts: int) -> None:
+    def __init__(self, dimensions: int, max_texts: int, max_bytes: int = 1 << 62) -> None:
+        self._max_bytes = max_bytes
+        self.size_bytes = 0
         self._dimensions = dimensions
         self._max_texts = max_texts
         self._scopes: dict[bytes, _Scope] = {}
@@ -72,16 +76,23 @@ class MemoryIndex:
 
     async def add(self, scope: bytes, alias: Alias) -> None:
         """Keep a text; see ``Index.add``."""
+        self._add(scope, alias)
+
+    def _add(self, scope: bytes, alias: Alias) -> None:
         kept = self._scopes.setdefault(scope, _Scope(self._dimensions))
         if alias.owner and kept.owners[alias.owner] >= _MOST_OF_OWNER:
             return
         kept.add(alias)
         self._count += 1
-        while self._count > self._max_texts:
+        self.size_bytes += _size_bytes(alias)
+        while self._count > self._max_texts or (self._count and self.size_bytes > self._max_bytes):
             self._evict(alias.stored_s)
 
     async def drop(self, answers: Collection[str]) -> int:
         """Forget the texts of answers; see ``Index.drop``."""
+        return self._unlink(answers)
+
+    def _unlink(self, answers: Collection[str]) -> int:
         dropped = 0
         for scope, kept in list(self._scopes.items()):
             for row in [row for row, alias in enumerate(kept.aliases) if alias.answer in answers][::-1]:
@@ -95,12 +106,17 @@ class MemoryIndex:
 
     async def purge(self) -> int:
         """Forget everything; see ``Index.purge``."""
+        return self._clear()
+
+    def _clear(self) -> int:
         count, self._count = self._count, 0
         self._scopes.clear()
+        self.size_bytes = 0
         return count
 
     def _remove(self, scope: bytes, row: int) -> None:
         kept = self._scopes[scope]
+        self.size_bytes -= _size_bytes(kept.aliases[row])
         kept.remove(row)
         self._count -= 1
         if not kept.aliases:
@@ -127,7 +143,11 @@ class MemoryIndex:
         self._remove(scope, row)
 
 
+def _size_bytes(alias: Alias) -> int:
+    return 2 * alias.vector.nbytes + len(alias.text) + _OVERHEAD_BYTES  # the vector is in the block too
+
+
 def _value(alias: Alias, now_s: float) -> float:
     """Give what keeping a text is worth: the younger, the likelier it is asked for again."""
     age_s = max(0.0, now_s - alias.stored_s)
-    return (alias.worth + 1.0) / (1.0 + age_s / 3600.0) / (len(alias.text) + 4 * len(alias.vector))
+    return (alias.worth + 1.0) / (1.0 + age_s / 3600.0) / _size_bytes(alias)

@@ -32,6 +32,9 @@ class MemoryStore:
 
     async def put(self, key: bytes, entry: Entry) -> None:
         """Keep an entry; see ``Store.put``."""
+        self._put(key, entry)
+
+    def _put(self, key: bytes, entry: Entry) -> None:
         self._drop(key)
         if _size_bytes(entry) > self._max_bytes:
             return
@@ -53,6 +56,9 @@ class MemoryStore:
 
     async def purge(self) -> int:
         """Forget everything; see ``Store.purge``."""
+        return self._clear()
+
+    def _clear(self) -> int:
         count = len(self._entries)
         self._entries.clear()
         self.size_bytes = 0

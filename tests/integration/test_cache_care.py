@@ -95,3 +95,24 @@ def test_a_purge_takes_what_it_names_and_nothing_else(served: tuple[Gateway, Ups
     assert good(gateway, "GET", "cache/entries")["data"] == []
     assert ask(gateway, "POST", "cache/purge", {})[0] == 400
     assert ask(gateway, "POST", "cache/purge", {"everything": True}, key=None)[0] == 401
+
+
+def test_what_was_learned_outlives_a_restart(served: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = served
+    asked(gateway, "What is a carpet?")
+    until(lambda: gateway.metric("switchgear_semantic_texts") >= 1)
+    texts = gateway.metric("switchgear_semantic_texts")
+    assert gateway.stop() == 0
+    gateway.start()
+    until(gateway.ready)
+    assert gateway.metric("switchgear_semantic_texts") == texts
+
+
+def test_a_project_that_opted_out_is_never_cached(served: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = served
+    key = good(gateway, "GET", "keys")["data"][0]
+    text = gateway.config.read_text()
+    for tenant, kept in ((f"{key['org']}/{key['project']}", "bypass"), ("somebody-else", "miss")):
+        gateway.write(text.replace("[cache]\n", f'[cache]\nopt_out = ["{tenant}"]\n'))
+        good(gateway, "POST", "config/reload")
+        assert asked(gateway, "What is a mirror?")["x-switchgear-cache"] == kept

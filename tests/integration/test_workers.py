@@ -134,7 +134,9 @@ def finish(held: list[Held], upstreams: Upstreams) -> None:
         assert b"data: [DONE]\n\n" in read_until(one.connection, b"0\r\n\r\n")
 
 
-def test_the_limit_is_the_limit_and_the_metrics_are_one_sum(both: tuple[Gateway, Upstreams]) -> None:
+def test_complaint_19_with_n_workers_the_limit_is_the_limit_and_the_metrics_one_sum(
+    both: tuple[Gateway, Upstreams],
+) -> None:
     gateway, _ = both
     statuses = ask_as_limited(gateway, 60)
     admitted = statuses.count(200)

@@ -1,6 +1,5 @@
 """The semantic tier over its own stores: what it serves, to whom, and what it learns from."""
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +15,7 @@ from semantic_cache.stores.base import Entry
 from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
 from semantic_cache.verify import agree
+from tests.fakes.loop import now
 
 EMBED = StaticEmbedder.load().embed
 TOPICS = [
@@ -40,7 +40,7 @@ def ask(text: str, scope: bytes = b"s", owner: str = "") -> Asked:
 
 
 def look_up(cache: SemanticCache, asked: Asked, now_s: float = 0.0) -> Found:
-    return asyncio.run(cache.look_up(asked, now_s))
+    return now(cache.look_up(asked, now_s))
 
 
 def answered(cache: SemanticCache, found: Found, answer: str) -> None:
@@ -51,7 +51,7 @@ def answered(cache: SemanticCache, found: Found, answer: str) -> None:
         completion_tokens=1, stored_s=0.0, expires_s=1.0,
     )  # fmt: skip
     cache.offer(found, key, entry, 1.0)
-    asyncio.run(cache.settle())
+    now(cache.settle())
 
 
 def learned(owner: str = "") -> SemanticCache:
@@ -107,7 +107,7 @@ def test_what_one_user_brought_in_is_not_served_to_another_until_a_second_asked(
 
 def test_purged_texts_are_gone() -> None:
     cache = learned()
-    assert asyncio.run(cache.purge()) > 10
+    assert now(cache.purge()) > 10
     assert not look_up(cache, ask(FORMS[0].format(TOPICS[0]))).near
 
 
