@@ -19,6 +19,7 @@ COPY routing routing
 COPY backends backends
 COPY semantic_cache semantic_cache
 COPY dashboards dashboards
+RUN dashboards/console/build.sh /opt/build/bin/python
 RUN python -m pip --python /opt/build/bin/python wheel --no-cache-dir --no-deps --no-build-isolation --no-index \
         --wheel-dir /opt/wheel . \
     && python -m pip --python /opt/switchgear/bin/python install --no-cache-dir --no-deps --no-index /opt/wheel/*.whl

@@ -1,12 +1,13 @@
 # The verbs of the project. Everything they need is made here; nothing is installed outside this folder.
 .DELETE_ON_ERROR:
-.PHONY: help up test soak check fix bench clean
+.PHONY: help up test soak check fix bench clean console
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 HOME_DIR ?= .switchgear
 TEST_HOME ?= .cache/home
 MINUTES ?= 20
 SEED ?= 1
+CONSOLE = $(wildcard dashboards/console/*.* dashboards/console/src/*.* dashboards/console/src/*/*.ts*)
 JOBS ?= 2
 PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps
 
@@ -16,16 +17,17 @@ help:
 	@echo "make soak [MINUTES=20] [SEED=1]   the long proofs"
 	@echo "make bench [PROFILE=1] [LITELLM=1 or a version] [ARGS=--help]   CPU per request and chunk, latency, beside references"
 	@echo "make check   format, lint, types, import contracts        make fix   mend format and lint"
+	@echo "make console   build the web console (up and test do so themselves)"
 	@echo "make clean   remove the environments and test state (not HOME_DIR)"
 
-up: .venv/switchgear.stamp
+up: .venv/switchgear.stamp console
 	@exec .venv/bin/switchgear up --home "$(HOME_DIR)" $(if $(PORT),--port $(PORT)) $(if $(CONFIG),--config "$(CONFIG)")
 
-test: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp
+test: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp console
 	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"
 	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" REQUIRE="$(REQUIRE)" .venv/bin/python -m pytest -m "not soak" -n $(JOBS) $(ARGS)
 
-soak: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp
+soak: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp console
 	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"
 	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" MINUTES="$(MINUTES)" SEED="$(SEED)" .venv/bin/python -m pytest -m soak $(ARGS)
 
@@ -43,7 +45,7 @@ fix: .venv/dev.stamp
 	@.venv/bin/ruff check --fix .
 
 clean:
-	rm -rf .venv .engine .cache
+	rm -rf .venv .engine .cache dashboards/console/dist dashboards/console/node_modules
 
 .venv/bin/python:
 	@echo "switchgear: making the gateway's environment (.venv)" >&2
@@ -63,6 +65,16 @@ clean:
 .venv/dev.stamp: .venv/switchgear.stamp deploy/locks/dev.txt
 	@echo "switchgear: installing the test tools, pinned by hash" >&2
 	@$(PIP) -r deploy/locks/dev.txt
+	@touch $@
+
+# Without it everything else works, and /console says how to build it: no reason not to start.
+console: .venv/switchgear.stamp
+	@$(MAKE) --no-print-directory dashboards/console/dist/index.html || \
+	  echo "switchgear: the console could not be built; the lines above say why. All else goes on" >&2
+
+dashboards/console/dist/index.html: $(CONSOLE)
+	@echo "switchgear: building the console" >&2
+	@dashboards/console/build.sh "$(CURDIR)/.venv/bin/python"
 	@touch $@
 
 # (The wheel's own bin/npm does not find its library: npm is started by its path.)

@@ -198,6 +198,7 @@ class House:
         return Process(
             settings=settings,
             pipeline=self.pipeline,
+            chooser=self.chooser,
             recordings=self.recordings,
             supervisor=self.supervisor,
             telemetry=self.telemetry,

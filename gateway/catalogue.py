@@ -88,6 +88,10 @@ class Catalogue:
             )
         return target
 
+    def routes(self) -> list[Target]:
+        """Give the routes in the order of the file."""
+        return [target for target in self._targets.values() if target.route]
+
     def names(self, key: Key) -> Iterator[str]:
         """Give the names that a key may use, models before routes."""
         return (name for name in self._targets if key.models is None or name in key.models)

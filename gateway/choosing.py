@@ -28,6 +28,9 @@ class Grader(Protocol):
     def tier(self, target: Target, score: float) -> int:
         """Give the index of the tier, 0 the cheapest, that the route's objective wants for this score."""
 
+    def thresholds(self, target: Target) -> list[float]:
+        """Give the scores from which on each tier above the cheapest is wanted now."""
+
 
 class Chooser:
     """Chooses the model of a request; ``ready`` tells whether a model has a ready replica."""

@@ -38,15 +38,25 @@ class Grading:
         """Give the tier's index, 0 the cheapest; see ``Grader.tier``."""
         objective, tiers = target.objective or Objective(large_share=0.0), len(target.models)
         if objective.threshold is not None:
-            steps = [objective.threshold * boundary / (tiers - 1) for boundary in range(1, tiers)]
-            return complexity.choose(score, steps)
-        key = (target.route, objective, tiers)
-        controllers = self._controllers.get(key)
-        if controllers is None:
-            controllers = self._controllers[key] = self._start(objective, tiers)
+            return complexity.choose(score, _steps(objective.threshold, tiers))
+        controllers = self._kept(target.route, objective, tiers)
         # Every boundary hears of every query, or its share would be one of a part of the stream.
         above = [controller.decide(score).above for controller in controllers]
         return above.index(False) if False in above else len(above)
+
+    def thresholds(self, target: Target) -> list[float]:
+        """Give the scores from which on each tier above the cheapest is wanted now; nothing is remembered."""
+        objective, tiers = target.objective or Objective(large_share=0.0), len(target.models)
+        if objective.threshold is not None:
+            return _steps(objective.threshold, tiers)
+        return [one.threshold() for one in self._kept(target.route, objective, tiers)]
+
+    def _kept(self, route: str, objective: Objective, tiers: int) -> list[ShareController]:
+        key = (route, objective, tiers)
+        controllers = self._controllers.get(key)
+        if controllers is None:
+            controllers = self._controllers[key] = self._start(objective, tiers)
+        return controllers
 
     def _start(self, objective: Objective, tiers: int) -> list[ShareController]:
         share = objective.large_share
@@ -54,3 +64,7 @@ class Grading:
             share = complexity.share_for_quality(self._facts.quality_by_share, objective.quality or 0.0)
         prior = self._facts.score_quantiles
         return [ShareController.start(one, prior) for one in complexity.tier_shares(share, tiers)]
+
+
+def _steps(threshold: float, tiers: int) -> list[float]:
+    return [threshold * boundary / (tiers - 1) for boundary in range(1, tiers)]

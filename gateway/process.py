@@ -8,6 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from backends.supervisor import Supervisor
+from gateway.choosing import Chooser
 from gateway.database import DatabaseError
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
@@ -55,6 +56,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
 
     settings: Settings
     pipeline: Pipeline
+    chooser: Chooser
     recordings: Recordings
     supervisor: Supervisor
     telemetry: Telemetry

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.golden import check_golden
 from tests.fakes.processes import until
 from tests.integration.admin import ADMIN, Tenant, emptied, open_gateway
 from tests.integration.gateway import Gateway, Upstreams, call, running
@@ -32,6 +33,11 @@ def door(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ga
 def schema(door: Gateway) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(call(door.port, "GET", "/schema")[2])
     return found
+
+
+def test_the_consoles_client_is_made_from_this_description(schema: dict[str, Any]) -> None:
+    """REGOLD=1 writes it anew; `make console` then says which pages no longer fit."""
+    check_golden("../../dashboards/console/schema.json", json.dumps(schema, indent=4) + "\n")
 
 
 def asked_everything(door: Gateway, *options: str) -> None:

@@ -36,6 +36,9 @@ class Grades:
         self.asked.append(text)
         return self._score
 
+    def thresholds(self, target: Target) -> list[float]:
+        return [0.5]
+
     def tier(self, target: Target, score: float) -> int:
         assert (target.route, score) == ("auto", self._score)
         return self._tier

@@ -37,7 +37,7 @@ def test_the_wheel_has_exactly_the_five_packages(shipped: set[str]) -> None:
         "backends/engines/locks/cuda.txt",
         "backends/launchers/warden.py",
         "gateway/migrations/versions/0001_first_tables.py",
-        "dashboards/console/status.html",
+        "dashboards/console/dist/index.html",
     ],
 )
 def test_the_wheel_has_what_is_needed_at_run_time(shipped: set[str], name: str) -> None:

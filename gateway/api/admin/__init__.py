@@ -10,6 +10,7 @@ from gateway.api.admin import (
     fleet,
     frame,
     keys,
+    live,
     movements,
     organisations,
     people,
@@ -19,6 +20,7 @@ from gateway.api.admin import (
     session,
     usage,
     webhooks,
+    whatif,
 )
 from gateway.database import DatabaseError
 from gateway.process import Process
@@ -34,8 +36,10 @@ RESOURCES = (
     prices.handlers,
     movements.handlers,
     usage.handlers,
+    live.handlers,
     webhooks.handlers,
     fleet.handlers,
+    whatif.handlers,
     config.handlers,
     cache.handlers,
 )

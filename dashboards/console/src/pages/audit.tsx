@@ -1,0 +1,75 @@
+// Who changed what, with before and after.
+import { Group, Table, Text, TextInput } from "@mantine/core";
+import { api, got, type Schemas } from "../api/client";
+import { moment } from "../format";
+import { text, useFilters } from "../parts/filters";
+import { Listing } from "../parts/listing";
+import { Card, Empty, Heading } from "../parts/states";
+
+type Line = Schemas["changes_Line"];
+const FIELDS = { actor: "Who", action: "What", subject: "Whom (id)" } as const;
+
+export default function Audit() {
+  const [filters, set] = useFilters();
+  const wanted = Object.fromEntries(Object.keys(FIELDS).map((name) => [name, text(filters[name])]));
+  return (
+    <>
+      <Heading title="Audit log" about="Every change through this console, the admin API and the command line." />
+      <Card>
+        <Group gap="xs" mb="sm" role="search" aria-label="Filter the audit log">
+          {Object.entries(FIELDS).map(([name, label]) => (
+            <TextInput
+              key={name} size="xs" w={190} label={label} placeholder="Exact" defaultValue={text(filters[name])}
+              onBlur={(event) => set({ [name]: event.currentTarget.value.trim() })}
+              onKeyDown={(event) => event.key === "Enter" && set({ [name]: event.currentTarget.value.trim() })}
+            />
+          ))}
+        </Group>
+        <Listing<Line>
+          label="Changes"
+          query={["audit", wanted]}
+          ask={(cursor) => got(api.GET("/admin/v1/audit", { params: { query: { ...wanted, cursor, limit: 25 } } }))}
+          id={(row) => row.id}
+          empty={<Empty title="No change fits">What somebody changes stands here at once.</Empty>}
+          columns={[
+            { name: "When", cell: (row) => <span style={{ whiteSpace: "nowrap" }}>{moment(row.ts)}</span> },
+            { name: "Who", cell: (row) => <span className="code">{row.actor}</span>, extra: true },
+            { name: "What", cell: (row) => <>{row.action}<Text size="xs" c="dimmed" className="code">{row.subject}</Text></> },
+            { name: "Change", cell: (row) => <Difference before={row.before} after={row.after} /> },
+          ]}
+        />
+      </Card>
+    </>
+  );
+}
+
+/** The fields that differ, each before and after. */
+function Difference({ before, after }: { before: unknown; after: unknown }) {
+  const [old, now] = [fields(before), fields(after)];
+  const names = [...new Set([...Object.keys(old), ...Object.keys(now)])].filter((name) => shown(old[name]) !== shown(now[name]));
+  if (names.length === 0) return <>—</>;
+  return (
+    <details>
+      <summary>{names.slice(0, 3).join(", ")}{names.length > 3 ? ` and ${names.length - 3} more` : ""}</summary>
+      <Table verticalSpacing={2} aria-label="Before and after">
+        <Table.Tbody>
+          {names.map((name) => (
+            <Table.Tr key={name}>
+              <Table.Th scope="row" fw={500}>{name}</Table.Th>
+              <Table.Td className="code">{before ? shown(old[name]) : ""}</Table.Td>
+              <Table.Td className="code">{shown(now[name])}</Table.Td>
+            </Table.Tr>
+          ))}
+        </Table.Tbody>
+      </Table>
+    </details>
+  );
+}
+
+function fields(state: unknown): Record<string, unknown> {
+  return state !== null && typeof state === "object" ? (state as Record<string, unknown>) : {};
+}
+
+function shown(value: unknown): string {
+  return value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value);
+}

@@ -1,0 +1,31 @@
+// All API keys that one may see.
+import { Group, TextInput } from "@mantine/core";
+import { text, useFilters } from "../parts/filters";
+import { KeyList, NewKey } from "../parts/keys";
+import { Card, Heading } from "../parts/states";
+import { useSession } from "../session";
+
+const FIELDS = { org: "Organisation", project: "Project", name: "Name" } as const;
+
+export default function Keys() {
+  const [filters, set] = useFilters();
+  const { may } = useSession();
+  const wanted = Object.fromEntries(Object.keys(FIELDS).map((name) => [name, text(filters[name])]));
+  return (
+    <>
+      <Heading title="API keys" about="Only a hash of each is kept.">{may("tenants.write") && <NewKey />}</Heading>
+      <Card>
+        <Group gap="xs" mb="sm" role="search" aria-label="Filter keys">
+          {Object.entries(FIELDS).map(([name, label]) => (
+            <TextInput
+              key={name} size="xs" w={170} label={label} placeholder="Exact" defaultValue={text(filters[name])}
+              onBlur={(event) => set({ [name]: event.currentTarget.value.trim() })}
+              onKeyDown={(event) => event.key === "Enter" && set({ [name]: event.currentTarget.value.trim() })}
+            />
+          ))}
+        </Group>
+        <KeyList filters={wanted} />
+      </Card>
+    </>
+  );
+}

@@ -1,0 +1,82 @@
+// One organisation: its limits, what is left of its credit, its projects.
+import { SimpleGrid, Stack, Text, TextInput } from "@mantine/core";
+import { useQuery } from "@tanstack/react-query";
+import { useNavigate, useParams } from "@tanstack/react-router";
+import { api, got, gotVersioned, type Schemas } from "../api/client";
+import { moment } from "../format";
+import { Action } from "../parts/action";
+import { Balance } from "../parts/balance";
+import { To } from "../parts/link";
+import { Listing } from "../parts/listing";
+import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
+import { NewTerms, newTerms, TermsFields, termsOf, TermsText } from "../parts/terms";
+import { useSession } from "../session";
+
+export default function OrganisationPage() {
+  const { id } = useParams({ strict: false }) as { id: string };
+  const { may } = useSession();
+  const { data, error, isPending, refetch } = useQuery({
+    queryKey: ["orgs", "one", id],
+    queryFn: () => gotVersioned(api.GET("/admin/v1/orgs/{org_id}", { params: { path: { org_id: id } } })),
+  });
+  if (isPending) return <Loading />;
+  if (error) return <Failed error={error} again={() => void refetch()} />;
+  const { value: org, etag } = data;
+  return (
+    <>
+      <Heading title={org.name} about={<>{org.title} <To to="/tenants">All organisations</To></>}>
+        {may("orgs.write") && (
+          <Action
+            label="Change" variant="default" title={`Change ${org.name}`} confirm="Save"
+            act={(given) => got(api.PATCH("/admin/v1/orgs/{org_id}", {
+              params: { path: { org_id: id }, header: { "if-match": etag } },
+              body: { title: String(given.get("title")), terms: termsOf(given) },
+            }))}
+          >
+            <TextInput name="title" label="Title" defaultValue={org.title} maxLength={200} data-autofocus />
+            <TermsFields terms={org.terms} />
+          </Action>
+        )}
+      </Heading>
+      <Stack>
+        <SimpleGrid cols={{ base: 1, sm: 2 }}>
+          <Card title="Limits"><TermsText terms={org.terms} /></Card>
+          {may("money.read") && <Balance account={`org:${org.name}`} org={org.name} />}
+        </SimpleGrid>
+        <Card title="Projects" side={may("tenants.write") && <NewProject org={org.name} />}>
+          <Listing<Schemas["Project"]>
+            label="Projects"
+            query={["projects", org.name]}
+            ask={(cursor) => got(api.GET("/admin/v1/projects", { params: { query: { org: org.name, cursor, limit: 25 } } }))}
+            id={(row) => row.id}
+            empty={<Empty title="No project yet">Keys belong to a project: make one first.</Empty>}
+            columns={[
+              { name: "Name", cell: (row) => <><To to={`/projects/${row.id}`}>{row.name}</To>{row.title && <Text size="xs" c="dimmed">{row.title}</Text>}</> },
+              { name: "Limits", cell: (row) => <TermsText terms={row.terms} />, extra: true },
+              { name: "Made", cell: (row) => moment(row.created_s), extra: true },
+              { name: "Look at", cell: (row) => <To to="/requests" search={{ org: row.org, project: row.name }}>requests</To> },
+            ]}
+          />
+        </Card>
+      </Stack>
+    </>
+  );
+}
+
+function NewProject({ org }: { org: string }) {
+  const navigate = useNavigate();
+  return (
+    <Action
+      label="New project" size="xs" title={`New project of ${org}`} confirm="Make it"
+      act={async (given) => {
+        const body = { org, name: String(given.get("name")).trim(), title: String(given.get("title")).trim(), terms: newTerms(given) };
+        const made = await got(api.POST("/admin/v1/projects", { body }));
+        await navigate({ to: `/projects/${made.id}` });
+      }}
+    >
+      <TextInput name="name" label="Name" description="Its identity: it never changes." required maxLength={200} data-autofocus />
+      <TextInput name="title" label="Title" maxLength={200} />
+      <NewTerms />
+    </Action>
+  );
+}

@@ -1,0 +1,97 @@
+// API keys, wherever they are listed and made. A key's text is shown once, in the answer to making it.
+import { Checkbox, Code, Group, Select, Stack, Text, TextInput } from "@mantine/core";
+import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
+import { api, got, type Schemas } from "../api/client";
+import { moment } from "../format";
+import { Action, Secret } from "./action";
+import { Status } from "./badges";
+import { To } from "./link";
+import { Listing } from "./listing";
+import { Empty } from "./states";
+import { NewTerms, newTerms, TermsText } from "./terms";
+
+type Key = Schemas["ShownKey"];
+
+export function stateOf(key: Key): string {
+  if (key.revoked_s !== null) return "revoked";
+  return key.expires_s !== null && key.expires_s * 1000 < Date.now() ? "expired" : "active";
+}
+
+export function KeyList({ filters }: { filters: { org?: string; project?: string; name?: string } }) {
+  return (
+    <Listing<Key>
+      label="API keys"
+      query={["keys", filters]}
+      ask={(cursor) => got(api.GET("/admin/v1/keys", { params: { query: { ...filters, cursor, limit: 25 } } }))}
+      id={(row) => row.id}
+      empty={<Empty title="No key">Make one: its text is shown once, then only its beginning.</Empty>}
+      columns={[
+        { name: "Name", cell: (row) => <><To to={`/keys/${row.id}`}>{row.name}</To><Text size="xs" c="dimmed" className="code">{row.prefix ? `${row.prefix}…` : row.id}</Text></> },
+        { name: "Of", cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
+        { name: "State", cell: (row) => <Status status={stateOf(row)} /> },
+        { name: "Limits", cell: (row) => <TermsText terms={row.terms} />, extra: true },
+        { name: "Made", cell: (row) => moment(row.created_s), extra: true },
+      ]}
+    />
+  );
+}
+
+/** Makes a key, of a project that is given or chosen. */
+export function NewKey({ project }: { project?: Schemas["Project"] }) {
+  const [chosen, setChosen] = useState<string | null>(null);
+  const { data } = useQuery({
+    queryKey: ["projects", "all"],
+    enabled: !project,
+    queryFn: () => got(api.GET("/admin/v1/projects", { params: { query: { limit: 200 } } })),
+  });
+  const id = project?.id ?? chosen;
+  return (
+    <Action
+      label="New key" size={project ? "xs" : "sm"} title={project ? `New key of ${project.org} / ${project.name}` : "New key"} confirm="Make it"
+      act={(given) => {
+        if (!id) throw new Error("Choose the project that the key belongs to.");
+        const until = String(given.get("expires") ?? "");
+        return got(api.POST("/admin/v1/keys", {
+          body: {
+            project_id: id,
+            name: String(given.get("name")).trim(),
+            scopes: given.getAll("scopes") as Key["scopes"],
+            expires_s: until ? new Date(until).getTime() / 1000 : null,
+            terms: newTerms(given),
+          },
+        }));
+      }}
+      shows={(made: Schemas["MadeKey"]) => <Shown made={made} />}
+    >
+      {!project && (
+        <Select
+          label="Project" required searchable placeholder="Choose" value={chosen} onChange={setChosen} nothingFoundMessage="No such project"
+          data={data?.data.map((one) => ({ value: one.id, label: `${one.org} / ${one.name}` })) ?? []}
+          description={data?.data.length === 0 ? "There is no project yet: make one under Organisations." : undefined}
+        />
+      )}
+      <TextInput name="name" label="Name" description="What uses it." required maxLength={200} data-autofocus />
+      <Checkbox.Group label="May" defaultValue={["inference"]}>
+        <Group mt={4}>
+          <Checkbox name="scopes" value="inference" label="use models" />
+          <Checkbox name="scopes" value="usage" label="read its usage" />
+          <Checkbox name="scopes" value="admin" label="administer its organisation" />
+        </Group>
+      </Checkbox.Group>
+      <TextInput name="expires" type="datetime-local" label="Ends" description="Empty: never." />
+      <NewTerms />
+    </Action>
+  );
+}
+
+export function Shown({ made }: { made: Schemas["MadeKey"] }) {
+  const python = `from openai import OpenAI\nclient = OpenAI(base_url="${location.origin}/v1", api_key="${made.key}")`;
+  return (
+    <Stack gap="xs">
+      <Secret name={`The key ${made.name}`} text={made.key} />
+      <Text size="sm">In Python:</Text>
+      <Code block style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{python}</Code>
+    </Stack>
+  );
+}

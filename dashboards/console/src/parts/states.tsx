@@ -1,0 +1,68 @@
+// What is shown while there is nothing yet, nothing at all, or no answer.
+import { Alert, Button, Group, Loader, Stack, Text, Title, VisuallyHidden } from "@mantine/core";
+import type { ReactNode } from "react";
+import { Failure } from "../api/client";
+
+export function Loading() {
+  return <div role="status"><Loader size="sm" /><VisuallyHidden>Loading</VisuallyHidden></div>;
+}
+
+const ADVICE: Record<number, string> = {
+  0: "No answer",
+  403: "You may not do this",
+  404: "There is no such thing",
+  409: "That is not possible now",
+  412: "Somebody was faster: load again to see what changed",
+  429: "Too many attempts",
+  503: "The database is away; requests are still served",
+};
+
+export function Failed({ error, again }: { error: unknown; again?: () => void }) {
+  const status = error instanceof Failure ? error.status : -1;
+  const text = error instanceof Error ? error.message : String(error);
+  return (
+    <Alert color="red" variant="light" role="alert" title={ADVICE[status] ?? "That did not work"}>
+      <Stack gap="xs" align="flex-start">
+        <Text size="sm">{text}</Text>
+        {error instanceof Failure && error.param && <Text size="sm">Field: <span className="code">{error.param}</span></Text>}
+        {again && <Button size="xs" variant="default" onClick={again}>Try again</Button>}
+      </Stack>
+    </Alert>
+  );
+}
+
+/** Says what would stand here, and what to do so that something does. */
+export function Empty({ title, children }: { title: string; children?: ReactNode }) {
+  return (
+    <Stack align="center" gap={4} py="xl" px="md" ta="center">
+      <Text fw={600}>{title}</Text>
+      <Text c="dimmed" size="sm" maw={440} component="div">{children}</Text>
+    </Stack>
+  );
+}
+
+export function Heading({ title, about, children }: { title: ReactNode; about?: ReactNode; children?: ReactNode }) {
+  return (
+    <Group justify="space-between" align="flex-start" mb="md" gap="sm">
+      <div style={{ minWidth: 0 }}>
+        <Title order={1} size="h3" style={{ overflowWrap: "anywhere" }}>{title}</Title>
+        {about && <Text c="dimmed" size="sm" component="div">{about}</Text>}
+      </div>
+      {children && <Group gap="xs">{children}</Group>}
+    </Group>
+  );
+}
+
+export function Card({ title, side, children }: { title?: ReactNode; side?: ReactNode; children: ReactNode }) {
+  return (
+    <section className="card">
+      {title && (
+        <Group justify="space-between" mb="sm" gap="xs">
+          <Title order={2} size="h5">{title}</Title>
+          {side}
+        </Group>
+      )}
+      {children}
+    </section>
+  );
+}

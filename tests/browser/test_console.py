@@ -1,0 +1,245 @@
+"""The console in a real browser, before a real gateway."""
+
+import re
+import subprocess
+
+import openai
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser import books
+from tests.browser.conftest import PASSWORD
+from tests.browser.visit import PAGES, kept, visit
+from tests.integration.admin import ask
+from tests.integration.gateway import ROOT, Gateway, call
+
+
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 1280),
+        pytest.param("dark", 1280, marks=pytest.mark.soak),
+        pytest.param("light", 380, marks=pytest.mark.soak),
+    ],
+)
+def test_every_page_on_much_data(chromium: Browser, full: Gateway, scheme: str, width: int) -> None:
+    name = "narrow" if width < 500 else scheme
+    with visit(chromium, full, scheme="dark" if scheme == "dark" else "light", width=width) as tab:
+        tab.by_key()
+        for path in PAGES:
+            tab.open(path)
+            assert tab.barriers() == [], path
+            assert not tab.wider_than_the_window(), path
+            kept(tab, f"{name}-{path or 'overview'}")
+
+
+def test_every_page_with_nothing_says_what_to_do(chromium: Browser, bare: Gateway) -> None:
+    with visit(chromium, bare) as tab:
+        tab.by_key()
+        for path in PAGES:
+            tab.open(path)
+            kept(tab, f"empty-{path or 'overview'}")
+        tab.open("")
+        expect(tab.page.get_by_text("Three steps to the first one")).to_be_visible()
+        tab.open("alerts")
+        expect(tab.page.get_by_text("you are told before it is used up")).to_be_visible()
+
+
+def test_from_an_organisation_to_a_request_that_is_seen(chromium: Browser, bare: Gateway) -> None:
+    with visit(chromium, bare) as tab:
+        tab.by_key().open("tenants")
+        tab.press("New organisation")
+        tab.within().get_by_label("Name").fill(f"acme {books.EVIL}")
+        tab.within().get_by_role("button", name="Make it").click()
+        expect(tab.page.get_by_role("heading", level=1)).to_have_text(f"acme {books.EVIL}")
+        tab.press("New project")
+        tab.within().get_by_label("Name").fill("chat")
+        tab.within().get_by_role("button", name="Make it").click()
+        expect(tab.page.get_by_role("heading", level=1)).to_contain_text("/ chat")
+        tab.press("New key")
+        tab.within().get_by_label("Name").fill("web")
+        tab.within().get_by_role("button", name="Make it").click()
+        expect(tab.within()).to_contain_text("copy it now")
+        key = re.search(r"sk-sg-[A-Za-z0-9_-]+", tab.within().inner_text())
+        assert key is not None
+        client = openai.OpenAI(base_url=bare.base_url, api_key=key[0], max_retries=0)
+        sent = client.chat.completions.with_raw_response.create(
+            model="auto", messages=[{"role": "user", "content": "Hello"}]
+        )
+        request_id = sent.headers["x-request-id"]
+        bare.row(request_id)
+        tab.press("Done")
+        assert key[0] not in tab.page.content()
+        tab.open(f"requests?key_id={bare.row(request_id)['key_id']}")
+        tab.page.locator("tbody a").first.click()
+        expect(tab.page.get_by_role("heading", level=1)).to_have_text(request_id)
+        expect(tab.page.get_by_text("What happened")).to_be_visible()
+        kept(tab, "request")
+        tab.open("billing?tab=ledger")
+        expect(tab.page.get_by_role("table").locator(f"a[href$='{request_id}']")).to_have_count(1)
+        tab.open("")
+        expect(tab.page.get_by_role("heading", name="Money (USD)")).to_be_visible()
+
+
+def test_the_playground_streams_and_shows_what_was_decided(chromium: Browser, bare: Gateway) -> None:
+    with visit(chromium, bare) as tab:
+        tab.by_key().open("playground?model=auto&other=large")
+        tab.page.locator("input[type=password]").fill("sk-test-" + "k" * 40)
+        tab.press("Send")
+        for name in ("auto", "large"):
+            answer = tab.page.locator("section", has=tab.page.get_by_role("heading", name=name, exact=True))
+            for said in ("cost", "model"):
+                expect(answer.get_by_role("rowheader", name=said)).to_be_visible()
+        kept(tab, "playground-answered")
+
+
+def test_a_key_is_changed_rotated_and_revoked(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
+        tab.by_key().open("keys?org=tenant-005")
+        tab.page.locator("tbody a").first.click()
+        tab.press("Change")
+        tab.within().get_by_label("Requests per minute").fill("7")
+        tab.within().get_by_role("button", name="Save").click()
+        expect(tab.page.get_by_text("7 requests per minute")).to_be_visible()
+        tab.press("Rotate")
+        tab.within().get_by_role("button", name="Give it a new text").click()
+        expect(tab.within()).to_contain_text("sk-sg-")
+        tab.press("Done")
+        tab.press("Revoke")
+        expect(tab.within()).to_contain_text("tenant-005")
+        tab.within().get_by_role("button", name="Revoke for good").click()
+        expect(tab.page.get_by_text("revoked", exact=True)).to_be_visible()
+        expect(tab.page.get_by_role("button", name="Rotate")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("role", "offered", "hidden"),
+    [
+        ("viewer", ["Usage & invoice", "Models & fleet"], ["Audit log", "People", "Webhooks"]),
+        ("billing", ["Prices & credit"], ["Audit log", "People"]),
+        ("admin", ["Audit log", "People"], []),
+    ],
+)
+def test_a_role_sees_what_it_may(
+    chromium: Browser, full: Gateway, role: str, offered: list[str], hidden: list[str]
+) -> None:
+    with visit(chromium, full) as tab:
+        tab.by_account(f"{role}@example.com", PASSWORD)
+        pages = tab.page.get_by_role("navigation", name="Pages")
+        for name in offered:
+            expect(pages.get_by_role("link", name=name)).to_be_visible()
+        for name in hidden:
+            expect(pages.get_by_role("link", name=name)).to_have_count(0)
+        tab.open("keys")
+        expect(tab.page.get_by_role("button", name="New key")).to_have_count(int(role == "admin"))
+        tab.open("billing")
+        expect(tab.page.get_by_role("button", name="New price")).to_have_count(int(role != "viewer"))
+
+
+def test_a_team_lead_sees_one_organisation(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
+        tab.by_account("lead@example.com", PASSWORD, "tenant-000")
+        tab.open("tenants")
+        expect(tab.page.locator("tbody tr")).to_have_count(1)
+        tab.open("requests?org=tenant-001")
+        expect(tab.page.get_by_text("No request fits")).to_be_visible()
+
+
+def test_a_session_that_ends_asks_again_and_stays_on_the_page(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
+        tab.by_account("owner@example.com", PASSWORD).open("requests?model=large")
+        tab.page.context.clear_cookies()
+        tab.press("Next")
+        expect(tab.page.get_by_text("Your session has ended")).to_be_visible()
+        tab.page.get_by_label("E-mail").fill("owner@example.com")
+        tab.page.locator("input[name=password]").fill(PASSWORD)
+        tab.press("Sign in")
+        expect(tab.page.get_by_role("heading", name="Requests")).to_be_visible()
+        assert tab.page.url.endswith("requests?model=large")
+
+
+def test_a_wrong_password_is_said_so(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
+        tab.page.goto(f"{tab.root}/console/keys")
+        tab.page.get_by_label("E-mail").fill("viewer@example.com")
+        tab.page.locator("input[name=password]").fill("something else")
+        tab.press("Sign in")
+        expect(tab.page.get_by_role("alert")).to_contain_text("do not belong together")
+
+
+def test_a_change_without_the_sessions_proof_is_refused(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
+        tab.by_account("owner@example.com", PASSWORD)
+        status = tab.page.evaluate(
+            "fetch('/admin/v1/config/reload', {method: 'POST'}).then((one) => one.status)"
+        )
+        assert status == 403
+
+
+def test_a_gateway_that_does_not_answer_is_said_so(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
+        tab.by_key().open("requests")
+        rows = tab.page.locator("tbody tr").count()
+        tab.page.context.set_offline(True)
+        expect(tab.page.get_by_text("The gateway does not answer", exact=True)).to_be_visible(timeout=30_000)
+        assert tab.page.locator("tbody tr").count() == rows
+        tab.page.context.set_offline(False)
+        expect(tab.page.get_by_text("The gateway does not answer", exact=True)).to_be_hidden(timeout=30_000)
+        tab.faults[:] = [one for one in tab.faults if "ERR_INTERNET_DISCONNECTED" not in one]
+
+
+def test_a_servers_error_is_shown_with_its_field(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
+        tab.by_key().open("tenants")
+        tab.press("New organisation")
+        tab.within().get_by_label("Name").fill("a/b")
+        tab.within().get_by_role("button", name="Make it").click()
+        expect(tab.within().get_by_role("alert")).to_contain_text("name")
+
+
+def test_the_keyboard_is_enough_to_page_and_to_leave_a_dialog(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
+        tab.by_key().open("audit")
+        first = tab.page.locator("tbody tr").first.inner_text()
+        tab.page.get_by_role("button", name="Next").focus()
+        tab.page.keyboard.press("Enter")
+        expect(tab.page.get_by_text("Page 2")).to_be_visible()
+        expect(tab.page.locator("tbody tr").first).not_to_have_text(first)
+        tab.open("keys")
+        tab.page.get_by_role("button", name="New key").focus()
+        tab.page.keyboard.press("Enter")
+        expect(tab.within()).to_be_visible()
+        tab.page.keyboard.press("Escape")
+        expect(tab.within()).to_be_hidden()
+
+
+def test_the_pages_parts_are_few_packed_and_kept(full: Gateway) -> None:
+    status, headers, body = call(full.port, "GET", "/console/requests/req_1")
+    assert (status, headers["cache-control"]) == (200, "no-store")
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    packed = 0
+    for name in re.findall(r'(?:src|href)="(/console/[^"]+)"', body.decode()):
+        status, headers, part = call(full.port, "GET", name, headers={"accept-encoding": "gzip"})
+        assert (status, headers["content-encoding"]) == (200, "gzip")
+        assert "immutable" in headers["cache-control"]
+        packed += len(part)
+    assert 50_000 < packed < 400_000
+    assert call(full.port, "GET", "/console/assets/..%2f..%2fpackage.json")[0] == 404
+
+
+def test_live_figures_and_steps_of_time(full: Gateway) -> None:
+    _, _, live = ask(full, "GET", "live")
+    assert [one["model"] for one in live["models"]] == ["large", "small"]
+    now = int(live["now_s"])
+    _, _, found = ask(full, "GET", f"activity?from_s={now - 7200}&to_s={now + 60}&step_s=60")
+    assert sum(row["requests"] for row in found["data"]) > 2000
+    assert ask(full, "GET", f"activity?from_s=0&to_s={now}")[0] == 400
+
+
+def test_what_has_logic_by_itself() -> None:
+    command = ["node_modules/.bin/vitest", "run"]
+    done = subprocess.run(
+        command, cwd=ROOT / "dashboards" / "console", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
