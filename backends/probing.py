@@ -6,6 +6,7 @@ readiness. What was launched here must also do one tiny piece of work before it 
 engines answer `/health` before their first, slow, request.
 """
 
+import asyncio
 import errno
 from collections.abc import Mapping
 from typing import Protocol
@@ -14,7 +15,11 @@ import msgspec
 from msgspec import Struct
 
 from backends.engines import Engine
+from backends.load import ReplicaLoad, read_load
 from backends.replica import Event
+
+MUTE = ReplicaLoad()
+"""Said by `ask_load` of a replica that has no metrics."""
 
 
 class ProbeReply(Struct, frozen=True):
@@ -72,6 +77,37 @@ async def ask_work(probe: Probe, target: Target, timeout_s: float) -> Verdict:
     except (OSError, TimeoutError) as error:
         return missed(error)
     return verdict
+
+
+async def ask_load(probe: Probe, target: Target, timeout_s: float) -> ReplicaLoad | None:
+    """How busy its engine says it is; None where it does not say now, MUTE where it never will."""
+    engine = target.engine
+    if engine.metrics_path is None or engine.load_metrics is None:
+        return None
+    try:
+        async with asyncio.timeout(timeout_s):
+            reply = await probe(
+                target.url.removesuffix("/v1") + engine.metrics_path, target.headers, timeout_s
+            )
+    except (OSError, TimeoutError):
+        return None
+    if reply.status != 200:
+        return MUTE
+    return read_load(reply.body.decode(errors="replace"), engine.load_metrics)
+
+
+async def tell(
+    probe: Probe, target: Target, path: str, timeout_s: float, body: Mapping[str, object] | None = None
+) -> str:
+    """Post to one of the engine's own addresses; "" where it did it, else what it said."""
+    headers = {**target.headers, "content-type": "application/json"}
+    try:
+        async with asyncio.timeout(timeout_s):
+            url = target.url.removesuffix("/v1") + path
+            reply = await probe(url, headers, timeout_s, msgspec.json.encode(body or {}))
+    except (OSError, TimeoutError) as error:
+        return missed(error).reason
+    return "" if reply.status < 300 else f"status {reply.status}: {reply.body[:300].decode(errors='replace')}"
 
 
 def missed(error: OSError | TimeoutError) -> Verdict:

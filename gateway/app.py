@@ -21,7 +21,8 @@ from backends.engines import ENGINES
 from backends.launchers import LAUNCHERS
 from backends.probing import ProbeReply
 from backends.replica import Replica
-from backends.supervisor import ReplicaSpec, Supervisor
+from backends.supervisor import Supervisor
+from backends.wanted import ReplicaSpec
 from gateway.api import admin, console, fallback, inference, models, probes, schema, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
@@ -34,6 +35,7 @@ from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
+from gateway.scaling import Fleet, Scaler
 from gateway.settings import ModelSettings, Settings
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
@@ -89,6 +91,7 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
     return (
         *more,
         Loop("reconcile", 0.5, supervisor.reconcile_once),
+        Loop("scaling", 1.0, house.scaler.look),
         Loop("probe", 1.0, supervisor.probe_once),
         Loop("scrape", 2.0, scrape),
         Loop("ledger", 0.5, books.carry),
@@ -125,16 +128,33 @@ class House:
         self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
         self.billing = Billing(journal, limits, prices, edges.wall)
         self.supervisor = Supervisor(
-            specs(settings, edges),
+            (),
             launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
             probe=_Probe(self.clients),
             now=edges.now,
             state_dir=state_dir,
             on_change=lambda _before, _after: self.dispatcher.update(self.supervisor.replicas),
+            busy=lambda replica_id: self.dispatcher.busy(replica_id),
         )
         self.dispatcher = Dispatcher(
-            now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
+            now=edges.now,
+            draw=edges.draw,
+            expected_ready_s=self.supervisor.expected_ready_s,
+            holds=lambda model: self.scaler.holds(model),
+            wake=lambda model: self.scaler.wake(model),
         )
+        self.scaler = Scaler(
+            Fleet(
+                lambda: self.supervisor.replicas,
+                lambda: self.supervisor.loads,
+                self.supervisor.load_time_s,
+            ),
+            self.dispatcher,
+            edges.now,
+            edges.wall,
+        )
+        self.scaler.declare = self._declare
+        self.scaler.rouse = self.supervisor.rouse
         self.chooser = Chooser(None, self.dispatcher.ready)
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
@@ -168,6 +188,7 @@ class House:
             settings=settings,
             pipeline=self.pipeline,
             supervisor=self.supervisor,
+            scaler=self.scaler,
             telemetry=self.telemetry,
             control=control,
             now=edges.now,
@@ -194,6 +215,7 @@ class House:
             self.chooser.grader = Grading.load()
         catalogue = Catalogue(settings, ENGINES)
         self.dispatcher.configure(settings.models)
+        self.scaler.configure(settings.models)
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
@@ -204,6 +226,12 @@ class House:
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
+        self._declare()
+
+    def _declare(self) -> None:
+        """Tell the fleet which replicas are wanted now."""
+        self.supervisor.declare(specs(self.process.settings, self._edges, self.scaler.ids))
+        self.dispatcher.update(self.supervisor.replicas)
 
     def reload(self) -> None:
         """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
@@ -212,8 +240,6 @@ class House:
         settings = self._edges.load()
         check(settings, self._edges.source, self._edges.environ)
         self.adopt(settings)
-        self.supervisor.declare(specs(settings, self._edges))
-        self.dispatcher.update(self.supervisor.replicas)
 
 
 @contextlib.asynccontextmanager
@@ -273,13 +299,12 @@ def build(process: Process) -> ASGIApp:
     return application
 
 
-def specs(settings: Settings, edges: Edges) -> list[ReplicaSpec]:
-    """Say which replicas are wanted."""
-    found = []
+def specs(settings: Settings, edges: Edges, launched: Callable[[str], Iterable[str]]) -> list[ReplicaSpec]:
+    """Say which replicas are wanted; ``launched`` names those of a launched model."""
+    found: list[ReplicaSpec] = []
     for model in settings.models:
         if model.launch is not None:
-            count = model.launch.min_replicas
-            found += [_launched(model, f"{model.name}-{number}", edges) for number in range(count)]
+            found += [_launched(model, replica_id, edges) for replica_id in launched(model.name)]
         found += [_attached(model, number, edges) for number in range(len(model.replicas))]
     return found
 
@@ -295,6 +320,7 @@ def _launched(model: ModelSettings, replica_id: str, edges: Edges) -> ReplicaSpe
         upstream_model=model.upstream_name,
         kind=model.kind,
         context_tokens=model.context_tokens,
+        spot=model.launch is not None and model.launch.spot,
         max_concurrency=model.launch.max_num_seqs or 64 if model.launch is not None else 64,
     )
 

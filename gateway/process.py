@@ -10,6 +10,7 @@ from backends.supervisor import Supervisor
 from gateway.database import DatabaseError
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
+from gateway.scaling import Scaler
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.tenancy.directory import Directory
@@ -51,6 +52,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     settings: Settings
     pipeline: Pipeline
     supervisor: Supervisor
+    scaler: Scaler
     telemetry: Telemetry
     control: Control
     now: Callable[[], float]
