@@ -7,11 +7,12 @@ HOME_DIR ?= .switchgear
 TEST_HOME ?= .cache/home
 MINUTES ?= 20
 SEED ?= 1
+JOBS ?= 2
 PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps
 
 help:
 	@echo "make up [PORT=8080] [CONFIG=file] [HOME_DIR=.switchgear]   run the appliance"
-	@echo "make test [REQUIRE=all]   run the suite against real parts, which it installs"
+	@echo "make test [REQUIRE=all] [JOBS=2]   run the suite against real parts, which it installs"
 	@echo "make soak [MINUTES=20] [SEED=1]   the long proofs"
 	@echo "make bench [PROFILE=1] [LITELLM=1 or a version] [ARGS=--help]   CPU per request and chunk, latency, beside references"
 	@echo "make check   format, lint, types, import contracts        make fix   mend format and lint"
@@ -22,7 +23,7 @@ up: .venv/switchgear.stamp
 
 test: .venv/dev.stamp .cache/node.stamp
 	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"
-	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" REQUIRE="$(REQUIRE)" .venv/bin/python -m pytest -m "not soak" $(ARGS)
+	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" REQUIRE="$(REQUIRE)" .venv/bin/python -m pytest -m "not soak" -n $(JOBS) $(ARGS)
 
 soak: .venv/dev.stamp .cache/node.stamp
 	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"

@@ -15,11 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from backends.engines import Engine
-from backends.load import ReplicaLoad, read_load
 from backends.replica import Event
-
-MUTE = ReplicaLoad()
-"""Said by `ask_load` of a replica that has no metrics."""
 
 
 class ProbeReply(Struct, frozen=True):
@@ -79,21 +75,17 @@ async def ask_work(probe: Probe, target: Target, timeout_s: float) -> Verdict:
     return verdict
 
 
-async def ask_load(probe: Probe, target: Target, timeout_s: float) -> ReplicaLoad | None:
-    """How busy its engine says it is; None where it does not say now, MUTE where it never will."""
-    engine = target.engine
-    if engine.metrics_path is None or engine.load_metrics is None:
+async def ask_metrics(probe: Probe, target: Target, timeout_s: float) -> str | None:
+    """The text of its engine's metrics; None where it does not give them now, "" where it has none."""
+    path = target.engine.metrics_path
+    if path is None:
         return None
     try:
         async with asyncio.timeout(timeout_s):
-            reply = await probe(
-                target.url.removesuffix("/v1") + engine.metrics_path, target.headers, timeout_s
-            )
+            reply = await probe(target.url.removesuffix("/v1") + path, target.headers, timeout_s)
     except (OSError, TimeoutError):
         return None
-    if reply.status != 200:
-        return MUTE
-    return read_load(reply.body.decode(errors="replace"), engine.load_metrics)
+    return reply.body.decode(errors="replace") if reply.status == 200 else ""
 
 
 async def tell(

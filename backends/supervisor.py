@@ -18,9 +18,9 @@ from msgspec.structs import replace
 
 from backends import fleet, probing, replica
 from backends.background import Background
-from backends.engines import ENGINES, stage
+from backends.engines import ENGINES, Engine, stage
 from backends.launchers import Launcher, Process
-from backends.load import ReplicaLoad
+from backends.load import Figures, ReplicaLoad, read_figures, read_load
 from backends.load_times import LoadTimes
 from backends.replica import Event, Phase, Replica
 from backends.wanted import Limits, Progress, ReplicaSpec, command_of, ready_in_s
@@ -66,6 +66,7 @@ class Supervisor:
         """
         self.replicas: Mapping[str, Replica] = {}
         self.loads: Mapping[str, ReplicaLoad] = {}
+        self.figures: Mapping[str, Figures] = {}
         self._launchers, self._probe, self._now = launchers, probe, now
         self._on_change, self._busy = on_change, busy
         self.limits = Limits()
@@ -239,7 +240,11 @@ class Supervisor:
             and now_s >= self._mute_until_s.get(id_, now_s)
         ]
         found = await asyncio.gather(*(self._scrape_one(self._specs[id_]) for id_ in ids))
-        self.loads = {id_: load for id_, load in zip(ids, found, strict=True) if load is not None}
+        read = {
+            id_: text for id_, text in zip(ids, found, strict=True) if text is not None and id_ in self._specs
+        }
+        self.loads = {id_: load for id_, text in read.items() if (load := self._load(id_, text)) is not None}
+        self.figures = {id_: read_figures(text, self._engine(id_).figures) for id_, text in read.items()}
 
     def report(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
         """How a request went: ok, or failed through the replica (`replica.outcome`: a 4xx is neither)."""
@@ -391,12 +396,19 @@ class Supervisor:
             kind=spec.kind,
         )
 
-    async def _scrape_one(self, spec: ReplicaSpec) -> ReplicaLoad | None:
-        load = await probing.ask_load(self._probe, self._target(spec), self.limits.probe_timeout_s)
-        if load is probing.MUTE:
+    def _engine(self, id_: str) -> Engine:
+        return ENGINES[self._specs[id_].engine]
+
+    def _load(self, id_: str, text: str) -> ReplicaLoad | None:
+        names = self._engine(id_).load_metrics
+        return read_load(text, names) if names is not None else None
+
+    async def _scrape_one(self, spec: ReplicaSpec) -> str | None:
+        """Give the text of a replica's metrics."""
+        text = await probing.ask_metrics(self._probe, self._target(spec), self.limits.probe_timeout_s)
+        if text == "":
             self._mute_until_s[spec.id] = self._now() + self.limits.mute_s
-            return None
-        return load
+        return text or None
 
     def _ready_in_s(self, seen: Replica) -> float | None:
         run = self._runs.get(seen.id)

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import random
+import threading
 import time
 from collections import ChainMap
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -23,22 +24,28 @@ from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import Supervisor
 from backends.wanted import ReplicaSpec
-from gateway.api import admin, console, fallback, inference, models, probes, schema, usage
+from gateway import gauges
+from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, streams, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
+from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
+from gateway.likeness import Keep, Likeness, store_of
 from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
+from gateway.recordings import Recordings
 from gateway.scaling import Fleet, Scaler
-from gateway.settings import ModelSettings, Settings
+from gateway.settings import CacheSettings, ModelSettings, Settings
+from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
+from gateway.state.redis_logs import RedisLogs
 from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
 from gateway.tenancy import webhooks
@@ -50,17 +57,21 @@ from gateway.tenancy.keys import KeyTable
 from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
 from gateway.tracing import tracing_from
-from semantic_cache.stores.memory import MemoryStore
+from semantic_cache.saving import OwnFile
+from semantic_cache.stores.shared import SharedLog
 
 ROUTES = (
     inference.handlers,
+    streams.handlers,
     models.handlers,
     usage.handlers,
+    feedback.handlers,
     probes.handlers,
     console.handlers,
     admin.handlers,
 )
 
+PULSE_S = 0.5
 PROBE_BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -97,9 +108,15 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
         Loop("expiry", 60.0, books.expire),
+        Loop("idempotency", 1.0, house.recordings.step),
+        Loop("retention", 600.0, books.retain),
         Loop("proof", 300.0, books.prove),
         Loop("alerts", 5.0, notices.watch),
+        Loop("pulse", PULSE_S, gauges.pulse(house.telemetry, PULSE_S)),
         Loop("webhooks", 1.0, notices.deliver),
+        Loop("likeness", 0.1, house.settle),
+        Loop("audits", 0.5, house.audit),
+        Loop("likeness-file", 60.0, house.save_likeness),
     )
 
 
@@ -114,10 +131,13 @@ class House:
         self.clients = edges.clients()
         self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
-        self.store = MemoryStore(settings.cache.max_bytes)
-        keys, prices = KeyTable(), PriceTable()
+        self.news = _news(settings, edges)
+        self.store = store_of("exact", settings.cache.max_bytes, self.news)
+        self.keys = keys = KeyTable()
+        prices = PriceTable()
         self.shared = _shared(settings, edges, self.telemetry)
         limits = MemoryLimits() if self.shared is None else self.shared
+        self.accounts = limits.accounts
         name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
         journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
         directory = Directory(state_dir / "keys.json", keys)
@@ -133,7 +153,7 @@ class House:
             probe=_Probe(self.clients),
             now=edges.now,
             state_dir=state_dir,
-            on_change=lambda _before, _after: self.dispatcher.update(self.supervisor.replicas),
+            on_change=self._changed,
             busy=lambda replica_id: self.dispatcher.busy(replica_id),
         )
         self.dispatcher = Dispatcher(
@@ -156,15 +176,21 @@ class House:
         self.scaler.declare = self._declare
         self.scaler.rouse = self.supervisor.rouse
         self.chooser = Chooser(None, self.dispatcher.ready)
+        file = OwnFile(state_dir / "semantic.cache")
+        self._keep = Keep(settings.cache.max_bytes, file, self.news)
+        self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
         )
+        self.logs = _logs(settings, edges)
+        self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
             keys=keys,
             billing=self.billing,
             store=self.store,
             chooser=self.chooser,
             attempts=self.batching,
+            coalescing=self.coalescing,
             telemetry=self.telemetry,
             tracing=self.tracing,
         )
@@ -175,8 +201,10 @@ class House:
             prices=prices,
             wall=edges.wall,
             admin_digest=_admin_digest(edges.environ),
+            one_writer=threading.Lock(),
             webhook_master=master,
         )
+        self.recordings = Recordings(self.logs, self.pipeline, control.opened, edges.wall)
         self.process = self._process(settings, control)
         self.adopt(settings)
 
@@ -187,6 +215,7 @@ class House:
         return Process(
             settings=settings,
             pipeline=self.pipeline,
+            recordings=self.recordings,
             supervisor=self.supervisor,
             scaler=self.scaler,
             telemetry=self.telemetry,
@@ -202,10 +231,18 @@ class House:
             exchanges=set(),
         )
 
+    def _changed(self, before: Replica, after: Replica) -> None:
+        """Hear that a replica has another phase."""
+        self.dispatcher.update(self.supervisor.replicas)
+        gauges.started(self.telemetry, before, after)
+
     def _shared_loops(self) -> Iterable[Loop]:
         """Give the loops that one of several processes has."""
         if (shared := self.shared) is not None:
             yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
+        if (news := self.news) is not None:
+            yield Loop("cache-send", 0.05, news.send)
+            yield Loop("cache-receive", 0.05, news.receive)
         if self._edges.tallies is not None:
             yield Loop("tallies", 1.0, self.telemetry.publish)
 
@@ -219,7 +256,9 @@ class House:
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
-        self.pipeline.adopt(catalogue, settings.cache)
+        self.pipeline.adopt(catalogue, settings.cache, settings.coalescing)
+        self.recordings.adopt(settings.idempotency, settings.streams)
+        self._adopt_likeness(settings.cache)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
@@ -232,6 +271,36 @@ class House:
         """Tell the fleet which replicas are wanted now."""
         self.supervisor.declare(specs(self.process.settings, self._edges, self.scaler.ids))
         self.dispatcher.update(self.supervisor.replicas)
+
+    def _adopt_likeness(self, cache: CacheSettings) -> None:
+        """Switch the semantic tier on or off; what it knows stays while the process lives."""
+        if cache.semantic is None or not cache.exact_ttl_s:
+            self.pipeline.kept.likeness = None
+            return
+        if self._likeness is None:
+            self._likeness = Likeness(self.batching, self.telemetry, self._edges.draw, self._keep)
+        self._likeness.adopt(cache.semantic)
+        self.pipeline.kept.likeness = self._likeness
+
+    async def settle(self) -> None:
+        """Let the semantic tier learn from what was answered."""
+        if self._likeness is not None:
+            await self._likeness.settle()
+
+    async def save_likeness(self) -> None:
+        """Keep on disk what the semantic tier knows."""
+        if self._likeness is not None:
+            await self._likeness.save()
+
+    async def load_likeness(self) -> None:
+        """Begin with what was kept."""
+        if self._likeness is not None:
+            await self._likeness.load(self._edges.wall())
+
+    async def audit(self) -> None:
+        """Run the audits of the semantic tier that wait."""
+        if self._likeness is not None:
+            await self._likeness.audit_once()
 
     def reload(self) -> None:
         """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
@@ -250,22 +319,30 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     """
     check(settings, edges.source, edges.environ)
     house = House(settings, edges)
-    _wire_probes(house)
+    _wire_probes(house, edges.wall)
     try:
         if house.shared is not None:
             with contextlib.suppress(RedisAway):
                 await house.shared.step(edges.wall())
         await house.books.open()
+        await house.load_likeness()
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()
         if house.tracing is not None:
             house.tracing.start()
-        async with running(house.process.loops, _counter(house.telemetry)):
+        async with running(house.process.loops, *_heard(house.telemetry)):
             yield house.process
     finally:
+        await house.recordings.close()
+        await house.coalescing.close()
+        await house.logs.close()
         await house.supervisor.stop()
+        with contextlib.suppress(OSError):
+            await house.save_likeness()
         await house.clients.close()
+        if house.news is not None:
+            await house.news.close()
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()
@@ -344,6 +421,20 @@ def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
     )
 
 
+def _logs(settings: Settings, edges: Edges) -> Logs:
+    """Make the logs of this process, or of all that share a Redis."""
+    redis, kept_bytes = settings.redis, settings.streams.total_bytes
+    if redis is None:
+        return MemoryLogs(kept_bytes)
+    return RedisLogs(
+        redis.url,
+        password=edges.environ[redis.password_env] if redis.password_env else None,
+        timeout_s=redis.timeout_ms / 1000,
+        lease_s=settings.coalescing.lease_s,
+        kept_bytes=kept_bytes,
+    )
+
+
 def _shared(settings: Settings, edges: Edges, telemetry: Telemetry) -> RedisLimits | None:
     """Make the limits that several processes share, where there is a Redis."""
     redis = settings.redis
@@ -356,6 +447,15 @@ def _shared(settings: Settings, edges: Edges, telemetry: Telemetry) -> RedisLimi
         share=settings.server.workers,
         alone=lambda: telemetry.count("switchgear_limits_alone_total", ()),
     )
+
+
+def _news(settings: Settings, edges: Edges) -> SharedLog | None:
+    """Make the log of what the caches keep, where there is a Redis to share it."""
+    redis = settings.redis
+    if redis is None or not settings.cache.exact_ttl_s:
+        return None
+    password = edges.environ[redis.password_env] if redis.password_env else None
+    return SharedLog(redis.url, password, redis.timeout_ms / 1000)
 
 
 def _credentials(settings: Settings, environ: Mapping[str, str]) -> dict[str, bytes]:
@@ -371,6 +471,14 @@ def _credentials(settings: Settings, environ: Mapping[str, str]) -> dict[str, by
 def _admin_digest(environ: Mapping[str, str]) -> bytes | None:
     key = environ.get("SWITCHGEAR_ADMIN_KEY")
     return hashlib.sha256(key.encode()).digest() if key else None
+
+
+def _heard(telemetry: Telemetry) -> tuple[Callable[[str], None], Callable[[str, float], None]]:
+    """Give what counts the failures of loops, and how long their steps take."""
+    return (
+        lambda name: telemetry.count("switchgear_loop_failures_total", (name,)),
+        lambda name, spent_s: telemetry.observe("switchgear_loop_step_seconds", (name,), spent_s),
+    )
 
 
 class _Probe:
@@ -402,31 +510,20 @@ class _Probe:
             raise OSError(str(error)) from None
 
 
-def _wire_probes(house: House) -> None:
-    probe, dispatcher, store = house.telemetry.probe, house.dispatcher, house.store
-    probe("switchgear_queue_depth", lambda: _by_model(dispatcher.depth()))
-    probe("switchgear_running", lambda: _by_model(dispatcher.running()))
-    probe("switchgear_replicas", lambda: _phases(house.supervisor.replicas))
-    probe("switchgear_ledger_gap_nanousd", lambda: _known(house.books.gap_nanousd))
-    probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
-    probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
-
-
-def _known(amount: int | None) -> Iterable[tuple[tuple[str, ...], float]]:
-    return [] if amount is None else [((), float(amount))]
-
-
-def _by_model(counts: Mapping[str, int]) -> Iterable[tuple[tuple[str, ...], float]]:
-    return [((model,), float(count)) for model, count in counts.items()]
-
-
-def _phases(replicas: Mapping[str, Replica]) -> Iterable[tuple[tuple[str, ...], float]]:
-    counts: dict[tuple[str, ...], float] = {}
-    for one in replicas.values():
-        key = (one.model, str(one.phase))
-        counts[key] = counts.get(key, 0.0) + 1.0
-    return counts.items()
-
-
-def _counter(telemetry: Telemetry) -> Callable[[str], None]:
-    return lambda name: telemetry.count("switchgear_loop_failures_total", (name,))
+def _wire_probes(house: House, wall: Callable[[], float]) -> None:
+    telemetry, store = house.telemetry, house.store
+    gauges.of_requests(telemetry, house.dispatcher)
+    gauges.of_fleet(telemetry, house.supervisor)
+    gauges.of_money(telemetry, house.accounts, house.keys, wall)
+    gauges.of_process(telemetry)
+    telemetry.probe("switchgear_shared_calls", lambda: [((), float(len(house.coalescing.flights)))])
+    telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
+    telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
+    telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
+    saved = house.pipeline.kept.saved_tokens
+    telemetry.probe(
+        "switchgear_cache_saved_tokens", lambda: [((tier,), float(n)) for tier, n in saved.items()]
+    )
+    if (news := house.news) is not None:
+        telemetry.probe("switchgear_cache_lost_news", lambda: [((), float(news.lost))])
+    telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])

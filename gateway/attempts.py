@@ -31,7 +31,7 @@ from gateway.errors import (
     translate,
 )
 from gateway.openai.events import StreamBroken
-from gateway.telemetry import Telemetry
+from gateway.telemetry import REQUEST_SECONDS, Telemetry
 from gateway.tracecontext import Trace
 from routing.decision import Query
 
@@ -244,7 +244,7 @@ class Attempts:
                 outcome = f"status_{status}"
             case _:
                 outcome = "broken"
-        self._telemetry.count("switchgear_upstream_attempts_total", (call.model, outcome))
+        self._count(call, replica, outcome)
         clients_fault = isinstance(error, UpstreamError) and error.status < 500
         clients_hurry = self.now() >= call.deadline_s
         if not clients_fault and not clients_hurry:
@@ -252,9 +252,22 @@ class Attempts:
         return outcome
 
     def _served(self, call: Call, replica: Replica, outcome: str) -> str:
-        self._telemetry.count("switchgear_upstream_attempts_total", (call.model, outcome))
+        self._count(call, replica, outcome)
         self._report(replica.id, True)
         return outcome
+
+    def _count(self, call: Call, replica: Replica, outcome: str) -> None:
+        """Count an attempt by its outcome, and how long it took."""
+        telemetry, kind = self._telemetry, (call.model, replica.id, outcome)
+        row = telemetry.rows.get(kind)
+        if row is None:
+            error = "" if outcome == "ok" else outcome
+            row = telemetry.rows[kind] = (
+                telemetry.at("switchgear_upstream_attempts_total", (call.model, outcome)),
+                telemetry.at("gen_ai_client_operation_duration_seconds", (call.model, replica.id, error)),
+            )
+        telemetry.values[row[0]] += 1.0
+        telemetry.note(row[1], REQUEST_SECONDS, self.now() - call.trip.tries[-1].sent_s)
 
 
 async def _reach_end(reply: Reply) -> None:

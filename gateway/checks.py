@@ -36,8 +36,8 @@ def warnings(settings: Settings) -> Iterator[str]:
                 "its rows are flagged 'unpriced'" if settings.billing.unpriced == "flag" else "it is refused"
             )
             yield f"models[{index}].price: {model.name!r} has no price in the file; without one {fate}"
-    if settings.cache.semantic is not None:
-        yield "cache.semantic: this version has the exact cache only; the setting has no effect"
+    if settings.cache.semantic is not None and not settings.cache.exact_ttl_s:
+        yield "cache.semantic: it needs the exact cache, which exact_ttl_s = 0 switches off; it has no effect"
     if not settings.keys:
         yield "keys: the file has none; only keys made by 'switchgear keys create' are known"
 

@@ -20,6 +20,7 @@ POSTGRES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+SQLITE_BUSY_S = 30.0  # its writers wait for each other without an order, and a busy disk is slow
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -289,6 +290,20 @@ webhook_deliveries = sa.Table(
 )
 
 
+# Keys by hash; the answer is what the first client got, as it was recorded.
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("owner", sa.String(40), nullable=False, index=True),
+    sa.Column("leased_until_s", sa.Float, nullable=False),
+    sa.Column("expires_s", sa.Float, nullable=False, index=True),
+    sa.Column("answer", sa.LargeBinary),
+)
+
+
 class DatabaseError(Exception):
     """The database cannot be used; the text says why and what to do."""
 
@@ -300,7 +315,7 @@ def connect(url: str) -> sa.Engine:
     except (ArgumentError, ValueError):
         raise DatabaseError("database.url is not a URL; use sqlite:///FILE or postgresql://...") from None
     if parsed.drivername == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": 10.0})
+        engine = sa.create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_S})
         sa.event.listen(engine, "connect", _prepare_sqlite)
         return engine
     if parsed.drivername == "postgresql":

@@ -12,6 +12,7 @@
     +-- MethodNotAllowed        405  method_not_allowed
     +-- QueueTimeout            408  queue_timeout
     +-- Conflict                409  conflict
+    +-- IdempotencyConflict     409  idempotency_conflict
     +-- PreconditionFailed      412  precondition_failed
     +-- RequestTooLarge         413  request_too_large
     +-- PreconditionRequired    428  precondition_required
@@ -32,7 +33,7 @@ Parts of the house raise their own exceptions and know no HTTP; ``translate`` tu
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -167,6 +168,15 @@ class Conflict(ApiError):
     should_retry = False
 
 
+class IdempotencyConflict(ApiError):
+    """The idempotency key was used before, with another body."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_conflict"
+    should_retry = False
+
+
 class PreconditionFailed(ApiError):
     """It was changed since the caller read it."""
 
@@ -283,6 +293,17 @@ class UpstreamRefused(ApiError):
         self.code = code
 
 
+def _codes(family: type[ApiError]) -> Iterator[str]:
+    """Give the codes of a class and all below it."""
+    yield from filter(None, (family.__dict__.get("code"), family.type))
+    for below in family.__subclasses__():
+        yield from _codes(below)
+
+
+CODES = frozenset({*_codes(ApiError), "client_left"})
+"""Every code of our own: a replica's may be any text, and has no place among a metric's labels."""
+
+
 def translate(error: BaseException) -> ApiError:
     """Give the client's view of any exception; an unknown one stays opaque."""
     match error:
@@ -303,6 +324,41 @@ def translate(error: BaseException) -> ApiError:
 def error_body(error: ApiError) -> bytes:
     """Render the JSON body, ``{"error": {"message", "type", "param", "code"}}``."""
     return msgspec.json.encode({"error": _fields(error)})
+
+
+class _Described(msgspec.Struct, frozen=True):
+    status: int
+    type: str
+    code: str | None
+    message: str
+    param: str | None
+    retry_after_s: float | None
+    should_retry: bool | None
+
+
+def described(error: ApiError) -> bytes:
+    """Write an error down for whoever shares the answer, in this process or another."""
+    return msgspec.json.encode(
+        _Described(
+            error.status,
+            error.type,
+            error.code,
+            error.message,
+            error.param,
+            error.retry_after_s,
+            error.should_retry,
+        )
+    )
+
+
+def from_description(text: bytes) -> ApiError:
+    """Give an error that was written down."""
+    said = msgspec.json.decode(text, type=_Described)
+    error = ApiError(said.message, param=said.param, retry_after_s=said.retry_after_s)
+    error.status = said.status  # type: ignore[misc]  # this one object carries what another one said
+    error.type = said.type  # type: ignore[misc]  # likewise
+    error.code, error.should_retry = said.code, said.should_retry
+    return error
 
 
 def error_event(error: ApiError) -> bytes:

@@ -1,5 +1,6 @@
 """The shipped classifier behind the seam of ``choosing``: scores texts, keeps each route's objective."""
 
+from functools import lru_cache
 from typing import Self
 
 from gateway.catalogue import Target
@@ -7,6 +8,8 @@ from gateway.settings import Objective
 from routing import complexity
 from routing.complexity import Classifier, ShareController
 from routing.embedding import Facts, StaticEmbedder, load_classifier, load_facts
+
+MEMO_TEXTS, MEMO_CHARS = 4096, 1000  # the same question need not be read twice: at most 16 MiB
 
 
 class Grading:
@@ -17,6 +20,7 @@ class Grading:
         self._classifier = classifier
         self._facts = facts
         self._controllers: dict[tuple[str, Objective, int], list[ShareController]] = {}
+        self._known = lru_cache(MEMO_TEXTS)(self._scored)
 
     @classmethod
     def load(cls) -> Self:
@@ -25,6 +29,9 @@ class Grading:
 
     def score(self, text: str) -> float:
         """Give the expected gain of the largest tier, in [0, 1]; see ``Grader.score``."""
+        return self._known(text) if len(text) <= MEMO_CHARS else self._scored(text)
+
+    def _scored(self, text: str) -> float:
         return self._classifier.score(self._embedder.columns(text))
 
     def tier(self, target: Target, score: float) -> int:

@@ -7,6 +7,7 @@ periods makes readiness say so.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 log = logging.getLogger("switchgear.loops")
@@ -28,9 +29,10 @@ class Loop:
         return self.failures_in_row < 3
 
 
-async def run(loop: Loop, failed: Callable[[str], None]) -> None:
+async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, float], None]) -> None:
     """Run a loop until it is cancelled."""
     while True:
+        started_s = time.monotonic()
         try:
             await loop.step()
         except Exception as error:
@@ -43,13 +45,18 @@ async def run(loop: Loop, failed: Callable[[str], None]) -> None:
             if loop.failures_in_row:
                 log.info("loop %s works again", loop.name)
             loop.failures_in_row = 0
+        took(loop.name, time.monotonic() - started_s)
         await asyncio.sleep(loop.period_s)
 
 
 @contextlib.asynccontextmanager
-async def running(loops: Sequence[Loop], failed: Callable[[str], None]) -> AsyncGenerator[None, None]:
-    """Run loops as tasks inside the block."""
-    tasks = [asyncio.create_task(run(loop, failed), name=loop.name) for loop in loops]
+async def running(
+    loops: Sequence[Loop],
+    failed: Callable[[str], None],
+    took: Callable[[str, float], None] = lambda _name, _spent_s: None,
+) -> AsyncGenerator[None, None]:
+    """Run loops as tasks inside the block; hears which fail, and how many seconds each step takes."""
+    tasks = [asyncio.create_task(run(loop, failed, took), name=loop.name) for loop in loops]
     try:
         yield
     finally:

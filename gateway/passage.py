@@ -11,12 +11,20 @@ import msgspec
 from gateway.attempts import Trip
 from gateway.catalogue import Target
 from gateway.choosing import Choice
-from gateway.errors import translate
+from gateway.errors import CODES, translate
 from gateway.openai.schemas import Common, Inference
-from gateway.telemetry import Telemetry
+from gateway.telemetry import (
+    FIRST_TOKEN_SECONDS,
+    REQUEST_SECONDS,
+    SECONDS,
+    TOKEN_SECONDS,
+    TOKENS,
+    Telemetry,
+)
 from gateway.tenancy.billing import Charge
 from gateway.tenancy.keys import Key
 from gateway.tracecontext import Trace
+from semantic_cache.cache import Found
 from semantic_cache.stores.base import Entry
 
 
@@ -52,6 +60,8 @@ class Passage(msgspec.Struct, eq=False):
     trip: Trip | None = None
     cache: str = "none"
     cache_key: bytes | None = None
+    tags: tuple[str, ...] = ()
+    found_near: Found | None = None
     hit: Hit | None = None
     charge: Charge | None = None
     finish_reasons: Sequence[str] = ()
@@ -114,6 +124,8 @@ class Passage(msgspec.Struct, eq=False):
                 more += b"x-switchgear-reason: %b\r\n" % choice.reason.encode()
         if hit is not None:
             age_s = max(0.0, wall_s - hit.stored_s)
+            if self.cache == "hit-semantic" and self.found_near is not None:
+                more += b"x-switchgear-cache-similarity: %.4f\r\n" % self.found_near.similarity
             more += b"x-switchgear-cache-entry: %b\r\nx-switchgear-cache-age-s: %.0f\r\n" % (
                 hit.id.encode(),
                 age_s,
@@ -131,17 +143,58 @@ class Passage(msgspec.Struct, eq=False):
         )
 
     def observe(self, telemetry: Telemetry) -> None:
-        """Count the request."""
-        model = self.model
-        telemetry.count("switchgear_requests_total", (model, self.route, str(self.status), self.cache))
-        telemetry.observe("switchgear_request_duration_seconds", (model,), self.ended_s - self.started_s)
-        if self.first_byte_s:
-            telemetry.observe(
-                "switchgear_time_to_first_byte_seconds", (model,), self.first_byte_s - self.started_s
-            )
-        if self.charge is not None:
-            usage = self.charge.usage
-            telemetry.count("switchgear_tokens_total", (model, "prompt"), usage.prompt_tokens)
-            telemetry.count("switchgear_tokens_total", (model, "completion"), usage.completion_tokens)
-        if self.trip is not None:
-            telemetry.observe("switchgear_queue_seconds", (model,), self.trip.queue_s)
+        """Count the request: one look-up for all that requests of its kind count."""
+        choice, charge, trip, model = self.choice, self.charge, self.trip, self.model
+        provider = choice.model.settings.engine if choice is not None else "switchgear"
+        reason = choice.reason if choice is not None and self.route else ""
+        error = (self.error if self.error in CODES else "upstream") if self.error else ""
+        kind = (self.operation, provider, self.name, model, self.route, str(self.status), self.cache, reason,
+                error)  # fmt: skip
+        row = telemetry.rows.get(kind)
+        if row is None:
+            row = telemetry.rows[kind] = _row(telemetry, kind)
+        values, note = telemetry.values, telemetry.note
+        values[row[0]] += 1.0
+        note(row[1], REQUEST_SECONDS, self.ended_s - self.started_s)
+        if error:
+            values[row[2]] += 1.0
+        if reason:
+            values[row[3]] += 1.0
+        if charge is not None:
+            usage = charge.usage
+            note(row[4], TOKENS, usage.prompt_tokens)
+            note(row[5], TOKENS, usage.completion_tokens)
+            values[row[6]] += usage.prompt_tokens
+            values[row[7]] += usage.completion_tokens
+            if charge.source != "upstream":
+                saved = charge.saved_nanousd
+                telemetry.count("switchgear_saved_nanousd_total", (model, charge.source), saved)
+            if self.streamed and self.first_byte_s:
+                note(row[8], FIRST_TOKEN_SECONDS, self.first_byte_s - self.started_s)
+                if self.answered_s and usage.completion_tokens > 1:
+                    spent_s = self.answered_s - self.first_byte_s
+                    note(row[9], TOKEN_SECONDS, spent_s / (usage.completion_tokens - 1))
+        if trip is not None:
+            note(row[10], SECONDS, trip.queue_s)
+        if choice is not None and choice.score is not None:
+            telemetry.observe("switchgear_routing_score", (self.route,), choice.score)
+
+
+def _row(telemetry: Telemetry, kind: tuple[str, ...]) -> tuple[int, ...]:
+    """Give where the numbers stand that a kind of request counts; those that it never counts share one."""
+    operation, provider, name, model, route, status, cache, reason, error = kind
+    asked, at = (operation, provider, name, model), telemetry.at
+    requests = at("switchgear_requests_total", (model, route, status, cache))
+    return (
+        requests,
+        at("gen_ai_server_request_duration_seconds", (*asked, status if error else "")),
+        at("switchgear_refusals_total", (error,)) if error else requests,
+        at("switchgear_route_decisions_total", (route, model, reason)) if reason else requests,
+        at("gen_ai_client_token_usage", (*asked, "input")),
+        at("gen_ai_client_token_usage", (*asked, "output")),
+        at("switchgear_tokens_total", (model, "prompt")),
+        at("switchgear_tokens_total", (model, "completion")),
+        at("gen_ai_server_time_to_first_token_seconds", asked),
+        at("gen_ai_server_time_per_output_token_seconds", asked),
+        at("switchgear_queue_seconds", (model,)),
+    )

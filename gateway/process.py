@@ -1,5 +1,6 @@
 """One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from backends.supervisor import Supervisor
 from gateway.database import DatabaseError
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
+from gateway.recordings import Recordings
 from gateway.scaling import Scaler
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
@@ -28,7 +30,8 @@ class Abortable(Protocol):
 class Control(msgspec.Struct, frozen=True, kw_only=True):
     """What the admin API works on; ``admin_digest`` is the hash of the admin key, if any.
 
-    ``webhook_master`` is what the secrets of webhooks are derived from, if anything.
+    ``one_writer`` is held by who changes something; ``webhook_master`` is what the secrets of webhooks are
+    derived from, if anything.
     """
 
     engine: sa.Engine
@@ -37,6 +40,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     prices: PriceTable
     wall: Callable[[], float]
     admin_digest: bytes | None
+    one_writer: threading.Lock
     webhook_master: bytes | None
 
     def opened(self) -> sa.Engine:
@@ -51,6 +55,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
 
     settings: Settings
     pipeline: Pipeline
+    recordings: Recordings
     supervisor: Supervisor
     scaler: Scaler
     telemetry: Telemetry

@@ -1,8 +1,8 @@
 """How many replicas of each launched model run: the shell of ``backends.autoscaler``.
 
 ``look`` once a second reads what the dispatcher and the engines tell, asks the core, and declares the
-replicas that are wanted. A request that finds nobody wakes its model at once, whatever the core last said: single
-flight, because it only raises a number. An operator's ``scale`` pins a model until it is given back.
+replicas that are wanted. A request that finds nobody wakes its model at once, whatever the core last said:
+single flight, because it only raises a number. An operator's ``scale`` pins a model until it is given back.
 Replicas that were reclaimed are never named again: their substitutes get new numbers.
 """
 

@@ -16,6 +16,7 @@ from backends.engines import LaunchProfile
 
 # Upper bounds keep infinity out of timers and every amount within SQL's 64 bits.
 Positive = Annotated[int, Meta(gt=0, le=2**53)]
+LogBytes = Annotated[int, Meta(ge=256 * 1024, le=2**40)]  # more than comes at once
 Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Usd = Annotated[float, Meta(ge=0, le=1e9)]
@@ -150,6 +151,7 @@ class SemanticSettings(Table, frozen=True):
     error_bound: Share = 0.01
     precision: Share = 0.95
     ttl_s: Seconds = 86400.0
+    volatile_ttl_s: Seconds = 600.0
 
 
 class CacheSettings(Table, frozen=True):
@@ -159,7 +161,32 @@ class CacheSettings(Table, frozen=True):
     max_temperature: Annotated[float, Meta(ge=0)] = 1.0
     max_bytes: Positive = 64 * 1024 * 1024
     max_answer_bytes: Positive = 1024 * 1024
+    opt_out: tuple[str, ...] = ()
     semantic: SemanticSettings | None = None
+
+
+class CoalescingSettings(Table, frozen=True):
+    """``[coalescing]``: which identical requests in flight share one upstream call."""
+
+    policy: Literal["deterministic", "all", "off"] = "deterministic"
+    max_bytes: LogBytes = 8 * 1024 * 1024
+    lease_s: Annotated[float, Meta(ge=0.2, le=3600)] = 3.0
+
+
+class IdempotencySettings(Table, frozen=True):
+    """``[idempotency]``: how long an answer is kept for its ``Idempotency-Key``, and how large it may be."""
+
+    retention_s: Seconds = 86400.0
+    max_bytes: LogBytes = 8 * 1024 * 1024
+
+
+class StreamSettings(Table, frozen=True):
+    """``[streams]``: resumable streams, in time after their end, in bytes each and together."""
+
+    keep_s: Seconds = 120.0
+    orphan_s: Seconds = 30.0
+    max_bytes: LogBytes = 4 * 1024 * 1024
+    total_bytes: Positive = 128 * 1024 * 1024
 
 
 class BillingSettings(Table, frozen=True):
@@ -202,6 +229,7 @@ class KeySettings(Table, frozen=True):
     band: Band | None = None
     weight: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     models: tuple[str, ...] = ()
+    resumable: bool | None = None
 
 
 class Settings(Table, frozen=True):
@@ -213,6 +241,9 @@ class Settings(Table, frozen=True):
     models: tuple[ModelSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
+    coalescing: CoalescingSettings = CoalescingSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
+    streams: StreamSettings = StreamSettings()
     billing: BillingSettings = BillingSettings()
     webhooks: WebhookSettings = WebhookSettings()
     tracing: TracingSettings = TracingSettings()

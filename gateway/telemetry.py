@@ -1,12 +1,13 @@
 """Every metric of the gateway in one table, and the cheap way to count.
 
-Rules: no key, tenant or free text in a label; a model label is a configured name or ``unknown``.
+Rules: no key, tenant or free text in a label; a model label is a configured name or ``unknown``. Money and
+tenants are the ledger's business. ``gen_ai_*`` are OpenTelemetry's names as Prometheus spells them.
 """
 
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -15,23 +16,78 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from gateway.tallies import Key, Tallies
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-HISTOGRAM_WIDTH = len(SECONDS) + 2
+Buckets = tuple[float, ...]
+Kind = Literal["counter", "histogram", "probe", "engine gauge", "engine counter", "engine histogram"]
+
+SECONDS: Buckets = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+# Buckets that OpenTelemetry's GenAI conventions advise.
+REQUEST_SECONDS: Buckets = (
+    0.01,
+    0.02,
+    0.04,
+    0.08,
+    0.16,
+    0.32,
+    0.64,
+    1.28,
+    2.56,
+    5.12,
+    10.24,
+    20.48,
+    40.96,
+    81.92,
+)
+FIRST_TOKEN_SECONDS: Buckets = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
+)  # fmt: skip
+TOKEN_SECONDS: Buckets = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+TOKENS: Buckets = tuple(float(4**power) for power in range(14))
+SCORES: Buckets = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+START_SECONDS: Buckets = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0)
+LAG_SECONDS: Buckets = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+ASKED = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
+REPLICA = ("model", "replica")
 
 
 class Metric(msgspec.Struct, frozen=True):
     """One row of the table.
 
-    A ``probe`` is read when somebody scrapes; one that every worker reads ``alike`` is not added up.
+    A ``probe`` is read when somebody scrapes; one that every worker reads ``alike`` is not added up. An
+    ``engine`` metric is what a replica's server said of itself at the last scrape, under our name.
     """
 
     name: str
-    kind: Literal["counter", "histogram", "probe"]
+    kind: Kind
     labels: tuple[str, ...]
     unit: str
     help: str
     alike: bool = False
+    buckets: Buckets = SECONDS
 
+
+def _engine(name: str, kind: Kind, unit: str, text: str) -> Metric:
+    return Metric(f"switchgear_engine_{name}", kind, REPLICA, unit, text, alike=True)
+
+
+ENGINE_METRICS = (
+    _engine("running", "engine gauge", "requests", "Requests that the engine computes."),
+    _engine("waiting", "engine gauge", "requests", "Requests that wait inside the engine."),
+    _engine("kv_usage_ratio", "engine gauge", "share", "Share of the KV cache in use."),
+    _engine(
+        "prefix_queries_total", "engine counter", "tokens", "Prompt tokens looked up in the prefix cache."
+    ),
+    _engine("prefix_hits_total", "engine counter", "tokens", "Prompt tokens found in the prefix cache."),
+    _engine("prompt_tokens_total", "engine counter", "tokens", "Prompt tokens that the engine took."),
+    _engine("generation_tokens_total", "engine counter", "tokens", "Tokens that the engine generated."),
+    _engine("preemptions_total", "engine counter", "requests", "Requests set back for lack of KV cache."),
+    _engine("draft_tokens_total", "engine counter", "tokens", "Tokens drafted by speculative decoding."),
+    _engine("accepted_tokens_total", "engine counter", "tokens", "Drafted tokens that the model accepted."),
+    _engine("queue_seconds", "engine histogram", "seconds", "Time that requests waited in the engine."),
+    _engine("prefill_seconds", "engine histogram", "seconds", "Time that the engine took for prompts."),
+    _engine("first_token_seconds", "engine histogram", "seconds", "Until the engine's first token."),
+    _engine("token_seconds", "engine histogram", "seconds", "Between two tokens of the engine."),
+)
 
 METRICS = (
     Metric(
@@ -56,18 +112,44 @@ METRICS = (
         "Tokens billed, prompt and completion.",
     ),
     Metric(
-        "switchgear_request_duration_seconds",
+        "gen_ai_server_request_duration_seconds",
         "histogram",
-        ("model",),
+        (*ASKED, "error_type"),
         "seconds",
-        "From the request's last byte in to the answer's last byte out.",
+        "From the request's last byte in to its answer's last byte out; error_type is a failure's status.",
+        buckets=REQUEST_SECONDS,
     ),
     Metric(
-        "switchgear_time_to_first_byte_seconds",
+        "gen_ai_server_time_to_first_token_seconds",
         "histogram",
-        ("model",),
+        ASKED,
         "seconds",
-        "Until the first byte of an answer's body.",
+        "Until the first byte of a streamed answer's body.",
+        buckets=FIRST_TOKEN_SECONDS,
+    ),
+    Metric(
+        "gen_ai_server_time_per_output_token_seconds",
+        "histogram",
+        ASKED,
+        "seconds",
+        "Of a streamed answer, between its first byte and its last, for each token but the first.",
+        buckets=TOKEN_SECONDS,
+    ),
+    Metric(
+        "gen_ai_client_token_usage",
+        "histogram",
+        (*ASKED, "gen_ai_token_type"),
+        "tokens",
+        "Tokens billed for a request, by input and output.",
+        buckets=TOKENS,
+    ),
+    Metric(
+        "gen_ai_client_operation_duration_seconds",
+        "histogram",
+        (*REPLICA, "error_type"),
+        "seconds",
+        "One attempt on a replica, from its sending to its last byte; error_type is a failure's outcome.",
+        buckets=REQUEST_SECONDS,
     ),
     Metric(
         "switchgear_queue_seconds",
@@ -88,6 +170,55 @@ METRICS = (
     Metric("switchgear_running", "probe", ("model",), "requests", "Requests running on replicas."),
     Metric("switchgear_cache_entries", "probe", (), "entries", "Answers kept in the exact cache."),
     Metric("switchgear_cache_bytes", "probe", (), "bytes", "Size of the exact cache."),
+    Metric("switchgear_semantic_texts", "probe", (), "texts", "Texts that the semantic cache knows."),
+    Metric(
+        "switchgear_cache_false_hit_ratio",
+        "probe",
+        (),
+        "hits",
+        "Wrong hits expected by the audits, for each hit of the semantic cache.",
+    ),
+    Metric("switchgear_cache_error_bound", "probe", (), "requests", "Wrong hits allowed, for each request."),
+    Metric(
+        "switchgear_cache_error_estimate",
+        "probe",
+        (),
+        "requests",
+        "Wrong hits expected by the audits, for each request that the semantic cache saw.",
+    ),
+    Metric("switchgear_cache_saved_tokens", "probe", ("tier",), "tokens", "Tokens that hits did not cost."),
+    Metric(
+        "switchgear_cache_audits_total",
+        "counter",
+        ("outcome",),
+        "audits",
+        "Hits of the semantic cache asked upstream again: answered or failed.",
+    ),
+    Metric("switchgear_cache_audit_tokens_total", "counter", (), "tokens", "Tokens that audits have cost."),
+    Metric(
+        "switchgear_cache_lost_news",
+        "probe",
+        (),
+        "news",
+        "What other gateways were never told about this one's caches, because Redis was away.",
+    ),
+    Metric(
+        "switchgear_shared_calls",
+        "probe",
+        (),
+        "calls",
+        "Upstream calls under way that identical requests may join.",
+    ),
+    Metric(
+        "switchgear_shared_readers", "probe", (), "requests", "Requests under way that read a shared call."
+    ),
+    Metric(
+        "switchgear_saved_nanousd_total",
+        "counter",
+        ("model", "by"),
+        "nano-dollars",
+        "What clients did not pay because an answer was cached or an upstream call shared.",
+    ),
     Metric(
         "switchgear_ledger_gap_nanousd",
         "probe",
@@ -113,46 +244,133 @@ METRICS = (
     Metric(
         "switchgear_loop_failures_total", "counter", ("loop",), "steps", "Failed steps of background loops."
     ),
+    Metric(
+        "switchgear_loop_step_seconds",
+        "histogram",
+        ("loop",),
+        "seconds",
+        "A step of a background loop: ledger is a write to the database, limits one to Redis.",
+    ),
+    Metric(
+        "switchgear_loop_lag_seconds",
+        "histogram",
+        (),
+        "seconds",
+        "By how much the event loop woke a timer too late.",
+        buckets=LAG_SECONDS,
+    ),
+    Metric("switchgear_cpu_seconds_total", "counter", (), "seconds", "CPU time of the gateway's processes."),
+    Metric("switchgear_memory_bytes", "probe", (), "bytes", "Resident memory of the gateway's processes."),
+    Metric("switchgear_reserved_nanousd", "probe", (), "nano-dollars", "Reserved for requests under way."),
+    Metric(
+        "switchgear_refusals_total",
+        "counter",
+        ("code",),
+        "requests",
+        "Requests that the gateway itself refused or failed, by the code of the error.",
+    ),
+    Metric(
+        "switchgear_routing_score",
+        "histogram",
+        ("route",),
+        "score",
+        "Expected gain of the largest tier, as scored.",
+        buckets=SCORES,
+    ),
+    Metric(
+        "switchgear_route_decisions_total",
+        "counter",
+        ("route", "model", "reason"),
+        "requests",
+        "Which tier answered for a route, and why.",
+    ),
+    Metric(
+        "switchgear_keys_expiring",
+        "probe",
+        (),
+        "keys",
+        "API keys that are valid now and expire within a week.",
+        alike=True,
+    ),
+    Metric("switchgear_replica_starts_total", "counter", REPLICA, "starts", "Replicas that became ready."),
+    Metric(
+        "switchgear_replica_start_seconds",
+        "histogram",
+        ("model",),
+        "seconds",
+        "From a replica's launch until it was ready.",
+        buckets=START_SECONDS,
+    ),
+    Metric(
+        "switchgear_replicas_wanted",
+        "probe",
+        ("model", "spot"),
+        "replicas",
+        "Replicas that are wanted, on spot capacity or not.",
+        alike=True,
+    ),
+    Metric(
+        "switchgear_build_info",
+        "probe",
+        ("version",),
+        "1",
+        "Always 1; the version of the gateway.",
+        alike=True,
+    ),
+    *ENGINE_METRICS,
 )
 
-Probe = Callable[[], Iterable[tuple[tuple[str, ...], float]]]
+BUCKETS = {metric.name: metric.buckets for metric in METRICS if metric.kind == "histogram"}
+
+Labels = tuple[str, ...]
+Probe = Callable[[], Iterable[tuple[Labels, float]]]
+Spread = tuple[Sequence[tuple[str, float]], float]
+"""A histogram that somebody else has filled: bounds with cumulated counts, and the sum."""
+EngineProbe = Callable[[str], Iterable[tuple[Labels, float | Spread]]]
+Family = CounterMetricFamily | HistogramMetricFamily | GaugeMetricFamily
 
 
 class Telemetry:
     """Counts in plain lists, a tenth of the cost of locked metric objects; one thread writes them.
 
     With several workers the numbers stand in memory that they share, and everything is rendered added up.
+    ``rows`` is the place of whoever counts much: where its numbers stand, by what they are about.
     """
 
     def __init__(self, tallies: Tallies | None = None) -> None:
         self.registry = CollectorRegistry()
         self._tallies = tallies or Tallies()
         self._probes: dict[str, Probe] = {}
+        self.engines: EngineProbe | None = None
+        self.values = self._tallies.values
+        self.rows: dict[Labels, tuple[int, ...]] = {}
         self.registry.register(self)
 
     def probe(self, name: str, read: Probe) -> None:
         """Tell where a probe's values come from."""
         self._probes[name] = read
 
-    def count(self, name: str, labels: tuple[str, ...], amount: float = 1.0) -> None:
-        """Add to a counter."""
+    def at(self, name: str, labels: Labels) -> int:
+        """Give where the numbers of a series begin in ``values``; makes room for a new one."""
         key = (name, labels)
-        tallies = self._tallies
-        at = tallies.index.get(key)
+        at = self._tallies.index.get(key)
         if at is None:
-            at = tallies.place(key, 1)
-        tallies.values[at] += amount
+            at = self._tallies.place(key, _width(name))
+        return at
 
-    def observe(self, name: str, labels: tuple[str, ...], value: float) -> None:
+    def count(self, name: str, labels: Labels, amount: float = 1.0) -> None:
+        """Add to a counter."""
+        self.values[self.at(name, labels)] += amount
+
+    def observe(self, name: str, labels: Labels, value: float) -> None:
         """Add to a histogram: a count per bucket, one beyond the last, then the sum."""
-        key = (name, labels)
-        tallies = self._tallies
-        at = tallies.index.get(key)
-        if at is None:
-            at = tallies.place(key, HISTOGRAM_WIDTH)
-        values = tallies.values
-        values[at + bisect_left(SECONDS, value)] += 1.0
-        values[at + HISTOGRAM_WIDTH - 1] += value
+        self.note(self.at(name, labels), BUCKETS[name], value)
+
+    def note(self, at: int, buckets: Buckets, value: float) -> None:
+        """Add to the histogram whose numbers begin there."""
+        values = self.values
+        values[at + bisect_left(buckets, value)] += 1.0
+        values[at + len(buckets) + 1] += value
 
     def text(self) -> bytes:
         """Render everything in Prometheus's text format."""
@@ -162,25 +380,32 @@ class Telemetry:
         """Show the other workers what the probes read now."""
         self._read_probes()
 
-    def collect(self) -> Iterable[CounterMetricFamily | HistogramMetricFamily | GaugeMetricFamily]:
+    def collect(self) -> Iterable[Family]:
         """Give one family per row of the table; see ``prometheus_client.registry.Collector``."""
         self._read_probes()
         found: dict[str, list[Key]] = {}
         for key in self._tallies.known():
             found.setdefault(key[0], []).append(key)
         for metric in METRICS:
-            keys = found.get(metric.name, [])
-            if metric.kind == "histogram":
-                yield self._histogram(metric, keys)
-                continue
-            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-            family = kind(metric.name, metric.help, labels=metric.labels)
-            for key in keys:
-                (value,) = self._tallies.own(key, 1) if metric.alike else self._tallies.sums(key, 1)
-                if not math.isnan(value):
-                    family.add_metric(list(key[1]), value)
-            if metric.kind == "counter" or metric.name in self._probes:
-                yield family
+            if metric.kind in ("counter", "histogram"):
+                yield self._counted(metric, found.get(metric.name, []))
+            elif metric.kind != "probe":
+                yield _family(metric, self.engines(metric.name) if self.engines is not None else ())
+            elif metric.name in self._probes:
+                yield self._counted(metric, found.get(metric.name, []))
+
+    def _counted(self, metric: Metric, keys: list[Key]) -> Family:
+        """Give the family of a metric whose numbers stand in the tallies."""
+        if metric.kind == "histogram":
+            return _family(metric, [(key[1], self._spread(metric, key)) for key in keys])
+        read = self._tallies.own if metric.alike else self._tallies.sums
+        values = [(key[1], read(key, 1)[0]) for key in keys]
+        return _family(metric, [(labels, value) for labels, value in values if not math.isnan(value)])
+
+    def _spread(self, metric: Metric, key: Key) -> Spread:
+        *buckets, total = self._tallies.sums(key, len(metric.buckets) + 2)
+        bounds = [*(str(bound) for bound in metric.buckets), "+Inf"]
+        return list(zip(bounds, itertools.accumulate(buckets), strict=True)), total
 
     def _read_probes(self) -> None:
         """Note what the probes read; what they do not name any more is not a number."""
@@ -193,11 +418,22 @@ class Telemetry:
             known = tallies.index.get(key)
             tallies.values[tallies.place(key, 1) if known is None else known] = value
 
-    def _histogram(self, metric: Metric, keys: list[Key]) -> HistogramMetricFamily:
-        family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-        for key in keys:
-            *buckets, total = self._tallies.sums(key, HISTOGRAM_WIDTH)
-            sums = itertools.accumulate(buckets)
-            bounds = [*(str(bound) for bound in SECONDS), "+Inf"]
-            family.add_metric(list(key[1]), list(zip(bounds, sums, strict=True)), total)
-        return family
+
+def _width(name: str) -> int:
+    buckets = BUCKETS.get(name)
+    return 1 if buckets is None else len(buckets) + 2
+
+
+def _family(metric: Metric, values: Iterable[tuple[Labels, float | Spread]]) -> Family:
+    if metric.kind.endswith("histogram"):
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for labels, value in values:
+            if isinstance(value, tuple):
+                histogram.add_metric(list(labels), value[0], value[1])
+        return histogram
+    kind = CounterMetricFamily if metric.kind.endswith("counter") else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=metric.labels)
+    for labels, value in values:
+        if not isinstance(value, tuple):
+            family.add_metric(list(labels), value)
+    return family

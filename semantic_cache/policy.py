@@ -6,10 +6,17 @@ partition, never a filter.
 
 import hashlib
 
+from semantic_cache.reading import listed
+
 
 def cacheable(temperature: float | None, max_temperature: float) -> bool:
     """Tell whether an answer sampled at this temperature may be kept (None: the model's default, 1)."""
     return (1.0 if temperature is None else temperature) <= max_temperature
+
+
+def deterministic(temperature: float | None, seeded: bool) -> bool:
+    """Tell whether asking twice gives the same: sampled at temperature 0, or with a seed."""
+    return temperature == 0 or seeded
 
 
 def reusable(finish_reasons: list[str]) -> bool:
@@ -24,3 +31,51 @@ def exact_key(tenant: str, model: str, canonical: bytes) -> bytes:
         hasher.update(len(part).to_bytes(8, "big"))
         hasher.update(part)
     return hasher.digest()
+
+
+def scope_key(tenant: str, model: str, surroundings: bytes) -> bytes:
+    """Give the partition of a question: all that surrounds its text; 32 bytes."""
+    return exact_key(tenant, model, b"scope" + surroundings)
+
+
+_SITUATIONAL = listed("now today tonight tomorrow yesterday currently current latest recent recently")
+_OF_MINE = listed(
+    "account order balance address name birthday appointment invoice subscription salary diagnosis"
+    " ticket parcel delivery reservation booking"
+)
+_VOLATILE = listed(
+    "price prices cost costs weather forecast score scores news version release releases stock stocks rate"
+    " rates open opening available status schedule traffic exchange"
+)
+_MOST_DIGITS = 6
+
+
+def _words(text: str) -> list[str]:
+    return "".join(c if c.isalnum() or c in "@_-" else " " for c in text.lower()).split()
+
+
+def situational(text: str) -> bool:
+    """Tell whether the answer hangs on the moment or on the person.
+
+    Time words, addresses, long numbers; what is "my order"; but how to do something with it is everybody's.
+    """
+    words = _words(text)
+    if "@" in text or not _SITUATIONAL.isdisjoint(words):
+        return True
+    if any(sum(map(str.isdigit, word)) >= _MOST_DIGITS for word in words):
+        return True
+    return "how" not in words[:2] and any(
+        word in ("my", "our") and not _OF_MINE.isdisjoint(words[at + 1 : at + 3])
+        for at, word in enumerate(words)
+    )
+
+
+def volatile(text: str) -> bool:
+    """Tell whether the answer is of a kind that changes within days: prices, versions, weather, schedules."""
+    return not _VOLATILE.isdisjoint(_words(text))
+
+
+def tags(header: bytes) -> tuple[str, ...]:
+    """Give the tags of an ``x-switchgear-cache-tag`` header: 8 names of 64 letters at most, by commas."""
+    names = (name.strip()[:64] for name in header.decode("utf-8", "replace").split(","))
+    return tuple(name for name in names if name)[:8]

@@ -1,6 +1,9 @@
 """What all tests share: hypothesis's settings, the engine's environment, the models, the one appliance."""
 
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the switchgear command does, before numpy comes in
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +13,23 @@ from hypothesis import settings
 from backends.demo import prepare
 from backends.engines.environment import ensure
 from tests.appliance import Appliance
+from tests.schedule import Processes, remarks_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # A shared machine may be slow, so no example has a deadline.
 settings.register_profile("switchgear", deadline=None)
 settings.load_profile("switchgear")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Processes(), "processes")
+
+
+@pytest.fixture(scope="session")
+def remarks(pytestconfig: pytest.Config) -> list[str]:
+    """What to say at the end of the run."""
+    return remarks_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import fields
 
 from backends.autoscaler import Scaling
-from backends.load import LoadMetrics
+from backends.load import LoadMetrics, TokenMetrics
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -271,6 +271,9 @@ class Engine(Struct, frozen=True, kw_only=True):
     """Where it is put to sleep and woken (POST, relative to the root), launched with `sleep_mode`."""
     lora_paths: tuple[str, str] | None = None
     """Where adapters are loaded and unloaded (POST, relative to the root)."""
+    token_metrics: TokenMetrics | None = None
+    figures: dict[str, tuple[str, ...]] = {}
+    """What the engine calls the figures that all engines have (`gateway.telemetry.ENGINE_METRICS`)."""
     takes_priority: bool = False
     """Understands `priority`, smaller first, where launched by us: vLLM's default policy refuses it."""
     takes_cache_salt: bool = False

@@ -15,7 +15,7 @@ import math
 import msgspec
 
 from backends.engines.profile import Engine, LaunchCommand, LaunchContext, LaunchProfile
-from backends.load import LoadMetrics
+from backends.load import LoadMetrics, TokenMetrics
 
 GIB = 1 << 30
 CPU_MODULE = "vllm.entrypoints.launchers.api_server.entry"
@@ -185,6 +185,27 @@ ENGINE = Engine(
     ),
     sleep_paths=("/sleep?level=1", "/wake_up"),
     lora_paths=("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+    token_metrics=TokenMetrics(
+        prompt="vllm:prompt_tokens_total",
+        generated="vllm:generation_tokens_total",
+        since=("vllm:generation_tokens_created", "process_start_time_seconds"),
+    ),
+    figures={
+        "running": ("vllm:num_requests_running",),
+        "waiting": ("vllm:num_requests_waiting",),
+        "kv_usage_ratio": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+        "prefix_queries_total": ("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
+        "prefix_hits_total": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+        "prompt_tokens_total": ("vllm:prompt_tokens_total",),
+        "generation_tokens_total": ("vllm:generation_tokens_total",),
+        "preemptions_total": ("vllm:num_preemptions_total",),
+        "draft_tokens_total": ("vllm:spec_decode_num_draft_tokens_total",),
+        "accepted_tokens_total": ("vllm:spec_decode_num_accepted_tokens_total",),
+        "queue_seconds": ("vllm:request_queue_time_seconds",),
+        "prefill_seconds": ("vllm:request_prefill_time_seconds",),
+        "first_token_seconds": ("vllm:time_to_first_token_seconds",),
+        "token_seconds": ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+    },
     takes_priority=True,
     takes_cache_salt=True,
     returns_token_ids=True,

@@ -65,8 +65,10 @@ def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:
         exchange = Exchange(wire, request_id, process.settings.server.heartbeat_after_s)
         wire.on_leave(exchange.abort.leave)
         process.exchanges.add(exchange.abort)
+        recordings = process.recordings
+        answers = recordings.serve if recordings.wanted(incoming.headers) else process.pipeline.infer
         try:
-            await exchange.run(process.pipeline.infer(incoming, exchange))
+            await exchange.run(answers(incoming, exchange))
         finally:
             process.exchanges.discard(exchange.abort)
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "check": "validate a configuration, print what would be served",
     "chat": "ask a model through the openai client",
     "keys": "make, list and revoke API keys",
+    "cache": "replay a stream of questions through the semantic cache",
     "ledger": "export the ledger, hold the books against each other",
     "bench": "try scheduling policies on simulated traffic",
     "route": "score, replay and calibrate routing by complexity",

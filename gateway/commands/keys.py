@@ -43,6 +43,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--band", choices=("interactive", "standard", "batch"), help="priority, at most this")
     create.add_argument("--models", default="", help="models and routes it may use, by comma; default all")
     create.add_argument(
+        "--resumable", action="store_true", default=None, help="all its streams can be resumed"
+    )
+    create.add_argument(
         "--scope", dest="scopes", action="append", choices=keys.SCOPES, help="what for; default inference"
     )
     create.set_defaults(run=_create)

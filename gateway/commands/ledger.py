@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from gateway.commands.base import CommandError, add_config, opened_database
+from gateway.commands.counters import token_counts
 from gateway.settings import load
+from gateway.tenancy.engines import against_engines
 from gateway.tenancy.export import written
 from gateway.tenancy.reconcile import reconcile
 
@@ -39,19 +41,27 @@ def _reconcile(options: argparse.Namespace) -> int:
     state_dir = Path(settings.server.state_dir)
     with opened_database(settings) as engine:
         report = reconcile(engine, state_dir / "journal", state_dir / "journal-kept")
+        checks = against_engines(engine, token_counts(settings))
     if options.json:
-        print(msgspec.json.encode(report).decode())
+        print(msgspec.json.encode({**msgspec.structs.asdict(report), "engines": checks}).decode())
     else:
         for name in ("missing", "doubled", "altered"):
             for request_id in getattr(report, name):
                 print(f"{name}: {request_id}")
         for finding in (*report.groups, *report.balances):
             print(f"{finding.what}: {finding.found} nano-dollars, must be {finding.expected}")
+        for check in checks:
+            print(
+                f"{check.replica}: the engine counted {check.engine_prompt_tokens} prompt tokens and "
+                f"{check.engine_completion_tokens} generated ones, the ledger has "
+                f"{check.ledger_prompt_tokens} and {check.ledger_completion_tokens}"
+                f"{'' if check.well else ': more than there were'}"
+            )
         print(
             f"{report.rows} rows, {report.journal_entries} of them in the journal, "
             f"gap {report.gap_nanousd} nano-dollars"
         )
-    return 0 if report.well else 1
+    return 0 if report.well and all(check.well for check in checks) else 1
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import uvloop
 
 from gateway import app, server, tallies, workers
 from gateway.checks import check
+from gateway.commands import credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr, tell_warnings
 from gateway.settings import Settings, load
 
@@ -35,6 +36,9 @@ def run(options: argparse.Namespace) -> int:
         return with_address(load(path), options.host, options.port, options.workers)
 
     settings = reread()
+    beside = credentials.read(path.absolute().parent)
+    if beside is not None:
+        credentials.put_into(os.environ, beside)
     check(settings, str(path), os.environ)
     tell_warnings(settings, path)
     if any(model.launch is not None for model in settings.models):

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -21,24 +20,17 @@ from backends.replica import Phase
 from backends.wanted import Progress
 from gateway import app, server
 from gateway.checks import check, check_weights
+from gateway.commands import credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr
+from gateway.commands.credentials import Credentials
 from gateway.commands.demo_config import demo_config
 from gateway.commands.serve import with_address
 from gateway.process import Process
 from gateway.settings import KeySettings, Settings, load
 from gateway.tenancy import keys
-from gateway.tenancy.webhooks import MASTER_ENV
 
 PROGRESS_S = 1.0
 REPEAT_S = 15.0
-
-
-class Credentials(msgspec.Struct, frozen=True):
-    """``HOME_DIR/credentials.json``."""
-
-    api_key: str
-    admin_key: str
-    webhook_secret: str = ""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +69,8 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
         config = _demo(home, python)
     if options.prepare:
         return 0
-    own = credentials(home)
-    os.environ.setdefault("SWITCHGEAR_ADMIN_KEY", own.admin_key)
-    os.environ.setdefault(MASTER_ENV, own.webhook_secret)
+    own = credentials.made(home)
+    credentials.put_into(os.environ, own)
 
     def settings() -> Settings:
         return with_key(with_address(load(config), options.host, options.port), own.api_key)
@@ -96,26 +87,6 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
     uvloop.run(_up(first, listener, edges, own, started_s))
     _say("stopped")
     return 0
-
-
-def credentials(home: Path) -> Credentials:
-    """Give the credentials of a home, made on the first call."""
-    path = home / "credentials.json"
-    made = Credentials(keys.new_text(), "sk-sg-admin-" + secrets.token_urlsafe(32))
-    try:
-        made = msgspec.json.decode(path.read_bytes(), type=Credentials)
-        if made.webhook_secret:
-            return made
-    except FileNotFoundError:
-        pass
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CommandError(f"{path}: {error}; correct it, or delete it to get new credentials") from None
-    made = msgspec.structs.replace(made, webhook_secret=secrets.token_urlsafe(32))
-    partial_path = path.with_suffix(".partial")
-    with os.fdopen(os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
-    partial_path.replace(path)
-    return made
 
 
 def with_key(settings: Settings, text: str) -> Settings:

@@ -45,6 +45,14 @@ class AnswerFields(msgspec.Struct):
 _BEGINNING = re.compile(rb'\{"id":"(\w+)-[\w.-]*"([^{}]*?)"created":\d+(?=[,}])')
 
 _decode = msgspec.json.Decoder(AnswerFields).decode
+
+
+def text_of(body: bytes) -> str:
+    """Give the words of a kept answer's first choice."""
+    choices = _decode(body).choices
+    return choices[0].content if choices else ""
+
+
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 

@@ -6,7 +6,7 @@ member, known to OpenAI or not, reaches the upstream byte for byte.
 
 import re
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -294,6 +294,44 @@ def canonical(request: Inference) -> bytes:
         return msgspec.json.encode([request.endpoint.path, content], order="deterministic")
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
+
+
+def fingerprint(endpoint: Endpoint, body: bytes) -> str:
+    """Give a hash of a whole body, the same for every spelling of it; raises InvalidRequest."""
+    request = parse(endpoint, body)
+    content = {name: _value(raw) for name, raw in request.fields.items()}
+    text = msgspec.json.encode([endpoint.path, content], order="deterministic")
+    return sha256(text).hexdigest()
+
+
+def lone_question(request: Inference) -> tuple[str, bytes] | None:
+    """Give the text of a chat's only user turn and, canonical, all that surrounds it; else None.
+
+    None too where the turn has parts other than text, or a name, or where several choices are wanted: such
+    requests are the same only where they are identical.
+    """
+    typed = request.typed
+    if not isinstance(typed, ChatFields) or (typed.n or 1) != 1:
+        return None
+    *before, last = typed.messages
+    if last.role != "user" or not isinstance(last.content, str):
+        return None
+    if any(message.role not in ("system", "developer") for message in before):
+        return None
+    content = {name: _value(raw) for name, raw in request.fields.items() if name not in _NOT_IN_KEY}
+    turn = content["messages"].pop()
+    if turn.keys() != {"role", "content"}:
+        return None
+    return last.content, msgspec.json.encode([request.endpoint.path, content], order="deterministic")
+
+
+def owner(request: Inference) -> str:
+    """Give who asks, as the client tells it: `safety_identifier` or `user`."""
+    for name in ("safety_identifier", "user"):
+        value = _value(request.fields[name]) if name in request.fields else None
+        if isinstance(value, str) and value:
+            return value
+    return ""
 
 
 def _labels(raw: Raw) -> str:

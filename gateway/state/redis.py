@@ -116,6 +116,7 @@ class RedisLimits:
         self._timeout_s = timeout_s
         self._alone = alone
         self._local = MemoryLimits()
+        self.accounts = self._local.accounts
         self._local.share = share
         self._state: State = "away"
         self._holder = self._mark = ""

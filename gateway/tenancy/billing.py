@@ -101,8 +101,10 @@ class Charge:
         self._noted_tokens = 0
         self._noted_s = 0.0
         self._short = False  # there was no room for a whole step
-        # Up to so many output tokens the reservation needs no look; a stream's first token is looked at.
-        self.covered_tokens = 0 if order.streamed and ask.cost_nanousd else MAX_TOKENS
+        # Up to so many output tokens the reservation needs no look; a stream's first token is looked at, and
+        # so is an answer that nothing limits.
+        looked_at = order.streamed or order.most_output_tokens is None
+        self.covered_tokens = 0 if looked_at and ask.cost_nanousd else MAX_TOKENS
 
     @property
     def replicas(self) -> list[str]:
@@ -161,6 +163,12 @@ class Charge:
     def amount_nanousd(self, usage: Usage) -> int:
         """The cost of a usage."""
         return amount_nanousd(self.price, usage, self.source, self.service)
+
+    @property
+    def saved_nanousd(self) -> int:
+        """What the answer costs less because it was not computed for this request alone."""
+        full = amount_nanousd(self.price, self.usage, "upstream", self.service)
+        return full - self.amount_nanousd(self.usage)
 
     def baseline_nanousd(self, usage: Usage) -> int:
         """What the usage would have cost on the largest tier, without routing and cache."""

@@ -1,8 +1,9 @@
 """The control plane of tenancy: opens the database, imports the file, carries the journal, says what is left.
 
-Everything blocking runs in one thread, but for the proof of the books, which only reads. While the database
-is away the known keys are served from memory (at start: from the snapshots on disk), usage stays in the
-journal, and the part is named in ``errors``.
+Everything blocking runs in one thread, but for what takes long (proof, retention) and what may not wait
+behind it: a revoked key must be known within two seconds, whatever is being carried. While the database is
+away the known keys are served from memory (at start: from the snapshots on disk), usage stays in the journal,
+and the part is named in ``errors``.
 """
 
 import asyncio
@@ -22,11 +23,12 @@ from gateway.settings import Settings
 from gateway.state.limits import Limits
 from gateway.tenancy import accounts, changes, key_store, keys, ledger, prices, standings, transfers
 from gateway.tenancy.carrier import Carrier, recover
-from gateway.tenancy.directory import Directory
+from gateway.tenancy.directory import Directory, load
 from gateway.tenancy.journal import Journal, prune
 from gateway.tenancy.prices import PriceTable
 from gateway.tenancy.pricing import price_of_model
 from gateway.tenancy.reconcile import Report, reconcile
+from gateway.tenancy.retention import Retention
 
 log = logging.getLogger("switchgear.books")
 
@@ -59,6 +61,7 @@ class Books:
         self.gap_nanousd: int | None = None
         self._journal = journal
         self._carrier = Carrier(self.engine, journal)
+        self._retention = Retention()
         self._directory = directory
         self._limits = limits
         self._prices = price_table
@@ -72,6 +75,7 @@ class Books:
         self._looked_for_orphans_s = -math.inf
         self._loop: asyncio.AbstractEventLoop
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="books")
+        self._keys_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keys")
 
     async def open(self) -> None:
         """Serve the known keys, then those of the database if it is there."""
@@ -90,7 +94,9 @@ class Books:
 
     async def refresh_keys(self) -> None:
         """Read keys, prices and balances again where they changed; opens and imports first where needed."""
-        await self._run("database", self._read)
+        if not self._opened or self._imported is not self.settings:
+            await self._run("database", self._open)
+        await self._run("database", lambda: self._directory.refresh(self.engine), self._keys_thread)
         generation = self._limits.generation
         if generation != self._booked:
             now_s = self._wall()
@@ -121,6 +127,11 @@ class Books:
             await self._run("database", self._expire)
             await self._run("database", lambda: self._standings(self._wall()))
 
+    async def retain(self) -> None:
+        """Forget the content of requests that is older than the terms allow."""
+        if self._opened:
+            await asyncio.to_thread(self._retain)
+
     async def with_engine(self, work: Callable[[sa.Engine], T]) -> T | None:
         """Run blocking work in the books' thread; None while the database has not been opened."""
         return await self._run("database", lambda: work(self.engine)) if self._opened else None
@@ -135,6 +146,7 @@ class Books:
                 settled = self._carrier.caught_up()
         self._journal.close(settled=settled)
         self._thread.shutdown(wait=True)
+        self._keys_thread.shutdown(wait=True)
         self.engine.dispose()
 
     def _put_in_force(self, known: Sequence[prices.Row]) -> None:
@@ -142,16 +154,15 @@ class Books:
         found = [price_of_model(model) for model in self.settings.models]
         self._prices.replace((*known, *prices.imported(known, found, self._wall())))
 
-    def _read(self) -> None:
-        """Read what has changed."""
+    def _open(self) -> None:
+        """Bring the database, and what it knows of the file, up to date; open is what has been read, too."""
         if not self._opened:
             database.migrate(self.engine)
             self._recover()
-            self._opened = True
         if self._imported is not self.settings:
             self._import(self.settings)
-        self._carrier.step()  # what this process has settled must be in the balances that are read
         self._directory.refresh(self.engine)
+        self._opened = True
 
     def _prepare(self, connection: sa.Connection, found: list[keys.Key]) -> None:
         """Put prices and balances in force before the keys that came with them; in any thread."""
@@ -207,6 +218,12 @@ class Books:
             if transfers.expire(connection, self._wall()):
                 changes.bump(connection)
 
+    def _retain(self) -> None:
+        with self.engine.connect() as connection:
+            registry = load(connection)
+        if emptied := self._retention.step(self.engine, registry, self._wall()):
+            log.info("forgot the content of %d requests", emptied)
+
     def _reconcile(self) -> Report:
         kept = self._journal.kept
         assert kept is not None
@@ -218,10 +235,10 @@ class Books:
         )
         return reconcile(self.engine, self._journal.directory, kept, now_s - PROOF_DAYS * ledger.DAY_S)
 
-    async def _run(self, part: str, work: Callable[[], T]) -> T:
-        """Run blocking work in the thread; keep track of whether the part works."""
+    async def _run(self, part: str, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
+        """Run blocking work in a thread; keep track of whether the part works."""
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            result = await asyncio.get_running_loop().run_in_executor(thread or self._thread, work)
         except (SQLAlchemyError, database.DatabaseError) as error:
             self.errors[part] = database.reason(error)
             raise

@@ -2,7 +2,8 @@
 
 One append-only file per gateway process and segment. Lines are JSON arrays: ``accepted`` (written before a
 request is dispatched), ``progress`` (tokens delivered so far), ``settled`` (the ledger row). A line is in
-the kernel's pages before ``append`` returns, so that ``kill -9`` loses none; after ``sync`` no power cut does.
+the kernel's pages before ``append`` returns, so that ``kill -9`` loses none; nor does a power cut, after
+``sync``.
 Files are mapped and their room is reserved ahead: a line costs neither a system call nor a turn of the
 interpreter's lock, and a full disk is met before a line is begun. Behind the last line of a process that died
 there are zeros.

@@ -77,6 +77,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     scopes: frozenset[Scope] = INFERENCE
     expires_s: float | None = None
     tenant: str = ""
+    resumable: bool = False
 
 
 class KeyTable:
@@ -84,11 +85,13 @@ class KeyTable:
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self._by_digest: Mapping[bytes, Key] = {}
+        self.any_resumable = False
         self.replace(keys)
 
     def replace(self, keys: Iterable[Key]) -> None:
         """Put a new set of keys in force; any thread may do so."""
         self._by_digest = {bytes.fromhex(key.sha256): key for key in keys}
+        self.any_resumable = any(key.resumable for key in self._by_digest.values())
 
     def find(self, text: bytes, now_s: float) -> Key | None:
         """Give the key with this text; the look-up is by hash, so that its time tells nothing."""
@@ -139,6 +142,7 @@ def terms_of(settings: KeySettings) -> Terms:
         band=settings.band,
         weight=settings.weight,
         models=settings.models or None,
+        resumable=settings.resumable,
     )
 
 
@@ -209,4 +213,5 @@ def _resolved(record: KeyRecord, registry: Registry) -> Key:
         scopes=frozenset(record.scopes),
         expires_s=record.expires_s,
         tenant=accounts[::-1][scope],
+        resumable=terms.resumable(levels),
     )

@@ -156,7 +156,7 @@ def end(connection: sa.Connection, price_id: str, at_s: float) -> bool:
 
 def write_snapshot(path: Path, rows: Iterable[Row]) -> None:
     """Keep the price book on disk, atomically, for a start without the database. Raises OSError."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(msgspec.json.encode(list(rows)))

@@ -40,7 +40,7 @@ def read(connection: sa.Connection, keys: Iterable[Key], now_s: float) -> Standi
 
 def write_snapshot(path: Path, found: Standings) -> None:
     """Keep standings on disk, atomically, for a start without the database. Raises OSError."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(msgspec.json.encode(found))

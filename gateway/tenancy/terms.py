@@ -56,9 +56,9 @@ class Terms(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         Annotated[int, Meta(ge=-(2**53), le=2**53, description="What the balance may not pass.")] | None
     ) = None
     cache_scope: Annotated[CacheScope, Meta(description="Who shares cached answers.")] | None = None
-    retention_days: Annotated[int, Meta(ge=0, le=36500, description="How long content is kept.")] | None = (
-        None
-    )
+    retention_days: (
+        Annotated[int, Meta(ge=0, le=36500, description="How long end user and metadata are kept.")] | None
+    ) = None
     metadata: (
         Annotated[
             dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
@@ -66,6 +66,7 @@ class Terms(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         ]
         | None
     ) = None
+    resumable: Annotated[bool, Meta(description="Whether all streams can be resumed.")] | None = None
     end_user: Annotated[Rates, Meta(description="Limits of each end user, known or not.")] | None = None
 
 
@@ -125,6 +126,12 @@ def narrowest_scope(levels: Iterable[Terms]) -> CacheScope:
     return min(
         (one.cache_scope for one in levels if one.cache_scope), key=SCOPES.index, default=DEFAULT_SCOPE
     )
+
+
+def resumable(levels: Iterable[Terms]) -> bool:
+    """Tell whether the lowest level that says anything makes streams resumable."""
+    said = [terms.resumable for terms in levels if terms.resumable is not None]
+    return bool(said and said[-1])
 
 
 def end_user_rates(levels: Iterable[Terms]) -> Rates | None:

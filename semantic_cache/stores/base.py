@@ -1,8 +1,11 @@
-"""The seam of a store."""
+"""The seams of what is kept: answers by key, and the texts that lead to them."""
 
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +21,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     stored_s: float
     expires_s: float
     reasoning_tokens: int = 0
+    asked: str = ""  # the model or route that was asked for
+    tags: tuple[str, ...] = ()
+
+
+class Alias(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that leads to an answer, in one scope. Several may lead to the same one."""
+
+    id: str
+    answer: str  # the hex of the answer's key in the Store
+    text: str
+    vector: NDArray[np.float32]  # (d,), unit length
+    owner: str  # which user asked, where the request said so
+    worth: float  # what a hit saves, nano-dollars
+    stored_s: float
+    expires_s: float
 
 
 class Store(Protocol):
@@ -29,5 +47,33 @@ class Store(Protocol):
     async def put(self, key: bytes, entry: Entry) -> None:
         """Keep an entry; the latest counts."""
 
+    async def drop(self, keys: Collection[bytes]) -> int:
+        """Forget entries; gives how many were there."""
+
+    async def listed(self) -> Sequence[tuple[bytes, Entry]]:
+        """Give what is kept, with its keys, at most some thousands."""
+
     async def purge(self) -> int:
         """Forget everything; gives how many entries there were."""
+
+
+class Index(Protocol):
+    """Finds texts by likeness within one scope, within a bound of its own.
+
+    A store that is away gives nothing and takes nothing: a request goes on as a miss.
+    """
+
+    async def near(self, scope: bytes, vector: NDArray[np.float32], count: int, now_s: float) -> list[Alias]:
+        """Give the `count` texts of the scope with the highest cosine, best first, none of them expired."""
+
+    async def add(self, scope: bytes, alias: Alias) -> None:
+        """Keep a text, unless its owner has filled his share of the scope."""
+
+    async def drop(self, answers: Collection[str]) -> int:
+        """Forget all texts of these answers; gives how many."""
+
+    async def listed(self) -> Sequence[tuple[bytes, Alias]]:
+        """Give the texts with their scopes, at most some thousands."""
+
+    async def purge(self) -> int:
+        """Forget everything; gives how many texts there were."""

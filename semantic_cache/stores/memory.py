@@ -1,6 +1,7 @@
 """Entries in this process: least recently used goes first, bounded in bytes."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 from semantic_cache.stores.base import Entry
 
@@ -31,6 +32,9 @@ class MemoryStore:
 
     async def put(self, key: bytes, entry: Entry) -> None:
         """Keep an entry; see ``Store.put``."""
+        self._put(key, entry)
+
+    def _put(self, key: bytes, entry: Entry) -> None:
         self._drop(key)
         if _size_bytes(entry) > self._max_bytes:
             return
@@ -39,8 +43,22 @@ class MemoryStore:
         while self.size_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
+    async def drop(self, keys: Collection[bytes]) -> int:
+        """Forget entries; see ``Store.drop``."""
+        count = len(self._entries)
+        for key in keys:
+            self._drop(key)
+        return count - len(self._entries)
+
+    async def listed(self) -> list[tuple[bytes, Entry]]:
+        """Give what is kept; see ``Store.listed``."""
+        return list(self._entries.items())
+
     async def purge(self) -> int:
         """Forget everything; see ``Store.purge``."""
+        return self._clear()
+
+    def _clear(self) -> int:
         count = len(self._entries)
         self._entries.clear()
         self.size_bytes = 0

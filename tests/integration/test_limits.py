@@ -109,7 +109,7 @@ def test_a_rate_is_refilled_evenly_and_says_what_is_left(desk: Desk) -> None:
     assert desk.take(one).requests == Left(60, 59, 1.0)
 
 
-def test_a_window_passes_under_constant_traffic_too(desk: Desk) -> None:
+def test_complaint_20_a_window_passes_under_constant_traffic_too(desk: Desk) -> None:
     """litellm#14204: refused requests do not make the wait longer."""
     one = ask(rpm=6, rpd=5000)
     admitted = 0
@@ -251,7 +251,7 @@ def test_fifty_at_once_on_a_balance_for_ten_admit_ten(desk: Desk) -> None:
     assert sum(verdict.short is None for verdict in desk.at_once(one, 50)) == 5
 
 
-def test_the_first_requests_of_an_unknown_end_user_are_bound(desk: Desk) -> None:
+def test_complaint_15_the_first_requests_of_an_unknown_end_user_are_bound(desk: Desk) -> None:
     """litellm#40095: also when they come at once."""
     one = ask(bound("user:o/p/never-seen", budget_nanousd=10, budget_period="day"), cost=4)
     assert sum(verdict.short is None for verdict in desk.at_once(one, 50)) == 2

@@ -64,7 +64,7 @@ def test_credit_counts_at_the_next_request(door: Gateway) -> None:
     assert {one["subject"] for one in audit} >= {first["id"]}
 
 
-def test_a_budget_of_an_organisation_binds_its_keys(door: Gateway) -> None:
+def test_complaint_16_a_budget_that_is_inherited_binds_like_an_own_one(door: Gateway) -> None:
     """litellm#26672: a budget that a key inherits was not enforced."""
     tenant = Tenant(door)
     change(door, f"orgs/{tenant.org_id}", {"terms": {"budget_nanousd": 10, "budget_period": "day"}})

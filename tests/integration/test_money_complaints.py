@@ -1,14 +1,19 @@
 """What users of the field complain of about usage, spend and quota, each as a test through the door."""
 
 import asyncio
+import hashlib
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from gateway import database
+from gateway.tenancy.changes import changing
 from tests.fakes.processes import until
 from tests.fakes.upstream import CACHED_TOKENS, PROMPT_TOKENS, script
 from tests.integration.gateway import COMMAND, KEY, Gateway, Upstreams, config, model, running, unique
@@ -21,10 +26,9 @@ FRESH = PROMPT_TOKENS * INPUT
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Upstreams]]:
     directory = tmp_path_factory.mktemp("complaints")
-    upstreams = Upstreams(2)
-    models = model("small", upstreams.ports[:1]) + model(
-        "plain", upstreams.ports[1:], context_tokens=2048, engine="openai"
-    )
+    upstreams = Upstreams(3)
+    models = model("small", upstreams.ports[:1]) + model("pair", upstreams.ports[1:])
+    models += model("plain", upstreams.ports[1:2], context_tokens=2048, engine="openai")
     models = models.replace("price = {", "price = { batch = 0.5,")
     with running(Gateway(directory, config(models, directory=directory)), upstreams) as house:
         until(house[0].ready)
@@ -210,6 +214,70 @@ def test_21_a_live_stream_stops_before_the_floor_and_says_so(house: tuple[Gatewa
     until(lambda: upstreams.states(tag) != ["running"])
     status, _, again = gateway.chat("small", script("ok"), headers=header)
     assert (status, json.loads(again)["error"]["code"]) == (429, "insufficient_quota")
+
+
+def test_21_a_buffered_answer_without_max_tokens_cannot_pass_the_floor(
+    house: tuple[Gateway, Upstreams],
+) -> None:
+    """sub2api#7002: what is longer than the reservation, and not covered, is neither delivered nor billed."""
+    gateway, _ = house
+    until(gateway.ready)
+    header = made_key(gateway, prepaid_usd="0.009")  # 4096 tokens, the prompt, and some 300 tokens more
+    status, headers, body = gateway.chat("small", script("ok", n=5000, size=1), headers=header)
+    assert (status, json.loads(body)["error"]["code"]) == (429, "insufficient_quota")
+    assert headers["x-should-retry"] == "false"
+    row = gateway.row(headers["x-request-id"])
+    assert (row["status"], row["amount_nanousd"]) == ("error", 0)
+    status, headers, _ = gateway.chat("small", script("ok", n=4200, size=1), headers=header)
+    assert status == 200
+    assert 0 < gateway.row(headers["x-request-id"])["amount_nanousd"] <= 9_000_000
+
+
+def test_22_an_exhausted_backend_fails_over_and_then_it_is_a_429(house: tuple[Gateway, Upstreams]) -> None:
+    """envoy ai-gateway#1571"""
+    gateway, upstreams = house
+    until(gateway.ready)
+    tag = unique()
+    status, headers, _ = gateway.chat("pair", script("429", "ok", tag=tag))
+    assert (status, headers["x-switchgear-attempts"]) == (200, "2")
+    assert len({one["port"] for one in upstreams.seen(tag)["requests"]}) == 2
+    until(gateway.ready)
+    status, headers, body = gateway.chat("pair", script("429"))
+    assert (status, json.loads(body)["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert gateway.row(headers["x-request-id"])["amount_nanousd"] == 0
+
+
+def test_15_what_an_end_user_has_spent_outlives_a_restart(house: tuple[Gateway, Upstreams]) -> None:
+    """Its budget is read back from the ledger, also where the counts live in memory."""
+    gateway, _ = house
+    text = gateway.config.read_text()
+    key = unique() * 4
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    gateway.write(f'{text}\n[[keys]]\nname = "users"\nsha256 = "{digest}"\n')
+    gateway.process.send_signal(signal.SIGHUP)
+    header = {"authorization": f"Bearer {key}"}
+    until(lambda: gateway.call("GET", "/v1/models", headers=header)[0] == 200)
+    engine = database.connect(f"sqlite:///{gateway.directory / 'gateway.db'}")
+    with changing(engine, "test", 0.0) as change:
+        terms = {"end_user": {"budget_nanousd": 350_000}}
+        done = change.connection.execute(sa.update(database.organisations).values(terms=terms))
+        assert done.rowcount == 1
+    engine.dispose()
+
+    def asked(user: str) -> int:
+        reply = gateway.chat(
+            "small", script("ok", n=60), headers=header, safety_identifier=user, max_tokens=60
+        )
+        return reply[0]
+
+    until(lambda: gateway.chat("small", "x", headers=header, safety_identifier="p", max_tokens=900)[0] == 429)
+    assert asked("ann") == 200
+    assert asked("ann") == 429
+    assert gateway.stop() == 0
+    gateway.start()
+    until(gateway.ready)
+    assert asked("ann") == 429
+    assert asked("bob") == 200
 
 
 def test_a_request_of_the_batch_band_has_its_factor(house: tuple[Gateway, Upstreams]) -> None:

@@ -90,7 +90,7 @@ async def back(gateway: Gateway) -> None:
 
 
 # ---------------------------------------------------------------- several processes
-def test_with_several_processes_the_limit_is_the_limit(server: RedisServer) -> None:
+def test_complaint_19_with_several_processes_the_limit_is_the_limit(server: RedisServer) -> None:
     """litellm#40295 and its kind: not N times it. A process that is killed gives its slots back in time."""
     children = [
         subprocess.Popen(
@@ -161,7 +161,7 @@ def test_a_process_that_was_taken_for_dead_comes_back_with_what_it_holds(server:
 
 
 # ---------------------------------------------------------------- what Redis keeps, and for how long
-def test_nothing_is_kept_longer_than_it_counts(server: RedisServer) -> None:
+def test_complaint_20_nothing_is_kept_in_redis_longer_than_it_counts(server: RedisServer) -> None:
     """litellm#14204: constant traffic prolongs neither a window nor a period."""
 
     async def life() -> None:

@@ -99,7 +99,7 @@ def test_each_event_arrives_before_the_next_one_is_sent(house: tuple[Gateway, Up
     ],
 )
 @pytest.mark.parametrize("asked", [True, False])
-def test_usage_is_for_those_who_ask(gateway: Gateway, fault: str, asked: bool) -> None:
+def test_complaint_6_usage_is_for_those_who_ask(gateway: Gateway, fault: str, asked: bool) -> None:
     options = {"stream_options": {"include_usage": True}} if asked else {}
     status, headers, body = gateway.chat("small", script(fault), stream=True, **options)
     assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
@@ -125,7 +125,9 @@ def test_token_ids_go_to_those_who_ask(gateway: Gateway) -> None:
     assert [one["choices"][0].get("token_ids") for one in found[1:6]] == [[100 + k] for k in range(5)]
 
 
-def test_the_upstream_is_asked_for_usage_and_by_its_own_name(house: tuple[Gateway, Upstreams]) -> None:
+def test_complaint_6_the_upstream_is_always_asked_for_usage_and_by_its_own_name(
+    house: tuple[Gateway, Upstreams],
+) -> None:
     gateway, upstreams = house
     tag = unique()
     gateway.chat("small", script("ok", tag=tag), stream=True, made_up={"a": [1.50]}, seed=7)

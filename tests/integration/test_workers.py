@@ -134,7 +134,9 @@ def finish(held: list[Held], upstreams: Upstreams) -> None:
         assert b"data: [DONE]\n\n" in read_until(one.connection, b"0\r\n\r\n")
 
 
-def test_the_limit_is_the_limit_and_the_metrics_are_one_sum(both: tuple[Gateway, Upstreams]) -> None:
+def test_complaint_19_with_n_workers_the_limit_is_the_limit_and_the_metrics_one_sum(
+    both: tuple[Gateway, Upstreams],
+) -> None:
     gateway, _ = both
     statuses = ask_as_limited(gateway, 60)
     admitted = statuses.count(200)
@@ -143,7 +145,10 @@ def test_the_limit_is_the_limit_and_the_metrics_are_one_sum(both: tuple[Gateway,
     for _ in range(2 * WORKERS):  # whichever worker is asked
         assert gateway.metric("switchgear_requests_total", status="200") == admitted
         assert gateway.metric("switchgear_requests_total", status="429") == 60 - admitted
-        assert gateway.metric("switchgear_request_duration_seconds_count", model="small") >= admitted
+        assert (
+            gateway.metric("gen_ai_server_request_duration_seconds_count", gen_ai_response_model="small")
+            >= admitted
+        )
         assert gateway.metric("switchgear_replicas", phase="ready") == 1
     assert gateway.metric("switchgear_limits_alone_total") == 0
     until(lambda: len(gateway.rows()) == admitted)

@@ -1,16 +1,12 @@
 """Whatever is kept and asked in whatever order, the store stays within its bound and tells no lies."""
 
-from collections.abc import Coroutine
-from typing import Any, TypeVar
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from semantic_cache.stores.base import Entry
 from semantic_cache.stores.memory import OVERHEAD_BYTES, MemoryStore
-
-T = TypeVar("T")
+from tests.fakes.loop import now
 
 BOUND = 4 * OVERHEAD_BYTES
 keys = st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f"])
@@ -55,16 +51,6 @@ class Keeping(RuleBasedStateMachine):
     def bounded(self) -> None:
         assert 0 <= self.store.size_bytes <= BOUND
         assert (self.store.size_bytes == 0) == (len(self.store) == 0)
-
-
-def now(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never waits."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        value: T = end.value
-        return value
-    raise AssertionError("it waited")
 
 
 Keeping.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

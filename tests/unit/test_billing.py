@@ -365,7 +365,7 @@ def test_an_end_user_who_was_never_seen_is_bound_at_once(tmp_path: Path) -> None
         asyncio.run(two())
 
 
-def test_a_model_without_a_price_is_refused_where_the_operator_says_so(tmp_path: Path) -> None:
+def test_complaint_10_a_model_without_a_price_is_refused_or_flagged(tmp_path: Path) -> None:
     """litellm#10598: what has no price must never be silently free."""
     desk = Desk(tmp_path)
     desk.billing.refuse_unpriced = True

@@ -49,7 +49,7 @@ def ok(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     "words",
     [[], *([name] for name in commands.COMMANDS), ["keys", "create"], ["keys", "list"], ["keys", "revoke"],
-     ["ledger", "export"], ["bench", "schedule"]],
+     ["ledger", "export"], ["bench", "schedule"], ["cache", "replay"]],
     ids=" ".join,
 )  # fmt: skip
 def test_everything_has_help(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:

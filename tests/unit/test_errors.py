@@ -84,6 +84,7 @@ TABLE = {
     "MethodNotAllowed": (405, "invalid_request_error", "method_not_allowed", None),
     "QueueTimeout": (408, "timeout_error", "queue_timeout", True),
     "Conflict": (409, "invalid_request_error", "conflict", False),
+    "IdempotencyConflict": (409, "invalid_request_error", "idempotency_conflict", False),
     "PreconditionFailed": (412, "invalid_request_error", "precondition_failed", None),
     "PreconditionRequired": (428, "invalid_request_error", "precondition_required", None),
     "DatabaseUnavailable": (503, "server_error", "database_unavailable", None),

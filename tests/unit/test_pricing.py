@@ -69,7 +69,7 @@ def test_a_request_has_its_price_once_something_was_delivered() -> None:
     assert amount_nanousd(price, Usage(1, 0), "hit-exact") == round((50 + 1_000_000) / 10)
 
 
-def test_a_small_custom_price_is_not_lost() -> None:
+def test_complaint_10_a_small_custom_price_is_not_lost() -> None:
     """litellm#10598: 0.000006 USD a token came out as nothing."""
     price = priced("m", input=6.0, output=6.0)
     assert amount_nanousd(price, Usage(1, 1), "upstream") == 12_000

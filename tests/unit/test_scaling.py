@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from backends.engines import LaunchProfile
 from backends.replica import Phase
@@ -52,6 +53,15 @@ async def house(directory: Path, launch: LaunchProfile) -> AsyncGenerator[House]
         await built.books.close()
 
 
+def in_a_loop(test: Callable[[Path], Coroutine[Any, Any, None]]) -> Callable[[Path], None]:
+    """Run a test in an event loop of its own."""
+
+    def run(tmp_path: Path) -> None:
+        asyncio.run(test(tmp_path))
+
+    return run
+
+
 def phases(built: House) -> dict[str, Phase]:
     return {id_: one.phase for id_, one in built.supervisor.replicas.items()}
 
@@ -61,6 +71,7 @@ async def serve(built: House) -> str:
         return slot.replica.id
 
 
+@in_a_loop
 async def test_requests_wake_a_model_once_and_wait_for_it(tmp_path: Path) -> None:
     async with house(tmp_path, LaunchProfile(weights="/w", min_replicas=0, max_replicas=2)) as built:
         assert phases(built) == {}
@@ -68,6 +79,7 @@ async def test_requests_wake_a_model_once_and_wait_for_it(tmp_path: Path) -> Non
         assert phases(built) == {"m-0": Phase.READY}
 
 
+@in_a_loop
 async def test_a_reclaimed_replica_finishes_its_request_while_a_substitute_serves(tmp_path: Path) -> None:
     launch = LaunchProfile(weights="/w", max_replicas=3, shutdown_timeout_s=1)
     async with house(tmp_path, launch) as built:
@@ -81,6 +93,7 @@ async def test_a_reclaimed_replica_finishes_its_request_while_a_substitute_serve
         await until_async(lambda: phases(built) == {"m-1": Phase.READY})
 
 
+@in_a_loop
 async def test_an_operator_scales_out_in_and_to_zero(tmp_path: Path) -> None:
     launch = LaunchProfile(weights="/w", min_replicas=0, max_replicas=2, shutdown_timeout_s=1)
     async with house(tmp_path, launch) as built:
@@ -90,6 +103,7 @@ async def test_an_operator_scales_out_in_and_to_zero(tmp_path: Path) -> None:
         await until_async(lambda: phases(built) == {})
 
 
+@in_a_loop
 async def test_sleep_without_sleep_mode_ends_the_process_and_a_request_starts_it(tmp_path: Path) -> None:
     async with house(tmp_path, LaunchProfile(weights="/w", shutdown_timeout_s=1)) as built:
         await until_async(lambda: phases(built) == {"m-0": Phase.READY})

@@ -35,9 +35,9 @@ def test_the_names_that_outsiders_read_are_there() -> None:
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_a_metric_has_a_name_a_unit_and_no_label_of_a_tenant(metric: Metric) -> None:
-    assert re.fullmatch(r"switchgear_[a-z_]+", metric.name)
-    assert metric.name.endswith("_total") == (metric.kind == "counter")
-    assert metric.kind != "histogram" or metric.name.endswith("_seconds")
+    assert re.fullmatch(r"(switchgear|gen_ai)_[a-z_]+", metric.name)
+    assert metric.name.endswith("_total") == metric.kind.endswith("counter")
+    assert metric.unit != "seconds" or re.search("_seconds(_total)?$", metric.name)
     assert metric.help.endswith(".")
     assert metric.unit
     assert not {"key", "key_id", "tenant", "org", "project", "user", "request_id"} & set(metric.labels)

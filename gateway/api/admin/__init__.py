@@ -4,6 +4,7 @@ from litestar import Router
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.api.admin import (
+    cache,
     config,
     fleet,
     frame,
@@ -34,6 +35,7 @@ RESOURCES = (
     webhooks.handlers,
     fleet.handlers,
     config.handlers,
+    cache.handlers,
 )
 
 

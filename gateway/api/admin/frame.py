@@ -16,12 +16,14 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 import sqlalchemy as sa
 from litestar import Request, Response
+from litestar.exceptions import ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, PathParameter, QueryParameter
 from msgspec import Meta
 from sqlalchemy.exc import IntegrityError
 
 from gateway.api import fallback
+from gateway.database import reason
 from gateway.errors import (
     Conflict,
     DatabaseUnavailable,
@@ -129,14 +131,31 @@ def authentication(control: Control) -> Callable[[AdminRequest], Awaitable[Respo
         if request.method == "OPTIONS":  # Litestar's own answer names the methods of one handler only
             return Response(None, status_code=204, headers={"allow": ", ".join(fallback.methods(request))})
         if request.route_handler.opt.get("open"):
+            await _held_to_its_type(request)
             return None
         caller = _bearer(control, request)
         if caller is None:
             caller = await asyncio.to_thread(_person, control, request)
         request.state.caller = caller
+        await _held_to_its_type(request)
         return None
 
     return authenticate
+
+
+async def _held_to_its_type(request: AdminRequest) -> None:
+    """Refuse what Litestar would bend: "5" for a number, 1 for true. Raises ValidationException."""
+    body = request.route_handler.parsed_fn_signature.parameters.get("data")
+    if body is None:
+        return
+    try:
+        msgspec.json.decode(await request.body(), type=body.annotation)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        found = {"message": message, "key": path.strip(".`") or "data", "source": "body"}
+        raise ValidationException(message, extra=[found]) from None
+    except msgspec.DecodeError:
+        return  # no JSON at all: Litestar says so
 
 
 def permitted(request: AdminRequest, action: Action) -> Reach:
@@ -161,7 +180,9 @@ def writing(control: Control, request: AdminRequest) -> Iterator[Change]:
     caller: Caller = request.state.caller
     with _translated():
         engine = control.opened()
-        with changing(engine, caller.actor, control.wall()) as change:
+        # Changes come one after another anyway: who waits does so here, without a connection of the pool, and
+        # without SQLite's patience running out.
+        with control.one_writer, changing(engine, caller.actor, control.wall()) as change:
             yield change
         control.directory.refresh(engine)
 
@@ -184,7 +205,7 @@ def database_away(request: AdminRequest, error: Exception) -> Response[bytes]:
     """Answer for a database that failed; what was found out while two wrote at once is a conflict."""
     if isinstance(error, IntegrityError):
         return fallback.render(request, Conflict("Something with this name was made at the same time."))
-    fallback.log.warning("the admin API has no database: %s", type(error).__name__)
+    fallback.log.warning("the admin API has no database: %s", reason(error))
     return fallback.render(
         request, DatabaseUnavailable("The database is away; inference goes on.", retry_after_s=2.0)
     )

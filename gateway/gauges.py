@@ -1,0 +1,131 @@
+"""What is read off the parts of the house when somebody looks at the metrics, and how busy the process is.
+
+Nothing here is on the way of a request.
+"""
+
+import importlib.metadata
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+
+from backends.load import Spread
+from backends.replica import Phase, Replica
+from backends.supervisor import Supervisor
+from gateway.dispatcher import Dispatcher
+from gateway.state.memory import Account
+from gateway.telemetry import Labels, Telemetry
+from gateway.telemetry import Spread as Shown
+from gateway.tenancy.keys import KeyTable
+
+Values = Iterable[tuple[Labels, float]]
+
+WEEK_S = 7 * 86400.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def of_requests(telemetry: Telemetry, dispatcher: Dispatcher) -> None:
+    """Show what waits and what runs."""
+    telemetry.probe("switchgear_queue_depth", lambda: by_model(dispatcher.depth()))
+    telemetry.probe("switchgear_running", lambda: by_model(dispatcher.running()))
+
+
+def of_fleet(telemetry: Telemetry, supervisor: Supervisor) -> None:
+    """Show the replicas, and what their engines say of themselves."""
+
+    def engines(name: str) -> Iterable[tuple[Labels, float | Shown]]:
+        ours = name.removeprefix("switchgear_engine_")
+        for id_, figures in supervisor.figures.items():
+            replica, figure = supervisor.replicas.get(id_), figures.get(ours)
+            if replica is not None and figure is not None:
+                shown = (figure.buckets, figure.total) if isinstance(figure, Spread) else figure
+                yield (replica.model, id_), shown
+
+    telemetry.engines = engines
+    telemetry.probe("switchgear_replicas", lambda: phases(supervisor.replicas))
+    telemetry.probe("switchgear_replicas_wanted", lambda: _wanted(supervisor))
+
+
+def of_money(
+    telemetry: Telemetry, accounts: Mapping[str, Account], keys: KeyTable, wall: Callable[[], float]
+) -> None:
+    """Show what is reserved now, and how many keys will soon be of no use."""
+    telemetry.probe("switchgear_reserved_nanousd", lambda: [((), float(_reserved(accounts)))])
+
+    def expiring() -> Values:
+        now_s = wall()
+        soon = [one for one in list(keys.keys()) if one.expires_s and now_s < one.expires_s < now_s + WEEK_S]
+        return [((), float(len(soon)))]
+
+    telemetry.probe("switchgear_keys_expiring", expiring)
+
+
+def of_process(telemetry: Telemetry) -> None:
+    """Show which version this is, and its memory."""
+    version = importlib.metadata.version("switchgear")
+    telemetry.probe("switchgear_build_info", lambda: [((version,), 1.0)])
+    telemetry.probe("switchgear_memory_bytes", lambda: [((), _resident_bytes())])
+
+
+def pulse(telemetry: Telemetry, period_s: float) -> Callable[[], Awaitable[None]]:
+    """Give the step of a loop that notes how late it comes, and the CPU time since the last step."""
+    due_s, spent_s = 0.0, time.process_time()
+
+    async def step() -> None:
+        nonlocal due_s, spent_s
+        now_s, now_spent_s = time.monotonic(), time.process_time()
+        if due_s:
+            telemetry.observe("switchgear_loop_lag_seconds", (), max(0.0, now_s - due_s))
+        telemetry.count("switchgear_cpu_seconds_total", (), now_spent_s - spent_s)
+        due_s, spent_s = time.monotonic() + period_s, now_spent_s
+
+    return step
+
+
+def started(telemetry: Telemetry, before: Replica, after: Replica) -> None:
+    """Count a replica that has become ready, and how long it took."""
+    if after.phase is Phase.READY and before.phase in (Phase.LOADING, Phase.WAITING):
+        telemetry.count("switchgear_replica_starts_total", (after.model, after.id))
+        if after.launched:
+            telemetry.observe(
+                "switchgear_replica_start_seconds", (after.model,), max(0.0, after.since_s - before.since_s)
+            )
+
+
+def known(amount: int | None) -> Values:
+    """Give an amount, or nothing while nobody knows it."""
+    return [] if amount is None else [((), float(amount))]
+
+
+def by_model(counts: Mapping[str, int]) -> Values:
+    """Give counts of models."""
+    return [((model,), float(count)) for model, count in counts.items()]
+
+
+def phases(replicas: Mapping[str, Replica]) -> Values:
+    """Count replicas by model and phase."""
+    return _counted((one.model, str(one.phase)) for one in replicas.values())
+
+
+def _wanted(supervisor: Supervisor) -> Values:
+    return _counted((one.model, "yes" if one.spot else "no") for one in supervisor.replicas.values())
+
+
+def _counted(labels: Iterable[Labels]) -> Values:
+    counts: dict[Labels, float] = {}
+    for one in labels:
+        counts[one] = counts.get(one, 0.0) + 1.0
+    return counts.items()
+
+
+def _reserved(accounts: Mapping[str, Account]) -> int:
+    """Add up reservations; one that several levels hold (key, project, organisation) counts once."""
+    levels: dict[str, int] = {}
+    for name, account in accounts.items():
+        level = name.partition(":")[0]
+        levels[level] = levels.get(level, 0) + account.reserved_nanousd
+    return max(levels.values(), default=0)
+
+
+def _resident_bytes() -> float:
+    return float(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES)

@@ -1,0 +1,64 @@
+"""Which requests may share an upstream call, what they have in common, and each one's form of the answer.
+
+Shared are requests of one scope, one target, one canonical body, one band of priority and one wish of a tier.
+Deterministic ones by default; a request may ask for it, or decline. One that wants a fresh answer, or has a
+time limit of its own, is never shared.
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from gateway.bands import band_of
+from gateway.catalogue import Target
+from gateway.openai import schemas
+from gateway.openai.answers import WholeReceiver
+from gateway.openai.events import StreamReceiver
+from gateway.openai.forms import Assembled, Form, Unfolded
+from gateway.openai.schemas import Common, Inference
+from gateway.openai.usage import Usage
+from gateway.settings import CoalescingSettings
+from gateway.tenancy.keys import Key
+from semantic_cache import policy as caching
+
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+NULL = msgspec.Raw(b"null")
+
+
+def may_share(settings: CoalescingSettings, headers: Mapping[bytes, bytes], request: Inference) -> bool:
+    """Tell whether the request may share an upstream call: by policy, or as it asks itself."""
+    policy, wish = settings.policy, headers.get(b"x-switchgear-coalesce")
+    if policy == "off" or (wish is not None and wish != b"on"):
+        return False
+    typed = request.typed
+    if wish is None and policy == "deterministic" and isinstance(typed, Common):
+        seeded = request.fields.get("seed", NULL) != NULL
+        if not caching.deterministic(typed.temperature, seeded):
+            return False
+    return b"x-switchgear-timeout-ms" not in headers and headers.get(b"x-switchgear-cache") != b"bypass"
+
+
+def name_of(
+    key: Key, target: Target, headers: Mapping[bytes, bytes], request: Inference, exact: bytes | None
+) -> str:
+    """Name what identical requests have in common; ``exact`` is the key of the cache, where it is known."""
+    if exact is None:
+        exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
+    tier = headers.get(b"x-switchgear-tier", b"") if target.route else b""
+    return f"{exact.hex()}:{band_of(key.band, request.service_tier)}:{tier.decode('latin-1')}"
+
+
+def other_form(request: Inference, model: str, cost_usd: Callable[[Usage], float]) -> Form:
+    """Give the receiver of a shared answer that comes in the other form than the request asks for."""
+    if request.stream:
+        whole = WholeReceiver(model, limit_bytes=ANSWER_LIMIT_BYTES)
+        return Unfolded(whole, include_usage=request.include_usage, cost_usd=cost_usd)
+    stream = StreamReceiver(
+        model,
+        choices=request.choices,
+        include_usage=True,
+        token_ids=request.wants_token_ids or not request.bears_token_ids,
+        keep_bytes=0,
+        cost_usd=cost_usd,
+    )
+    return Assembled(stream)

@@ -1,0 +1,260 @@
+"""The semantic tier: a question in, a kept answer out where the judge of its route says so.
+
+What a request waits for is one embedding, one search and one verdict. All learning happens later, in
+``settle``: answers of misses and audits are compared with those of the texts near them, and texts are kept.
+The store is the tier's own: one body for each answer, however many texts lead to it.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+
+import msgspec
+
+from semantic_cache import saving
+from semantic_cache.judge import NEIGHBOURS, Judge, Verdict
+from semantic_cache.learner import Learner
+from semantic_cache.ledger import Bounds
+from semantic_cache.metric import Vectors
+from semantic_cache.prior import PRIOR
+from semantic_cache.reading import Reading
+from semantic_cache.stores.base import Alias, Entry, Index, Store
+from semantic_cache.verify import agree
+
+_SAMPLE = "The same question in other words"  # tells embeddings apart
+_MOST_ROUTES = 256
+_MOST_WAITING = 512  # outcomes; what comes beyond is not learned from
+_COMPARED = 8  # answers
+_AT_ONCE = 8  # outcomes settled before the loop may breathe
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A question that may be answered by likeness: `scope` is a hard partition, `route` shares a judge."""
+
+    route: str
+    scope: bytes
+    text: str
+    owner: str
+    ttl_s: float
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a look-up came to; `entry` is the kept answer where it is to be served."""
+
+    asked: Asked
+    reading: Reading
+    vector: Vectors
+    near: Sequence[Alias]
+    verdict: Verdict
+    entry: Entry | None = None
+    similarity: float = 0.0
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    """A fresh answer to a question that was looked up."""
+
+    found: Found
+    key: bytes
+    entry: Entry
+    worth: float
+
+
+class SemanticCache:
+    """Judges by route over one index and one store. ``text_of`` gives the words of a kept body."""
+
+    def __init__(
+        self,
+        store: Store,
+        index: Index,
+        embed: Callable[[str], Vectors],
+        draw: Callable[[], float],
+        text_of: Callable[[bytes], str],
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._embed = embed
+        self._draw = draw
+        self._text_of = text_of
+        self._judges: dict[str, Judge] = {}
+        self._waiting: deque[_Outcome] = deque(maxlen=_MOST_WAITING)
+        self._pending: dict[bytes, None] = {}  # served and not judged: hashes of scope and text
+        self._bounds = Bounds(error=0.01)
+        self.changes = 0  # of what is worth saving
+
+    @property
+    def judges(self) -> Mapping[str, Judge]:
+        """The judges by route."""
+        return self._judges
+
+    def adopt(self, bounds: Bounds) -> None:
+        """Put bounds in force; judges that began under others begin anew."""
+        if bounds != self._bounds:
+            self._judges.clear()
+        self._bounds = bounds
+
+    def passed(self, route: str) -> None:
+        """Count a query of the route that an exact repeat answered."""
+        judge = self._judges.get(route)
+        if judge is not None:
+            judge.ledger.pass_exact()
+
+    async def look_up(self, asked: Asked, now_s: float) -> Found:
+        """Decide on a question; gives the entry to serve, or none."""
+        reading, vector = Reading.of(asked.text), self._embed(asked.text)
+        near = await self._index.near(asked.scope, vector, NEIGHBOURS, now_s)
+        judge = self._judge(asked.route, len(vector))
+        mark = asked.scope + asked.text.encode()
+        verdict = judge.consider(
+            reading, vector, near, self._draw(), mark in self._pending, _unproven(near, asked.owner)
+        )
+        found = Found(asked, reading, vector, near, verdict)
+        if not verdict.serve or verdict.entry is None:
+            return found
+        entry = await self._store.get(bytes.fromhex(verdict.answer), now_s)
+        if entry is None:  # the answer went before its texts did
+            await self._forget(judge, verdict.answer)
+            return found
+        if not verdict.audit:
+            self._pending[mark] = None
+            if len(self._pending) > _MOST_WAITING * 8:
+                self._pending.pop(next(iter(self._pending)))
+        similarity = float(verdict.entry.vector @ vector)
+        return msgspec.structs.replace(found, entry=entry, similarity=similarity)
+
+    def offer(self, found: Found, key: bytes, entry: Entry, worth: float) -> None:
+        """Hand in the fresh answer to a question that was looked up: a miss, or an audit."""
+        self._waiting.append(_Outcome(found, key, entry, worth))
+
+    async def settle(self) -> None:
+        """Learn from what was handed in. Call it again and again."""
+        for _ in range(min(_AT_ONCE, len(self._waiting))):
+            await self._settle(self._waiting.popleft())
+
+    async def listed(self) -> Sequence[tuple[bytes, Entry]]:
+        """Give the kept answers with their keys."""
+        return await self._store.listed()
+
+    async def texts(self, answer: bytes) -> list[Alias]:
+        """Give the texts that lead to an answer."""
+        return [alias for _, alias in await self._index.listed() if alias.answer == answer.hex()]
+
+    async def forget(self, keys: Collection[bytes]) -> int:
+        """Forget answers and all texts that lead to them; gives how many texts.
+
+        Answers on their way in are dropped too, all of them: which of them say the same is not known yet.
+        """
+        self._waiting.clear()
+        self.changes += 1
+        await self._store.drop(keys)
+        answers = {key.hex() for key in keys}
+        for judge in self._judges.values():
+            for answer in answers:
+                judge.forget(answer)
+        return await self._index.drop(answers)
+
+    def report(self, route: str, score: float, right: bool) -> None:
+        """Take a person's word on a hit of this score."""
+        judge = self._judges.get(route)
+        if judge is not None:
+            judge.ledger.judge(score, right, True)
+
+    async def purge(self) -> int:
+        """Forget all texts and answers; what the judges have learned stays."""
+        self._waiting.clear()
+        await self._store.purge()
+        return await self._index.purge()
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Give the whole tier, frame by frame, as ``resume`` takes it; take a breath between them."""
+        yield saving.packed(self._head())
+        for key, entry in await self._store.listed():
+            yield saving.packed(saving.Answer(key, entry))
+        for scope, alias in await self._index.listed():
+            yield saving.packed(saving.Text.of(scope, alias))
+        for route, judge in list(self._judges.items()):
+            yield saving.packed(saving.Learned(route, judge.state()))
+
+    async def resume(self, frames: Iterable[saving.Frame], now_s: float) -> int:
+        """Take in what ``frames`` gave; gives how many texts. Of another embedding or version: none."""
+        frames, texts = iter(frames), 0
+        if next(frames, None) != self._head():
+            return 0
+        for frame in frames:
+            match frame:
+                case saving.Answer(key, entry) if entry.expires_s > now_s:
+                    await self._store.put(key, entry)
+                case saving.Text() if frame.expires_s > now_s:
+                    await self._index.add(frame.scope, frame.alias())
+                    texts += 1
+                case saving.Learned(route, state):
+                    with contextlib.suppress(KeyError, TypeError, ValueError):
+                        judge = Judge(self._bounds, Learner(PRIOR), len(self._embed(_SAMPLE)))
+                        judge.resume(state)
+                        self._judges[route] = judge
+                case _:
+                    pass
+        return texts
+
+    def _head(self) -> saving.Head:
+        return saving.head(self._embed(_SAMPLE))
+
+    def _judge(self, route: str, dimensions: int) -> Judge:
+        judge = self._judges.get(route)
+        if judge is None:
+            if len(self._judges) >= _MOST_ROUTES:
+                self._judges.pop(next(iter(self._judges)))
+            judge = self._judges[route] = Judge(self._bounds, Learner(PRIOR), dimensions)
+        return judge
+
+    async def _settle(self, outcome: _Outcome) -> None:
+        self.changes += 1
+        found, now_s = outcome.found, outcome.entry.stored_s
+        judge = self._judge(found.asked.route, len(found.vector))
+        words = self._text_of(outcome.entry.body)
+        reading, vector = Reading.of(words), self._embed(words)
+        same: str | None = None
+        for answer in list(dict.fromkeys(one.answer for one in found.near))[:_COMPARED]:
+            kept = await self._store.get(bytes.fromhex(answer), now_s)
+            if kept is None:
+                await self._forget(judge, answer)
+                continue
+            other = self._text_of(kept.body)
+            if agree(reading, Reading.of(other), float(vector @ self._embed(other))):
+                same = answer
+                break
+        judge.learn(found.verdict, same)
+        answer = same or outcome.key.hex()
+        if same is None:
+            expires_s = now_s + found.asked.ttl_s
+            await self._store.put(outcome.key, msgspec.structs.replace(outcome.entry, expires_s=expires_s))
+        judge.adopt(answer, found.vector)
+        self._pending.pop(found.asked.scope + found.asked.text.encode(), None)
+        await self._index.add(
+            found.asked.scope,
+            Alias(
+                id=outcome.entry.id,
+                answer=answer,
+                text=found.asked.text,
+                vector=found.vector,
+                owner=found.asked.owner,
+                worth=outcome.worth,
+                stored_s=now_s,
+                expires_s=now_s + found.asked.ttl_s,
+            ),
+        )
+
+    async def _forget(self, judge: Judge, answer: str) -> None:
+        judge.forget(answer)
+        await self._index.drop({answer})
+
+
+def _unproven(near: Sequence[Alias], owner: str) -> frozenset[str]:
+    """Give the answers that only one other user has brought in: they might be planted."""
+    if not any(one.owner for one in near):
+        return frozenset()
+    owners: dict[str, set[str]] = {}
+    for one in near:
+        owners.setdefault(one.answer, set()).add(one.owner)
+    return frozenset(
+        answer for answer, names in owners.items() if len(names) == 1 and not names & {"", owner}
+    )

@@ -1,0 +1,295 @@
+"""Whether an earlier answer serves: one judge for each route, learning as it goes. Pure.
+
+The order of a query: ``consider`` gives a verdict on the nearest texts; the caller serves or asks the model;
+where the truth came out (a miss, an audited hit) ``learn`` takes it, and ``adopt`` each text that is kept.
+Texts that share an answer are aliases of one answer.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from semantic_cache.lasting import Lasting
+from semantic_cache.learner import Learner
+from semantic_cache.ledger import Bounds, Ledger
+from semantic_cache.metric import Metric, Vectors
+from semantic_cache.reading import Reading
+from semantic_cache.verify import Evidence, Nearness, compare
+
+NEIGHBOURS = 48
+_CANDIDATES = 3
+_SHARPNESS = 15.0  # of the votes of near texts
+_LONE = 0.3  # the margin of an answer without a rival
+_MOST_WORDS = 50_000
+_MOST_READINGS = 4_000
+_AUDITS_FIRST, _AUDITS_LAST, _AUDITS_HITS = 0.19, 0.045, 1000.0
+
+
+class Known(Protocol):
+    """A text whose answer is kept; `answer` is shared by its aliases."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def answer(self) -> str:
+        """The name of its answer."""
+
+    @property
+    def text(self) -> str:
+        """The text itself: vectors alone can be made to collide."""
+
+    @property
+    def vector(self) -> Vectors:
+        """Its unit vector."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What to do with a query. `score` is the log odds that `entry`'s answer is right."""
+
+    serve: bool
+    audit: bool
+    score: float
+    answer: str
+    entry: Known | None
+    examined: tuple[tuple[str, Evidence], ...] = ()
+
+
+class _Answer(Lasting):
+    """What is known of one answer."""
+
+    LASTS = ("sum", "texts", "judged", "right", "probation", "trial")
+
+    __slots__ = ("judged", "number", "probation", "right", "sum", "texts", "trial")
+
+    def __init__(self, number: int, dimensions: int) -> None:
+        self.number = number
+        self.sum = np.zeros(dimensions, np.float32)
+        self.texts = 0
+        self.judged = self.right = 0
+        self.probation = 0  # agreements still owed before it is served again
+        self.trial = 1
+
+
+class Judge(Lasting):
+    """Decides for one route."""
+
+    LASTS = ("_texts", "_allowance", "_risk")
+
+    def __init__(self, bounds: Bounds, learner: Learner, dimensions: int) -> None:
+        self.ledger = Ledger(bounds)
+        self._learner = learner
+        self._metric = Metric(dimensions)
+        self._dimensions = dimensions
+        self._answers: dict[str, _Answer] = {}
+        self._numbers = 0
+        self._readings: dict[str, Reading] = {}
+        self._words: Counter[str] = Counter()
+        self._texts = 0
+        self._allowance = 0.0  # audits
+        self._risk = 0.3  # running mean of the draw weight
+
+    def consider(
+        self,
+        reading: Reading,
+        vector: Vectors,
+        near: Sequence[Known],
+        draw: float,
+        again: bool,
+        barred: Container[str] = (),
+    ) -> Verdict:
+        """Decide on a query, given the nearest texts of its scope; `draw` in [0, 1) decides on an audit.
+
+        `again`: the same text was served by likeness before and nobody judged it. It is judged now, by an
+        audit or as a miss, so that a wrong answer does not come back as often as its question. Answers that
+        are `barred` are not served.
+        """
+        self._count(reading)
+        if not near:
+            self.ledger.pass_empty()
+            return Verdict(False, False, -math.inf, "", None)
+        examined = self._examine(reading, vector, near)
+        scores = [self._learner.logit(evidence) for _, _, evidence in examined]
+        best = int(np.argmax(scores))
+        score, (answer, entry, _) = scores[best], examined[best]
+        sound = not self._answers[answer].probation and answer not in barred
+        serve = sound and score >= self.ledger.threshold
+        audit = serve and self._audited(score, draw, again)
+        serve = serve and (audit or not again)
+        self.ledger.enter(score, serve)
+        kept = [
+            (examined[n][0], examined[n][2]) for n in [best, *(i for i in range(len(examined)) if i != best)]
+        ]
+        return Verdict(serve, audit, score, answer, entry, tuple(kept))
+
+    def learn(self, verdict: Verdict, answer: str | None) -> None:
+        """Take the truth: which of the near answers was the right one, None where none was."""
+        if not verdict.examined:
+            return
+        right = verdict.answer == answer
+        self.ledger.judge(verdict.score, right, verdict.serve)
+        known = self._of(verdict.answer)
+        known.judged += 1
+        known.right += right
+        if right:
+            known.probation = max(0, known.probation - 1)
+        elif verdict.serve:
+            known.probation = min(8, known.trial)
+            known.trial *= 2
+        weight = 2.0 if verdict.serve else 1.0
+        self._learner.learn([(evidence, one == answer) for one, evidence in verdict.examined], weight)
+
+    def adopt(self, answer: str, vector: Vectors) -> None:
+        """Take in a text that was kept under an answer."""
+        known = self._of(answer)
+        if known.texts:
+            self._metric.learn(vector, known.sum / np.float32(known.texts), known.texts)
+        known.sum += vector
+        known.texts += 1
+
+    def forget(self, answer: str) -> None:
+        """Forget an answer that is kept no longer."""
+        self._answers.pop(answer, None)
+
+    def state(self) -> dict[str, Any]:
+        """Give all that was learned."""
+        parts = {"ledger": self.ledger, "learner": self._learner, "metric": self._metric}
+        return {
+            **super().state(),
+            **{name: part.state() for name, part in parts.items()},
+            "answers": {name: one.state() for name, one in self._answers.items()},
+            "words": dict(self._words),
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take all that was learned. Raises KeyError, TypeError or ValueError where it does not fit."""
+        super().resume(state)
+        self.ledger.resume(state["ledger"])
+        self._learner.resume(state["learner"])
+        self._metric.resume(state["metric"])
+        for name, one in state["answers"].items():
+            self._of(name).resume(one)
+        self._words = Counter(state["words"])
+
+    def _of(self, answer: str) -> _Answer:
+        known = self._answers.get(answer)
+        if known is None:
+            self._numbers += 1
+            known = self._answers[answer] = _Answer(self._numbers, self._dimensions)
+        return known
+
+    def _count(self, reading: Reading) -> None:
+        self._texts += 1
+        self._words.update(list(dict.fromkeys(reading.words)))
+        if len(self._words) > _MOST_WORDS:
+            self._words = Counter(dict(self._words.most_common(_MOST_WORDS // 2)))
+
+    def _read(self, text: str) -> Reading:
+        """Read a known text, or remember having done so."""
+        reading = self._readings.get(text)
+        if reading is None:
+            if len(self._readings) >= _MOST_READINGS:
+                self._readings.clear()
+            reading = self._readings[text] = Reading.of(text)
+        return reading
+
+    def _rarity(self, word: str) -> float:
+        return math.log((self._texts + 50) / (self._words[word] + 1.0))
+
+    def _audited(self, score: float, draw: float, again: bool) -> bool:
+        """Draw an audit within the share that is allowed, rather where a hit is more likely wrong."""
+        if again and self._allowance < 1:
+            return False
+        hits = self.ledger.served
+        share = _AUDITS_LAST + (_AUDITS_FIRST - _AUDITS_LAST) * _AUDITS_HITS / (_AUDITS_HITS + hits)
+        self._allowance = min(self._allowance + share, 20.0)
+        risk = math.sqrt(1 / (1 + math.exp(score)))
+        self._risk += 0.02 * (risk - self._risk)
+        wanted = again or draw < share * max(0.7, min(2.0, risk / self._risk))
+        if not wanted or self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
+
+    def _examine(
+        self, reading: Reading, vector: Vectors, near: Sequence[Known]
+    ) -> list[tuple[str, Known, Evidence]]:
+        """Give the answers worth a look (answer, its nearest text, evidence)."""
+        vectors = np.array([one.vector for one in near])
+        cosines = vectors @ vector
+        for one in near:
+            if one.answer not in self._answers:  # kept by another gateway that shares the store
+                self.adopt(one.answer, one.vector)
+        answers = list(dict.fromkeys(one.answer for one in near))
+        learned, central = self._closeness(vector, near, vectors, answers)
+        place = {answer: n for n, answer in enumerate(answers)}
+        of = np.array([place[one.answer] for one in near])
+        votes = np.bincount(of, np.exp((learned - 1) * _SHARPNESS), len(answers))
+        nearest = np.full(len(answers), -1.0)
+        np.maximum.at(nearest, of, cosines)
+        nearest_learned = np.full(len(answers), -1.0)
+        np.maximum.at(nearest_learned, of, learned)
+        chosen = np.argsort(-votes, kind="stable")[:_CANDIDATES].tolist()
+        if (top := int(np.argmax(nearest))) not in chosen:
+            chosen.append(top)
+        total = float(votes.sum())
+        ranks = [_Ranked(values.tolist()) for values in (votes, nearest, nearest_learned, central)]
+        counted, closest, closest_learned, centred = ranks
+        found = []
+        for n in chosen:
+            entry = near[int(np.argmax(np.where(of == n, cosines, -2.0)))]
+            known = self._answers[answers[n]]
+            mine = counted.values[n]
+            nearness = Nearness(
+                cosine=closest.values[n],
+                margin=closest.margin(n),
+                share=mine / total,
+                odds=math.log(mine / max(counted.best_other(n, mine * 1e-3), 1e-300)),
+                learned=closest_learned.values[n],
+                learned_margin=closest_learned.margin(n),
+                centre=centred.values[n],
+                centre_margin=centred.margin(n),
+                rivals=len(answers),
+                texts=known.texts,
+                agreed=(known.right + 1) / (known.judged + 2),
+                judged=known.judged,
+            )
+            found.append(
+                (answers[n], entry, compare(reading, self._read(entry.text), nearness, self._rarity))
+            )
+        return found
+
+    def _closeness(
+        self, vector: Vectors, near: Sequence[Known], vectors: Vectors, answers: Sequence[str]
+    ) -> tuple[Vectors, Vectors]:
+        """Give the cosines in the learned metric to the near texts, and to the centres of the answers."""
+        known = [self._answers[answer] for answer in answers]
+        turned, length = self._metric.turned(vector)
+        lengths = self._metric.lengths([one.id for one in near], vectors)
+        sums = np.array([one.sum for one in known])
+        central = self._metric.lengths([(one.number, one.texts) for one in known], sums)
+        return vectors @ turned / (lengths * length), sums @ turned / (central * length)
+
+
+class _Ranked:
+    """Values with the two best of them at hand."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+        self._best, self._second = [*sorted(values, reverse=True), -math.inf][:2]
+
+    def best_other(self, at: int, otherwise: float) -> float:
+        """Give the best value but that one."""
+        if len(self.values) == 1:
+            return otherwise
+        return self._second if self.values[at] == self._best else self._best
+
+    def margin(self, at: int) -> float:
+        """Give what a value is ahead of the best other one, within bounds."""
+        mine = self.values[at]
+        return max(-0.4, min(0.4, mine - self.best_other(at, mine - _LONE)))

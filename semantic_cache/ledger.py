@@ -1,0 +1,210 @@
+"""How wrong the cache is, and how far it may open: the threshold that an error bound allows. Pure.
+
+Every query falls into a bin by the score that it had before its outcome was known (prequential: nothing is
+scored by a model that learned from it). Misses are judged for free, hits where an audit was drawn; within a
+bin that is a fair sample, so the share of wrong ones among the judged stands for all of it, with an upper
+confidence bound. Where nobody has judged yet, the model's own word counts for a few, at a discount.
+
+Two bounds: wrong hits / all queries, and (optionally) wrong hits / hits. Evidence fades over a long window; a
+short one beside it is heard where it says something worse; and when what is judged goes wrong faster than the
+bins say, most of the evidence is forgotten and the model's word is doubted more: the cache narrows or closes
+until trust has been earned again.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from semantic_cache.lasting import Lasting
+from semantic_cache.verify import Floats
+
+_LOWEST, _STEP, _BINS = -3.0, 0.25, 52  # log odds: up to 10
+_LEVELS = _LOWEST + _STEP * np.arange(_BINS)
+_WORD = 1 / (1 + np.exp(_LEVELS + _STEP / 2))  # the model's own word on how many of a bin are wrong
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator allows: wrong hits / all queries, wrong hits / hits (1.0: not bounded)."""
+
+    error: float
+    precision: float = 1.0
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """How cautious the ledger is; the same everywhere."""
+
+    aim: float = 0.7  # of the bound
+    confidence: float = 1.28  # standard deviations above the estimate
+    window: float = 3000.0  # queries
+    short: float = 400.0
+    horizon: float = 2000.0  # queries over which what was not spent may be spent
+    most: float = 1.5  # of the bound: what a stretch may be allowed at the most
+    prior: float = 6.0  # judged hits that the model's own word counts as
+    doubt: float = 1.5  # the model's own word times this,
+    least: float = 0.025  # but never below this: what the evidence cannot see
+    slack: float = 1.5  # wrong hits that nobody has seen yet
+    alarm: float = 4.0
+    worst: float = 0.2  # share of wrong ones at which a hit is never worth it, whatever the bounds
+
+
+STANDARD = Tuning()
+
+
+class Ledger(Lasting):
+    """Keeps the bins and gives the threshold. Scores are log odds of being right."""
+
+    LASTS = (
+        "_long", "_short", "_queries", "_short_queries", "_faded_hits", "total", "served", "audited",
+        "wrong_found", "_unjudged", "_life", "_suspicion", "alarms", "_doubt", "threshold",
+    )  # fmt: skip
+
+    def __init__(self, bounds: Bounds, tuning: Tuning = STANDARD) -> None:
+        self.bounds = bounds
+        self._tuning = tuning
+        self._long = np.zeros((3, _BINS))  # seen, judged, wrong: faded
+        self._short = np.zeros((3, _BINS))
+        self._queries = self._short_queries = 0.0  # faded
+        self._faded_hits = 0.0  # exact ones
+        self.total = 0
+        self.served = 0
+        self.audited = 0
+        self.wrong_found = 0
+        self._unjudged = np.zeros(_BINS)  # hits served and not judged, over the whole life
+        self._life = np.zeros((2, _BINS))
+        self._suspicion = 0.0
+        self.alarms = 0
+        self._doubt = 1.0
+        self.threshold = math.inf
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take what lasts, and judge it by the bounds of today."""
+        super().resume(state)
+        self._decide()
+
+    def pass_exact(self) -> None:
+        """Count a query that was answered by an exact repeat."""
+        self._fade()
+        self._faded_hits += 1
+
+    def pass_empty(self) -> None:
+        """Count a query that had no candidate."""
+        self._fade()
+
+    def enter(self, score: float, served: bool) -> None:
+        """Count a query with a candidate of this score; whether it was served without (yet) being judged."""
+        self._fade()
+        at = _bin(score)
+        if at >= 0:
+            self._long[0, at] += 1
+            self._short[0, at] += 1
+        if served:
+            self.served += 1
+            self._unjudged[max(at, 0)] += 1
+
+    def judge(self, score: float, right: bool, served: bool) -> None:
+        """Note the outcome of a query that was entered before: an audit if it was served, else a miss."""
+        at = _bin(score)
+        if served:
+            self.audited += 1
+            self.wrong_found += not right
+            self._unjudged[max(at, 0)] -= 1
+        if at < 0:
+            return
+        expected = self._rates(self._long)[at]
+        for window in (self._long, self._short, self._life):
+            window[-2, at] += 1
+            window[-1, at] += not right
+        if score >= self.threshold - 1.0:
+            self._watch(right, float(expected))
+        self._decide()
+
+    def _watch(self, right: bool, expected: float) -> None:
+        """Sum up the evidence that things go wrong three times as often as expected."""
+        expected = max(expected, 0.003)
+        worse = min(0.9, 3 * expected)
+        step = math.log((1 - worse) / (1 - expected)) if right else math.log(worse / expected)
+        self._suspicion = max(0.0, self._suspicion + step)
+        self._doubt = max(1.0, self._doubt * (0.97 if right else 1.0))
+        if self._suspicion > self._tuning.alarm:
+            self.alarms += 1
+            self._doubt = min(8.0, self._doubt * 2)
+            self._suspicion = 0.0
+            self._long *= 0.25
+            self._queries *= 0.25
+            self._life *= 0.25
+
+    def _fade(self) -> None:
+        self.total += 1
+        keep = 1 - 1 / self._tuning.window
+        self._long *= keep
+        self._queries = self._queries * keep + 1
+        self._faded_hits *= keep
+        keep = 1 - 1 / self._tuning.short
+        self._short *= keep
+        self._short_queries = self._short_queries * keep + 1
+        if self.total % 16 == 0:
+            self._decide()
+
+    def _rates(self, window: Floats) -> Floats:
+        """Give the expected share of wrong ones in each bin, falling with the score."""
+        judged, wrong = window[-2], window[-1]
+        tuning = self._tuning
+        word = np.clip(self._doubt * tuning.doubt * _WORD, self._doubt * tuning.least, 1.0)
+        return _falling((wrong + tuning.prior * word) / (judged + tuning.prior), judged + tuning.prior)
+
+    def wrong_estimate(self) -> float:
+        """Give the wrong hits so far: those found, and those expected among the hits that nobody judged."""
+        return self.wrong_found + float(self._unjudged @ self._rates(self._life))
+
+    def _decide(self) -> None:
+        """Set the threshold: the lowest whose bounded error fits what is allowed from here on."""
+        tuning, bound = self._tuning, self.bounds.error
+        if self.total < 50:
+            return
+        allowed = (
+            tuning.aim * bound * (self.total + tuning.horizon) - self.wrong_estimate()
+        ) / tuning.horizon
+        allowed = max(0.0, min(allowed, tuning.most * bound))
+        rates = self._rates(self._long)
+        strength = tuning.prior
+        spread = rates * (1 - rates) / (self._long[1] + strength + 1)
+        recent = (self._short[2] + 15 * rates) / (self._short[1] + 15)
+        rates = np.maximum(rates, recent)
+        seen = self._long[0]
+        wrong = _above(seen * rates)
+        upper = wrong + tuning.confidence * np.sqrt(_above(seen * seen * spread)) + tuning.slack
+        fits = (upper <= allowed * self._queries) & (rates <= tuning.worst)
+        closed = np.flatnonzero(~fits)  # wrong hits only add up downwards: the last that does not fit ends it
+        open_from = int(closed[-1]) + 1 if len(closed) else 0
+        if self.bounds.precision < 1:
+            hits = _above(seen) + self._faded_hits
+            precise = np.flatnonzero(upper <= tuning.aim * self.bounds.precision * hits)
+            precise = precise[precise >= open_from]  # not ordered: far up there are too few hits to tell
+            open_from = int(precise[0]) if len(precise) else _BINS
+        self.threshold = float(_LEVELS[open_from]) if open_from < _BINS else math.inf
+
+
+def _above(values: Floats) -> Floats:
+    """Give the sum from each bin upwards."""
+    sums: Floats = np.cumsum(values[::-1])[::-1]
+    return sums
+
+
+def _bin(score: float) -> int:
+    return min(_BINS - 1, math.floor((score - _LOWEST) / _STEP)) if score >= _LOWEST else -1
+
+
+def _falling(rates: Floats, weights: Floats) -> Floats:
+    """Pool adjacent bins until the rates fall with the score (isotonic regression)."""
+    blocks: list[list[float]] = []
+    for rate, weight in zip(rates.tolist(), weights.tolist(), strict=True):
+        blocks.append([rate, weight, 1])
+        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
+            rate_b, weight_b, count_b = blocks.pop()
+            rate_a, weight_a, count_a = blocks[-1]
+            total = weight_a + weight_b
+            blocks[-1] = [(rate_a * weight_a + rate_b * weight_b) / total, total, count_a + count_b]
+    return np.repeat([block[0] for block in blocks], [int(block[2]) for block in blocks])

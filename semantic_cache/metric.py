@@ -1,0 +1,87 @@
+"""What differs without changing the answer: a metric of the embedding space, learned on a route. Pure.
+
+Texts that turned out to share an answer show in which directions the wording moves and the answer does not.
+Those are shortened (by the inverse root of the scatter within answers, as in linear discriminant analysis):
+what remains tells answers apart, also answers never seen before.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semantic_cache.lasting import Lasting
+
+Vectors = NDArray[np.float32]
+
+_EVIDENCE = 100.0  # texts after which the scatter seen counts as much as no preference
+_FLOOR = 0.3  # of the mean scatter, added to every direction
+_FIRST = 20.0
+_MOST_LENGTHS = 50_000
+
+
+class Metric(Lasting):
+    """Accumulates the scatter; gives a projection that is refreshed as the evidence grows by half."""
+
+    LASTS = ("_scatter", "_weight", "_due")
+
+    def __init__(self, dimensions: int) -> None:
+        self._scatter = np.zeros((dimensions, dimensions))
+        self._weight = 0.0
+        self._due = _FIRST
+        self.projection: Vectors | None = None
+        self._lengths: dict[Hashable, float] = {}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take what lasts, and project by it."""
+        super().resume(state)
+        if self._due > _FIRST:
+            self._refresh()
+
+    def learn(self, vector: Vectors, centre: Vectors, texts: int) -> None:
+        """Take in that `vector` shares an answer with `texts` others, whose mean is `centre`."""
+        step = (vector - centre).astype(np.float64)
+        weight = 1 / np.sqrt(texts)  # many texts of one answer say less of the next answer
+        self._scatter += weight * texts / (texts + 1) * np.outer(step, step)
+        self._weight += weight
+        if self._weight >= self._due:
+            self._refresh()
+            self._due = self._weight * 1.5
+
+    def turned(self, vector: Vectors) -> tuple[Vectors, float]:
+        """Give the vector whose plain products with others are those of `vector` in the learned metric.
+
+        And the length of `vector` there.
+        """
+        if self.projection is None:
+            return vector, max(float(vector @ vector) ** 0.5, 1e-9)
+        there: Vectors = vector @ self.projection
+        turned: Vectors = there @ self.projection
+        return turned, max(float(there @ there) ** 0.5, 1e-9)
+
+    def lengths(self, names: Sequence[Hashable], vectors: Vectors) -> Vectors:
+        """Give the lengths of rows in the learned metric; `names`, one a row, tell which are known."""
+        if self.projection is None:
+            plain: Vectors = np.maximum(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)), np.float32(1e-9))
+            return plain
+        known = self._lengths
+        new = [row for row, name in enumerate(names) if name not in known]
+        if new:
+            if len(known) > _MOST_LENGTHS:
+                known.clear()
+                new = list(range(len(names)))
+            there = vectors[new] @ self.projection
+            found = np.maximum(np.sqrt(np.einsum("ij,ij->i", there, there)), 1e-9).tolist()
+            known.update(zip([names[row] for row in new], found, strict=True))
+        return np.array([known[name] for name in names], np.float32)
+
+    def _refresh(self) -> None:
+        size = len(self._scatter)
+        seen = self._scatter / self._weight
+        mean = float(np.trace(seen)) / size
+        trust = self._weight / (self._weight + _EVIDENCE)
+        blended = trust * seen + ((1 - trust) + _FLOOR) * mean * np.eye(size)
+        values, axes = np.linalg.eigh(blended)
+        self.projection = ((axes * np.sqrt(mean / values)) @ axes.T).astype(np.float32)
+        self._lengths.clear()

@@ -1,0 +1,52 @@
+"""What the verifier believes before it has seen its route. Made by ``python -m bench.prior``."""
+
+import numpy as np
+
+from semantic_cache.verify import NAMES
+
+_WEIGHTS = {
+    "bias": -2.41,
+    "cosine": 0.04,
+    "cosine_high": -0.6,
+    "cosine_top": -0.45,
+    "margin": -0.06,
+    "share": 1.67,
+    "odds": -1.09,
+    "learned": 0.3,
+    "learned_high": 0.91,
+    "learned_margin": 1.05,
+    "centre": 0.13,
+    "centre_margin": -0.63,
+    "centre_weighed": 2.79,
+    "rivals": 0.85,
+    "texts": 1.31,
+    "agreed": 0.06,
+    "judged": 0.81,
+    "overlap": -0.91,
+    "overlap_cosine": -1.84,
+    "rare_shared": 0.5,
+    "rare_extra": 0.02,
+    "rare_missing": 0.2,
+    "rarest_extra": -0.59,
+    "rarest_missing": -0.3,
+    "extra": -0.37,
+    "missing": -0.28,
+    "mended": 0.56,
+    "numbers": -1.47,
+    "numbers_both": 0.72,
+    "negation": -0.87,
+    "opposite": -1.0,
+    "question": -0.12,
+    "times": 0.02,
+    "language": -0.55,
+    "format": -0.58,
+    "names": -0.31,
+    "pairs": 0.43,
+    "same_words": 1.82,
+    "reordered": 0.63,
+    "identical": 1.19,
+    "substituted": 0.55,
+    "length": 0.59,
+    "length_ratio": -0.49,
+}
+PRIOR = np.array([_WEIGHTS[name] for name in NAMES])

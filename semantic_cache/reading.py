@@ -1,0 +1,82 @@
+"""A question as the verifier reads it: words, numbers, names, negations. Pure.
+
+Words are lower case, contractions are written out, marks are left out. The vector comes from outside.
+"""
+
+import re
+from itertools import pairwise
+from typing import Self
+
+import msgspec
+
+MAX_WORDS = 400  # the verifier reads a question, not a book; the vector has seen the rest
+
+_TOKEN = re.compile(r"[^\W_]+(?:['.,:][^\W_]+)*")
+_ENDINGS = {"n't": "not", "'re": "are", "'s": "is", "'ll": "will", "'ve": "have", "'m": "am", "'d": "would"}
+_WRITTEN_OUT = {
+    "can't": "can not", "won't": "will not", "cannot": "can not", "wanna": "want to", "gonna": "going to",
+    "dont": "do not", "doesnt": "does not", "didnt": "did not", "isnt": "is not", "cant": "can not",
+    "whats": "what is", "im": "i am", "ive": "i have",
+}  # fmt: skip
+_QUESTIONS = {
+    word: n
+    for n, word in enumerate(("what", "which", "who", "whose", "whom", "when", "where", "why", "how"), 1)
+}
+
+
+def listed(text: str) -> frozenset[str]:
+    """Give the words of a list that is written as one text."""
+    return frozenset(text.split())
+
+
+_NEGATIONS = listed("not no never none nothing without neither nor nobody")
+NUMBER_WORDS = listed(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fifteen twenty thirty forty"
+    " fifty sixty hundred thousand million billion first second third half"
+)
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What was read of one text."""
+
+    words: tuple[str, ...]
+    distinct: frozenset[str]
+    pairs: frozenset[tuple[str, str]]
+    numbers: frozenset[str]
+    names: frozenset[str]  # words with a capital that did not begin the text
+    negations: int
+    question: int  # which question word came first; 0 for none
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Read a text."""
+        text = text.replace("’", "'")
+        words: list[str] = []
+        names: set[str] = set()
+        for token in _TOKEN.findall(text)[:MAX_WORDS]:
+            word = token.lower()
+            if token[0].isupper() and words:
+                names.add(word)
+            words += _plain(word)
+        distinct = frozenset(words)
+        return cls(
+            words=tuple(words),
+            distinct=distinct,
+            pairs=frozenset(pairwise(words)),
+            numbers=frozenset(word for word in distinct if word[0].isdigit() or word in NUMBER_WORDS),
+            names=frozenset(names),
+            negations=sum(word in _NEGATIONS for word in words),
+            question=next((_QUESTIONS[word] for word in words if word in _QUESTIONS), 0),
+        )
+
+
+def _plain(word: str) -> list[str]:
+    """Write a contraction out."""
+    known = _WRITTEN_OUT.get(word)
+    if known is not None:
+        return known.split()
+    if "'" in word:
+        for ending, meaning in _ENDINGS.items():
+            if word.endswith(ending) and len(word) > len(ending):
+                return [word[: -len(ending)], meaning]
+    return [word]

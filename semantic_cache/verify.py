@@ -1,0 +1,218 @@
+"""Is this the same question? What two readings have in common and what sets them apart, in numbers. Pure.
+
+The numbers are evidence for a verifier that learns what they mean on its route; none of them is a veto.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from semantic_cache.reading import Reading, listed
+
+Floats = NDArray[np.float64]
+_MOST_TWINS = 400  # pairs of differing words; beyond that two texts have little to do with each other
+_AGREEING = 0.85  # cosine of two answers
+BUCKETS = 1 << 14  # hashed words: how they count where they differ, and where they agree
+
+_OPPOSITES = (
+    "increase decrease,increasing decreasing,best worst,better worse,good bad,advantages disadvantages,"
+    "pros cons,more less,most least,largest smallest,big small,bigger smaller,highest lowest,high low,on off,"
+    "open close,start stop,before after,up down,cheap expensive,cheapest priciest,easy hard,first last,"
+    "north south,east west,left right,buy sell,enable disable,add remove,gain lose,male female,men women,"
+    "husband wife,boy girl,mother father,minimum maximum,early late,earliest latest,legal illegal,"
+    "possible impossible,love hate,true false,win lose,old new,oldest newest,hot cold,import export,"
+    "borrow lend,arrive depart,arrival departure,longest shortest,tallest shortest,fast slow,fastest slowest,"
+    "raise lower,send receive,deposit withdraw,lock unlock,accept reject,include exclude,from to"
+)
+_OPPOSITE: dict[str, set[str]] = {}
+for _pair in _OPPOSITES.split(","):
+    _one, _other = _pair.split()
+    _OPPOSITE.setdefault(_one, set()).add(_other)
+    _OPPOSITE.setdefault(_other, set()).add(_one)
+_TIMES = listed(
+    "today tomorrow yesterday tonight now morning afternoon evening night noon midnight am pm monday tuesday"
+    " wednesday thursday friday saturday sunday january february march april may june july august september"
+    " october november december week weeks month months year years day days hour hours minute minutes weekend"
+    " last next this ago"
+)
+_LANGUAGES = listed(
+    "french german spanish italian japanese chinese portuguese russian arabic hindi korean dutch english"
+    " polish turkish swedish"
+)
+_FORMATS = listed(
+    "answer sentence sentences words word number only explain list bullet bullets table json yaml short brief"
+    " detail details steps summarize paragraph"
+)
+
+
+class Nearness(msgspec.Struct, frozen=True):
+    """Where an answer stands among the answers near a question, as the embedding sees it.
+
+    Cosines are those of its nearest text; margins are what it is ahead of the best other answer.
+    """
+
+    cosine: float
+    margin: float
+    share: float  # of the votes of all near texts, weighted by nearness
+    odds: float  # log of its votes over those of the best other answer
+    learned: float  # cosine in the learned metric
+    learned_margin: float
+    centre: float  # cosine to the centre of its texts in the learned metric
+    centre_margin: float
+    rivals: int  # how many answers are near
+    texts: int  # how many texts are known to share it
+    agreed: float  # share of the times that it was the right one when it was judged
+    judged: int
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """The verifier's input: dense numbers of about unit size, and hashed words with their weights."""
+
+    dense: Floats
+    buckets: NDArray[np.intp]
+    weights: Floats
+
+
+def compare(asked: Reading, known: Reading, near: Nearness, rarity: Callable[[str], float]) -> Evidence:
+    """Give the evidence on whether the answer to `known` answers `asked`; `rarity` is a word's IDF."""
+    extra, missing, mended = _differences(asked, known)
+    shared = sorted(
+        asked.distinct & known.distinct
+    )  # sets have no order of their own, and sums round by order
+    lexical = _lexical(asked, known, (extra, missing, shared), mended, rarity)
+    differing = extra + missing
+    buckets = [_bucket(word, b"-") for word in differing] + [_bucket(word, b"+") for word in shared]
+    weights = [1 / math.sqrt(len(differing) or 1)] * len(differing)
+    weights += [1 / math.sqrt(len(shared) or 1)] * len(shared)
+    return Evidence(
+        np.array([*_spatial(near), *lexical]), np.array(buckets, np.intp), np.array(weights, np.float64)
+    )
+
+
+NAMES = (
+    "bias", "cosine", "cosine_high", "cosine_top", "margin", "share", "odds", "learned", "learned_high",
+    "learned_margin", "centre", "centre_margin", "centre_weighed", "rivals", "texts", "agreed", "judged",
+    "overlap", "overlap_cosine", "rare_shared", "rare_extra", "rare_missing", "rarest_extra",
+    "rarest_missing", "extra", "missing", "mended", "numbers", "numbers_both", "negation", "opposite",
+    "question", "times", "language", "format", "names", "pairs", "same_words", "reordered", "identical",
+    "substituted", "length", "length_ratio",
+)  # fmt: skip
+
+
+def _spatial(near: Nearness) -> list[float]:
+    return [
+        1.0,
+        near.cosine * 4 - 3,
+        max(0.0, near.cosine - 0.8) * 8,
+        max(0.0, near.cosine - 0.93) * 25,
+        near.margin * 5,
+        near.share * 2 - 1,
+        near.odds * 0.3,
+        near.learned * 3 - 1.5,
+        max(0.0, near.learned - 0.8) * 8,
+        near.learned_margin * 5,
+        near.centre * 3 - 1.5,
+        near.centre_margin * 5,
+        near.centre_margin * 5 * min(1.0, math.log1p(near.texts) * 0.4),
+        min(near.rivals, 16) / 16 - 0.5,
+        math.log1p(near.texts) * 0.5,
+        near.agreed * 2 - 1,
+        min(near.judged, 20) / 20,
+    ]
+
+
+def _lexical(
+    asked: Reading,
+    known: Reading,
+    words: tuple[list[str], list[str], list[str]],
+    mended: int,
+    rarity: Callable[[str], float],
+) -> list[float]:
+    extra, missing, shared = words
+    rarities, lacking = [rarity(word) for word in extra], [rarity(word) for word in missing]
+    rare_shared, rare_extra, rare_missing = sum(map(rarity, shared)), sum(rarities), sum(lacking)
+    overlap = rare_shared / (rare_shared + rare_extra + rare_missing + 1e-6)
+    differing = {*extra, *missing}
+    numbers = asked.numbers != known.numbers
+    same = not differing
+    ratio = (len(asked.words) + 1) / (len(known.words) + 1)
+    either = asked.pairs | known.pairs
+    return [
+        overlap * 2 - 1,
+        overlap * overlap,
+        min(rare_shared, 30.0) * 0.1,
+        min(rare_extra, 20.0) * 0.15,
+        min(rare_missing, 20.0) * 0.15,
+        max(rarities, default=0.0) * 0.2,
+        max(lacking, default=0.0) * 0.2,
+        min(len(extra), 8) * 0.3,
+        min(len(missing), 8) * 0.3,
+        float(min(mended, 3)),
+        float(numbers),
+        float(numbers and bool(asked.numbers) and bool(known.numbers)),
+        float(asked.negations != known.negations),
+        float(any(not _OPPOSITE[word].isdisjoint(missing) for word in extra if word in _OPPOSITE)),
+        float(asked.question != known.question),
+        float(not differing.isdisjoint(_TIMES)),
+        float(not differing.isdisjoint(_LANGUAGES)),
+        float(min(len(differing & _FORMATS), 3)),
+        min(len(differing & (asked.names | known.names)), 3) * 0.5,
+        (len(asked.pairs & known.pairs) / len(either) if either else 1.0) * 2 - 1,
+        float(same),
+        float(same and asked.words != known.words),
+        float(asked.words == known.words),
+        float(len(extra) == 1 and len(missing) == 1),
+        math.log(len(asked.words) + 1) - 2,
+        abs(math.log(ratio)),
+    ]
+
+
+def _differences(asked: Reading, known: Reading) -> tuple[list[str], list[str], int]:
+    """Give the words that only one of the two has, less those that are the other's misspelt or inflected."""
+    extra, missing = sorted(asked.distinct - known.distinct), sorted(known.distinct - asked.distinct)
+    mended = 0
+    if extra and missing and len(extra) * len(missing) <= _MOST_TWINS:
+        for word in list(extra):
+            twin = next((other for other in missing if _alike(word, other)), None)
+            if twin is not None:
+                extra.remove(word)
+                missing.remove(twin)
+                mended += 1
+    return extra, missing, mended
+
+
+def _alike(one: str, other: str) -> bool:
+    """Tell whether two words are most likely one: the same but for two letters, or of the same stem."""
+    if one[0] != other[0] and one[-1] != other[-1]:
+        return False
+    longer, shorter = max(len(one), len(other)), min(len(one), len(other))
+    if shorter < 4 or longer - shorter > 3 or one[0].isdigit():
+        return False
+    head = 0
+    while head < shorter and one[head] == other[head]:
+        head += 1
+    tail = 0
+    while tail < shorter - head and one[-1 - tail] == other[-1 - tail]:
+        tail += 1
+    return (longer - head - tail <= 2 and head + tail >= longer * 0.6) or (head >= 5 and longer - head <= 3)
+
+
+def agree(one: Reading, other: Reading, cosine: float) -> bool:
+    """Tell whether two answers say the same, given the cosine of their vectors.
+
+    The judge of fresh answers against kept ones; strict, for a wrong "same" makes a wrong answer an alias.
+    """
+    if one.words == other.words:
+        return True
+    if one.numbers != other.numbers or one.negations % 2 != other.negations % 2:
+        return False
+    shared = len(one.distinct & other.distinct) / max(1, min(len(one.distinct), len(other.distinct)))
+    return cosine >= _AGREEING and shared >= 0.5
+
+
+def _bucket(word: str, side: bytes) -> int:
+    return zlib.crc32(side + word.encode()) % BUCKETS

@@ -1,0 +1,68 @@
+"""The index of texts: exact within a scope, whatever comes, expires and goes; never more than its bound."""
+
+import asyncio
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semantic_cache.stores.base import Alias
+from semantic_cache.stores.index import MemoryIndex
+
+SCOPES = [b"a", b"b", b"c"]
+
+
+def alias(number: int, answer: int, expires_s: float) -> Alias:
+    vector = np.random.default_rng(number).normal(size=8).astype(np.float32)
+    return Alias(
+        id=str(number), answer=str(answer), text="x" * (number % 7), vector=vector / np.linalg.norm(vector),
+        owner="", worth=float(number % 5), stored_s=0.0, expires_s=expires_s,
+    )  # fmt: skip
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(SCOPES), st.integers(0, 5), st.floats(1, 100)),
+        st.tuples(st.just("drop"), st.integers(0, 5)),
+        st.tuples(st.just("near"), st.sampled_from(SCOPES), st.integers(1, 6), st.floats(0, 100)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60)
+@given(STEPS)
+def test_it_finds_what_a_plain_list_finds(steps: list[tuple[object, ...]]) -> None:
+    asyncio.run(play(steps))
+
+
+async def play(steps: list[tuple[object, ...]]) -> None:
+    index, model = MemoryIndex(8, 1000), list[tuple[bytes, Alias]]()
+    asked = np.eye(8, dtype=np.float32)[0]
+    for number, step in enumerate(steps):
+        match step:
+            case ("add", bytes() as scope, int() as answer, float() as expires_s):
+                one = alias(number, answer, expires_s)
+                await index.add(scope, one)
+                model.append((scope, one))
+            case ("drop", int() as answer):
+                gone = [pair for pair in model if pair[1].answer == str(answer)]
+                assert await index.drop({str(answer)}) == len(gone)
+                model = [pair for pair in model if pair[1].answer != str(answer)]
+            case ("near", bytes() as scope, int() as count, float() as now_s):
+                model = [pair for pair in model if pair[0] != scope or pair[1].expires_s > now_s]
+                here = sorted((one for at, one in model if at == scope), key=lambda one: -one.vector @ asked)
+                found = await index.near(scope, asked, count, now_s)
+                assert [one.id for one in found] == [one.id for one in here[:count]]
+        assert len(index) == len(model)
+    assert await index.purge() == len(model)
+    assert len(index) == 0
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 20), st.lists(st.sampled_from(SCOPES), min_size=1, max_size=80))
+def test_it_never_holds_more_than_its_bound(bound: int, scopes: list[bytes]) -> None:
+    index = MemoryIndex(8, bound)
+    for number, scope in enumerate(scopes):
+        asyncio.run(index.add(scope, alias(number, number, 100.0)))
+        assert len(index) == min(number + 1, bound)

@@ -1,0 +1,182 @@
+"""The semantic tier over its own stores: what it serves, to whom, and what it learns from."""
+
+from collections.abc import Callable
+
+import pytest
+
+from gateway.openai import schemas
+from gateway.openai.schemas import CHAT
+from routing.embedding import StaticEmbedder
+from semantic_cache.cache import Asked, Found, SemanticCache
+from semantic_cache.ledger import Bounds
+from semantic_cache.policy import exact_key, scope_key, situational
+from semantic_cache.reading import Reading
+from semantic_cache.stores.base import Entry
+from semantic_cache.stores.index import MemoryIndex
+from semantic_cache.stores.memory import MemoryStore
+from semantic_cache.verify import agree
+from tests.fakes.loop import now
+
+EMBED = StaticEmbedder.load().embed
+TOPICS = [
+    "reset the password", "close the account", "order a new card", "change the address", "raise the limit",
+    "export the invoices", "delete the photos", "invite a colleague", "cancel the flight", "rent a bicycle",
+]  # fmt: skip
+FORMS = [
+    "How do I {}?", "how can i {}", "What must I do to {}?", "please tell me how to {}", "I want to {}",
+    "Is there a way to {}?", "steps to {}", "help me to {}", "can you {} for me", "I would like to {} please",
+    "where can I {}?", "what is needed to {}", "could you explain how to {}", "I need to {}", "trying to {}",
+]  # fmt: skip
+
+
+def make(draw: Callable[[], float] = lambda: 0.9) -> SemanticCache:
+    cache = SemanticCache(MemoryStore(10_000_000), MemoryIndex(256, 1000), EMBED, draw, bytes.decode)
+    cache.adopt(Bounds(error=0.3))
+    return cache
+
+
+def ask(text: str, scope: bytes = b"s", owner: str = "") -> Asked:
+    return Asked("t/m", scope, text, owner, 1000.0)
+
+
+def look_up(cache: SemanticCache, asked: Asked, now_s: float = 0.0) -> Found:
+    return now(cache.look_up(asked, now_s))
+
+
+def answered(cache: SemanticCache, found: Found, answer: str) -> None:
+    """Give the model's answer to a question that was looked up."""
+    key = exact_key("t", "m", found.asked.scope + found.asked.text.encode())
+    entry = Entry(
+        id=key.hex()[:24], tenant="t", model="m", body=answer.encode(), prompt_tokens=1, cached_tokens=0,
+        completion_tokens=1, stored_s=0.0, expires_s=1.0,
+    )  # fmt: skip
+    cache.offer(found, key, entry, 1.0)
+    now(cache.settle())
+
+
+def learned(owner: str = "") -> SemanticCache:
+    """Give a cache that has seen all topics in most forms, on its one route."""
+    cache = make()
+    for form in FORMS[:-3]:
+        for topic in TOPICS:
+            found = look_up(cache, ask(form.format(topic), owner=owner))
+            if found.entry is None:
+                answered(cache, found, f"This is how one can {topic}.")
+    return cache
+
+
+def test_a_question_in_other_words_gets_the_kept_answer() -> None:
+    cache = learned()
+    hits = []
+    for form in FORMS[-3:]:
+        for topic in TOPICS:
+            found = look_up(cache, ask(form.format(topic)), 10.0)
+            if found.entry is not None:
+                hits.append(found.entry.body.decode() == f"This is how one can {topic}.")
+                assert 0.3 < found.similarity <= 1.0001
+    assert len(hits) > 15
+    assert sum(hits) >= 0.9 * len(hits)
+
+
+def test_a_fresh_cache_serves_nothing() -> None:
+    cache = make()
+    for n in range(30):
+        found = look_up(cache, ask(f"{TOPICS[n % 10]} {n}"))
+        assert found.entry is None
+        answered(cache, found, TOPICS[n % 10])
+
+
+def test_another_scope_and_a_later_day_find_nothing() -> None:
+    cache = learned()
+    questions = [FORMS[-1].format(topic) for topic in TOPICS]
+    assert any(look_up(cache, ask(text)).entry for text in questions)
+    assert not any(look_up(cache, ask(text, b"other")).near for text in questions)
+    assert not any(look_up(cache, ask(text), 1001.0).near for text in questions)
+
+
+def test_what_one_user_brought_in_is_not_served_to_another_until_a_second_asked() -> None:
+    cache = learned(owner="mallory")
+    questions = [FORMS[-1].format(topic) for topic in TOPICS]
+    assert any(look_up(cache, ask(text, owner="mallory")).entry for text in questions)
+    assert not any(look_up(cache, ask(text, owner="victim")).entry for text in questions)
+    for topic in TOPICS:
+        found = look_up(cache, ask(FORMS[-2].format(topic), owner="other"))
+        answered(cache, found, f"This is how one can {topic}.")
+    assert any(look_up(cache, ask(text, owner="victim")).entry for text in questions)
+
+
+def test_purged_texts_are_gone() -> None:
+    cache = learned()
+    assert now(cache.purge()) > 10
+    assert not look_up(cache, ask(FORMS[0].format(TOPICS[0]))).near
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("It costs 12 euros.", "It costs 12 euros.", True),
+        ("It costs 12 euros.", "It costs 13 euros.", False),
+        ("You can do that.", "You can not do that.", False),
+        ("Yes", "No", False),
+        ("You reset it in the settings of the app.", "Reset it in the app, in its settings.", True),
+    ],
+)
+def test_two_answers_agree_or_not(one: str, other: str, same: bool) -> None:
+    cosine = float(EMBED(one) @ EMBED(other))
+    assert agree(Reading.of(one), Reading.of(other), cosine) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("How do I reset my password?", False), ("What is the weather today?", True),
+        ("The latest news?", True), ("Write to ann@example.org", True), ("Is 4111111111111111 valid?", True),
+        ("Who was king in 1066?", False), ("Where is my order?", True),
+        ("How do I change my address?", False),
+    ],
+)  # fmt: skip
+def test_a_turn_that_hangs_on_the_moment_is_told(text: str, said: bool) -> None:
+    assert situational(text) is said
+
+
+def lone(body: str) -> tuple[str, bytes] | None:
+    return schemas.lone_question(schemas.parse(CHAT, body.encode()))
+
+
+PLAIN = '{"model": "m", "messages": [{"role": "user", "content": "Hi?"}]}'
+
+
+def test_the_surroundings_of_a_question_are_everything_but_its_text() -> None:
+    question = lone(PLAIN)
+    assert question is not None
+    text, surroundings = question
+    assert text == "Hi?"
+    assert lone(PLAIN.replace("Hi?", "Ho!")) == ("Ho!", surroundings)
+    assert lone(PLAIN.replace('"m",', '"m", "stream": true, "user": "u",')) == question
+    for more in (
+        '"temperature": 0.5,', '"seed": 1,', '"max_tokens": 5,', '"tools": [],', '"response_format": {},',
+        '"corpus_version": 2,', '"top_p": 0.1,', '"tool_choice": "none",',
+    ):  # fmt: skip
+        other = lone(PLAIN.replace('"m",', f'"m", {more}'))
+        assert other is not None
+        assert other[1] != surroundings
+        assert scope_key("t", "m", other[1]) != scope_key("t", "m", surroundings)
+    system = lone(PLAIN.replace("[{", '[{"role": "system", "content": "Be brief."}, {'))
+    assert system is not None
+    assert system[1] != surroundings
+    assert scope_key("t", "m", surroundings) != scope_key("u", "m", surroundings)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        '[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]',
+        '[{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]',
+        '[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]',
+        '[{"role": "user", "content": "b", "name": "n"}]',
+        '[{"role": "system", "content": "b"}]',
+    ],
+)
+def test_a_turn_that_does_not_stand_alone_is_no_question(messages: str) -> None:
+    assert lone(f'{{"model": "m", "messages": {messages}}}') is None
+    assert lone(PLAIN.replace('"m",', '"m", "n": 2,')) is None
