@@ -40,7 +40,7 @@ for case, argv in json.load(sys.stdin).items():
         out[case] = {name: value for name, value in vars(args).items() if isinstance(value, plain)}
     except (SystemExit, ValueError, TypeError) as error:
         out[case] = {"refused": str(error)}
-print("PARSED " + json.dumps(out))
+print("PARSED " + json.dumps(out, default=str))
 """
 
 
