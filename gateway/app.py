@@ -275,12 +275,12 @@ class House:
     def _adopt_likeness(self, cache: CacheSettings) -> None:
         """Switch the semantic tier on or off; what it knows stays while the process lives."""
         if cache.semantic is None or not cache.exact_ttl_s:
-            self.pipeline.kept.likeness = None
+            self.pipeline.shelf.kept.likeness = None
             return
         if self._likeness is None:
             self._likeness = Likeness(self.batching, self.telemetry, self._edges.draw, self._keep)
         self._likeness.adopt(cache.semantic)
-        self.pipeline.kept.likeness = self._likeness
+        self.pipeline.shelf.kept.likeness = self._likeness
 
     async def settle(self) -> None:
         """Let the semantic tier learn from what was answered."""
@@ -520,7 +520,7 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
     telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
     telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
-    saved = house.pipeline.kept.saved_tokens
+    saved = house.pipeline.shelf.kept.saved_tokens
     telemetry.probe(
         "switchgear_cache_saved_tokens", lambda: [((tier,), float(n)) for tier, n in saved.items()]
     )

@@ -20,6 +20,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.calls import Incoming
 from gateway.database import DatabaseError
 from gateway.errors import (
     DatabaseUnavailable,
@@ -33,7 +34,7 @@ from gateway.errors import (
     translate,
 )
 from gateway.openai import schemas
-from gateway.pipeline import EVENT_STREAM, Incoming, Outlet, Pipeline
+from gateway.pipeline import EVENT_STREAM, Outlet, Pipeline
 from gateway.settings import IdempotencySettings, StreamSettings
 from gateway.state.broadcast import Overrun, Reader
 from gateway.state.logs import Log, Logs, Lost

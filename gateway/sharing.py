@@ -32,7 +32,7 @@ def may_share(settings: CoalescingSettings, headers: Mapping[bytes, bytes], requ
         return False
     typed = request.typed
     if wish is None and policy == "deterministic" and isinstance(typed, Common):
-        seeded = request.fields.get("seed", NULL) != NULL
+        seeded = "seed" in request.fields and request.fields["seed"] != NULL
         if not caching.deterministic(typed.temperature, seeded):
             return False
     return b"x-switchgear-timeout-ms" not in headers and headers.get(b"x-switchgear-cache") != b"bypass"

@@ -35,7 +35,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             word = msgspec.json.decode(await request.body(), type=Feedback)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"The body must be a feedback: {error}.") from None
-        gone = await pipeline.kept.complain(key.tenant, word.request_id, word.score >= BAD_BELOW)
+        gone = await pipeline.shelf.kept.complain(key.tenant, word.request_id, word.score >= BAD_BELOW)
         return {"object": "feedback", "request_id": word.request_id, "quarantined": gone}
 
     return [give_feedback]

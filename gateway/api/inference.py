@@ -8,9 +8,9 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from gateway.api.exchange import WIRE, ClientGone, Exchange, Wire, send_error
+from gateway.calls import Incoming
 from gateway.errors import ApiError, MethodNotAllowed, ShuttingDown
 from gateway.openai.schemas import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
-from gateway.pipeline import Incoming
 from gateway.process import Process
 
 

@@ -15,7 +15,7 @@ from gateway.tenancy import keys, transfers
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.changes import Change, changing
 from gateway.tenancy.keys import KeyRecord, Scope
-from gateway.tenancy.organisations import NotThere, Outdated, Taken, ensured_project, project
+from gateway.tenancy.organisations import NotThere, Outdated, Taken, ensured_project, hold_to_its_own, project
 from gateway.tenancy.paging import Window, page
 from gateway.tenancy.terms import NOTHING, Terms, merged
 
@@ -82,6 +82,7 @@ def key(connection: sa.Connection, reach: Reach, key_id: str) -> KeyRecord:
 def create(change: Change, reach: Reach, project_id: str, draft: KeyDraft) -> tuple[KeyRecord, str]:
     """Make a key of a project; gives it and its text. Raises NotThere."""
     home = project(change.connection, reach, project_id)
+    hold_to_its_own(change.connection, reach, home.org, NOTHING, draft.terms)
     text = keys.new_text()
     made = KeyRecord(
         id=keys.new_id(),
@@ -104,8 +105,8 @@ def create(change: Change, reach: Reach, project_id: str, draft: KeyDraft) -> tu
     return made, text
 
 
-def revise(change: Change, before: KeyRecord, wish: KeyWish) -> KeyRecord:
-    """Change a key. Raises Outdated, Taken, or msgspec.ValidationError for terms that cannot be."""
+def revise(change: Change, reach: Reach, before: KeyRecord, wish: KeyWish) -> KeyRecord:
+    """Change a key. Raises Outdated, Taken, Beyond, or msgspec.ValidationError for terms that cannot be."""
     _refuse_if_fixed(before)
     if wish.version != before.version:
         raise Outdated(f"it is at version {before.version} now; read it again")
@@ -117,6 +118,7 @@ def revise(change: Change, before: KeyRecord, wish: KeyWish) -> KeyRecord:
         terms=merged(before.terms, wish.terms),
         version=before.version + 1,
     )
+    hold_to_its_own(change.connection, reach, before.org, before.terms, after.terms)
     return _replace(change, "key.change", before, after)
 
 

@@ -14,7 +14,7 @@ from gateway.database import as_struct, organisations, projects
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.changes import Change
 from gateway.tenancy.paging import Window, page
-from gateway.tenancy.terms import NOTHING, Terms, merged
+from gateway.tenancy.terms import BANDS, DEFAULT_BAND, NOTHING, Terms, merged
 
 
 class TenantError(Exception):
@@ -35,6 +35,10 @@ class Taken(TenantError):
 
 class Outdated(TenantError):
     """It was changed since the caller read it."""
+
+
+class Beyond(TenantError):
+    """Only the installation may give so much."""
 
 
 class Organisation(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +166,7 @@ def create_project(change: Change, reach: Reach, org: str, draft: Draft) -> Proj
     same = (projects.c.organisation_id == org_id, projects.c.name == draft.name)
     if change.connection.execute(sa.select(projects.c.id).where(*same)).first():
         raise Taken(f"a project of {org!r} is named {draft.name!r} already", "name")
+    hold_to_its_own(change.connection, reach, org, NOTHING, draft.terms)
     made = Project(
         id="prj_" + secrets.token_hex(10),
         org=org,
@@ -177,9 +182,10 @@ def create_project(change: Change, reach: Reach, org: str, draft: Draft) -> Proj
     return made
 
 
-def change_project(change: Change, before: Project, wish: Revision) -> Project:
-    """Change title and terms. Raises Outdated, or msgspec.ValidationError for terms that cannot be."""
+def change_project(change: Change, reach: Reach, before: Project, wish: Revision) -> Project:
+    """Change title and terms. Raises Outdated, Beyond, or msgspec.ValidationError."""
     after = _changed(before, wish)
+    hold_to_its_own(change.connection, reach, before.org, before.terms, after.terms)
     _update(change.connection, projects, before, after)
     change.record("project.change", (before.org, before.id), _columns(before), _columns(after))
     return after
@@ -195,6 +201,22 @@ def require(connection: sa.Connection, reach: Reach, org: str, project_name: str
     named = _projects(reach).where(organisations.c.name == org, projects.c.name == project_name)
     if connection.execute(named).first() is None:
         raise NotThere(f"there is no project {project_name!r} in {org!r}", "project")
+
+
+def hold_to_its_own(connection: sa.Connection, reach: Reach, org: str, before: Terms, after: Terms) -> None:
+    """Raise Beyond where an organisation puts its own requests before those of others.
+
+    Within it may give any priority up to its own: what its terms say, else what everybody has.
+    """
+    if reach.org == EVERYTHING:
+        return
+    found = connection.execute(sa.select(organisations.c.terms).where(organisations.c.name == org)).scalar()
+    own = msgspec.convert(found or {}, Terms)
+    band, weight = own.band or DEFAULT_BAND, 1.0 if own.weight is None else own.weight
+    if after.band and after.band != before.band and BANDS.index(after.band) > BANDS.index(band):
+        raise Beyond(f"the highest band of {org!r} is {band!r}", "terms.band")
+    if after.weight and after.weight != before.weight and after.weight > weight:
+        raise Beyond(f"the highest weight of {org!r} is {weight:g}", "terms.weight")
 
 
 def ensured_project(change: Change, org: str, name: str) -> str:

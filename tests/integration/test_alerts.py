@@ -142,7 +142,7 @@ def test_a_changed_budget_is_seen_without_any_spending(engine: sa.Engine, tmp_pa
     assert process.look() == []
     with house.changing(NOON_S) as change:
         record = key_store.key(change.connection, Reach(), house.key_id)
-        key_store.revise(change, record, key_store.KeyWish(version=1, terms={"budget_nanousd": 800}))
+        key_store.revise(change, Reach(), record, key_store.KeyWish(version=1, terms={"budget_nanousd": 800}))
     assert process.look() == []
     assert process.directory.refresh(engine)
     assert [threshold for _, threshold in process.look()] == [50]

@@ -98,6 +98,16 @@ def test_an_organisation_cannot_raise_itself(door: Gateway, pair: tuple[Tenant, 
         ):
             status = asked(method, path, {"name": "x"} if path == "orgs" else None)[0]
             assert status == 403, path
+        for terms in ({"band": "interactive"}, {"weight": 2.0}):
+            key = {"project_id": mine.project_id, "name": "fast", "terms": terms}
+            for method, path, body in (
+                ("POST", "keys", key),
+                ("POST", "projects", {"org": mine.org, "name": "fast", "terms": terms}),
+                ("PATCH", f"keys/{mine.key_id}", {"terms": terms}),
+                ("PATCH", f"projects/{mine.project_id}", {"terms": terms}),
+            ):
+                status, _, said = asked(method, path, body, if_match='"1"')
+                assert (status, said["error"]["param"]) == (403, f"terms.{next(iter(terms))}"), path
     person = {"org": "*", "email": "x@y", "name": "x", "role": "owner", "password": "a long password"}
     assert mine.sign_in("owner").ask("POST", "people", person)[0] == 404
 

@@ -11,10 +11,10 @@ from backends.clients.base import ClientError, ConnectionBroken, Outgoing
 from backends.replica import Phase, Replica
 from gateway.app import Edges, opened
 from gateway.attempts import Attempts, Call
+from gateway.calls import Incoming
 from gateway.dispatcher import Dispatcher
 from gateway.errors import ApiError
 from gateway.openai.schemas import CHAT
-from gateway.pipeline import Incoming
 from gateway.settings import ModelSettings, parse
 from gateway.telemetry import Telemetry
 from routing.decision import Query

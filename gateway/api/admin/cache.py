@@ -42,7 +42,7 @@ class Word(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def handlers(process: Process) -> list[HTTPRouteHandler]:
     """Make the handlers."""
-    kept = process.pipeline.kept
+    kept = process.pipeline.shelf.kept
 
     @get("/cache/entries", summary="List kept answers", responses=frame.LISTS, **DOCS)
     async def list_entries(
@@ -90,7 +90,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
 
 async def _found(process: Process, entry_id: str) -> Inspected:
-    found = await process.pipeline.kept.inspect(entry_id)
+    found = await process.pipeline.shelf.kept.inspect(entry_id)
     if found is None:
         raise NotFound(f"There is no kept answer {entry_id!r}.")
     return found

@@ -38,7 +38,7 @@ from gateway.process import Control
 from gateway.tenancy import paging, people
 from gateway.tenancy.access import Action, Caller, Reach
 from gateway.tenancy.changes import Change, changing
-from gateway.tenancy.organisations import NotThere, Outdated, Taken
+from gateway.tenancy.organisations import Beyond, NotThere, Outdated, Taken
 from gateway.tenancy.paging import CursorError, Window
 
 T = TypeVar("T")
@@ -219,6 +219,8 @@ def _translated() -> Iterator[None]:
         raise NotFound(_sentence(error), param=error.field) from None
     except Taken as error:
         raise Conflict(_sentence(error), param=error.field) from None
+    except Beyond as error:
+        raise NotPermitted(_sentence(error), param=error.field) from None
     except Outdated as error:
         raise PreconditionFailed(_sentence(error), param="if-match") from None
     except CursorError as error:

@@ -153,7 +153,7 @@ def _writing(process: Process) -> list[HTTPRouteHandler]:
             terms={} if data.terms is UNSET else given(data.terms),
         )
         with frame.writing(control, request) as change:
-            after = key_store.revise(change, key_store.key(change.connection, reach, key_id), wish)
+            after = key_store.revise(change, reach, key_store.key(change.connection, reach, key_id), wish)
         return frame.versioned(_shown(after), after.version)
 
     return [create_key, change_key]

@@ -72,7 +72,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         wish = data.over(frame.version(if_match))
         with frame.writing(control, request) as change:
             before = organisations.project(change.connection, reach, project_id)
-            after = organisations.change_project(change, before, wish)
+            after = organisations.change_project(change, reach, before, wish)
         return frame.versioned(after, after.version)
 
     return [list_projects, create_project, read_project, change_project]

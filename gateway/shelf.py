@@ -1,0 +1,158 @@
+"""The cache on the way of a request: looked into before a model is asked, offered what the model said."""
+
+from collections.abc import Callable
+from functools import partial
+
+from gateway.attempts import Call
+from gateway.calls import Incoming
+from gateway.kept import Kept
+from gateway.likeness import Audit
+from gateway.openai import answers, schemas
+from gateway.openai.answers import WholeReceiver
+from gateway.openai.events import StreamReceiver
+from gateway.openai.forms import Form
+from gateway.openai.schemas import Common, Inference
+from gateway.openai.usage import Usage
+from gateway.passage import Passage
+from gateway.settings import CacheSettings
+from gateway.tenancy.keys import Key
+from gateway.tenancy.pricing import NANO
+from semantic_cache import policy as caching
+from semantic_cache.stores.base import Entry, Store
+
+MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192
+
+
+class Shelf:
+    """Both tiers; ``now`` is monotonic, ``wall`` in seconds since the epoch."""
+
+    def __init__(self, store: Store, now: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._store = store
+        self.kept = Kept(store)
+        self._now, self._wall = now, wall
+        self._hits: dict[tuple[str, str, str, bytes], bytes] = {}
+        self._cache = CacheSettings()
+
+    def adopt(self, cache: CacheSettings) -> None:
+        """Put settings in force."""
+        self._cache = cache
+
+    async def look_up(self, passage: Passage, incoming: Incoming, request: Inference) -> Entry | None:
+        """Give a kept answer; notes on the passage under which key a new one may be kept."""
+        key, target, _ = passage.of()
+        wish = incoming.headers.get(b"x-switchgear-cache", b"")
+        typed = request.typed
+        temperature = typed.temperature if isinstance(typed, Common) else 0.0
+        limit = self._cache.max_temperature
+        cacheable = self._cache.exact_ttl_s and caching.cacheable(temperature, limit)
+        if not cacheable or wish == b"bypass" or (self._cache.opt_out and self._opted_out(key)):
+            passage.cache = "bypass"
+            return None
+        asked = (key.tenant, target.name, incoming.endpoint.path, incoming.body)
+        exact = self._hits.get(asked) or caching.exact_key(
+            key.tenant, target.name, schemas.canonical(request)
+        )
+        entry = await self._store.get(exact, self._wall())
+        passage.steps.append(("cache", self._now()))
+        passage.cache = "miss" if entry is None else "hit-exact"
+        if wish != b"no-store":
+            passage.cache_key = exact
+            if entry is None and (tags := incoming.headers.get(b"x-switchgear-cache-tag")):
+                passage.tags = caching.tags(tags)
+        if self.kept.likeness is not None:
+            entry = await self._look_near(passage, request, target.name, key.tenant, entry)
+        if entry is not None:
+            passage.found(entry)
+            if passage.cache == "hit-exact":
+                self._remember(asked, exact)
+                self.kept.note(passage.request_id, key.tenant, exact)
+        return entry
+
+    def _opted_out(self, key: Key) -> bool:
+        return not {key.org, f"{key.org}/{key.project}"}.isdisjoint(self._cache.opt_out)
+
+    def _remember(self, asked: tuple[str, str, str, bytes], exact: bytes) -> None:
+        """Keep the key of a request that was found: its next repetition need not be made canonical again."""
+        if len(asked[3]) <= MEMO_BODY_BYTES:
+            if len(self._hits) >= MEMO_ENTRIES:
+                self._hits.clear()
+            self._hits[asked] = exact
+
+    async def _look_near(
+        self, passage: Passage, request: Inference, name: str, tenant: str, entry: Entry | None
+    ) -> Entry | None:
+        """Ask the semantic tier where the exact one had nothing."""
+        likeness = self.kept.likeness
+        assert likeness is not None
+        if entry is not None:
+            likeness.passed(tenant, name)
+            return entry
+        found = passage.found_near = await likeness.look_up(request, name, tenant, self._wall())
+        passage.steps.append(("likeness", self._now()))
+        if found is None or found.entry is None:
+            return None
+        passage.cache = "hit-semantic"
+        self.kept.note_near(passage.request_id, tenant, found)
+        return found.entry
+
+    def audit(
+        self, passage: Passage, model: str, call: Call, receiver: StreamReceiver | WholeReceiver
+    ) -> None:
+        """Have the question of a semantic hit asked again, of a model, beside the way of the request."""
+        found, cache_key, likeness = passage.found_near, passage.cache_key, self.kept.likeness
+        if found is not None and cache_key is not None and likeness is not None:
+            likeness.audit(Audit(found, call, receiver, cache_key, partial(self._entry, passage, model)))
+
+    def answer(self, passage: Passage, entry: Entry, request: Inference) -> bytes:
+        """Make the answer of a kept one, as the client asked for it, and book it."""
+        charge = passage.of()[2]
+        charge.answered_by(entry.model)
+        charge.source = "hit-semantic" if passage.cache == "hit-semantic" else "hit-exact"
+        usage = Usage(
+            entry.prompt_tokens, entry.completion_tokens, entry.cached_tokens, entry.reasoning_tokens
+        )
+        charge.progress(usage, False)
+        self.kept.saved_tokens[charge.source] += entry.prompt_tokens + entry.completion_tokens
+        body = answers.renewed(entry.body, charge.request_id, int(self._wall()))
+        if not request.stream:
+            return body
+        return answers.to_stream(body, include_usage=request.include_usage, cost_usd=charge.cost_of)
+
+    async def offer(self, passage: Passage, receiver: Form) -> None:
+        """Keep a complete answer, where it may be served again."""
+        if passage.cache_key is None:
+            return
+        charge = passage.of()[2]
+        entry = self._entry(passage, charge.price.model, receiver)
+        if entry is None:
+            return
+        await self._store.put(passage.cache_key, entry)
+        self.kept.note(passage.request_id, entry.tenant, passage.cache_key)
+        found, likeness = passage.found_near, self.kept.likeness
+        if found is not None and likeness is not None and "tool_calls" not in receiver.finish_reasons:
+            likeness.offer(found, passage.cache_key, entry, charge.cost_usd * NANO)
+
+    def _entry(self, passage: Passage, model: str, receiver: Form) -> Entry | None:
+        """Make an entry of a complete answer; None where it is not fit to be served again."""
+        cache_key = passage.cache_key
+        if cache_key is None or not receiver.kept or not caching.reusable(receiver.finish_reasons):
+            return None
+        kept = b"".join(receiver.kept)
+        body = answers.from_stream(kept, receiver.final) if isinstance(receiver, StreamReceiver) else kept
+        if len(body) > self._cache.max_answer_bytes or receiver.final is None:
+            return None
+        now_s = self._wall()
+        return Entry(
+            id=cache_key.hex()[:24],
+            tenant=passage.of()[0].tenant,
+            model=model,
+            asked=passage.name,
+            tags=passage.tags,
+            body=body,
+            prompt_tokens=receiver.final.prompt_tokens,
+            cached_tokens=receiver.final.cached_tokens,
+            completion_tokens=receiver.final.completion_tokens,
+            reasoning_tokens=receiver.final.reasoning_tokens,
+            stored_s=now_s,
+            expires_s=now_s + self._cache.exact_ttl_s,
+        )
