@@ -6,6 +6,7 @@ readiness. What was launched here must also do one tiny piece of work before it 
 engines answer `/health` before their first, slow, request.
 """
 
+import asyncio
 import errno
 from collections.abc import Mapping
 from typing import Protocol
@@ -72,6 +73,33 @@ async def ask_work(probe: Probe, target: Target, timeout_s: float) -> Verdict:
     except (OSError, TimeoutError) as error:
         return missed(error)
     return verdict
+
+
+async def ask_metrics(probe: Probe, target: Target, timeout_s: float) -> str | None:
+    """The text of its engine's metrics; None where it does not give them now, "" where it has none."""
+    path = target.engine.metrics_path
+    if path is None:
+        return None
+    try:
+        async with asyncio.timeout(timeout_s):
+            reply = await probe(target.url.removesuffix("/v1") + path, target.headers, timeout_s)
+    except (OSError, TimeoutError):
+        return None
+    return reply.body.decode(errors="replace") if reply.status == 200 else ""
+
+
+async def tell(
+    probe: Probe, target: Target, path: str, timeout_s: float, body: Mapping[str, object] | None = None
+) -> str:
+    """Post to one of the engine's own addresses; "" where it did it, else what it said."""
+    headers = {**target.headers, "content-type": "application/json"}
+    try:
+        async with asyncio.timeout(timeout_s):
+            url = target.url.removesuffix("/v1") + path
+            reply = await probe(url, headers, timeout_s, msgspec.json.encode(body or {}))
+    except (OSError, TimeoutError) as error:
+        return missed(error).reason
+    return "" if reply.status < 300 else f"status {reply.status}: {reply.body[:300].decode(errors='replace')}"
 
 
 def missed(error: OSError | TimeoutError) -> Verdict:

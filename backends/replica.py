@@ -33,6 +33,8 @@ class Phase(StrEnum):
     """Was ready, then failed; comes back by a good probe after its back-off."""
     DRAINING = "draining"
     """No new requests; running ones finish."""
+    SLEEPING = "sleeping"
+    """Its process runs without weights or KV cache, and can be woken."""
     STOPPED = "stopped"
     """Ended on purpose."""
     FAILED = "failed"
@@ -56,6 +58,8 @@ class Event(StrEnum):
     """Enough failures in a row. `step` makes it from the three above; nobody sends it."""
     DRAIN = "drain"
     RESUME = "resume"
+    SLEPT = "slept"
+    """It gave back its memory."""
     EXITED = "exited"
     """Its process ended by itself."""
     GAVE_UP = "gave_up"
@@ -96,6 +100,14 @@ TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
     },
     Phase.DRAINING: {
         Event.RESUME: Phase.WAITING,
+        Event.SLEPT: Phase.SLEEPING,
+        Event.EXITED: Phase.STOPPED,
+        Event.GAVE_UP: Phase.STOPPED,
+        Event.STOPPED: Phase.STOPPED,
+    },
+    Phase.SLEEPING: {
+        Event.RESUME: Phase.WAITING,
+        Event.DRAIN: Phase.DRAINING,
         Event.EXITED: Phase.STOPPED,
         Event.GAVE_UP: Phase.STOPPED,
         Event.STOPPED: Phase.STOPPED,

@@ -7,73 +7,35 @@
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from backends import fleet, probing, replica
-from backends.engines import ENGINES, Engine, LaunchCommand, LaunchContext, LaunchProfile, stage
+from backends.background import Background
+from backends.engines import ENGINES, Engine, stage
 from backends.launchers import Launcher, Process
 from backends.load import Figures, ReplicaLoad, read_figures, read_load
 from backends.load_times import LoadTimes
 from backends.replica import Event, Phase, Replica
+from backends.wanted import Limits, Progress, ReplicaSpec, command_of, ready_in_s
 
 LOG = logging.getLogger("switchgear.fleet")
 LIVE = (Phase.LOADING, Phase.READY, Phase.EJECTED, Phase.WAITING, Phase.FAILED)
 
 
-class ReplicaSpec(Struct, frozen=True, kw_only=True):
-    """A replica that is wanted: attached (`url`) or launched (`launch`)."""
-
-    id: str
-    model: str
-    engine: str = "vllm"
-    url: str = ""
-    launcher: str = "attached"
-    launch: LaunchProfile | None = None
-    python: str = ""
-    """The engine environment's interpreter, for launched ones."""
-    upstream_model: str = ""
-    """"" means the same as `model`."""
-    kind: str = "chat"
-    context_tokens: int | None = None
-    headers: Mapping[str, str] = {}
-    """For probes, such as the upstream's Authorization."""
-    spot: bool = False
-    weight: float = 1.0
-    version: str = ""
-    max_concurrency: int = 64
-
-    def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"unknown engine {self.engine!r}; known: {', '.join(ENGINES)}")
+ON_PURPOSE = ("reclaimed", "asleep")
+DRAIN_S = 120.0
+IDLE_POLL_S = 0.05
 
 
-class Limits(Struct, frozen=True, kw_only=True):
-    probe_timeout_s: float = 2.0
-    warm_up_timeout_s: float = 180.0
-    mute_s: float = 60.0
-    """Until a replica without metrics is asked for them again."""
-    stop_beyond_s: float = 10.0
-    """Past an engine's own shutdown time-out."""
-
-
-class Progress(Struct, frozen=True, kw_only=True):
-    """For people who wait."""
-
-    replica_id: str
-    model: str
-    phase: Phase
-    doing: str
-    elapsed_s: float
-    expected_s: float
-    """Until ready, from its start; from the last time where there was one."""
-    log: tuple[str, ...] = ()
+class CannotSleep(Exception):
+    """The replica cannot be put to sleep, or woken; the text says why."""
 
 
 class Run(Struct, kw_only=True):
@@ -96,20 +58,25 @@ class Supervisor:
         now: Callable[[], float],
         state_dir: Path,
         on_change: Callable[[Replica, Replica], None] = lambda before, after: None,
+        busy: Callable[[str], int] = lambda replica_id: 0,
     ) -> None:
-        """`on_change(before, after)` is called in the loop for each change of a phase; it must not block."""
+        """`on_change(before, after)` is called in the loop for each change of a phase; it must not block.
+
+        `busy(replica_id)` gives the requests that run there through this gateway.
+        """
         self.replicas: Mapping[str, Replica] = {}
         self.loads: Mapping[str, ReplicaLoad] = {}
         self.figures: Mapping[str, Figures] = {}
         self._launchers, self._probe, self._now = launchers, probe, now
-        self._on_change = on_change
+        self._on_change, self._busy = on_change, busy
         self.limits = Limits()
         self._load_times = LoadTimes(state_dir / "load-times.json")
         self._specs: dict[str, ReplicaSpec] = {}
         self._runs: dict[str, Run] = {}
         self._crashes: dict[str, fleet.Crashes] = {}
         self._last_log: dict[str, tuple[str, ...]] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks = Background()
+        self._until_s: dict[str, float] = {}  # when a reclaimed one is taken away
         self._served: set[str] = set()  # answered a request since the last round of probes
         self._mute_until_s: dict[str, float] = {}  # replicas that have no metrics
         self._closing = False
@@ -146,6 +113,72 @@ class Supervisor:
         """Back into routing at the next good probe."""
         self._step(self.replicas[replica_id].id, Event.RESUME)
 
+    def reclaim(self, replica_id: str, notice_s: float) -> None:
+        """Its machine will be taken away in `notice_s`: no new requests; running ones get that long.
+
+        It is gone for good: whoever wants a substitute declares one. Raises KeyError for an unknown one.
+        """
+        self._step(self.replicas[replica_id].id, Event.DRAIN, "reclaimed")
+        self._until_s[replica_id] = self._now() + notice_s
+        if replica_id in self._runs:
+            self._tasks.start(f"stop {replica_id}", self._stop(replica_id, "reclaimed"))
+
+    async def sleep(self, replica_id: str) -> None:
+        """Give back the engine's memory, when its requests are done; its process stays.
+
+        A launched one without sleep mode is ended: `wake` starts it. Raises KeyError for an unknown one, or
+        CannotSleep.
+        """
+        seen, spec = self.replicas[replica_id], self._specs.get(replica_id)
+        paths = ENGINES[spec.engine].sleep_paths if spec else None
+        if spec is None or seen.phase not in (Phase.READY, Phase.DRAINING):
+            raise CannotSleep(f"Replica {replica_id!r} is {seen.phase}, not ready.")
+        if spec.launch is not None and not spec.launch.sleep_mode:
+            self._step(replica_id, Event.DRAIN, "put to sleep: its process ends, a wake starts it")
+            self._tasks.start(f"stop {replica_id}", self._stop(replica_id, "asleep"))
+            return
+        if paths is None:
+            raise CannotSleep(f"The engine {spec.engine!r} has no sleep mode.")
+        self._step(replica_id, Event.DRAIN, "going to sleep")
+        await self._idle(replica_id, self._now() + DRAIN_S)
+        refusal = await self._tell(spec, paths[0])
+        if refusal:
+            self._step(replica_id, Event.RESUME)
+            raise CannotSleep(f"Replica {replica_id!r} does not sleep ({refusal}); has it a sleep mode?")
+        self._step(replica_id, Event.SLEPT, "asleep")
+
+    async def wake(self, replica_id: str) -> None:
+        """Wake it; it is ready at the next good probe. Raises KeyError for an unknown one, or CannotSleep."""
+        seen, spec = self.replicas[replica_id], self._specs.get(replica_id)
+        paths = ENGINES[spec.engine].sleep_paths if spec else None
+        if seen.phase is Phase.SLEEPING and spec is not None and paths is not None:
+            refusal = await self._tell(spec, paths[1])
+            if refusal:
+                raise CannotSleep(f"Replica {replica_id!r} did not wake: {refusal}")
+        self._step(replica_id, Event.RESUME)
+
+    def rouse(self, replica_id: str) -> None:
+        """Wake it in the background; once, however often it is asked."""
+        if self.replicas[replica_id].phase is Phase.STOPPED:
+            self._step(replica_id, Event.RESUME, "woken by a request")
+        elif f"wake {replica_id}" not in self._tasks:
+            self._tasks.start(f"wake {replica_id}", self.wake(replica_id))
+
+    async def adapter(
+        self, replica_id: str, verb: Literal["load", "unload"], name: str, path: str = ""
+    ) -> str:
+        """Load or unload a LoRA adapter; "" where the engine did it, else what it said.
+
+        Raises KeyError for an unknown replica.
+        """
+        self.replicas[replica_id]
+        spec = self._specs[replica_id]
+        paths = ENGINES[spec.engine].lora_paths
+        if paths is None:
+            return f"the engine {spec.engine!r} has no adapters"
+        body = {"lora_name": name, **({"lora_path": path} if verb == "load" else {})}
+        return await self._tell(spec, paths[verb == "unload"], body)
+
     # The single steps
 
     async def sweep(self) -> list[str]:
@@ -156,7 +189,7 @@ class Supervisor:
         """Start and end what the plan says; returns when the starts are under way."""
         if self._closing:
             return
-        held = (Phase.DRAINING, Phase.STOPPED)
+        held = (Phase.DRAINING, Phase.STOPPED, Phase.SLEEPING)
         desired = [
             fleet.Desired(id=id_, load_timeout_s=spec.launch.load_timeout_s if spec.launch else 0.0)
             for id_, spec in self._specs.items()
@@ -174,7 +207,7 @@ class Supervisor:
         commands = fleet.plan(desired, running, self._crashes, self._now())
         for command in commands:
             if isinstance(command, fleet.Stop):
-                self._background(f"stop {command.id}", self._stop(command.id, command.reason))
+                self._tasks.start(f"stop {command.id}", self._stop(command.id, command.reason))
         starts = [
             self._start(self._specs[command.id]) for command in commands if isinstance(command, fleet.Launch)
         ]
@@ -192,7 +225,7 @@ class Supervisor:
             if (phase := self.replicas[id_].phase) in LIVE and not (phase is Phase.READY and id_ in served)
         ]
         idle = [id_ for id_ in live if f"probe {id_}" not in self._tasks]
-        asked = [self._background(f"probe {id_}", self._probe_one(id_)) for id_ in idle]
+        asked = [self._tasks.start(f"probe {id_}", self._probe_one(id_)) for id_ in idle]
         if asked:
             await asyncio.wait(asked, timeout=self.limits.probe_timeout_s + 1.0)
 
@@ -228,10 +261,7 @@ class Supervisor:
         self._closing = True
         stops = [self._stop(id_, "shutdown") for id_ in list(self._runs)]
         await asyncio.gather(*stops)
-        for task in list(self._tasks.values()):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._tasks.stop()
 
     # What people and clients ask
 
@@ -240,6 +270,10 @@ class Supervisor:
         waits = [self._ready_in_s(seen) for seen in self.replicas.values() if seen.model == model]
         known = [wait for wait in waits if wait is not None]
         return min(known) if known else None
+
+    def load_time_s(self, model: str) -> float:
+        """Seconds from a start to ready, as it was the last time."""
+        return self._load_times.expected_s(model)
 
     def progress(self, log_lines: int = 0) -> list[Progress]:
         """Each wanted replica's way; with the last lines of its log where asked."""
@@ -263,20 +297,9 @@ class Supervisor:
             self._on_change(before, after)
 
     async def _start(self, spec: ReplicaSpec) -> None:
-        def make(port: int) -> LaunchCommand:
-            assert spec.launch is not None
-            context = LaunchContext(
-                python=spec.python,
-                port=port,
-                served_name=spec.upstream_model or spec.model,
-                kind=spec.kind,
-                context_tokens=spec.context_tokens,
-            )
-            return ENGINES[spec.engine].launch(spec.launch, context)
-
         now_s = self._now()
         try:
-            process = await self._launchers[spec.launcher].start(spec.id, make, spec.url)
+            process = await self._launchers[spec.launcher].start(spec.id, partial(command_of, spec), spec.url)
         except (OSError, ValueError) as error:
             self._crashed(spec.id, f"cannot be started: {error}", started_s=now_s, was_ready=False)
             return
@@ -287,7 +310,7 @@ class Supervisor:
         self.replicas = {**self.replicas, spec.id: replace(self.replicas[spec.id], url=process.url)}
         if spec.launch is not None:
             self._step(spec.id, Event.LAUNCHED)
-        self._background(f"watch {spec.id}", self._watch(run))
+        self._tasks.start(f"watch {spec.id}", self._watch(run))
 
     async def _watch(self, run: Run) -> None:
         """Wait for the process's end and say what it means."""
@@ -315,8 +338,11 @@ class Supervisor:
             await run.process.wait()
             return
         run.ending = True
-        hung = id_ in self._specs and not self._closing
+        hung = id_ in self._specs and not self._closing and reason not in ON_PURPOSE
         self._step(id_, Event.DRAIN, reason)
+        if run.spec.launch is not None and not self._closing:
+            long_s = self._now() + run.spec.launch.drain_timeout_s
+            await self._idle(id_, min(self._until_s.pop(id_, long_s), long_s))
         own_s = run.spec.launch.shutdown_timeout_s if run.spec.launch else 0
         await run.process.stop(own_s + self.limits.stop_beyond_s)
         self._step(id_, Event.STOPPED, reason)
@@ -325,6 +351,15 @@ class Supervisor:
             self._crashed(id_, reason, started_s=run.started_s, was_ready=run.was_ready)
         elif id_ not in self._specs:
             self.replicas = {other: seen for other, seen in self.replicas.items() if other != id_}
+
+    async def _tell(self, spec: ReplicaSpec, path: str, body: Mapping[str, object] | None = None) -> str:
+        limit_s = self.limits.warm_up_timeout_s
+        return await probing.tell(self._probe, self._target(spec), path, limit_s, body)
+
+    async def _idle(self, id_: str, until_s: float) -> None:
+        """Wait until none of our requests runs there, or until the time."""
+        while self._busy(id_) and self._now() < until_s and not self._closing:  # noqa: ASYNC110 - a count
+            await asyncio.sleep(IDLE_POLL_S)
 
     async def _probe_one(self, id_: str) -> None:
         run = self._runs[id_]
@@ -345,19 +380,21 @@ class Supervisor:
         run: Run,
         timeout_s: float,
     ) -> probing.Verdict:
-        spec = self._specs.get(run.spec.id, run.spec)
-        target = probing.Target(
+        target = self._target(self._specs.get(run.spec.id, run.spec))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await ask(self._probe, target, timeout_s)
+        except TimeoutError as error:
+            return probing.missed(error)
+
+    def _target(self, spec: ReplicaSpec) -> probing.Target:
+        return probing.Target(
             url=self.replicas[spec.id].url,
             engine=ENGINES[spec.engine],
             headers=spec.headers,
             upstream_model=spec.upstream_model or spec.model,
             kind=spec.kind,
         )
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await ask(self._probe, target, timeout_s)
-        except TimeoutError as error:
-            return probing.missed(error)
 
     def _engine(self, id_: str) -> Engine:
         return ENGINES[self._specs[id_].engine]
@@ -368,34 +405,20 @@ class Supervisor:
 
     async def _scrape_one(self, spec: ReplicaSpec) -> str | None:
         """Give the text of a replica's metrics."""
-        engine = ENGINES[spec.engine]
-        if engine.metrics_path is None:
-            return None
-        root = self.replicas[spec.id].url.removesuffix("/v1")
-        try:
-            async with asyncio.timeout(self.limits.probe_timeout_s):
-                reply = await self._probe(
-                    root + engine.metrics_path, spec.headers, self.limits.probe_timeout_s
-                )
-        except (OSError, TimeoutError):
-            return None
-        if reply.status != 200:
+        text = await probing.ask_metrics(self._probe, self._target(spec), self.limits.probe_timeout_s)
+        if text == "":
             self._mute_until_s[spec.id] = self._now() + self.limits.mute_s
-            return None
-        return reply.body.decode(errors="replace")
+        return text or None
 
     def _ready_in_s(self, seen: Replica) -> float | None:
-        if seen.phase is Phase.READY:
-            return 0.0
-        if seen.phase is Phase.EJECTED:
-            return max(seen.readmit_at_s - self._now(), 1.0)
-        if not seen.launched or seen.phase in (Phase.DRAINING, Phase.STOPPED):
-            return None
-        expected_s, now_s, run = self._load_times.expected_s(seen.model), self._now(), self._runs.get(seen.id)
-        if run is not None:
-            return max(run.started_s + expected_s - now_s, 1.0)
-        start_s = fleet.next_start_s(self._crashes.get(seen.id, fleet.Crashes()))
-        return max(start_s - now_s, 0.0) + expected_s
+        run = self._runs.get(seen.id)
+        return ready_in_s(
+            seen,
+            started_s=run.started_s if run else None,
+            next_start_s=fleet.next_start_s(self._crashes.get(seen.id, fleet.Crashes())),
+            expected_s=self._load_times.expected_s(seen.model),
+            now_s=self._now(),
+        )
 
     def _progress(self, spec: ReplicaSpec, log_lines: int) -> Progress:
         seen, run = self.replicas[spec.id], self._runs.get(spec.id)
@@ -411,21 +434,3 @@ class Supervisor:
             expected_s=self._load_times.expected_s(spec.model),
             log=self.log_tail(spec.id, log_lines) if log_lines else (),
         )
-
-    def _background(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task that is kept until it ends; what it raises is logged, not lost."""
-
-        async def logged() -> None:
-            try:
-                await work
-            except Exception:
-                LOG.exception("fleet: %s failed", name)
-
-        task = asyncio.create_task(logged(), name=name)
-        self._tasks[name] = task
-        task.add_done_callback(lambda done: self._forget(name, done))
-        return task
-
-    def _forget(self, name: str, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(name) is task:
-            del self._tasks[name]

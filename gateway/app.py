@@ -22,7 +22,8 @@ from backends.engines import ENGINES
 from backends.launchers import LAUNCHERS
 from backends.probing import ProbeReply
 from backends.replica import Replica
-from backends.supervisor import ReplicaSpec, Supervisor
+from backends.supervisor import Supervisor
+from backends.wanted import ReplicaSpec
 from gateway import gauges
 from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, streams, usage
 from gateway.attempts import Attempts
@@ -40,6 +41,7 @@ from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
 from gateway.recordings import Recordings
 from gateway.request_log import RequestLog
+from gateway.scaling import Fleet, Scaler
 from gateway.settings import CacheSettings, ModelSettings, Settings
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
@@ -101,6 +103,7 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
     return (
         *more,
         Loop("reconcile", 0.5, supervisor.reconcile_once),
+        Loop("scaling", 1.0, house.scaler.look),
         Loop("probe", 1.0, supervisor.probe_once),
         Loop("scrape", 2.0, scrape),
         Loop("ledger", 0.5, books.carry),
@@ -147,16 +150,33 @@ class House:
         self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
         self.billing = Billing(journal, limits, prices, edges.wall)
         self.supervisor = Supervisor(
-            specs(settings, edges),
+            (),
             launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
             probe=_Probe(self.clients),
             now=edges.now,
             state_dir=state_dir,
             on_change=self._changed,
+            busy=lambda replica_id: self.dispatcher.busy(replica_id),
         )
         self.dispatcher = Dispatcher(
-            now=edges.now, draw=edges.draw, expected_ready_s=self.supervisor.expected_ready_s
+            now=edges.now,
+            draw=edges.draw,
+            expected_ready_s=self.supervisor.expected_ready_s,
+            holds=lambda model: self.scaler.holds(model),
+            wake=lambda model: self.scaler.wake(model),
         )
+        self.scaler = Scaler(
+            Fleet(
+                lambda: self.supervisor.replicas,
+                lambda: self.supervisor.loads,
+                self.supervisor.load_time_s,
+            ),
+            self.dispatcher,
+            edges.now,
+            edges.wall,
+        )
+        self.scaler.declare = self._declare
+        self.scaler.rouse = self.supervisor.rouse
         self.chooser = Chooser(None, self.dispatcher.ready)
         file = OwnFile(state_dir / "semantic.cache")
         self._keep = Keep(settings.cache.max_bytes, file, self.news)
@@ -201,6 +221,7 @@ class House:
             chooser=self.chooser,
             recordings=self.recordings,
             supervisor=self.supervisor,
+            scaler=self.scaler,
             telemetry=self.telemetry,
             control=control,
             log=self.log,
@@ -236,6 +257,7 @@ class House:
             self.chooser.grader = Grading.load()
         catalogue = Catalogue(settings, ENGINES)
         self.dispatcher.configure(settings.models)
+        self.scaler.configure(settings.models)
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(_credentials(settings, self._edges.environ))
@@ -249,6 +271,12 @@ class House:
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self.process.settings = settings
+        self._declare()
+
+    def _declare(self) -> None:
+        """Tell the fleet which replicas are wanted now."""
+        self.supervisor.declare(specs(self.process.settings, self._edges, self.scaler.ids))
+        self.dispatcher.update(self.supervisor.replicas)
 
     def _adopt_likeness(self, cache: CacheSettings) -> None:
         """Switch the semantic tier on or off; what it knows stays while the process lives."""
@@ -287,8 +315,6 @@ class House:
         settings = self._edges.load()
         check(settings, self._edges.source, self._edges.environ)
         self.adopt(settings)
-        self.supervisor.declare(specs(settings, self._edges))
-        self.dispatcher.update(self.supervisor.replicas)
 
 
 @contextlib.asynccontextmanager
@@ -358,13 +384,12 @@ def build(process: Process) -> ASGIApp:
     return application
 
 
-def specs(settings: Settings, edges: Edges) -> list[ReplicaSpec]:
-    """Say which replicas are wanted."""
-    found = []
+def specs(settings: Settings, edges: Edges, launched: Callable[[str], Iterable[str]]) -> list[ReplicaSpec]:
+    """Say which replicas are wanted; ``launched`` names those of a launched model."""
+    found: list[ReplicaSpec] = []
     for model in settings.models:
         if model.launch is not None:
-            count = model.launch.min_replicas
-            found += [_launched(model, f"{model.name}-{number}", edges) for number in range(count)]
+            found += [_launched(model, replica_id, edges) for replica_id in launched(model.name)]
         found += [_attached(model, number, edges) for number in range(len(model.replicas))]
     return found
 
@@ -380,6 +405,7 @@ def _launched(model: ModelSettings, replica_id: str, edges: Edges) -> ReplicaSpe
         upstream_model=model.upstream_name,
         kind=model.kind,
         context_tokens=model.context_tokens,
+        spot=model.launch is not None and model.launch.spot,
         max_concurrency=model.launch.max_num_seqs or 64 if model.launch is not None else 64,
     )
 

@@ -48,10 +48,14 @@ class Dispatcher:
         now: Callable[[], float],
         draw: Callable[[], float],
         expected_ready_s: Callable[[str], float | None],
+        holds: Callable[[str], bool] = lambda model: False,
+        wake: Callable[[str], None] = lambda model: None,
     ) -> None:
+        """A request that finds no replica calls ``wake``; where ``holds``, it waits for it."""
         self.now = now
         self._draw = draw
         self._expected_ready_s = expected_ready_s
+        self._holds, self._wake = holds, wake
         self._desks: dict[str, Desk] = {}
 
     def configure(self, models: Iterable[ModelSettings]) -> None:
@@ -102,6 +106,20 @@ class Dispatcher:
         """Give the number of running requests per model."""
         return {name: desk.line.running for name, desk in self._desks.items()}
 
+    def busy(self, replica_id: str) -> int:
+        """Give the number of running requests on a replica, also on one that is out of routing."""
+        return sum(desk.line.running_on(replica_id) for desk in self._desks.values())
+
+    def held_s(self, model: str) -> float | None:
+        """Give how long a request of the model holds its slot; None while unknown."""
+        desk = self._desks.get(model)
+        return desk.line.scheduler.held_s if desk else None
+
+    def ttft_s(self, model: str) -> float | None:
+        """Give the longest of the replicas' recent times to the first byte; None while unknown."""
+        desk = self._desks.get(model)
+        return desk.line.latency_s(self.now()) if desk else None
+
     def slot(self, query: Query, *, band: int, deadline_s: float) -> "Slot":
         """Give a context that holds a slot for the query, waiting in line for it if need be.
 
@@ -115,7 +133,7 @@ class Dispatcher:
         if desk is None:  # a reload took it away between two attempts
             raise ModelLoading(f"The model {query.model!r} is no longer served.")
         if not desk.replicas:
-            raise self._loading(query.model)
+            return await self._asleep(desk, query, band, deadline_s)
         grant = desk.line.place(query, self._draw(), self.now())
         if grant is None:
             return await self._wait(desk, query, band, deadline_s)
@@ -128,6 +146,15 @@ class Dispatcher:
             desk.line.release(grant, self.now())
             if len(desk.line.scheduler):
                 self._grant(desk)
+
+    async def _asleep(self, desk: Desk, query: Query, band: int, deadline_s: float) -> tuple[Grant, Replica]:
+        """Wake the model; wait for it where that is its way and in time, else raise ModelLoading."""
+        self._wake(query.model)
+        patience = min(deadline_s - self.now(), desk.patience[band].queue_s)
+        wait_s = self._expected_ready_s(query.model)
+        if not self._holds(query.model) or wait_s is None or wait_s > patience:
+            raise self._loading(query.model)
+        return await self._wait(desk, query, band, deadline_s)
 
     def _loading(self, model: str) -> ModelLoading:
         wait_s = self._expected_ready_s(model)

@@ -14,6 +14,7 @@ from gateway.loops import Loop
 from gateway.pipeline import Pipeline
 from gateway.recordings import Recordings
 from gateway.request_log import RequestLog
+from gateway.scaling import Scaler
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
 from gateway.tenancy.directory import Directory
@@ -59,6 +60,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     chooser: Chooser
     recordings: Recordings
     supervisor: Supervisor
+    scaler: Scaler
     telemetry: Telemetry
     control: Control
     log: RequestLog

@@ -27,7 +27,7 @@ TenantName = Annotated[str, Meta(pattern=r"^[^/*\x00-\x1f\x7f]{1,200}$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 Band = Literal["interactive", "standard", "batch"]
 Kind = Literal["chat", "embedding"]
-Engine = Literal["vllm", "openai", "local"]
+Engine = Literal["vllm", "trtllm", "sglang", "openai", "local"]
 
 
 class ConfigError(Exception):

@@ -100,6 +100,20 @@ class Line:
         """Requests on the ready replicas."""
         return sum(self._loads[one.id].running for one in self.servers)
 
+    def running_on(self, server: str) -> int:
+        """Requests on a replica, ready or not."""
+        load = self._loads.get(server)
+        return load.running if load is not None else 0
+
+    def latency_s(self, now_s: float) -> float | None:
+        """The longest recent time to the first byte of the ready replicas; None while unknown."""
+        fresh = [
+            load.latency_s
+            for one in self.servers
+            if (load := self._loads[one.id]).latency_s and now_s - load.seen_s <= LATENCY_MEMORY_S
+        ]
+        return max(fresh) if fresh else None
+
     @property
     def free(self) -> bool:
         """Whether any replica has room."""

@@ -193,6 +193,11 @@ class Scheduler:
         known = self._held_s
         self._held_s = held_s if known is None else known + LEARNING * (held_s - known)
 
+    @property
+    def held_s(self) -> float | None:
+        """How long one slot is held; None while nothing is known."""
+        return self._held_s
+
     def expected_wait_s(self, band: int, tenant: str, slots: int) -> float:
         """Estimate a newcomer's wait, in seconds; 0 while nothing is known of the service."""
         ahead = sum(len(some) for better in self._bands[:band] for some in better.tenants.values())

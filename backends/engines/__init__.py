@@ -1,17 +1,21 @@
 """The kinds of inference servers: a file each, a line in `ENGINES` each."""
 
-from backends.engines import local, openai, vllm
+from backends.engines import local, openai, sglang, trtllm, vllm
 from backends.engines.profile import (
     CannotLaunch,
     Engine,
     LaunchCommand,
     LaunchContext,
     LaunchProfile,
+    Lora,
+    Nodes,
     Speculative,
     stage,
 )
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (vllm.ENGINE, local.ENGINE, openai.ENGINE)}
+ENGINES: dict[str, Engine] = {
+    engine.name: engine for engine in (vllm.ENGINE, trtllm.ENGINE, sglang.ENGINE, local.ENGINE, openai.ENGINE)
+}
 
 __all__ = [
     "ENGINES",
@@ -20,6 +24,8 @@ __all__ = [
     "LaunchCommand",
     "LaunchContext",
     "LaunchProfile",
+    "Lora",
+    "Nodes",
     "Speculative",
     "stage",
 ]

@@ -5,7 +5,9 @@ Facts of vLLM 0.32 and 0.33:
   started; the official build is started by its command-line module, which follows it through moves.
 - `VLLM_CPU_OMP_THREADS_BIND=auto` puts two servers on one core: give every server its own `cpu_cores`.
 - `--scheduling-policy priority` is needed for `priority` in a request; without it such a request is a 400.
-- The development endpoints stay shut (`VLLM_SERVER_DEV_MODE` is never set), and it listens on 127.0.0.1 only.
+- It listens on 127.0.0.1 only. The development endpoints are shut (`VLLM_SERVER_DEV_MODE`) but for a profile
+  with `sleep_mode`, which needs two of them; the gateway forwards none.
+- `--kv-offloading-size` and `--cpu-offload-gb` are in GiB.
 """
 
 import math
@@ -28,7 +30,9 @@ def launch(profile: LaunchProfile, context: LaunchContext) -> LaunchCommand:
     argv += ["--served-model-name", context.served_name, "--host", "127.0.0.1", "--port", str(context.port)]
     argv += _shape(profile, context)
     argv += _memory(profile)
+    argv += _batching(profile)
     argv += _serving(profile)
+    argv += _adapters(profile)
     return LaunchCommand(
         argv=(*argv, *profile.extra_args),
         env=_environment(profile) | profile.env,
@@ -50,50 +54,106 @@ def _shape(profile: LaunchProfile, context: LaunchContext) -> list[str]:
             if profile.pipeline_parallel > 1
             else []
         ),
+        *(["--data-parallel-size", str(profile.data_parallel)] if profile.data_parallel > 1 else []),
+        *(["--enable-expert-parallel"] if profile.expert_parallel else []),
+        *(["--distributed-executor-backend", profile.executor] if profile.executor else []),
+        *_nodes(profile),
         *(["--enforce-eager"] if eager else []),
     ]
 
 
+def _nodes(profile: LaunchProfile) -> list[str]:
+    """Several machines: by their ranks with multiprocessing; Ray knows its machines itself."""
+    nodes = profile.nodes
+    if nodes is None or profile.executor == "ray":
+        return []
+    place = ["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)]
+    return [*place, "--master-addr", nodes.master_address, "--master-port", str(nodes.master_port)]
+
+
 def _memory(profile: LaunchProfile) -> list[str]:
-    gpu_bytes = profile.kv_cache_bytes if profile.gpus else None
-    share = profile.gpu_memory_utilization if profile.gpus else None
-    return [
-        *(["--kv-cache-dtype", profile.kv_cache_dtype] if profile.kv_cache_dtype else []),
-        *(["--kv-cache-memory-bytes", str(gpu_bytes)] if gpu_bytes else []),
-        *(["--gpu-memory-utilization", str(share)] if share else []),
-        *(["--max-num-seqs", str(profile.max_num_seqs)] if profile.max_num_seqs else []),
-        *(
-            ["--max-num-batched-tokens", str(profile.max_num_batched_tokens)]
-            if profile.max_num_batched_tokens
-            else []
-        ),
-        "--enable-prefix-caching" if profile.prefix_caching else "--no-enable-prefix-caching",
-    ]
+    """Weights and KV blocks: how they are loaded, how large, where."""
+    on_gpu = {
+        "--kv-cache-memory-bytes": profile.kv_cache_bytes,
+        "--gpu-memory-utilization": profile.gpu_memory_utilization,
+    }
+    flags: dict[str, object] = {
+        "--load-format": profile.load_format,
+        "--model-loader-extra-config": msgspec.json.encode(profile.loader).decode()
+        if profile.loader
+        else None,
+        "--kv-cache-dtype": profile.kv_cache_dtype,
+        **(on_gpu if profile.gpus else {}),
+        "--kv-offloading-size": _gib(profile.kv_offload_bytes),
+        "--cpu-offload-gb": _gib(profile.weights_offload_bytes),
+        "--block-size": profile.block_tokens,
+    }
+    caching = "--enable-prefix-caching" if profile.prefix_caching else "--no-enable-prefix-caching"
+    return [*_given(flags), caching, *(["--enable-sleep-mode"] if profile.sleep_mode else [])]
+
+
+def _batching(profile: LaunchProfile) -> list[str]:
+    flags: dict[str, object] = {
+        "--max-num-seqs": profile.max_num_seqs,
+        "--max-num-batched-tokens": profile.max_num_batched_tokens,
+        "--max-num-queued-reqs": profile.max_num_queued_reqs,
+        "--long-prefill-token-threshold": profile.long_prefill_tokens,
+    }
+    chunked = {None: [], True: ["--enable-chunked-prefill"], False: ["--no-enable-chunked-prefill"]}
+    return [*_given(flags), *chunked[profile.chunked_prefill]]
 
 
 def _serving(profile: LaunchProfile) -> list[str]:
-    arguments = [
-        "--scheduling-policy",
-        "priority",
-        "--enable-prompt-tokens-details",
-        "--disable-uvicorn-access-log",
-    ]
-    arguments += ["--shutdown-timeout", str(profile.shutdown_timeout_s)]
+    arguments = ["--scheduling-policy", "priority", "--enable-prompt-tokens-details"]
+    arguments += ["--disable-uvicorn-access-log", "--shutdown-timeout", str(profile.shutdown_timeout_s)]
     if profile.tool_parser:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", profile.tool_parser]
-    if profile.reasoning_parser:
-        arguments += ["--reasoning-parser", profile.reasoning_parser]
-    if profile.chat_template:
-        arguments += ["--chat-template", profile.chat_template]
+    outputs = profile.structured_outputs
+    flags: dict[str, object] = {
+        "--reasoning-parser": profile.reasoning_parser,
+        "--chat-template": profile.chat_template,
+        "--structured-outputs-config": msgspec.json.encode({"backend": outputs}).decode()
+        if outputs
+        else None,
+    }
+    arguments += _given(flags)
     if profile.speculative:
         arguments += ["--speculative-config", msgspec.json.encode(profile.speculative).decode()]
     return arguments
+
+
+def _adapters(profile: LaunchProfile) -> list[str]:
+    lora = profile.lora
+    if lora is None:
+        return []
+    flags: dict[str, object] = {
+        "--max-loras": lora.max_loras,
+        "--max-lora-rank": lora.max_rank,
+        "--max-cpu-loras": lora.max_cpu_loras,
+    }
+    modules = [f"{name}={path}" for name, path in lora.adapters.items()]
+    return ["--enable-lora", *_given(flags), *(["--lora-modules", *modules] if modules else [])]
+
+
+def _given(flags: dict[str, object]) -> list[str]:
+    """The flags that have a value, each followed by it."""
+    return [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+
+
+def _gib(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else round(size_bytes / GIB, 3)
 
 
 def _environment(profile: LaunchProfile) -> dict[str, str]:
     env = {"PYTHONUNBUFFERED": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1"}
     if profile.local:
         env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if profile.lora is not None and profile.lora.runtime:
+        env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+    if profile.compile_cache:
+        env["VLLM_CACHE_ROOT"] = profile.compile_cache
+    if profile.sleep_mode:
+        env["VLLM_SERVER_DEV_MODE"] = "1"
     if profile.gpus:
         if profile.devices:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, profile.devices))
@@ -102,7 +162,7 @@ def _environment(profile: LaunchProfile) -> dict[str, str]:
     env["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil((profile.kv_cache_bytes or GIB) / GIB))
     if profile.cpu_cores:
         env["VLLM_CPU_OMP_THREADS_BIND"] = _binding(
-            profile.cpu_cores, profile.tensor_parallel * profile.pipeline_parallel
+            profile.cpu_cores, profile.tensor_parallel * profile.pipeline_parallel * profile.data_parallel
         )
     return env
 
@@ -123,6 +183,8 @@ ENGINE = Engine(
         waiting=("vllm:num_requests_waiting",),
         kv_usage=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
     ),
+    sleep_paths=("/sleep?level=1", "/wake_up"),
+    lora_paths=("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     token_metrics=TokenMetrics(
         prompt="vllm:prompt_tokens_total",
         generated="vllm:generation_tokens_total",

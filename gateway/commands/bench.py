@@ -1,12 +1,14 @@
-"""``switchgear bench``: what a policy would do to traffic, on simulated replicas."""
+"""``switchgear bench``: what a policy or a scaling rule would do to traffic, on simulated replicas."""
 
 import argparse
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from backends import scaling_trials
 from gateway.commands.base import CommandError
 from routing import traces
 from routing.policies import POLICIES
@@ -24,6 +26,14 @@ COLUMNS = (
     ("refused", "refused", "{:.0f}"),
 )
 
+SCALING_COLUMNS = (
+    ("requests", "requests", "{:.0f}"),
+    ("violations", "over SLO", "{:.2%}"),
+    ("p99_wait_s", "wait p99 s", "{:.1f}"),
+    ("replica_hours", "replica-h", "{:.2f}"),
+    ("starts", "starts", "{:.1f}"),
+)
+
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
@@ -39,6 +49,15 @@ def register(parser: argparse.ArgumentParser) -> None:
     schedule.add_argument("--policies", default=",".join(POLICIES), help="by comma; default all")
     schedule.add_argument("--json", action="store_true", help="print JSON")
     schedule.set_defaults(run=_schedule)
+    autoscale = actions.add_parser("autoscale", help="compare rules that set the number of replicas")
+    autoscale.add_argument(
+        "--trace", type=Path, metavar="F", help="requests per second, a number a line; default: bundled kinds"
+    )
+    autoscale.add_argument("--seed", type=int, default=1, help="of the first trace")
+    autoscale.add_argument("--seeds", type=int, default=3, help="runs of each kind (figures are their means)")
+    autoscale.add_argument("--seconds", type=int, default=5400, help="length of a bundled trace")
+    autoscale.add_argument("--json", action="store_true", help="print JSON")
+    autoscale.set_defaults(run=_autoscale)
 
 
 def _schedule(options: argparse.Namespace) -> int:
@@ -62,6 +81,52 @@ def _schedule(options: argparse.Namespace) -> int:
     return 0
 
 
+def _autoscale(options: argparse.Namespace) -> int:
+    if options.seeds < 1 or options.seconds < 60:
+        raise CommandError("--seeds must be 1 or more, --seconds 60 or more")
+    names = list(scaling_trials.Trial.__struct_fields__)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for kind, rates in _rates(options):
+        found[kind] = {}
+        for rule, make in scaling_trials.RULES.items():
+            runs = [scaling_trials.run(rates(seed), make(), seed) for seed in _seeds(options)]
+            found[kind][rule] = {
+                name: statistics.mean(float(getattr(one, name)) for one in runs) for name in names
+            }
+    found["all"] = {
+        rule: {name: statistics.mean(kind[rule][name] for kind in found.values()) for name in names}
+        for rule in scaling_trials.RULES
+    }
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+        return 0
+    for kind, rows in found.items():
+        print(_table(kind, rows, SCALING_COLUMNS))
+    return 0
+
+
+def _seeds(options: argparse.Namespace) -> range:
+    return range(options.seed, options.seed + options.seeds)
+
+
+def _rates(options: argparse.Namespace) -> Iterable[tuple[str, Callable[[int], list[float]]]]:
+    """Give each trace's name and its rates by seed."""
+    if options.trace is None:
+        for kind in scaling_trials.KINDS:
+            yield kind, partial(scaling_trials.rates, kind, options.seconds)
+        return
+    try:
+        lines = options.trace.read_text(encoding="utf-8").split()
+        rates = [min(max(float(line), 0.0), 100.0) for line in lines]
+    except OSError as error:
+        raise CommandError(f"{options.trace}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CommandError(f"{options.trace}: {error}; give requests per second, a number a line") from None
+    if not rates:
+        raise CommandError(f"{options.trace}: it is empty; give requests per second, a number a line")
+    yield options.trace.name, lambda _seed: rates
+
+
 def _traces(options: argparse.Namespace, fleet: Fleet) -> Iterable[tuple[str, list[list[traces.Request]]]]:
     if options.trace is not None:
         try:
@@ -81,10 +146,12 @@ def _means(results: list[Result]) -> dict[str, float]:
     return {name: statistics.mean(float(getattr(one, name)) for one in results) for name in names}
 
 
-def _table(name: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+def _table(
+    name: str, rows: Mapping[str, Mapping[str, float]], columns: tuple[tuple[str, str, str], ...] = COLUMNS
+) -> str:
     width = max(len(policy) for policy in rows)
-    lines = [f"\n{name}", " " * width + "".join(f"{title:>13}" for _, title, _ in COLUMNS)]
+    lines = [f"\n{name}", " " * width + "".join(f"{title:>13}" for _, title, _ in columns)]
     for policy, row in rows.items():
-        values = "".join(f"{form.format(row[field]):>13}" for field, _, form in COLUMNS)
+        values = "".join(f"{form.format(row[field]):>13}" for field, _, form in columns)
         lines.append(f"{policy:<{width}}{values}")
     return "\n".join(lines)

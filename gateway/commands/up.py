@@ -17,7 +17,7 @@ import uvloop
 from backends import demo
 from backends.engines import environment
 from backends.replica import Phase
-from backends.supervisor import Progress
+from backends.wanted import Progress
 from gateway import app, server
 from gateway.checks import check, check_weights
 from gateway.commands import credentials

@@ -255,6 +255,13 @@ def test_what_is_served_can_be_read_and_a_replica_drained(door: Gateway) -> None
     good(door, "POST", "replicas/large-0/resume")
     until(door.ready)
     assert ask(door, "POST", "replicas/nothing/drain")[0] == 404
+    for verb in ("sleep", "wake", "reclaim"):
+        assert ask(door, "POST", f"replicas/nothing/{verb}")[0] == 404
+    assert ask(door, "POST", "models/nothing/scale", {"replicas": 1})[0] == 404
+    assert ask(door, "POST", "models/large/scale", {"replicas": 1})[0] == 409
+    assert ask(door, "POST", "models/large/scale", {"replicas": -1})[0] == 400
+    assert good(door, "POST", "replicas/large-0/reclaim", {"notice_s": 5})["phase"] in ("draining", "stopped")
+    until(lambda: good(door, "POST", "replicas/large-0/wake")["phase"] in ("waiting", "ready"))
 
 
 def test_the_file_is_read_again_and_a_bad_one_changes_nothing(door: Gateway) -> None:

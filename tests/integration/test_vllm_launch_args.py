@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from backends.engines.profile import KV_CACHE_DTYPES, QUANTIZATIONS, SPECULATIVE_METHODS
+from backends.engines.profile import (
+    KV_CACHE_DTYPES,
+    LOAD_FORMATS,
+    QUANTIZATIONS,
+    SPECULATIVE_METHODS,
+    STRUCTURED_OUTPUTS,
+)
 from tests.engine_env import engine_python
 from tests.launch_cases import CASES, launch
 
@@ -16,12 +22,15 @@ import json, sys
 from typing import get_args
 from vllm.config.cache import CacheDType
 from vllm.config.speculative import SpeculativeMethod
+from vllm.config.structured_outputs import StructuredOutputsBackend
+from vllm.model_executor.model_loader import LoadFormats
 from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 def names(kind):
     return [name for one in get_args(kind) for name in ([one] if isinstance(one, str) else names(one))]
-known = {"quantization": QUANTIZATION_METHODS, "kv": names(CacheDType), "spec": names(SpeculativeMethod)}
+known = {"quantization": QUANTIZATION_METHODS, "kv": names(CacheDType), "spec": names(SpeculativeMethod),
+         "load": names(LoadFormats), "outputs": names(StructuredOutputsBackend)}
 out = {"names": known}
 for case, argv in json.load(sys.stdin).items():
     try:
@@ -31,7 +40,7 @@ for case, argv in json.load(sys.stdin).items():
         out[case] = {name: value for name, value in vars(args).items() if isinstance(value, plain)}
     except (SystemExit, ValueError, TypeError) as error:
         out[case] = {"refused": str(error)}
-print("PARSED " + json.dumps(out))
+print("PARSED " + json.dumps(out, default=str))
 """
 
 
@@ -79,6 +88,22 @@ def test_the_parser_reads_what_was_meant(parsed: dict[str, dict[str, Any]], case
     assert seen["shutdown_timeout"] == profile.shutdown_timeout_s
     assert seen["enable_auto_tool_choice"] is bool(profile.tool_parser)
     assert seen["enforce_eager"] is (profile.gpus == 0 if profile.eager is None else profile.eager)
+    assert seen["data_parallel_size"] == profile.data_parallel
+    assert seen["enable_expert_parallel"] is profile.expert_parallel
+    assert seen["distributed_executor_backend"] == profile.executor
+    assert seen["kv_offloading_size"] == (
+        profile.kv_offload_bytes / 2**30 if profile.kv_offload_bytes else None
+    )
+    assert seen["cpu_offload_gb"] == (profile.weights_offload_bytes or 0) / 2**30
+    assert seen["block_size"] == profile.block_tokens
+    assert seen["enable_chunked_prefill"] is profile.chunked_prefill
+    assert seen["long_prefill_token_threshold"] == (profile.long_prefill_tokens or 0)
+    assert seen["max_num_queued_reqs"] == profile.max_num_queued_reqs
+    assert seen["enable_sleep_mode"] is profile.sleep_mode
+    assert seen["load_format"] == (profile.load_format or "auto")
+    assert seen["model_loader_extra_config"] == profile.loader
+    assert seen["nnodes"] == (profile.nodes.count if profile.nodes else 1)
+    assert seen["max_lora_rank"] == (profile.lora.max_rank if profile.lora else 16)
     speculative = seen["speculative_config"]
     assert (speculative or {}).get("method") == (profile.speculative.method if profile.speculative else None)
 
@@ -88,3 +113,5 @@ def test_our_known_names_are_vllms(parsed: dict[str, dict[str, Any]]) -> None:
     assert set(names["quantization"]) == QUANTIZATIONS
     assert set(names["kv"]) == KV_CACHE_DTYPES
     assert set(names["spec"]) >= SPECULATIVE_METHODS
+    assert set(names["load"]) == LOAD_FORMATS
+    assert set(names["outputs"]) == STRUCTURED_OUTPUTS

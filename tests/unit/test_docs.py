@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backends.engines import LaunchProfile, Speculative
+from backends.autoscaler import Hours, Scaling
+from backends.engines import LaunchProfile, Lora, Nodes, Speculative
 from gateway import semconv, settings
 from gateway.spans import STEPS
 from gateway.telemetry import METRICS
@@ -24,6 +25,10 @@ TABLES = [
     settings.ReplicaSettings,
     LaunchProfile,
     Speculative,
+    Lora,
+    Nodes,
+    Scaling,
+    Hours,
     settings.RouteSettings,
     settings.Objective,
     settings.CacheSettings,

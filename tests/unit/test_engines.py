@@ -52,7 +52,7 @@ def test_no_golden_file_is_left_over() -> None:
         ({"weights": "/w", "quantization": "nope"}, "unknown quantization 'nope'"),
         ({"weights": "/w", "kv_cache_dtype": "fp3"}, "unknown kv_cache_dtype 'fp3'"),
         ({"weights": "/w", "tensor_parallel": 0}, "tensor_parallel"),
-        ({"weights": "/w", "gpus": 2}, "tensor_parallel x pipeline_parallel = 1"),
+        ({"weights": "/w", "gpus": 2}, "tensor_parallel x pipeline_parallel x data_parallel = 1"),
         ({"weights": "/w", "gpus": 1, "devices": [0, 1]}, "`devices` names 2 GPUs"),
         ({"weights": "/w", "min_replicas": 3, "max_replicas": 2}, "max_replicas"),
         (
@@ -67,6 +67,14 @@ def test_no_golden_file_is_left_over() -> None:
         ({"weights": "/w", "extra_args": ["--host=0.0.0.0"]}, "--host=0.0.0.0"),
         ({"weights": "/w", "extra_args": ["--served_model_name", "x"]}, "Switchgear sets it"),
         ({"weights": "/w", "tensor_paralel": 2}, "tensor_paralel"),
+        ({"weights": "/w", "quantization": "bitsandbytes"}, "vLLM took it out"),
+        ({"weights": "/w", "load_format": "fast"}, "unknown load_format 'fast'"),
+        ({"weights": "/w", "sleep_mode": True}, "`sleep_mode` needs GPUs"),
+        ({"weights": "/w", "lora": {"max_rank": 17}}, "max_rank"),
+        ({"weights": "/w", "loader": {"concurrency": 2}}, "`loader` belongs to a `load_format`"),
+        ({"weights": "/w", "max_num_batched_tokens": 8, "max_num_seqs": 16}, "less than `max_num_seqs`"),
+        ({"weights": "/w", "gpus": 1, "devices": [0], "expert_parallel": True}, "there is only one"),
+        ({"weights": "/w", "nodes": {"count": 2, "rank": 2, "master_address": "a"}}, "less than `count`"),
     ],
 )
 def test_nonsense_is_refused_with_its_name(table: dict[str, Any], part: str) -> None:
@@ -104,3 +112,18 @@ def test_the_stage_is_the_latest_that_the_log_tells() -> None:
     )
     assert stage(ENGINES["vllm"], log) == "loading weights"
     assert stage(ENGINES["vllm"], ()) == "starting"
+
+
+@pytest.mark.parametrize(
+    ("engine", "profile", "part"),
+    [
+        ("sglang", LaunchProfile(weights="/w"), "needs GPUs"),
+        ("trtllm", LaunchProfile(weights="/w"), "needs GPUs"),
+        ("sglang", LaunchProfile(weights="/w", gpus=1, sleep_mode=True), "launch.sleep_mode"),
+        ("trtllm", LaunchProfile(weights="/w", gpus=1, prefix_caching=False), "launch.prefix_caching"),
+        ("trtllm", LaunchProfile(weights="/w", gpus=1, quantization="fp8"), "extra_llm_api_options"),
+    ],
+)
+def test_an_engine_refuses_what_it_has_no_flag_for(engine: str, profile: LaunchProfile, part: str) -> None:
+    with pytest.raises(CannotLaunch, match=part):
+        ENGINES[engine].launch(profile, CONTEXT)

@@ -16,7 +16,8 @@ from backends.launchers import AttachedLauncher, LocalLauncher, MakeCommand, Pro
 from backends.load import ReplicaLoad
 from backends.probing import ProbeReply
 from backends.replica import Phase, Replica
-from backends.supervisor import ReplicaSpec, Supervisor
+from backends.supervisor import Supervisor
+from backends.wanted import ReplicaSpec
 from tests.fakes.processes import DEADLINE_S, until_async
 
 FAKE = str(Path(__file__).parents[1] / "fakes" / "engine.py")

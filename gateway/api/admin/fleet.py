@@ -3,17 +3,18 @@
 The file owns models and routes; here they are read. Everything comes from memory.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 
-from backends.replica import Replica
+from backends.replica import Phase, Replica
+from backends.supervisor import CannotSleep
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Cursor, Limit, Page
-from gateway.errors import NotFound
+from gateway.errors import Conflict, InvalidRequest, NotFound
 from gateway.process import Process
 
 
@@ -27,6 +28,27 @@ class ShownModel(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | None
     price_version: str
     replicas: dict[str, int]
+    scaling: dict[str, Any] | None
+    """None for a model that runs elsewhere."""
+
+
+class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many replicas; null gives the number back to the autoscaler."""
+
+    replicas: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a reclaimed machine stays."""
+
+    notice_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
+
+
+class Adapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A LoRA adapter; the path, a directory on the replicas' machine, is needed to load it."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    path: str = ""
 
 
 class ShownRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +69,12 @@ class ShownReplica(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     reason: str
     in_phase_s: float
+    spot: bool
+    version: str
+    running: int
+    """Requests of this gateway."""
+    log: tuple[str, ...] = ()
+    """The last lines of an engine that is not ready."""
 
 
 def handlers(process: Process) -> list[HTTPRouteHandler]:
@@ -72,7 +100,11 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         found = [_shown(process, one) for one in process.supervisor.replicas.values()]
         return frame.listed(found, lambda one: one.id, frame.window(limit, cursor))
 
-    def act(verb: str, summary: str, step: Callable[[str], None]) -> HTTPRouteHandler:
+    return [list_models, list_routes, list_replicas, *_replica_actions(process), *_model_actions(process)]
+
+
+def _replica_actions(process: Process) -> list[HTTPRouteHandler]:
+    def act(verb: str, summary: str, step: Callable[[str], Awaitable[None]]) -> HTTPRouteHandler:
         @post(
             f"/replicas/{{replica_id:str}}/{verb}",
             name=f"{verb} replica",
@@ -80,25 +112,126 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             summary=summary,
             responses=frame.ACTS,
             status_code=200,
-            **docs,
+            tags=["fleet"],
         )
-        def change_replica(request: AdminRequest, replica_id: frame.ReplicaId) -> ShownReplica:
-            """Running requests finish in either case."""
-            frame.permitted(request, "fleet.write")
-            if replica_id not in process.supervisor.replicas:
-                raise NotFound(f"There is no replica {replica_id!r}.")
-            step(replica_id)
-            return _shown(process, process.supervisor.replicas[replica_id])
+        async def change_replica(request: AdminRequest, replica_id: frame.ReplicaId) -> ShownReplica:
+            """Running requests finish in any case."""
+            _known_replica(process, request, replica_id)
+            try:
+                await step(replica_id)
+            except CannotSleep as error:
+                raise Conflict(str(error)) from None
+            return _shown_by_id(process, replica_id)
 
         return change_replica
 
+    @post(
+        "/replicas/{replica_id:str}/reclaim",
+        name="reclaim replica",
+        operation_id="reclaimReplica",
+        summary="Say that a replica's machine is taken away",
+        responses=frame.ACTS,
+        status_code=200,
+        tags=["fleet"],
+        sync_to_thread=False,
+    )
+    def reclaim_replica(
+        request: AdminRequest, replica_id: frame.ReplicaId, data: Notice | None = None
+    ) -> ShownReplica:
+        """No new requests at once; running ones have the notice's time; a substitute is launched."""
+        _known_replica(process, request, replica_id)
+        notice = data or Notice()
+        process.supervisor.reclaim(replica_id, notice.notice_s)
+        process.scaler.reclaimed(process.supervisor.replicas[replica_id].model, replica_id)
+        return _shown_by_id(process, replica_id)
+
+    async def drain(replica_id: str) -> None:
+        process.supervisor.drain(replica_id)
+
+    async def resume(replica_id: str) -> None:
+        process.supervisor.resume(replica_id)
+
     return [
-        list_models,
-        list_routes,
-        list_replicas,
-        act("drain", "Take a replica out of routing", process.supervisor.drain),
-        act("resume", "Let a drained replica serve again", process.supervisor.resume),
+        act("drain", "Take a replica out of routing", drain),
+        act("resume", "Let a drained replica serve again", resume),
+        act("sleep", "Have a replica give back its memory", process.supervisor.sleep),
+        act("wake", "Have a sleeping replica serve again", process.supervisor.wake),
+        reclaim_replica,
     ]
+
+
+def _model_actions(process: Process) -> list[HTTPRouteHandler]:
+    @post(
+        "/models/{model_name:str}/scale",
+        name="scale model",
+        operation_id="scaleModel",
+        summary="Set how many replicas a launched model has",
+        responses=frame.ACTS,
+        status_code=200,
+        tags=["fleet"],
+        sync_to_thread=False,
+    )
+    def scale_model(request: AdminRequest, model_name: str, data: Scale) -> ShownModel:
+        """Holds until it is given back with null, or until the gateway ends; running requests finish."""
+        _launched(process, request, model_name)
+        process.scaler.pin(model_name, data.replicas)
+        return next(one for one in _models(process) if one.name == model_name)
+
+    def adapt(verb: Literal["load", "unload"]) -> HTTPRouteHandler:
+        @post(
+            f"/models/{{model_name:str}}/adapters/{verb}",
+            name=f"{verb} adapter",
+            operation_id=f"{verb}Adapter",
+            summary=f"{verb.capitalize()} a LoRA adapter on every ready replica",
+            responses=frame.ACTS,
+            status_code=200,
+            tags=["fleet"],
+        )
+        async def change_adapter(request: AdminRequest, model_name: str, data: Adapter) -> dict[str, str]:
+            """Replica id -> "ok", or what its engine said."""
+            _known_model(process, request, model_name)
+            if verb == "load" and not data.path:
+                raise InvalidRequest("Give the adapter's directory.", param="path")
+            ready = [
+                one.id
+                for one in process.supervisor.replicas.values()
+                if one.model == model_name and one.phase is Phase.READY
+            ]
+            said = {one: await process.supervisor.adapter(one, verb, data.name, data.path) for one in ready}
+            if not ready or any(said.values()):
+                why = (
+                    "; ".join(f"{one}: {text or 'ok'}" for one, text in said.items()) or "no replica is ready"
+                )
+                raise Conflict(f"The adapter {data.name!r} is not {verb}ed everywhere: {why}.")
+            return dict.fromkeys(said, "ok")
+
+        return change_adapter
+
+    return [scale_model, adapt("load"), adapt("unload")]
+
+
+def _known_replica(process: Process, request: AdminRequest, replica_id: str) -> None:
+    frame.permitted(request, "fleet.write")
+    if replica_id not in process.supervisor.replicas:
+        raise NotFound(f"There is no replica {replica_id!r}.")
+
+
+def _known_model(process: Process, request: AdminRequest, name: str) -> None:
+    frame.permitted(request, "fleet.write")
+    if name not in process.pipeline.catalogue.models:
+        raise NotFound(f"There is no model {name!r}.")
+
+
+def _launched(process: Process, request: AdminRequest, name: str) -> None:
+    _known_model(process, request, name)
+    if process.scaler.shown(name) is None:
+        raise Conflict(
+            f"Model {name!r} is not launched here; its replicas are declared in the configuration."
+        )
+
+
+def _shown_by_id(process: Process, replica_id: str) -> ShownReplica:
+    return _shown(process, process.supervisor.replicas[replica_id])
 
 
 def _models(process: Process) -> Iterable[ShownModel]:
@@ -115,6 +248,7 @@ def _models(process: Process) -> Iterable[ShownModel]:
             context_tokens=model.settings.context_tokens,
             price_version=process.control.prices.find(model.name, "", process.control.wall()).version,
             replicas=phases,
+            scaling=process.scaler.shown(model.name),
         )
 
 
@@ -137,4 +271,8 @@ def _shown(process: Process, replica: Replica) -> ShownReplica:
         phase=str(replica.phase),
         reason=replica.reason,
         in_phase_s=max(0.0, process.now() - replica.since_s),
+        spot=replica.spot,
+        version=replica.version,
+        running=process.scaler.busy(replica.id),
+        log=() if replica.phase is Phase.READY else process.supervisor.log_tail(replica.id, 5),
     )

@@ -1,0 +1,98 @@
+"""``switchgear fleet``: the replicas of a running gateway, by its admin API."""
+
+import argparse
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import quote
+
+from gateway.commands.base import CommandError
+
+ACTIONS = ("drain", "resume", "sleep", "wake", "reclaim")
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _common(actions.add_parser("list", help="replicas and their phases"))
+    for name in ACTIONS:
+        one = actions.add_parser(name, help=f"{name} a replica")
+        one.add_argument("target", metavar="REPLICA")
+        if name == "reclaim":
+            one.add_argument("--notice-s", type=float, default=30.0, help="how long its machine stays")
+        _common(one)
+    scale = actions.add_parser("scale", help="hold a launched model at a number of replicas")
+    scale.add_argument("target", metavar="MODEL")
+    scale.add_argument("replicas", help="a number, or 'auto' to give it back to the autoscaler")
+    _common(scale)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-url", default="http://127.0.0.1:8080", help="of the gateway")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask, and print what came."""
+    target = quote(getattr(options, "target", ""), safe="")
+    match options.action:
+        case "list":
+            found = _call(options, "GET", "replicas?limit=200")
+            rows = found["data"]
+        case "scale":
+            count = None if options.replicas == "auto" else _number(options.replicas)
+            found = _call(options, "POST", f"models/{target}/scale", {"replicas": count})
+            rows = []
+        case verb:
+            body = {"notice_s": options.notice_s} if verb == "reclaim" else None
+            found = _call(options, "POST", f"replicas/{target}/{verb}", body)
+            rows = [found]
+    if options.json:
+        print(json.dumps(found))
+    elif not rows:
+        print(
+            f"{found['name']}: {found['scaling']['desired']} replicas wanted ({found['scaling']['reason']})"
+        )
+    for row in rows if not options.json else ():
+        print(
+            f"{row['id']}  {row['model']}  {row['phase']}  running {row['running']}  {row['reason']}".rstrip()
+        )
+    return 0
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise CommandError(f"{text!r} is not a number of replicas; give one, or 'auto'")
+    return int(text)
+
+
+def _call(options: argparse.Namespace, method: str, path: str, body: object = None) -> Any:
+    key = os.environ.get("SWITCHGEAR_ADMIN_KEY")
+    if not key:
+        raise CommandError("SWITCHGEAR_ADMIN_KEY is not set; it is the gateway's admin key")
+    url = options.base_url.rstrip("/").removesuffix("/v1")
+    if not url.startswith(("http://", "https://")):
+        raise CommandError(f"--base-url: {url!r} is no http address")
+    request = urllib.request.Request(  # noqa: S310 - the scheme is checked above
+        f"{url}/admin/v1/{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=180) as reply:  # noqa: S310 - as above
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        with error:
+            said = error.read(10_000).decode(errors="replace")
+        try:
+            said = json.loads(said)["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            print(said, file=sys.stderr)
+        raise CommandError(f"the gateway answered {error.code}: {said}") from None
+    except OSError as error:
+        raise CommandError(f"no gateway answers at {url}: {error}") from None
