@@ -28,7 +28,6 @@ BROKE = '[[keys]]\nname = "broke"\nkey_env = "TEST_LIMITED_KEY"\nbudget_usd = 0.
 EMPTY = {
     "Audited false hits",  # no semantic cache is configured here
     "Texts known",  # the same
-    "Audits",  # the same
     "Launch until ready",  # nothing is launched
 }
 
