@@ -28,7 +28,7 @@ METRIC = "switchgear_log_lines_total"
 _encode = msgspec.json.Encoder().encode
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RequestLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is said of one request; times in milliseconds."""
 
     ts: str
@@ -65,7 +65,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str = ""
 
 
-def line(passage: Passage, offset_s: float) -> Line:
+def line(passage: Passage, offset_s: float) -> RequestLine:
     """Say what became of a request; ``offset_s`` turns its times into seconds since the epoch."""
     key, choice, trip, charge, trace = (
         passage.key,
@@ -76,7 +76,7 @@ def line(passage: Passage, offset_s: float) -> Line:
     )
     usage = charge.usage if charge is not None else None
     began_s = passage.started_s
-    return Line(
+    return RequestLine(
         ts=datetime.fromtimestamp(passage.ended_s + offset_s, UTC).isoformat(timespec="milliseconds"),
         level="error" if passage.status >= 500 else "warning" if passage.error else "info",
         request_id=passage.request_id,
@@ -128,7 +128,7 @@ class RequestLog:
         self._out = out
         self._settings = LoggingSettings()
         self._buffer: deque[Passage] = deque()
-        self._kept: OrderedDict[str, Line] = OrderedDict()
+        self._kept: OrderedDict[str, RequestLine] = OrderedDict()
         self._lock = threading.Lock()  # between the thread and who asks; the event loop takes it never
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
@@ -147,7 +147,7 @@ class RequestLog:
             return
         self._buffer.append(passage)
 
-    def find(self, request_id: str) -> Line | None:
+    def find(self, request_id: str) -> RequestLine | None:
         """Give what is kept of a request of this process; None where it is long ago, or of another one."""
         self._drain()
         return self._kept.get(request_id)

@@ -255,8 +255,9 @@ def test_what_is_served_can_be_read_and_a_replica_drained(door: Gateway) -> None
     good(door, "POST", "replicas/large-0/resume")
     until(door.ready)
     assert ask(door, "POST", "replicas/nothing/drain")[0] == 404
-    for verb in ("sleep", "wake", "reclaim"):
+    for verb in ("sleep", "wake"):
         assert ask(door, "POST", f"replicas/nothing/{verb}")[0] == 404
+    assert ask(door, "POST", "replicas/nothing/reclaim", {})[0] == 404
     assert ask(door, "POST", "models/nothing/scale", {"replicas": 1})[0] == 404
     assert ask(door, "POST", "models/large/scale", {"replicas": 1})[0] == 409
     assert ask(door, "POST", "models/large/scale", {"replicas": -1})[0] == 400

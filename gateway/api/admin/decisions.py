@@ -10,7 +10,7 @@ from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest
 from gateway.errors import NotFound
 from gateway.process import Process
-from gateway.request_log import Line
+from gateway.request_log import RequestLine
 from gateway.tenancy import usage
 from gateway.tenancy.usage import RequestRow
 
@@ -20,7 +20,7 @@ DOCS: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
     """``decision`` is null where the request is long ago, or another process answered it."""
 
-    decision: Line | None
+    decision: RequestLine | None
     booked: RequestRow | None
 
 

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
 
 from backends.replica import Phase, Replica
 from backends.supervisor import CannotSleep
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Cursor, Limit, Page
-from gateway.errors import Conflict, InvalidRequest, NotFound
+from gateway.errors import Conflict, NotFound
 from gateway.process import Process
 
 
@@ -44,11 +45,19 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     notice_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
 
 
-class Adapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A LoRA adapter; the path, a directory on the replicas' machine, is needed to load it."""
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-    path: str = ""
+
+class Adapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A LoRA adapter that is loaded."""
+
+    name: Text
+
+
+class NewAdapter(Adapter, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A LoRA adapter and its directory on the replicas' machine."""
+
+    path: Text
 
 
 class ShownRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,12 +145,11 @@ def _replica_actions(process: Process) -> list[HTTPRouteHandler]:
         sync_to_thread=False,
     )
     def reclaim_replica(
-        request: AdminRequest, replica_id: frame.ReplicaId, data: Notice | None = None
+        request: AdminRequest, replica_id: frame.ReplicaId, data: JSONBody[Notice]
     ) -> ShownReplica:
         """No new requests at once; running ones have the notice's time; a substitute is launched."""
         _known_replica(process, request, replica_id)
-        notice = data or Notice()
-        process.supervisor.reclaim(replica_id, notice.notice_s)
+        process.supervisor.reclaim(replica_id, data.notice_s)
         process.scaler.reclaimed(process.supervisor.replicas[replica_id].model, replica_id)
         return _shown_by_id(process, replica_id)
 
@@ -171,43 +179,46 @@ def _model_actions(process: Process) -> list[HTTPRouteHandler]:
         tags=["fleet"],
         sync_to_thread=False,
     )
-    def scale_model(request: AdminRequest, model_name: str, data: Scale) -> ShownModel:
+    def scale_model(request: AdminRequest, model_name: str, data: JSONBody[Scale]) -> ShownModel:
         """Holds until it is given back with null, or until the gateway ends; running requests finish."""
         _launched(process, request, model_name)
         process.scaler.pin(model_name, data.replicas)
         return next(one for one in _models(process) if one.name == model_name)
 
-    def adapt(verb: Literal["load", "unload"]) -> HTTPRouteHandler:
-        @post(
-            f"/models/{{model_name:str}}/adapters/{verb}",
-            name=f"{verb} adapter",
-            operation_id=f"{verb}Adapter",
-            summary=f"{verb.capitalize()} a LoRA adapter on every ready replica",
-            responses=frame.ACTS,
-            status_code=200,
-            tags=["fleet"],
-        )
-        async def change_adapter(request: AdminRequest, model_name: str, data: Adapter) -> dict[str, str]:
-            """Replica id -> "ok", or what its engine said."""
-            _known_model(process, request, model_name)
-            if verb == "load" and not data.path:
-                raise InvalidRequest("Give the adapter's directory.", param="path")
-            ready = [
-                one.id
-                for one in process.supervisor.replicas.values()
-                if one.model == model_name and one.phase is Phase.READY
-            ]
-            said = {one: await process.supervisor.adapter(one, verb, data.name, data.path) for one in ready}
-            if not ready or any(said.values()):
-                why = (
-                    "; ".join(f"{one}: {text or 'ok'}" for one, text in said.items()) or "no replica is ready"
-                )
-                raise Conflict(f"The adapter {data.name!r} is not {verb}ed everywhere: {why}.")
-            return dict.fromkeys(said, "ok")
+    docs: dict[str, Any] = {"responses": frame.ACTS, "status_code": 200, "tags": ["fleet"]}
 
-        return change_adapter
+    @post("/models/{model_name:str}/adapters/load", summary="Load a LoRA adapter everywhere", **docs)
+    async def load_adapter(
+        request: AdminRequest, model_name: str, data: JSONBody[NewAdapter]
+    ) -> dict[str, str]:
+        """Replica id -> "ok", or what its engine said."""
+        _known_model(process, request, model_name)
+        return await _adapted(process, model_name, "load", data.name, data.path)
 
-    return [scale_model, adapt("load"), adapt("unload")]
+    @post("/models/{model_name:str}/adapters/unload", summary="Unload a LoRA adapter everywhere", **docs)
+    async def unload_adapter(
+        request: AdminRequest, model_name: str, data: JSONBody[Adapter]
+    ) -> dict[str, str]:
+        """Replica id -> "ok", or what its engine said."""
+        _known_model(process, request, model_name)
+        return await _adapted(process, model_name, "unload", data.name)
+
+    return [scale_model, load_adapter, unload_adapter]
+
+
+async def _adapted(
+    process: Process, model: str, verb: Literal["load", "unload"], name: str, path: str = ""
+) -> dict[str, str]:
+    """Have every ready replica of a model load or unload an adapter. Raises Conflict unless all did."""
+    supervisor = process.supervisor
+    ready = [
+        one.id for one in supervisor.replicas.values() if one.model == model and one.phase is Phase.READY
+    ]
+    said = {one: await supervisor.adapter(one, verb, name, path) for one in ready}
+    if not ready or any(said.values()):
+        why = "; ".join(f"{one}: {text or 'ok'}" for one, text in said.items()) or "no replica is ready"
+        raise Conflict(f"The adapter {name!r} is not {verb}ed everywhere: {why}.")
+    return dict.fromkeys(said, "ok")
 
 
 def _known_replica(process: Process, request: AdminRequest, replica_id: str) -> None:

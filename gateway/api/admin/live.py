@@ -102,8 +102,8 @@ def _live(process: Process) -> Live:
                 model=name,
                 running=int(gauge("switchgear_running", name)),
                 queued=int(gauge("switchgear_queue_depth", name)),
-                duration=_buckets(samples.get("switchgear_request_duration_seconds", []), name),
-                first_byte=_buckets(samples.get("switchgear_time_to_first_byte_seconds", []), name),
+                duration=_buckets(samples.get("gen_ai_server_request_duration_seconds", []), name),
+                first_byte=_buckets(samples.get("gen_ai_server_time_to_first_token_seconds", []), name),
             )
             for name in sorted(process.pipeline.catalogue.models)
         ],
@@ -114,9 +114,8 @@ def _live(process: Process) -> Live:
 
 
 def _buckets(found: Iterable[Any], model: str) -> list[Bucket]:
-    bounds = (
-        (one.labels["le"], int(one.value))
-        for one in found
-        if one.name.endswith("_bucket") and one.labels["model"] == model
-    )
-    return [Bucket(None if bound == "+Inf" else float(bound), count) for bound, count in bounds]
+    counts: dict[str, int] = {}  # of all operations and outcomes together
+    for one in found:
+        if one.name.endswith("_bucket") and one.labels["gen_ai_response_model"] == model:
+            counts[one.labels["le"]] = counts.get(one.labels["le"], 0) + int(one.value)
+    return [Bucket(None if bound == "+Inf" else float(bound), count) for bound, count in counts.items()]
