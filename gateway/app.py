@@ -16,15 +16,14 @@ from litestar import Litestar, Router
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from backends.clients import Clients, Outgoing
-from backends.clients.base import ClientError, ConnectFailed, InferenceClient, ReplyTimeout
+from backends.clients import Clients
+from backends.clients.base import InferenceClient
+from backends.clients.probe import ClientProbe
 from backends.engines import ENGINES
 from backends.launchers import LAUNCHERS
-from backends.probing import ProbeReply
 from backends.replica import Replica
 from backends.supervisor import Supervisor
-from backends.wanted import ReplicaSpec
-from gateway import gauges
+from gateway import declared, gauges
 from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, streams, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
@@ -42,7 +41,7 @@ from gateway.process import Control, Process
 from gateway.recordings import Recordings
 from gateway.request_log import RequestLog
 from gateway.scaling import Fleet, Scaler
-from gateway.settings import CacheSettings, ModelSettings, Settings
+from gateway.settings import CacheSettings, Settings
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
@@ -73,7 +72,6 @@ ROUTES = (
 )
 
 PULSE_S = 0.5
-PROBE_BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
 
 class Edges(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +150,7 @@ class House:
         self.supervisor = Supervisor(
             (),
             launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
-            probe=_Probe(self.clients),
+            probe=ClientProbe(self.clients),
             now=edges.now,
             state_dir=state_dir,
             on_change=self._changed,
@@ -260,7 +258,7 @@ class House:
         self.scaler.configure(settings.models)
         self.batching.configure(settings.models)
         self._credentials.clear()
-        self._credentials.update(_credentials(settings, self._edges.environ))
+        self._credentials.update(declared.credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache, settings.coalescing)
         self.recordings.adopt(settings.idempotency, settings.streams)
         self._adopt_likeness(settings.cache)
@@ -275,7 +273,10 @@ class House:
 
     def _declare(self) -> None:
         """Tell the fleet which replicas are wanted now."""
-        self.supervisor.declare(specs(self.process.settings, self._edges, self.scaler.ids))
+        edges = self._edges
+        self.supervisor.declare(
+            declared.specs(self.process.settings, edges.environ, edges.engine_python, self.scaler.ids)
+        )
         self.dispatcher.update(self.supervisor.replicas)
 
     def _adopt_likeness(self, cache: CacheSettings) -> None:
@@ -384,51 +385,6 @@ def build(process: Process) -> ASGIApp:
     return application
 
 
-def specs(settings: Settings, edges: Edges, launched: Callable[[str], Iterable[str]]) -> list[ReplicaSpec]:
-    """Say which replicas are wanted; ``launched`` names those of a launched model."""
-    found: list[ReplicaSpec] = []
-    for model in settings.models:
-        if model.launch is not None:
-            found += [_launched(model, replica_id, edges) for replica_id in launched(model.name)]
-        found += [_attached(model, number, edges) for number in range(len(model.replicas))]
-    return found
-
-
-def _launched(model: ModelSettings, replica_id: str, edges: Edges) -> ReplicaSpec:
-    return ReplicaSpec(
-        id=replica_id,
-        model=model.name,
-        engine=model.engine,
-        launcher="local",
-        launch=model.launch,
-        python=edges.engine_python,
-        upstream_model=model.upstream_name,
-        kind=model.kind,
-        context_tokens=model.context_tokens,
-        spot=model.launch is not None and model.launch.spot,
-        max_concurrency=model.launch.max_num_seqs or 64 if model.launch is not None else 64,
-    )
-
-
-def _attached(model: ModelSettings, number: int, edges: Edges) -> ReplicaSpec:
-    replica = model.replicas[number]
-    key = edges.environ.get(replica.api_key_env or "")
-    return ReplicaSpec(
-        id=f"{model.name}-{number}",
-        model=model.name,
-        engine=model.engine,
-        url=replica.url.rstrip("/"),
-        upstream_model=model.upstream_name,
-        kind=model.kind,
-        context_tokens=model.context_tokens,
-        headers={"authorization": f"Bearer {key}"} if key else {},
-        spot=replica.spot,
-        weight=replica.weight,
-        version=replica.version,
-        max_concurrency=replica.max_concurrency,
-    )
-
-
 def _logs(settings: Settings, edges: Edges) -> Logs:
     """Make the logs of this process, or of all that share a Redis."""
     redis, kept_bytes = settings.redis, settings.streams.total_bytes
@@ -466,16 +422,6 @@ def _news(settings: Settings, edges: Edges) -> SharedLog | None:
     return SharedLog(redis.url, password, redis.timeout_ms / 1000)
 
 
-def _credentials(settings: Settings, environ: Mapping[str, str]) -> dict[str, bytes]:
-    """Give the Authorization header of each replica that needs one."""
-    return {
-        f"{model.name}-{number}": f"Bearer {environ[replica.api_key_env]}".encode()
-        for model in settings.models
-        for number, replica in enumerate(model.replicas)
-        if replica.api_key_env is not None
-    }
-
-
 def _admin_digest(environ: Mapping[str, str]) -> bytes | None:
     key = environ.get("SWITCHGEAR_ADMIN_KEY")
     return hashlib.sha256(key.encode()).digest() if key else None
@@ -487,35 +433,6 @@ def _heard(telemetry: Telemetry) -> tuple[Callable[[str], None], Callable[[str, 
         lambda name: telemetry.count("switchgear_loop_failures_total", (name,)),
         lambda name, spent_s: telemetry.observe("switchgear_loop_step_seconds", (name,), spent_s),
     )
-
-
-class _Probe:
-    """Asks by the same clients as the requests; see ``backends.probing.Probe``."""
-
-    def __init__(self, client: InferenceClient) -> None:
-        self._client = client
-
-    async def __call__(
-        self, url: str, headers: Mapping[str, str], timeout_s: float, body: bytes | None = None
-    ) -> ProbeReply:
-        pairs = [(name.encode(), value.encode()) for name, value in headers.items() if name != "content-type"]
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
-        request = Outgoing(
-            url, body or b"", pairs, method="GET" if body is None else "POST", deadline_s=deadline_s
-        )
-        try:
-            async with asyncio.timeout(timeout_s):
-                reply = await self._client.send(request)
-                try:
-                    return ProbeReply(reply.status, await reply.read_all(PROBE_BODY_LIMIT_BYTES))
-                finally:
-                    reply.close()
-        except ConnectFailed as error:
-            raise ConnectionRefusedError(str(error)) from None
-        except ReplyTimeout as error:
-            raise TimeoutError(str(error)) from None
-        except ClientError as error:
-            raise OSError(str(error)) from None
 
 
 def _wire_probes(house: House, wall: Callable[[], float]) -> None:
