@@ -445,7 +445,6 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
     telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
     telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
-    telemetry.probe("switchgear_cache_error_bound_ratio", lambda: _error_bound(house.process.settings))
     saved = house.pipeline.shelf.kept.saved_tokens
     telemetry.probe(
         "switchgear_cache_saved_tokens", lambda: [((tier,), float(n)) for tier, n in saved.items()]
@@ -453,8 +452,3 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     if (news := house.news) is not None:
         telemetry.probe("switchgear_cache_lost_news", lambda: [((), float(news.lost))])
     telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
-
-
-def _error_bound(settings: Settings) -> gauges.Values:
-    semantic = settings.cache.semantic
-    return [] if semantic is None else [((), semantic.error_bound)]

@@ -292,14 +292,6 @@ METRICS = (
         "Which tier answered for a route, and why.",
     ),
     Metric(
-        "switchgear_cache_error_bound_ratio",
-        "probe",
-        (),
-        "hits",
-        "The bound on wrong hits that the configuration promises.",
-        alike=True,
-    ),
-    Metric(
         "switchgear_keys_expiring",
         "probe",
         (),

@@ -91,7 +91,6 @@ CACHE = Board(
                             f'{REQUESTS}{{{MODEL},cache=~"hit.*|miss"}}', "job"))),
         graph("Audited false hits", "Of the semantic cache, beside the promised bound.", "percentunit",
               ("false hits", "switchgear_cache_false_hit_ratio"),
-              ("promised", "switchgear_cache_error_bound_ratio"),
               ("estimate", "max(switchgear_cache_error_estimate)"),
               ("bound", "max(switchgear_cache_error_bound)"),
               empty="no audit yet"),
