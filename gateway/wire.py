@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with four changes.
+"""uvicorn's HTTP protocol with five changes.
 
 What is written in one turn of the loop leaves in one system call: an answer is written in two or three pieces
 (head, body, end of a chunked body); joined, each costs one ``write`` instead of several, the dearest part of
@@ -10,6 +10,9 @@ heads are bytes that are written as they are, a client that leaves is a callback
 that waits for ``http.disconnect``, cost a sixth of what a small request costs.
 
 What is not HTTP, or has a head without end, is refused in OpenAI's shape like any other bad request.
+
+A client that reads nothing for a minute while an answer waits is let go: what its request holds (a slot at a
+replica) is not its own.
 
 A client that leaves is noticed although it has pipelined another request: uvicorn tells the newest request
 only, and stops reading, which hides the client's end.
@@ -29,6 +32,7 @@ from gateway.api.inference import new_request_id
 from gateway.errors import ApiError, InvalidRequest, RequestTooLarge, error_body
 
 HEAD_LIMIT_BYTES = 64 * 1024
+CLIENT_READS_WITHIN_S = 60.0
 PIPELINE_LIMIT = 16
 JOIN_BELOW_BYTES = 64 * 1024
 BODILESS = (204, 304)
@@ -45,6 +49,7 @@ class _JoinedWrites:
         self.resume_reading = transport.resume_reading
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
+        self.abort = transport.abort
 
     def write(self, data: bytes) -> None:
         """Write in the next turn; what is large goes now, behind what is kept."""
@@ -85,6 +90,15 @@ class Cycle(RequestResponseCycle):
         if self._leave is not None:
             self._leave()
 
+    async def _drained(self) -> None:
+        """Wait until the client reads again; one that reads nothing for too long is let go."""
+        try:
+            async with asyncio.timeout(CLIENT_READS_WITHIN_S):
+                await self.flow.drain()
+        except TimeoutError:
+            self.disconnected = True  # nothing more is written; the transport's end tells the handler
+            self.transport.abort()
+
     # The hot path
     async def read(self, limit_bytes: int) -> bytes:
         """See ``Wire.read``."""
@@ -116,7 +130,7 @@ class Cycle(RequestResponseCycle):
     async def answer(self, status: int, head: bytes, body: bytes) -> None:
         """See ``Wire.answer``."""
         if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+            await self._drained()
         if not self.disconnected:
             self.response_started = True
             if not self.keep_alive:
@@ -130,7 +144,7 @@ class Cycle(RequestResponseCycle):
     async def begin(self, head: bytes) -> None:
         """See ``Wire.begin``."""
         if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+            await self._drained()
         if not self.disconnected:
             self.response_started = True
             self.chunked_encoding = self.scope["http_version"] == "1.1"
@@ -143,7 +157,7 @@ class Cycle(RequestResponseCycle):
     async def piece(self, data: bytes) -> None:
         """See ``Wire.piece``."""
         if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+            await self._drained()
         if data and not self.disconnected:
             if self.chunked_encoding:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -152,7 +166,7 @@ class Cycle(RequestResponseCycle):
     async def end(self) -> None:
         """See ``Wire.end``."""
         if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+            await self._drained()
         if not self.disconnected:
             if self.chunked_encoding:
                 self.transport.write(b"0\r\n\r\n")
@@ -169,7 +183,7 @@ class Cycle(RequestResponseCycle):
     async def send(self, message: Any) -> None:
         """Send a part of the answer; see the ASGI specification."""
         if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+            await self._drained()
         if self.disconnected:
             return
         if message["type"] == "http.response.start":

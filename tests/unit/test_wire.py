@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 from gateway.api.exchange import WIRE, ClientGone
 from gateway.errors import RequestTooLarge
 from gateway.wire import Cycle, JoinedHttpProtocol
+from tests.fakes.loop import run
 
 ASK = b"%s /x HTTP/1.1\r\nhost: a\r\n\r\n"
 Handler = Callable[[Any, Any, Any], Awaitable[None]]
@@ -28,6 +29,9 @@ class Transport:
         self.written.append(data)
 
     def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
         self.closed = True
 
     def is_closing(self) -> bool:
@@ -209,6 +213,36 @@ def test_who_leaves_before_the_end_is_told_of_and_who_leaves_after_it_is_not() -
 
     assert asyncio.run(leavers(whole=False)) == ["left"]
     assert asyncio.run(leavers(whole=True)) == []
+
+
+def test_a_client_that_reads_nothing_is_let_go() -> None:
+    """After a minute, and what it asked for with it."""
+
+    async def main() -> None:
+        told: list[float] = []
+        loop = asyncio.get_running_loop()
+
+        async def handler(scope: Any, _receive: Any, _send: Any) -> None:
+            wire = scope["extensions"][WIRE]()
+            wire.on_leave(lambda: told.append(loop.time()))
+            await wire.begin(b"")
+            protocol.pause_writing()
+            await wire.piece(b"x")
+
+        protocol, transport = connected(handler)
+        protocol.data_received(ASK % b"GET")
+        began_s = loop.time()
+        await asyncio.sleep(59)
+        before = transport.closed
+        await asyncio.sleep(2)
+        assert (before, transport.closed) == (False, True)
+        protocol.connection_lost(None)  # as a transport does that was aborted
+        await turns()
+        assert told
+        assert loop.time() - began_s < 62
+        assert transport.written == [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"]
+
+    run(main())
 
 
 def test_who_has_left_already_is_told_of_at_once() -> None:
