@@ -60,7 +60,7 @@ class Supervisor:
         on_change: Callable[[Replica, Replica], None] = lambda before, after: None,
         busy: Callable[[str], int] = lambda replica_id: 0,
     ) -> None:
-        """`on_change(before, after)` is called in the loop for each change of a phase; it must not block.
+        """`on_change(before, after)` is called in the loop for each change of a phase or a limit; it must not block.
 
         `busy(replica_id)` gives the requests that run there through this gateway.
         """
@@ -246,15 +246,15 @@ class Supervisor:
         self.loads = {id_: load for id_, text in read.items() if (load := self._load(id_, text)) is not None}
         self.figures = {id_: read_figures(text, self._engine(id_).figures) for id_, text in read.items()}
 
-    def report(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
-        """How a request went: ok, or failed through the replica (`replica.outcome`: a 4xx is neither)."""
+    def report(self, replica_id: str, event: Event, reason: str = "") -> None:
+        """How a request went: `BEGAN`, `SUCCEEDED`, or what the replica did wrong. (A 4xx but 429 is neither.)"""
         seen = self.replicas.get(replica_id)
-        if ok:
+        if event is Event.SUCCEEDED:
             self._served.add(replica_id)
-        if seen is None or (ok and not seen.consecutive_failures and not seen.missed_probes):
-            return
-        failed = Event.REFUSED if refused else Event.FAILED
-        self._step(replica_id, Event.SUCCEEDED if ok else failed, reason)
+            if seen is None or not (seen.trust or seen.consecutive_failures or seen.missed_probes or seen.throttled):
+                return
+        if seen is not None:
+            self._step(replica_id, event, reason)
 
     async def stop(self) -> None:
         """Take everything out of routing, end everything that was started."""
@@ -294,6 +294,7 @@ class Supervisor:
         self.replicas = {**self.replicas, id_: after}
         if after.phase is not before.phase:
             LOG.info("replica %s: %s -> %s %s", id_, before.phase, after.phase, after.reason)
+        if after.phase is not before.phase or after.limit != before.limit:
             self._on_change(before, after)
 
     async def _start(self, spec: ReplicaSpec) -> None:

@@ -81,7 +81,7 @@ class Calls:
             ),
             headers=headers,
             receiver=receiver,
-            query=self._query(settings, request, tenant),
+            query=self._query(settings, request, key),
             band=band,
             deadline_s=_deadline_s(incoming),
             first_byte_s=settings.first_byte_timeout_s,
@@ -89,14 +89,16 @@ class Calls:
             max_attempts=settings.max_attempts,
         )
 
-    def _query(self, settings: ModelSettings, request: Inference, tenant: str) -> Query:
+    def _query(self, settings: ModelSettings, request: Inference, key: Key) -> Query:
         """Say what the choice of a replica reads; the marks of the prompt only where they are read."""
         prefix: tuple[bytes, ...] = ()
+        tenant = key.tenant
         if self._reads_prefix(settings.name):
             prefix = marks(*request.prompt_and_salt("" if settings.share_prefix_cache else tenant))
         return Query(
             model=settings.name,
             tenant=tenant,
+            weight=key.weight,
             prompt_tokens=request.prompt_tokens_estimate,
             output_tokens=request.output_tokens_estimate,
             prefix=prefix,
