@@ -9,8 +9,8 @@ every request ends in a 500; a good request wipes out both. A replica that only 
 no use either, but is given longer: it may have been busy.
 
 That is a circuit breaker: closed (ready), open (ejected), half-open (ready again, on trial). After a recovery
-a replica is trusted with one request, and with twice as many for each that it begins and serves, up to its limit: what a
-probe does not find out costs one request, and a cold cache does not meet the whole crowd.
+a replica is trusted with one request, and with twice as many for each that it begins and serves, up to its
+limit: what a probe does not find out costs one request, and a cold cache does not meet the whole crowd.
 """
 
 from enum import StrEnum

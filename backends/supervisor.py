@@ -60,7 +60,7 @@ class Supervisor:
         on_change: Callable[[Replica, Replica], None] = lambda before, after: None,
         busy: Callable[[str], int] = lambda replica_id: 0,
     ) -> None:
-        """`on_change(before, after)` is called in the loop for each change of a phase or a limit; it must not block.
+        """`on_change(before, after)` is called for each change of a phase or a limit; it must not block.
 
         `busy(replica_id)` gives the requests that run there through this gateway.
         """
@@ -247,11 +247,13 @@ class Supervisor:
         self.figures = {id_: read_figures(text, self._engine(id_).figures) for id_, text in read.items()}
 
     def report(self, replica_id: str, event: Event, reason: str = "") -> None:
-        """How a request went: `BEGAN`, `SUCCEEDED`, or what the replica did wrong. (A 4xx but 429 is neither.)"""
+        """How a request went: `BEGAN`, `SUCCEEDED`, or what the replica did wrong."""
         seen = self.replicas.get(replica_id)
         if event is Event.SUCCEEDED:
             self._served.add(replica_id)
-            if seen is None or not (seen.trust or seen.consecutive_failures or seen.missed_probes or seen.throttled):
+            if seen is None or not (
+                seen.trust or seen.consecutive_failures or seen.missed_probes or seen.throttled
+            ):
                 return
         if seen is not None:
             self._step(replica_id, event, reason)

@@ -33,6 +33,7 @@ from gateway.choosing import Chooser
 from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
+from gateway.judging import Judge
 from gateway.likeness import Keep, Likeness, store_of
 from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
@@ -179,9 +180,8 @@ class House:
         file = OwnFile(state_dir / "semantic.cache")
         self._keep = Keep(settings.cache.max_bytes, file, self.news)
         self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
-        self.batching = Batching(
-            Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
-        )
+        judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
+        self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
         self.logs = _logs(settings, edges)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.attempts import Call, Receiver
 from gateway.bands import band_of, engine_priority
 from gateway.batching import Batching
 from gateway.choosing import Choice
@@ -14,10 +13,12 @@ from gateway.openai import schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
 from gateway.openai.schemas import Endpoint, Inference
+from gateway.openai.trail import Trail
 from gateway.settings import ModelSettings
 from gateway.tenancy.billing import Charge
 from gateway.tenancy.keys import Key
 from gateway.tracecontext import passed_on
+from gateway.trip import Call, Receiver
 from routing.decision import Query
 from routing.prefixes import marks
 
@@ -84,9 +85,13 @@ class Calls:
             query=self._query(settings, request, key),
             band=band,
             deadline_s=_deadline_s(incoming),
+            connect_s=settings.connect_timeout_s,
             first_byte_s=settings.first_byte_timeout_s,
             idle_s=settings.stall_timeout_s,
             max_attempts=settings.max_attempts,
+            hedge=settings.hedge,
+            trail=Trail(request.choices, shows_ids=request.wants_token_ids) if request.stream else None,
+            able=choice.model.able,
         )
 
     def _query(self, settings: ModelSettings, request: Inference, key: Key) -> Query:

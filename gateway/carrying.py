@@ -5,12 +5,12 @@ how its tokens read and how many fit, and then for the rest. A way that a replic
 next one.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
 from backends.clients.base import Reply
+from gateway.errors import UpstreamRefused
 from gateway.openai import continuation
 from gateway.openai.continuation import AGAIN, IDS, MESSAGE, Able, ByIds, CannotContinue, Onward, Replay, Rest
 from gateway.openai.trail import Said, Trail
@@ -37,7 +37,7 @@ class Missing(Exception):
 
 
 class Leg:
-    """One more run of a stream: opened on a replica, then fed with what it says; see ``continuation.Rest``."""
+    """One more run of a stream: opened on a replica, then fed with what it says."""
 
     def __init__(self, path: str, body: bytes, trail: Trail, able: Able) -> None:
         """Plan it. Raises CannotContinue."""
@@ -46,8 +46,6 @@ class Leg:
         self._ways = continuation.ways(self._fields, trail, able)
         self.way = self._ways[0]
         self._rest: Rest
-        self.feed: Callable[[bytes], bytes]
-        self.ended: Callable[[], bool]
 
     def cut_short(self) -> bytes:
         """Give the ends of choices that have all the tokens they may have: nobody needs to be asked."""
@@ -67,11 +65,18 @@ class Leg:
             self.way = way
             try:
                 reply = await self._open(way, ask)
-            except Missing:
+            except (Missing, UpstreamRefused):
                 continue
-            self.feed, self.ended = self._rest.feed, self._rest.ended
             return reply
-        raise CannotContinue("its server cannot turn tokens into text")
+        raise CannotContinue("no server takes it up in the middle")
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what the replica says, give events; see ``Rest.feed``."""
+        return self._rest.feed(data)
+
+    def end(self) -> bytes:
+        """Take the end of what it says; see ``Rest.end``."""
+        return self._rest.end()
 
     async def _open(self, way: str, ask: Ask) -> Reply:
         if way == AGAIN:

@@ -7,6 +7,7 @@ Whoever waits has a timer of its own.
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Self
 
 import msgspec
 
@@ -92,6 +93,11 @@ class Dispatcher:
         desk = self._desks.get(model)
         if desk is not None:
             desk.line.rest(replica_id, self.now() + wait_s)
+
+    def rests_s(self, model: str) -> float:
+        """Give how long all of a model's replicas still want to be left alone; 0 where one does not."""
+        desk = self._desks.get(model)
+        return desk.line.rests_s(self.now()) if desk is not None else 0.0
 
     def observe(self, loads: Mapping[str, ReplicaLoad]) -> None:
         """Take what the engines tell of themselves."""
@@ -270,6 +276,12 @@ class Slot:
         self._dispatcher = dispatcher
         self._grant = grant
         self.replica = replica
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def began(self) -> None:
         """Note that the first byte of the answer is there."""

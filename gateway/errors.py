@@ -413,7 +413,7 @@ def _error_object(body: bytes) -> dict[str, Any]:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Read how long a server wants to be left alone: ``retry-after-ms``, ``retry-after`` in seconds or as a date.
+    """Read how long a server wants to be left alone: ``retry-after-ms``, or ``retry-after``, also as a date.
 
     A date is held against the server's own ``date``, so that its clock need not be ours.
     """

@@ -1,7 +1,7 @@
 """What an attempt says of its replica: counted by outcome, and told to whoever takes replicas out of routing.
 
-A client's own mistake or hurry blames nobody. Neither does a request that fails wherever it is tried: the first
-failure is told at once, those after it only when another replica has served the request after all. One that
+A client's own mistake or hurry blames nobody. Neither does a request that fails wherever it is tried: its
+first failure is told at once, those after it only when another replica has served it after all. One that
 failed everywhere is suspected for a while (``restraint.Suspects``), and blames nobody until it succeeds.
 """
 

@@ -3,14 +3,17 @@
 - ``Budget``: retries and hedges are a share of the requests, and a few more after a pause: when everything
   fails, trying again must not double the load.
 - ``FirstBytes``: after which time a first byte is late, as a quantile of the latest ones.
-- ``Suspects``: a request that failed wherever it was tried may be the cause itself. It takes no replica out of
-  routing by being sent again, and is tried once only, until it succeeds or is forgotten.
+- ``Suspects``: a request that failed wherever it was tried may be the cause itself. It takes no replica out
+  of routing by being sent again, and is tried once only, until it succeeds or is forgotten.
 """
 
 from bisect import insort
 from collections import OrderedDict, deque
 from hashlib import blake2b
 
+from gateway.settings import HedgeSettings
+
+RETRY_SHARE = 0.1
 SAVED = 10.0
 """So many tries over its share a model may have at once."""
 SAMPLES = 200
@@ -55,6 +58,31 @@ class FirstBytes:
         """Give the time above which one is late; None while too few are known."""
         count = len(self._sorted)
         return self._sorted[min(int(quantile * count), count - 1)] if count >= LEAST_SAMPLES else None
+
+
+class Restraint:
+    """What a model's calls may do beside the one attempt that each has; ``requests`` counts them."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.first_bytes = FirstBytes()
+        self._retries = Budget(RETRY_SHARE)
+        self._hedges = Budget(0.0)
+
+    def may_retry(self) -> bool:
+        """Take one retry out of the budget."""
+        return self._retries.spend(self.requests)
+
+    def may_hedge(self, hedge: HedgeSettings) -> bool:
+        """Take one hedge out of the budget."""
+        self._hedges.share = hedge.budget
+        return self._hedges.spend(self.requests)
+
+    def late_s(self, hedge: HedgeSettings) -> float | None:
+        """Give from when on a first byte is late; None while that is not known."""
+        return (
+            hedge.after_ms / 1000 if hedge.after_ms is not None else self.first_bytes.late_s(hedge.quantile)
+        )
 
 
 class Suspects:

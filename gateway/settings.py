@@ -98,6 +98,17 @@ class BandSettings(Table, frozen=True):
     slo_ttft_ms: Positive | None = None
 
 
+class HedgeSettings(Table, frozen=True):
+    """``hedge = {...}``: from when on a second replica is asked, and for how many of the requests at most.
+
+    A first byte is late after ``after_ms``, or, where that is not set, above a quantile of the latest ones.
+    """
+
+    after_ms: Annotated[float, Meta(ge=1, le=1e6)] | None = None
+    quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.95
+    budget: Share = 0.1
+
+
 class ModelSettings(Table, frozen=True):
     """``[[models]]``."""
 
@@ -116,6 +127,8 @@ class ModelSettings(Table, frozen=True):
     slo_ttft_ms: Positive | None = None
     bands: tuple[BandSettings, ...] = ()
     batch_window_ms: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    hedge: HedgeSettings | None = None
+    connect_timeout_s: Seconds = 5.0
     first_byte_timeout_s: Seconds = 120.0
     stall_timeout_s: Seconds = 60.0
     max_attempts: Positive = 3

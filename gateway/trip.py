@@ -58,7 +58,8 @@ class Try(msgspec.Struct, eq=False):
 class Trip(msgspec.Struct, eq=False):
     """What became of a call so far; it outlives the call and holds none of its bytes.
 
-    ``tried`` are the replicas in order, the one that serves last. ``barren`` attempts in a row gave nothing.
+    ``tried`` are the replicas in order, the one that serves last. ``barren`` attempts in a row gave nothing;
+    under ``deaths`` of them a connection broke.
     """
 
     tried: list[str] = []
@@ -68,6 +69,7 @@ class Trip(msgspec.Struct, eq=False):
     delivered: bool = False
     barren: int = 0
     breaks: int = 0
+    deaths: int = 0
     queue_s: float = 0.0
     upstream_s: float = 0.0
     held: list[tuple[str, Event, str]] = []
@@ -96,7 +98,6 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     hedge: HedgeSettings | None = None
     trail: Trail | None = None
     able: Able = Able()
-    spare: "Callable[[], Call | None] | None" = None
     trip: Trip = msgspec.field(default_factory=Trip)
     trace: Trace | None = None
 

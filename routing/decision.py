@@ -8,8 +8,9 @@ import msgspec
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request when a replica is chosen.
 
-    ``weight`` is the tenant's share of a busy model against others' (1 for most). ``draw`` in [0, 1) and ``sequence`` (a count per model) stand for randomness and turn-taking. ``prefix``
-    are the marks of the prompt's beginning (``routing.prefixes``), where the policy reads them.
+    ``weight`` is the tenant's share of a busy model against others' (1 for most). ``draw`` in [0, 1) and
+    ``sequence`` (a count per model) stand for randomness and turn-taking. ``prefix`` are
+    the marks of the prompt's beginning (``routing.prefixes``), where the policy reads them.
     """
 
     model: str

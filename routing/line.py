@@ -198,6 +198,12 @@ class Line:
         self._warm.note(chosen.id, query.prefix)
         return self._take(server, query, chosen.cached_tokens, now_s)
 
+    def rests_s(self, now_s: float) -> float:
+        """Give how long all replicas still want to be left alone; 0 where one does not, or there is none."""
+        if not self._resting:
+            return 0.0
+        return max(0.0, min((self._resting.get(one.id, 0.0) - now_s for one in self.servers), default=0.0))
+
     def _at_rest(self, now_s: float) -> frozenset[str]:
         self._resting = {id_: until_s for id_, until_s in self._resting.items() if until_s > now_s}
         return frozenset(self._resting)

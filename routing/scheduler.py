@@ -1,8 +1,8 @@
 """The bounded queue before each model: who waits, who is next, who is shed. Pure: time comes in.
 
 - Bands: a lower ``band`` goes first. Inside a band the tenant that was granted the fewest tokens for its
-  weight goes first (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024);
-  a tenant's own tickets keep their order. Who comes back after a pause gets no credit for it.
+  weight goes first (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models", OSDI
+  2024); a tenant's own tickets keep their order. Who comes back after a pause gets no credit for it.
 - Ageing: every ``AGED_EVERY``-th grant goes to whoever has waited longest, once that is more than ``age_s``:
   nothing starves, and a backlog of batch work never takes more than that share from the bands above it.
 - A full queue makes room for a better band, or for a tenant with fewer places, by pushing out the youngest

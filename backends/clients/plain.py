@@ -355,7 +355,7 @@ class PlainClient:
             connection.transport.abort()
 
     def _sweep_silent(self) -> None:
-        """Fail exchanges that were silent for too long; a paused one waits for its reader, up to the deadline."""
+        """Fail exchanges that were silent for too long; a paused one has until its deadline."""
         now_s = self._loop.time()
         for connection in list(self._active):
             until_s = connection.deadline_s if connection.paused else connection.quiet_until

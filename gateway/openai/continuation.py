@@ -1,4 +1,4 @@
-"""The rest of a stream that broke off, from another run: which ways there are, and what each makes of it. Pure.
+"""The rest of a broken stream, from another run: which ways there are, and what each makes of it. Pure.
 
 - ``IDS``: a text completion whose prompt is the first one's token ids and those of the answer so far. Nothing
   is taken apart and put together again; the answer's distribution is that of one run.
@@ -25,7 +25,8 @@ IDS, MESSAGE, AGAIN = "ids", "message", "again"
 # What a run that goes on by token ids takes over as it is; what it is given otherwise; what it need not know.
 COPIED = (
     "model", "temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids", "include_stop_str_in_output",
-    "ignore_eos", "logit_bias", "allowed_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "priority", "cache_salt",
+    "ignore_eos", "logit_bias", "allowed_token_ids", "skip_special_tokens", "spaces_between_special_tokens",
+    "priority", "cache_salt",
 )  # fmt: skip
 _TURNED = frozenset({"messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens",
                      "min_tokens", "seed", "logprobs", "top_logprobs", "n", "return_token_ids"})  # fmt: skip
@@ -33,9 +34,11 @@ _SETTLED = frozenset({"user", "metadata", "safety_identifier", "service_tier", "
                       "request_id", "chat_template", "chat_template_kwargs", "add_generation_prompt",
                       "continue_final_message", "add_special_tokens", "parallel_tool_calls",
                       "reasoning_effort", "include_reasoning", "verbosity", "documents"})  # fmt: skip
-_HARMLESS = {"frequency_penalty": (0, 0.0), "presence_penalty": (0, 0.0), "repetition_penalty": (1, 1.0),
-             "echo": (False,), "best_of": (1,), "use_beam_search": (False,), "suffix": ("",),
-             "response_format": ({"type": "text"},), "tool_choice": ("none",), "tools": ([],)}  # fmt: skip
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0, 0.0), "presence_penalty": (0, 0.0), "repetition_penalty": (1, 1.0),
+    "echo": (False,), "best_of": (1,), "use_beam_search": (False,), "suffix": ("",),
+    "response_format": ({"type": "text"},), "tool_choice": ("none",), "tools": ([],),
+}  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -62,8 +65,8 @@ class Rest(Protocol):
     def feed(self, data: bytes) -> bytes:
         """Take bytes, give events. Raises StreamBroken or Mismatch; what was good is its ``before``."""
 
-    def ended(self) -> bool:
-        """Take the end of the body: tells whether the whole stream is complete. Raises StreamBroken."""
+    def end(self) -> bytes:
+        """Take the end of the body, give the last events. Raises StreamBroken where it came early."""
 
 
 def ways(fields: dict[str, Any], trail: Trail, able: Able) -> list[str]:
@@ -122,7 +125,9 @@ def _numbered(fields: dict[str, Any], trail: Trail) -> bool:
     """Whether all that was said, and the one prompt, is known by its ids."""
     for message in fields.get("messages") or ():
         content = message.get("content")
-        if isinstance(content, list) and any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+        if isinstance(content, list) and any(
+            not isinstance(part, dict) or part.get("type") != "text" for part in content
+        ):
             return False
     prompt = fields.get("prompt")
     if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)):
@@ -189,7 +194,7 @@ def ids_body(fields: dict[str, Any], prompt: list[int], so_far: list[int], most_
 
 
 def derived_seed(seed: int, tokens: int) -> int:
-    """Give the seed of a run that begins behind so many tokens: reproducible, and not the first tokens' draws."""
+    """Give the seed of a run behind so many tokens: reproducible, and not the first tokens' draws."""
     return (seed * 1_000_003 + tokens + 1) % 2**31
 
 
@@ -215,11 +220,11 @@ class Run:
             raise
         return b"".join(found)
 
-    def ended(self) -> bool:
-        """See ``Rest.ended``."""
+    def end(self) -> bytes:
+        """See ``Rest.end``."""
         if not self.trail.complete:
             raise StreamBroken("the stream ended before the answer was complete")
-        return True
+        return b""
 
     def _event(self, payload: bytes) -> bytes:
         try:
@@ -228,7 +233,14 @@ class Run:
                 said = _encode(chunk["error"])[:300].decode(errors="replace")
                 raise StreamBroken(f"the server reported {said}")
             made = self._chunk(chunk)
-        except (msgspec.DecodeError, RecursionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (
+            msgspec.DecodeError,
+            RecursionError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise StreamBroken(f"an event is not as expected ({error})") from None
         return b"" if made is None else event_of({**self.trail.same, **made, **self.trail.same})
 
@@ -341,7 +353,9 @@ class Replay(Run):
         self._at[index, "logprobs"] = at + count
         skipped = min(count, max(0, known.scored - at)) if known is not None else 0
         self.trail.said(index).scored += count - skipped
-        return {name: value[skipped:] if isinstance(value, list) else value for name, value in logprobs.items()}
+        return {
+            name: value[skipped:] if isinstance(value, list) else value for name, value in logprobs.items()
+        }
 
 
 class Onward(Run):
@@ -416,11 +430,11 @@ class ByIds(Run):
         self._cached: int | None = None
         del said.ids[kept:]
 
-    def ended(self) -> bool:
-        """See ``Rest.ended``."""
+    def end(self) -> bytes:
+        """See ``Rest.end``."""
         if not self.trail.said(self._index).finished:
             raise StreamBroken("the stream ended before the answer was complete")
-        return self.trail.complete
+        return self._done()
 
     def _chunk(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
         if usage := chunk.get("usage"):
@@ -497,7 +511,7 @@ def _scored(token: str, score: float | None) -> dict[str, Any]:
 
 
 def ending(trail: Trail, cached_tokens: int | None = None) -> bytes:
-    """Make the end of a stream of which every choice is finished: usage, where its tokens are known, [DONE]."""
+    """Make the end of a stream whose choices are finished: usage, where its tokens are known, [DONE]."""
     if not all(said.numbered for said in trail.choices.values()):
         return DONE
     prompt_tokens = len(prompt_of(trail))
@@ -517,7 +531,9 @@ def ending(trail: Trail, cached_tokens: int | None = None) -> bytes:
 def cut_short(trail: Trail, index: int) -> bytes:
     """Make the chunk that ends a choice which has all the tokens that it may have."""
     trail.said(index).finished = True
-    piece: dict[str, Any] = {"text": ""} if trail.same.get("object") == Raw(b'"text_completion"') else {"delta": {}}
+    piece: dict[str, Any] = (
+        {"text": ""} if trail.same.get("object") == Raw(b'"text_completion"') else {"delta": {}}
+    )
     choice = {"index": index, **piece, "logprobs": None, "finish_reason": "length"}
     return event_of({**trail.same, "choices": [choice]})
 

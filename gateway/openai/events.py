@@ -171,8 +171,7 @@ class StreamReceiver:
             return self._event(events[0])
         found: list[bytes] = []
         try:
-            for event in events:
-                found.append(self._event(event))
+            found.extend(map(self._event, events))
         except StreamBroken as error:
             raise StreamBroken(str(error), b"".join(found)) from None
         return b"".join(found)

@@ -67,7 +67,7 @@ def phases(built: House) -> dict[str, Phase]:
 
 
 async def serve(built: House) -> str:
-    async with built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
+    with await built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
         return slot.replica.id
 
 
@@ -84,7 +84,7 @@ async def test_a_reclaimed_replica_finishes_its_request_while_a_substitute_serve
     launch = LaunchProfile(weights="/w", max_replicas=3, shutdown_timeout_s=1)
     async with house(tmp_path, launch) as built:
         await until_async(lambda: phases(built) == {"m-0": Phase.READY})
-        async with built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
+        with await built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
             built.supervisor.reclaim(slot.replica.id, 60.0)
             built.scaler.reclaimed("m", slot.replica.id)
             await until_async(lambda: phases(built).get("m-1") is Phase.READY)
