@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from backends.engines import ENGINES, LaunchCommand, LaunchContext, LaunchProfile
 from backends.replica import Phase, Replica
+from backends.starts import Step
 
 
 class ReplicaSpec(Struct, frozen=True, kw_only=True):
@@ -38,8 +39,6 @@ class ReplicaSpec(Struct, frozen=True, kw_only=True):
 class Limits(Struct, frozen=True, kw_only=True):
     probe_timeout_s: float = 2.0
     warm_up_timeout_s: float = 180.0
-    mute_s: float = 60.0
-    """Until a replica without metrics is asked for them again."""
     stop_beyond_s: float = 10.0
     """Past an engine's own shutdown time-out."""
 
@@ -54,6 +53,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     elapsed_s: float
     expected_s: float
     """Until ready, from its start; from the last time where there was one."""
+    steps: tuple[Step, ...] = ()
+    """Of its start, so far."""
     log: tuple[str, ...] = ()
 
 

@@ -84,6 +84,8 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     load: Callable[[], Settings] | None = None
     source: str = "the configuration"
     engine_python: str = ""
+    gpus: tuple[int, ...] = ()
+    """Of this machine, for engines that are launched here."""
     clients: Callable[[], InferenceClient] = Clients
     tallies: Tallies | None = None
     tell_siblings: Callable[[], None] = lambda: None
@@ -155,6 +157,7 @@ class House:
             state_dir=state_dir,
             on_change=self._changed,
             busy=lambda replica_id: self.dispatcher.busy(replica_id),
+            gpus=edges.gpus,
         )
         self.dispatcher = Dispatcher(
             now=edges.now,
