@@ -1,6 +1,6 @@
 """LoRA adapters loaded while replicas run: asked of the engine, remembered for replicas that start later."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Literal, Protocol
 
 from backends.engines import ENGINES
@@ -37,6 +37,10 @@ class Adapters:
         elif not refusal:
             known[name] = path
         return refusal
+
+    def loaded(self, model: str) -> Collection[str]:
+        """The names of a model's adapters that were loaded and not unloaded."""
+        return self._loaded.get(model, {}).keys()
 
     async def restore(self, spec: ReplicaSpec) -> Verdict:
         """Load what its model's replicas have, before it is ready; it stays out while its engine refuses."""

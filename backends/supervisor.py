@@ -8,7 +8,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -127,10 +127,24 @@ class Supervisor(Roster):
 
     def rouse(self, replica_id: str) -> None:
         """Wake it in the background; once, however often it is asked."""
-        if self.replicas[replica_id].phase is Phase.STOPPED:
+        if self.replicas[replica_id].phase in (Phase.STOPPED, Phase.DRAINING):
             self._step(replica_id, Event.RESUME, "woken by a request")
         elif f"wake {replica_id}" not in self._tasks:
             self._tasks.start(f"wake {replica_id}", self.wake(replica_id))
+
+    def rest(self, replica_id: str) -> None:
+        """Have it stand by: asleep where its engine can, else loaded and out of routing."""
+        spec = self._specs[replica_id]
+        if spec.launch is not None and spec.launch.sleep_mode:
+            self._tasks.start(f"sleep {replica_id}", self.sleep(replica_id))
+        else:
+            self._step(replica_id, Event.DRAIN, "stands by")
+
+    def adapters(self, model: str) -> Collection[str]:
+        """The adapters that the model's replicas have, loaded since or from the start."""
+        launches = [one.launch for one in self._specs.values() if one.model == model and one.launch]
+        first = {name for one in launches if one.lora is not None for name in one.lora.adapters}
+        return first | set(self._adapters.loaded(model))
 
     async def adapter(
         self, replica_id: str, verb: Literal["load", "unload"], name: str, path: str = ""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from backends.engines import ENGINES, LaunchCommand, LaunchContext, LaunchProfile
 from backends.replica import Phase, Replica
@@ -27,6 +28,7 @@ class ReplicaSpec(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     """For probes, such as the upstream's Authorization."""
     spot: bool = False
+    zone: str = ""
     weight: float = 1.0
     version: str = ""
     max_concurrency: int = 64
@@ -72,7 +74,8 @@ def command_of(spec: ReplicaSpec, port: int) -> LaunchCommand:
         kind=spec.kind,
         context_tokens=spec.context_tokens,
     )
-    return ENGINES[spec.engine].launch(spec.launch, context)
+    command = ENGINES[spec.engine].launch(spec.launch, context)
+    return replace(command, spot=spec.spot, zone=spec.zone)
 
 
 def ready_in_s(

@@ -173,7 +173,13 @@ class LaunchProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A request that finds no replica wakes one; it waits for it, or gets 503 with `retry-after`."""
     fit: Literal["refuse", "warn"] = "refuse"
     """What becomes of a start where the plan says that the model does not fit on the machine."""
+    standby: Natural = 0
+    """Replicas beyond those in use that are loaded and wait, asleep where the engine can."""
     spot: bool = False
+    on_demand: Natural = 0
+    """With `spot`: so many replicas at least are not; the top band goes there first."""
+    zones: tuple[str, ...] = ()
+    """Replicas are spread over them; a launcher that knows no zones ignores them."""
     scaling: Scaling = Scaling()
 
     def __post_init__(self) -> None:
@@ -184,6 +190,10 @@ class LaunchProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         _known("load_format", self.load_format, LOAD_FORMATS)
         _known("structured_outputs", self.structured_outputs, STRUCTURED_OUTPUTS)
         _known("executor", self.executor, EXECUTORS)
+        if self.on_demand and not self.spot:
+            raise ValueError("`on_demand` is the floor beneath spot replicas; set `spot`, or remove it")
+        if self.standby and self.standby + max(self.min_replicas, 1) > self.ceiling:
+            raise ValueError(f"`max_replicas` has no room for `standby` = {self.standby}; raise it")
         if self.max_replicas is not None and self.max_replicas < max(self.min_replicas, 1):
             raise ValueError(f"`max_replicas` = {self.max_replicas} is less than `min_replicas` or 1")
         self._check_devices()
@@ -263,6 +273,9 @@ class LaunchCommand(Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     env: dict[str, str]
     shutdown_timeout_s: int = 20
+    spot: bool = False
+    zone: str = ""
+    """Where it should run; `spot` and `zone` are for launchers that choose a machine, others ignore them."""
 
 
 class Sleep(Struct, frozen=True):
