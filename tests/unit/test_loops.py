@@ -76,3 +76,21 @@ def test_loops_end_where_the_block_raises() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(life())
+
+
+def test_a_step_that_swallows_its_cancellation_does_not_run_on() -> None:
+    began = asyncio.Event()
+
+    async def deaf() -> None:
+        try:
+            began.set()
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+    async def life() -> None:
+        async with running([Loop("deaf", 0.0, deaf)], lambda _: None):
+            await began.wait()
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(asyncio.wait_for(life(), 30))
