@@ -221,7 +221,7 @@ def test_what_panels_show_is_what_was_sent(house: House) -> None:
 
 
 def recorded(expression: str) -> str:
-    """Put what a rule records in the place of the rule's name, since rules are evaluated at times of their own."""
+    """Put what a rule records in the place of its name: rules are evaluated at times of their own."""
     rules = (ROOT / "dashboards/prometheus/rules.yml").read_text()
     for name, text in re.findall(r"record: (\S+)\n +expr: (.+)", rules):
         expression = re.sub(rf"{name}\b", f"({text})", expression)
