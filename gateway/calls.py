@@ -73,7 +73,7 @@ class Calls:
             path=request.endpoint.path,
             body=schemas.upstream_body(
                 request,
-                settings.upstream_name,
+                choice.model.upstream,
                 token_ids=choice.model.returns_token_ids,
                 priority=engine_priority(band, request.priority)
                 if choice.model.takes_priority and generates
@@ -82,7 +82,7 @@ class Calls:
             ),
             headers=headers,
             receiver=receiver,
-            query=self._query(settings, request, key),
+            query=self._query(choice, request, key),
             band=band,
             deadline_s=_deadline_s(incoming),
             connect_s=settings.connect_timeout_s,
@@ -94,8 +94,9 @@ class Calls:
             able=choice.model.able,
         )
 
-    def _query(self, settings: ModelSettings, request: Inference, key: Key) -> Query:
+    def _query(self, choice: Choice, request: Inference, key: Key) -> Query:
         """Say what the choice of a replica reads; the marks of the prompt only where they are read."""
+        settings = choice.model.settings
         prefix: tuple[bytes, ...] = ()
         tenant = key.tenant
         if self._reads_prefix(settings.name):
@@ -107,6 +108,7 @@ class Calls:
             prompt_tokens=request.prompt_tokens_estimate,
             output_tokens=request.output_tokens_estimate,
             prefix=prefix,
+            version=choice.model.version,
         )
 
 

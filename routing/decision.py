@@ -11,6 +11,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     ``weight`` is the tenant's share of a busy model against others' (1 for most). ``draw`` in [0, 1) and
     ``sequence`` (a count per model) stand for randomness and turn-taking. ``prefix`` are
     the marks of the prompt's beginning (``routing.prefixes``), where the policy reads them.
+    ``version`` is the one that is wanted; "" is any.
     """
 
     model: str
@@ -22,6 +23,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     draw: float = 0.0
     sequence: int = 0
     exclude: frozenset[str] = frozenset()
+    version: str = ""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
