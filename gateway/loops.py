@@ -30,7 +30,9 @@ class Loop:
 
 
 async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, float], None]) -> None:
-    """Run a loop until it is cancelled."""
+    """Run a loop until it is cancelled, also by a cancellation that a library's timeout has swallowed."""
+    task = asyncio.current_task()
+    assert task is not None
     while True:
         started_s = time.monotonic()
         try:
@@ -46,6 +48,8 @@ async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, fl
                 log.info("loop %s works again", loop.name)
             loop.failures_in_row = 0
         took(loop.name, time.monotonic() - started_s)
+        if task.cancelling():
+            return
         await asyncio.sleep(loop.period_s)
 
 

@@ -1,6 +1,7 @@
 """Loops: a failed step is counted and tried again, and readiness hears of it."""
 
 import asyncio
+import contextlib
 import logging
 
 import pytest
@@ -76,3 +77,20 @@ def test_loops_end_where_the_block_raises() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(life())
+
+
+def test_a_step_that_swallows_its_cancellation_ends_with_the_block() -> None:
+    """As ``asyncio.wait_for`` of Python 3.11 does where its answer comes at the same moment."""
+
+    async def life() -> None:
+        begun = asyncio.Event()
+
+        async def deaf() -> None:
+            begun.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+        async with running([Loop("deaf", 0.0, deaf)], lambda _name: None):
+            await begun.wait()
+
+    asyncio.run(asyncio.wait_for(life(), 10.0))
