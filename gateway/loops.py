@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 log = logging.getLogger("switchgear.loops")
 
+CANCEL_AGAIN_S = 0.5  # a client's own time-out may take our cancellation for its own, and swallow it
+
 
 class Loop:
     """One named step and its period in seconds."""
@@ -30,9 +32,7 @@ class Loop:
 
 
 async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, float], None]) -> None:
-    """Run a loop until it is cancelled, also by a cancellation that a library's timeout has swallowed."""
-    task = asyncio.current_task()
-    assert task is not None
+    """Run a loop until it is cancelled."""
     while True:
         started_s = time.monotonic()
         try:
@@ -48,8 +48,6 @@ async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, fl
                 log.info("loop %s works again", loop.name)
             loop.failures_in_row = 0
         took(loop.name, time.monotonic() - started_s)
-        if task.cancelling():
-            return
         await asyncio.sleep(loop.period_s)
 
 
@@ -64,6 +62,7 @@ async def running(
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=CANCEL_AGAIN_S)

@@ -216,8 +216,8 @@ class Books:
         self._looked_for_orphans_s = self._wall()
 
     def _carry_again(self) -> None:
-        assert self._journal.kept is not None
-        if found := carry_again(self.engine, self._journal.directory, self._journal.kept):
+        journal = self._journal
+        if journal.kept and (found := carry_again(self.engine, journal.directory, journal.kept)):
             log.warning("the database comes from a backup: %d requests after it are carried again", found)
 
     def _expire(self) -> None:
