@@ -86,8 +86,9 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
-    if bool(model.replicas) == (model.launch is not None):
-        yield "replicas: give either [[models.replicas]] or [models.launch]"
+    ways = (bool(model.replicas), model.launch is not None, model.kubernetes is not None)
+    if sum(ways) != 1:
+        yield "replicas: give one of [[models.replicas]], [models.launch] and [models.kubernetes]"
     if model.launch is not None and model.engine == "openai":
         yield f"launch: the engine {model.engine!r} runs elsewhere and cannot be launched; give replicas"
     if model.batch_window_ms is not None and model.kind != "embedding":

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
+from backends.discovery import Pod
 from backends.wanted import ReplicaSpec
-from gateway.settings import ModelSettings, Settings
+from gateway.settings import ModelSettings, PodSettings, Settings
 
 
 def specs(
@@ -11,10 +12,13 @@ def specs(
     environ: Mapping[str, str],
     engine_python: str,
     launched: Callable[[str], Iterable[str]],
+    pods: Callable[[str], Iterable[Pod]] = lambda model: (),
 ) -> list[ReplicaSpec]:
-    """Say which replicas are wanted; ``launched`` names those of a launched model."""
+    """Say which replicas are wanted; ``launched`` names those of a launched model, ``pods`` gives others'."""
     found: list[ReplicaSpec] = []
     for model in settings.models:
+        if model.kubernetes is not None:
+            found += [_pod(model, model.kubernetes, pod) for pod in pods(model.name)]
         if model.launch is not None:
             found += [_launched(model, replica_id, engine_python) for replica_id in launched(model.name)]
         found += [_attached(model, number, environ) for number in range(len(model.replicas))]
@@ -34,6 +38,23 @@ def _launched(model: ModelSettings, replica_id: str, engine_python: str) -> Repl
         context_tokens=model.context_tokens,
         spot=model.launch is not None and model.launch.spot,
         max_concurrency=model.launch.max_num_seqs or 64 if model.launch is not None else 64,
+    )
+
+
+def _pod(model: ModelSettings, declared: PodSettings, pod: Pod) -> ReplicaSpec:
+    workload = next(one for one in declared.workloads if one.name == pod.workload)
+    return ReplicaSpec(
+        id=pod.id,
+        model=model.name,
+        engine=model.engine,
+        url=pod.url,
+        upstream_model=model.upstream_name,
+        kind=model.kind,
+        context_tokens=model.context_tokens,
+        spot=pod.machine.spot,
+        weight=workload.weight,
+        version=workload.version,
+        max_concurrency=declared.max_concurrency,
     )
 
 
