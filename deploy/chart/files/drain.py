@@ -1,4 +1,4 @@
-"""Returns when the engine has no request left, or after the time: its preStop hook. Arguments: port, seconds."""
+"""The preStop hook: returns when the engine has no request left, or in time. Arguments: port, seconds."""
 
 import re
 import sys
