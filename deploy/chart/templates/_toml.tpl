@@ -43,7 +43,8 @@
       "min_replicas" (int $model.minReplicas) "idle_s" $v.scaling.idleSeconds "max_concurrency" $model.maxConcurrency -}}
 {{- $own := dict "name" $model.name "kind" ($model.kind | default "chat") "engine" ($model.engine | default "vllm")
       "upstream_model" $model.name "price" $model.price "context_tokens" $model.contextTokens "slo_ttft_ms" $model.sloTtftMs "kubernetes" $pods -}}
-{{- include "switchgear.tomlTable" (merge $own ($model.settings | default dict)) }}
+{{- if gt (len $model.versions) 1 }}{{ $_ := set $own "policy" "weighted" }}{{ end -}}
+{{- include "switchgear.tomlTable" (mergeOverwrite $own ($model.settings | default dict)) }}
 {{ end }}
 {{- range $name, $list := dict "routes" $v.routes "keys" $v.keys }}
 {{- range $list }}
