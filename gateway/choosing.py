@@ -61,6 +61,18 @@ class Chooser:
         above = [model for model in ready if target.models.index(model) > target.models.index(wanted)]
         return Choice(above[0] if above else ready[-1], score, "next-ready")
 
+    def spare(self, target: Target, failed: Model, headers: Mapping[bytes, bytes]) -> Choice | None:
+        """Choose what answers instead of a model that failed; None where nothing does.
+
+        A tier that the client chose itself is not replaced.
+        """
+        if b"x-switchgear-tier" in headers:
+            return None
+        names = [model.name for model in target.fallback]
+        later = target.fallback[names.index(failed.name) + 1 :] if failed.name in names else target.fallback
+        spare = next((model for model in later if self._ready(model.name)), None)
+        return Choice(spare, None, "fallback") if spare is not None else None
+
     def _wished(self, target: Target, wish: str) -> Choice:
         for model in target.models:
             if model.name == wish:

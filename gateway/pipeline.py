@@ -14,7 +14,18 @@ from gateway.calls import Calls, Incoming
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Choice, Chooser
 from gateway.coalescing import Coalescing, Head
-from gateway.errors import InsufficientQuota, InvalidApiKey, NotPermitted
+from gateway.errors import (
+    InsufficientQuota,
+    InvalidApiKey,
+    ModelLoading,
+    NotPermitted,
+    Overloaded,
+    QueueTimeout,
+    RateLimited,
+    UpstreamFailed,
+    UpstreamTimeout,
+    translate,
+)
 from gateway.openai import schemas
 from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form, StreamTap
@@ -35,6 +46,8 @@ from semantic_cache.stores.base import Store
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
 JSON = b"content-type: application/json\r\n"
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+# What a model's own trouble looks like: its route's fallback may do better.
+ANOTHER_MODEL_MAY = (UpstreamFailed, UpstreamTimeout, Overloaded, ModelLoading, RateLimited, QueueTimeout)
 
 
 class Outlet(Protocol):
@@ -148,12 +161,19 @@ class Pipeline:
             await self._coalescing.run(name, member)
             receiver = member.form
         else:
-            choice = self._choose(passage, incoming, request)
-            receiver = self._calls.receiver(request, choice, charge)
-            call = self._calls.make(incoming, request, key, choice, receiver)
-            charge.serving = passage.trip = call.trip
-            call.trace = passage.trace
-            await self._attempts.run(call, self._delivery(passage, request, receiver, out))
+            choice: Choice | None = self._choose(passage, incoming, request)
+            while choice is not None:
+                receiver = self._calls.receiver(request, choice, charge)
+                call = self._calls.make(incoming, request, key, choice, receiver, passage.trip)
+                charge.serving = passage.trip = call.trip
+                call.trace = passage.trace
+                try:
+                    await self._attempts.run(call, self._delivery(passage, request, receiver, out))
+                    break
+                except Exception as error:
+                    choice = self.spare(passage, incoming, call, error)
+                    if choice is None:
+                        raise
         passage.answered_s = self._now()
         if not charge.stopped:
             charge.progress(*receiver.usage(request.prompt_tokens_estimate))
@@ -167,6 +187,20 @@ class Pipeline:
         if target.route:
             passage.steps.append(("classify", self._now()))
         charge.answered_by(choice.model.name)
+        return choice
+
+    def spare(self, passage: Passage, incoming: Incoming, call: Call, error: Exception) -> Choice | None:
+        """Choose the route's fallback after a failure before the first byte, and note it; None for none."""
+        _, target, charge = passage.of()
+        failed = passage.choice
+        hopeless = call.trip.delivered or self._now() >= call.deadline_s or failed is None
+        if hopeless or not target.fallback or not isinstance(translate(error), ANOTHER_MODEL_MAY):
+            return None
+        assert failed is not None
+        choice = self._chooser.spare(target, failed.model, incoming.headers)
+        if choice is not None:
+            passage.choice = choice
+            charge.answered_by(choice.model.name)
         return choice
 
     def _delivery(self, passage: Passage, request: Inference, receiver: Form, out: Outlet) -> Deliver:
@@ -275,14 +309,22 @@ class _Member:
     def lead(self) -> tuple[Head, Call]:
         """Choose the model and make the call, for everybody."""
         pipeline, passage, request = self._pipeline, self._passage, self._request
-        choice = pipeline._choose(passage, self._incoming, request)
+        return self._made(pipeline._choose(passage, self._incoming, request), None)
+
+    def spare(self, call: Call, error: Exception) -> tuple[Head, Call] | None:
+        """Choose another model after a failure; see ``Pipeline.spare``."""
+        choice = self._pipeline.spare(self._passage, self._incoming, call, error)
+        return None if choice is None else self._made(choice, call.trip)
+
+    def _made(self, choice: Choice, trip: Trip | None) -> tuple[Head, Call]:
+        pipeline, passage, request = self._pipeline, self._passage, self._request
         name = choice.model.name
         tap = (
             StreamTap(request.choices)
             if request.stream
             else pipeline._calls.receiver(request, choice, passage.of()[2])
         )
-        call = pipeline._calls.make(self._incoming, request, passage.of()[0], choice, tap)
+        call = pipeline._calls.make(self._incoming, request, passage.of()[0], choice, tap, trip)
         call.trace = passage.trace
         return Head(name, choice.score, choice.reason, request.stream), call
 
