@@ -163,6 +163,7 @@ class Judge(Lasting):
         parts = {"ledger": self.ledger, "learner": self._learner, "metric": self._metric}
         return {
             **super().state(),
+            "dimensions": self._dimensions,
             **{name: part.state() for name, part in parts.items()},
             "answers": {name: one.state() for name, one in self._answers.items()},
             "words": dict(self._words),
@@ -267,9 +268,7 @@ class Judge(Lasting):
                 agreed=(known.right + 1) / (known.judged + 2),
                 judged=known.judged,
             )
-            found.append(
-                (answers[n], entry, compare(reading, self._read(entry.text), nearness, rarity))
-            )
+            found.append((answers[n], entry, compare(reading, self._read(entry.text), nearness, rarity)))
         return found
 
     def _closeness(
