@@ -113,7 +113,7 @@ def test_the_nearest_texts_of_the_scope_come_first(run: Callable[[Play], None]) 
         assert await near(9.0) == ["late", "near", "far"]
         assert await near(9.0, 1) == ["late"]
         assert await near(10.0) == ["near", "far"]
-        (found, *_) = await index.near(b"s", vector(1, 0.1, 0, 0), 1, 10.0)
+        (found,) = await index.near(b"s", vector(1, 0.1, 0, 0), 1, 10.0)
         assert (found.text, found.owner, found.answer) == ("the text near", "ann", "bb")
         assert np.allclose(found.vector, vector(1, 0.1, 0, 0))
         assert await index.drop(["bb", "none"]) == 1
