@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.attempts import Call
 from gateway.bands import BANDS
 from gateway.batching import Batching
 from gateway.openai.answers import WholeReceiver
 from gateway.settings import ModelSettings
+from gateway.trip import Call
 from routing.decision import Query
 from routing.embedding import StaticEmbedder
 from routing.features import NAMES

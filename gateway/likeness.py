@@ -13,7 +13,6 @@ from contextlib import aclosing
 
 import msgspec
 
-from gateway.attempts import Call, Trip
 from gateway.bands import BANDS
 from gateway.batching import Batching
 from gateway.embeddings import Served, reader
@@ -24,6 +23,7 @@ from gateway.openai.schemas import Inference
 from gateway.openai.usage import Usage
 from gateway.settings import ModelSettings, SemanticSettings
 from gateway.telemetry import Telemetry
+from gateway.trip import Call, Trip
 from semantic_cache import policy as caching
 from semantic_cache import saving
 from semantic_cache.cache import Asked, Found, SemanticCache
