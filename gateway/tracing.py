@@ -7,18 +7,16 @@ variables; what failed, was tried twice, was slow or dear is kept whatever the s
 prompts or answers, and no text of errors, in a span.
 """
 
-import importlib.metadata
 import logging
 import random
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Protocol
 
 from gateway import otlp
+from gateway.exporting import asked_for, resource, version
 from gateway.otlp import Value
 from gateway.passage import Passage
 from gateway.settings import TracingSettings
@@ -135,38 +133,18 @@ class Tracing:
             encoded += spans(passage, offset_s)
             if not number % AT_ONCE:
                 time.sleep(PAUSE_S)
-        return otlp.request(self._resource, ("switchgear", _version()), b"".join(encoded))
+        return otlp.request(self._resource, ("switchgear", version()), b"".join(encoded))
 
 
 def tracing_from(
     environ: Mapping[str, str], telemetry: Telemetry, clocks: tuple[Callable[[], float], Callable[[], float]]
 ) -> Tracing | None:
     """Make the tracing that the standard ``OTEL_*`` variables ask for; None where they ask for none."""
-    wanted = {one.strip() for one in environ.get("OTEL_TRACES_EXPORTER", "").lower().split(",")} - {""}
-    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or "none" in wanted:
+    if not asked_for(environ, "TRACES"):
         return None
-    if "otlp" not in wanted and not any(environ.get(name) for name in endpoints):
-        return None
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if protocol not in (None, "", "http/protobuf"):
-        log.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s is not spoken; traces go by http/protobuf", protocol)
     # Imported only where it is used: these take a third of a second.
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-
     from gateway.outbound.spans import SpanExporter
 
-    told = OTELResourceDetector().detect().attributes
-    own = {
-        "service.name": "switchgear",
-        "service.version": _version(),
-        "service.instance.id": str(uuid.uuid4()),
-    }
-    described = Resource.create({**own, **told}).attributes
-    resource = {name: value for name, value in described.items() if isinstance(value, str | int | float)}
-    return Tracing(SpanExporter(), resource, sampler_from(environ), telemetry, clocks)
-
-
-@lru_cache
-def _version() -> str:
-    return importlib.metadata.version("switchgear")
+    described = resource().attributes
+    plain = {name: value for name, value in described.items() if isinstance(value, str | int | float)}
+    return Tracing(SpanExporter(), plain, sampler_from(environ), telemetry, clocks)
