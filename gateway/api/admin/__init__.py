@@ -19,6 +19,7 @@ from gateway.api.admin import (
     records,
     session,
     usage,
+    versions,
     webhooks,
     whatif,
 )
@@ -39,6 +40,7 @@ RESOURCES = (
     live.handlers,
     webhooks.handlers,
     fleet.handlers,
+    versions.handlers,
     whatif.handlers,
     config.handlers,
     cache.handlers,
