@@ -11,11 +11,14 @@ from urllib.parse import urlsplit
 
 from gateway import otlp
 from gateway import semconv as names
-from gateway.attempts import Try
 from gateway.otlp import CLIENT, SERVER, Key, Step
 from gateway.passage import Passage
 from gateway.tenancy.pricing import NANO
+<<<<<<< HEAD
 from semantic_cache.judge import Verdict
+=======
+from gateway.trip import Try
+>>>>>>> main
 
 STEPS = (
     "authenticate",
