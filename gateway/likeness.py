@@ -20,12 +20,8 @@ from gateway.openai.events import StreamReceiver
 from gateway.openai.schemas import Inference
 from gateway.settings import SemanticSettings
 from gateway.telemetry import Telemetry
-<<<<<<< HEAD
-from routing.embedding import Floats, StaticEmbedder
-=======
 from gateway.trip import Call
-from routing.embedding import StaticEmbedder
->>>>>>> main
+from routing.embedding import Floats, StaticEmbedder
 from semantic_cache import policy as caching
 from semantic_cache import saving
 from semantic_cache.cache import Asked, Found, SemanticCache

@@ -14,11 +14,8 @@ from gateway import semconv as names
 from gateway.otlp import CLIENT, SERVER, Key, Step
 from gateway.passage import Passage
 from gateway.tenancy.pricing import NANO
-<<<<<<< HEAD
-from semantic_cache.judge import Verdict
-=======
 from gateway.trip import Try
->>>>>>> main
+from semantic_cache.judge import Verdict
 
 STEPS = (
     "authenticate",

@@ -12,12 +12,7 @@ import random
 import threading
 import time
 from collections import deque
-<<<<<<< HEAD
-from collections.abc import Callable, Mapping, Sequence
-=======
 from collections.abc import Callable, Mapping
-from functools import lru_cache
->>>>>>> main
 from typing import Protocol
 
 from gateway import otlp
@@ -138,14 +133,6 @@ class Tracing:
     def _encode(self) -> bool:
         """Encode what is there; tells whether that makes a whole batch."""
         offset_s = self._wall() - self._now()
-<<<<<<< HEAD
-        encoded: list[bytes] = []
-        for number, passage in enumerate(passages, 1):
-            encoded += spans(passage, offset_s)
-            if not number % AT_ONCE:
-                time.sleep(PAUSE_S)
-        return otlp.request(self._resource, ("switchgear", version()), b"".join(encoded))
-=======
         while self._buffer and self._requests < BATCH_REQUESTS:
             passage = self._buffer.popleft()
             self._requests += 1
@@ -161,12 +148,11 @@ class Tracing:
         data, count, outcome = b"".join(self._encoded), self._requests, "failed"
         self._encoded, self._requests = [], 0
         try:
-            if self._exporter.send(otlp.request(self._resource, ("switchgear", _version()), data)):
+            if self._exporter.send(otlp.request(self._resource, ("switchgear", version()), data)):
                 outcome = "exported"
         except Exception:
             log.exception("traces of %d requests are lost", count)
         self._telemetry.count(METRIC, (outcome,), count)
->>>>>>> main
 
 
 def tracing_from(
