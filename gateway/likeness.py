@@ -118,6 +118,8 @@ class Likeness:
         keep: Keep,
     ) -> None:
         self._keep, self._draw = keep, draw
+        self.embedded_s = 0.0
+        """When a text was embedded last, monotonic."""
         self._memory: tuple[Store, Index] = keep.store("semantic"), keep.index()
         self._settings = SemanticSettings()
         self._attempts = attempts
@@ -154,7 +156,7 @@ class Likeness:
         if self._settings.store == "redis" and (link := self._keep.redis) is not None:
             store, self._index = RedisStore(link, embedding.name), RedisIndex(link, embedding.name)
         self._embedding = embedding
-        self._cache = SemanticCache(store, self._index, embedding, self._draw, Compared())
+        self._cache = SemanticCache(store, self._index, self, self._draw, Compared())
 
     async def look_up(self, request: Inference, asker: Asker, now_s: float) -> Found | None:
         """Look a request up; None where it is not one that likeness could answer."""
@@ -173,6 +175,17 @@ class Likeness:
         except EmbeddingFailed:
             self._count("switchgear_cache_embedding_failures_total", ())
             return None
+
+    @property
+    def name(self) -> str:
+        """The name of the embedding in force; see ``Embedding``."""
+        return self._embedding.name
+
+    async def embed(self, text: str) -> Vectors:
+        """Embed by it, and note when; see ``Embedding.embed``."""
+        vector = await self._embedding.embed(text)
+        self.embedded_s = self._attempts.now()
+        return vector
 
     def passed(self, tenant: str, name: str) -> None:
         """Count a request that was answered before it came here."""

@@ -112,6 +112,8 @@ class Shelf:
             return entry
         asker = Asker(tenant, name, self._salt)
         found = passage.found_near = await likeness.look_up(request, asker, self._wall())
+        if likeness.embedded_s > passage.steps[-1][1]:
+            passage.steps.append(("embed", likeness.embedded_s))
         passage.steps.append(("likeness", self._now()))
         if found is None or found.entry is None:
             return None
