@@ -138,6 +138,17 @@ class BandSettings(Table, frozen=True):
     slo_ttft_ms: Positive | None = None
 
 
+class HedgeSettings(Table, frozen=True):
+    """``hedge = {...}``: from when on a second replica is asked, and for how many of the requests at most.
+
+    A first byte is late after ``after_ms``, or, where that is not set, above a quantile of the latest ones.
+    """
+
+    after_ms: Annotated[float, Meta(ge=1, le=1e6)] | None = None
+    quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.95
+    budget: Share = 0.1
+
+
 class VersionSettings(Table, frozen=True):
     """``[[models.versions]]``: its share of the traffic, and the keys, by name, that always get it."""
 
@@ -167,6 +178,8 @@ class ModelSettings(Table, frozen=True):
     slo_ttft_ms: Positive | None = None
     bands: tuple[BandSettings, ...] = ()
     batch_window_ms: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    hedge: HedgeSettings | None = None
+    connect_timeout_s: Seconds = 5.0
     first_byte_timeout_s: Seconds = 120.0
     stall_timeout_s: Seconds = 60.0
     max_attempts: Positive = 3
@@ -204,6 +217,9 @@ class SemanticSettings(Table, frozen=True):
     precision: Share = 0.95
     ttl_s: Seconds = 86400.0
     volatile_ttl_s: Seconds = 600.0
+    embedding: str = "static"
+    store: Literal["memory", "redis"] = "memory"
+    audit_tokens_per_hour: Annotated[int, Meta(ge=0)] = 1_000_000
 
 
 class CacheSettings(Table, frozen=True):
@@ -212,7 +228,9 @@ class CacheSettings(Table, frozen=True):
     exact_ttl_s: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
     max_temperature: Annotated[float, Meta(ge=0)] = 1.0
     max_bytes: Positive = 64 * 1024 * 1024
+    max_entries: Positive = 100_000
     max_answer_bytes: Positive = 1024 * 1024
+    replay_tokens_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     opt_out: tuple[str, ...] = ()
     semantic: SemanticSettings | None = None
 
