@@ -203,6 +203,34 @@ METRICS = (
         "What other gateways were never told about this one's caches, because Redis was away.",
     ),
     Metric(
+        "switchgear_cache_redis_lost",
+        "probe",
+        (),
+        "operations",
+        "Look-ups and writes of the semantic cache that came to nothing, because Redis was away or slow.",
+    ),
+    Metric(
+        "switchgear_cache_embedding_failures_total",
+        "counter",
+        (),
+        "requests",
+        "Requests that the semantic cache could not look up, because the embedding model failed.",
+    ),
+    Metric(
+        "switchgear_cache_judge_noise",
+        "probe",
+        (),
+        "audits",
+        "Right answers that are judged wrong, for each: by audits that ask twice.",
+    ),
+    Metric(
+        "switchgear_cache_audit_nanousd_total",
+        "counter",
+        (),
+        "nano-dollars",
+        "What audits would have cost clients.",
+    ),
+    Metric(
         "switchgear_shared_calls",
         "probe",
         (),
@@ -240,6 +268,13 @@ METRICS = (
         ("outcome",),
         "requests",
         "Traced requests: exported, failed at the receiver, or dropped because the buffer was full.",
+    ),
+    Metric(
+        "switchgear_metric_exports_total",
+        "counter",
+        ("outcome",),
+        "sendings",
+        "Sendings of these metrics by OTLP: sent, or failed at the receiver.",
     ),
     Metric(
         "switchgear_log_lines_total",
@@ -355,6 +390,11 @@ class Telemetry:
         for metric in METRICS:
             if metric.kind == "counter" and not metric.labels:
                 self.count(metric.name, (), 0.0)
+
+    @property
+    def speaks_for_all(self) -> bool:
+        """Whether this process is the one of its siblings that sends everybody's numbers."""
+        return self._tallies.leads
 
     def probe(self, name: str, read: Probe) -> None:
         """Tell where a probe's values come from."""
