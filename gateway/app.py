@@ -32,6 +32,7 @@ from gateway.checks import check
 from gateway.choosing import Chooser
 from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
+from gateway.fleet_apart import FleetApart
 from gateway.grading import Grading
 from gateway.likeness import Keep, Likeness, store_of
 from gateway.loops import Loop, running
@@ -165,10 +166,12 @@ class House:
         self.dispatcher = Dispatcher(
             now=edges.now,
             draw=edges.draw,
-            expected_ready_s=self.supervisor.expected_ready_s,
-            holds=lambda model: self.scaler.holds(model),
+            expected_ready_s=self._expected_ready_s,
+            holds=lambda model: self.apart.holds(model) or self.scaler.holds(model),
             wake=lambda model: self.scaler.wake(model),
         )
+        self.apart = FleetApart(self.dispatcher, lambda: self.process.control.opened(), edges.wall, name)
+        self.apart.declare = self._declare
         self.scaler = Scaler(
             Fleet(
                 lambda: self.supervisor.replicas,
@@ -239,7 +242,7 @@ class House:
             follow_rollouts=self.follow_rollouts,
             reload=self.reload,
             tell_siblings=edges.tell_siblings,
-            loops=loops(self, *self._shared_loops()),
+            loops=loops(self, *self._shared_loops(settings)),
             part_errors=self.books.errors
             if self.shared is None
             else ChainMap(self.books.errors, self.shared.errors),
@@ -251,13 +254,15 @@ class House:
         self.dispatcher.update(self.supervisor.replicas)
         gauges.started(self.telemetry, before, after)
 
-    def _shared_loops(self) -> Iterable[Loop]:
+    def _shared_loops(self, settings: Settings) -> Iterable[Loop]:
         """Give the loops that one of several processes has."""
         if (shared := self.shared) is not None:
             yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
         if (news := self.news) is not None:
             yield Loop("cache-send", 0.05, news.send)
             yield Loop("cache-receive", 0.05, news.receive)
+        if settings.fleet.apart:
+            yield Loop("fleet", 0.5, self.apart.step)
         if self._edges.tallies is not None:
             yield Loop("tallies", 1.0, self.telemetry.publish)
 
@@ -268,7 +273,9 @@ class House:
         catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
         self.dispatcher.configure(settings.models)
         self.spot.settings = settings.spot
-        self.scaler.configure(settings.models)
+        apart = {one.name: one for one in settings.models if settings.fleet.apart and one.launch is not None}
+        self.apart.models = apart
+        self.scaler.configure(tuple(one for one in settings.models if one.name not in apart))
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(declared.credentials(settings, self._edges.environ))
@@ -288,9 +295,17 @@ class House:
         """Tell the fleet which replicas are wanted now."""
         edges = self._edges
         self.supervisor.declare(
-            declared.specs(self.process.settings, edges.environ, edges.engine_python, self.scaler)
+            [
+                *declared.specs(self.process.settings, edges.environ, edges.engine_python, self.scaler),
+                *self.apart.specs(),
+            ]
         )
         self.dispatcher.update(self.supervisor.replicas)
+
+    def _expected_ready_s(self, model: str) -> float | None:
+        if self.apart.models and (wait_s := self.apart.expected_ready_s(model)) is not None:
+            return wait_s
+        return self.supervisor.expected_ready_s(model)
 
     async def follow_rollouts(self) -> None:
         """Put the shares of versions in force as the database has them, where anything there is new."""
@@ -298,7 +313,8 @@ class House:
         if revision is None or revision == self._followed:
             return
         if self.rollouts.adopt(await asyncio.to_thread(rollouts.read, self.books.engine)):
-            self.scaler.configure(self.process.settings.models)
+            models = self.process.settings.models
+            self.scaler.configure(tuple(one for one in models if one.name not in self.apart.models))
             self._declare()
         self._followed = revision
 

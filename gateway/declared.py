@@ -15,7 +15,7 @@ def specs(
     """Say which replicas are wanted; the scaler names those of launched models, and says what each is."""
     found: list[ReplicaSpec] = []
     for model in settings.models:
-        if model.launch is not None:
+        if model.launch is not None and scaler.has(model.name):
             found += [_launched(model, id_, engine_python, scaler) for id_ in scaler.ids(model.name)]
         shares = scaler.shares(model)
         found += [
