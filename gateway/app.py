@@ -30,10 +30,12 @@ from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
+from gateway.cluster import Cluster, Hooks, cluster_of
 from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.fleet_apart import FleetApart
 from gateway.grading import Grading
+from gateway.judging import Judge
 from gateway.likeness import Keep, Likeness, store_of
 from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
@@ -167,8 +169,8 @@ class House:
             now=edges.now,
             draw=edges.draw,
             expected_ready_s=self._expected_ready_s,
-            holds=lambda model: self.apart.holds(model) or self.scaler.holds(model),
-            wake=lambda model: self.scaler.wake(model),
+            holds=lambda model: self.apart.holds(model) or self.keeper(model).holds(model),
+            wake=lambda model: self.keeper(model).wake(model),
         )
         self.apart = FleetApart(self.dispatcher, lambda: self.process.control.opened(), edges.wall, name)
         self.apart.declare = self._declare
@@ -182,6 +184,9 @@ class House:
             edges.now,
             edges.wall,
         )
+        figures = lambda: self.supervisor.figures  # noqa: E731 - replaced at every look
+        hooks = Hooks(self.dispatcher, figures, self._declare, edges.now, edges.wall)
+        self.cluster = cluster_of(settings, hooks, edges.environ, edges.source)
         self.scaler.declare = self._declare
         self.scaler.rouse, self.scaler.rest = self.supervisor.rouse, self.supervisor.rest
         self.rollouts = rollouts.Rollouts()
@@ -192,9 +197,8 @@ class House:
         file = OwnFile(state_dir / "semantic.cache")
         self._keep = Keep(settings.cache.max_bytes, file, self.news)
         self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
-        self.batching = Batching(
-            Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
-        )
+        judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
+        self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
         self.logs = _logs(settings, edges)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
@@ -222,6 +226,16 @@ class House:
         self.process = self._process(settings, control)
         self.adopt(settings)
 
+    def keeper(self, model: str) -> Scaler | Cluster:
+        """Give whoever knows how many replicas of a model there are, and wakes it."""
+        return self.cluster if self.cluster is not None and model in self.cluster else self.scaler
+
+    def _expected_ready_s(self, model: str) -> float | None:
+        if self.apart.models and (wait_s := self.apart.expected_ready_s(model)) is not None:
+            return wait_s
+        wait_s = self.supervisor.expected_ready_s(model)
+        return wait_s if wait_s is not None or self.cluster is None else self.cluster.expected_ready_s(model)
+
     def _process(self, settings: Settings, control: Control) -> Process:
         """Give the process as its handlers see it."""
         edges = self._edges
@@ -233,6 +247,7 @@ class House:
             recordings=self.recordings,
             supervisor=self.supervisor,
             scaler=self.scaler,
+            cluster=self.cluster,
             telemetry=self.telemetry,
             control=control,
             log=self.log,
@@ -258,6 +273,10 @@ class House:
         """Give the loops that one of several processes has."""
         if (shared := self.shared) is not None:
             yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
+        if (cluster := self.cluster) is not None:
+            yield Loop("cluster", 1.0, cluster.follow)
+            yield Loop("lease", 3.0, cluster.lease.step)
+            yield Loop("workloads", 2.0, cluster.look)
         if (news := self.news) is not None:
             yield Loop("cache-send", 0.05, news.send)
             yield Loop("cache-receive", 0.05, news.receive)
@@ -276,6 +295,9 @@ class House:
         apart = {one.name: one for one in settings.models if settings.fleet.apart and one.launch is not None}
         self.apart.models = apart
         self.scaler.configure(tuple(one for one in settings.models if one.name not in apart))
+        self.process.settings = settings
+        if self.cluster is not None:
+            self.cluster.configure(settings.models)
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(declared.credentials(settings, self._edges.environ))
@@ -288,7 +310,6 @@ class House:
         self.log.adopt(settings.logging)
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
-        self.process.settings = settings
         self._declare()
 
     def _declare(self) -> None:
@@ -296,16 +317,17 @@ class House:
         edges = self._edges
         self.supervisor.declare(
             [
-                *declared.specs(self.process.settings, edges.environ, edges.engine_python, self.scaler),
+                *declared.specs(
+                    self.process.settings,
+                    edges.environ,
+                    edges.engine_python,
+                    self.scaler,
+                    self.cluster.pods if self.cluster is not None else lambda model: (),
+                ),
                 *self.apart.specs(),
             ]
         )
         self.dispatcher.update(self.supervisor.replicas)
-
-    def _expected_ready_s(self, model: str) -> float | None:
-        if self.apart.models and (wait_s := self.apart.expected_ready_s(model)) is not None:
-            return wait_s
-        return self.supervisor.expected_ready_s(model)
 
     async def follow_rollouts(self) -> None:
         """Put the shares of versions in force as the database has them, where anything there is new."""
@@ -384,6 +406,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         await house.recordings.close()
         await house.coalescing.close()
         await house.logs.close()
+        if house.cluster is not None:
+            await house.cluster.close()
         await house.supervisor.stop()
         with contextlib.suppress(OSError):
             await house.save_likeness()

@@ -94,7 +94,7 @@ def test_fewer_violations_at_no_more_replica_hours_than_the_rules_of_the_field(
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_mix_of_spot_and_on_demand_saves_and_loses_no_stream(seed: int) -> None:
     trace = spot_trials.reclaims(600, seed)
     found = {name: spot_trials.run(trace, mix, seed) for name, mix in spot_trials.POLICIES.items()}
