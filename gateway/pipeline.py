@@ -165,6 +165,8 @@ class Pipeline:
         _, target, charge = passage.of()
         choice = passage.choice = self._chooser.choose(target, request, incoming.headers)
         if target.route:
+            if choice.score is not None and self._chooser.embedded_s > passage.steps[-1][1]:
+                passage.steps.append(("embed", self._chooser.embedded_s))
             passage.steps.append(("classify", self._now()))
         charge.answered_by(choice.model.name)
         return choice
