@@ -175,7 +175,7 @@ class House:
         )
         self.scaler.declare = self._declare
         self.scaler.rouse = self.supervisor.rouse
-        self.chooser = Chooser(None, self.dispatcher.ready)
+        self.chooser = Chooser(None, self.dispatcher)
         file = OwnFile(state_dir / "semantic.cache")
         self._keep = Keep(settings.cache.max_bytes, file, self.news)
         self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
@@ -252,7 +252,7 @@ class House:
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
-            self.chooser.grader = Grading.load()
+            self.chooser.grader = self.process.grading = Grading.load(settings.server.workers)
         catalogue = Catalogue(settings, ENGINES)
         self.dispatcher.configure(settings.models)
         self.scaler.configure(settings.models)

@@ -7,7 +7,7 @@ import msgspec
 from backends.engines import Engine
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.openai.schemas import Inference
-from gateway.settings import ModelSettings, Objective, Settings
+from gateway.settings import ModelSettings, Objective, RouteSettings, Settings
 from gateway.tenancy.keys import Key
 
 
@@ -35,9 +35,15 @@ class Target(msgspec.Struct, frozen=True):
     route: str
     models: tuple[Model, ...]
     fallback: tuple[Model, ...] = ()
-    objective: Objective | None = None
+    settings: RouteSettings | None = None
     names: tuple[str, ...] = ()
     fallback_names: tuple[str, ...] = ()
+
+    @property
+    def objective(self) -> Objective:
+        """What a route aims at."""
+        assert self.settings is not None
+        return self.settings.objective
 
     @property
     def context_tokens(self) -> int | None:
@@ -68,7 +74,7 @@ class Catalogue:
                 route.name,
                 tuple(self.models[tier] for tier in route.tiers),
                 tuple(self.models[name] for name in route.fallback),
-                route.objective,
+                route,
                 route.tiers,
                 route.fallback,
             )

@@ -158,12 +158,16 @@ class Pipeline:
         if not charge.stopped:
             charge.progress(*receiver.usage(request.prompt_tokens_estimate))
             passage.finish_reasons = receiver.finish_reasons
+            if passage.choice is not None and passage.choice.aim is not None:
+                self._chooser.spent(passage.of()[1], passage.choice, charge.cost_usd)
             await self.shelf.offer(passage, receiver)
 
     def _choose(self, passage: Passage, incoming: Incoming, request: Inference) -> Choice:
         """Choose the model, and note it."""
         _, target, charge = passage.of()
-        choice = passage.choice = self._chooser.choose(target, request, incoming.headers)
+        choice = passage.choice = self._chooser.choose(
+            target, request, incoming.headers, passage.of()[0], passage.reading
+        )
         if target.route:
             passage.steps.append(("classify", self._now()))
         charge.answered_by(choice.model.name)
@@ -229,7 +233,7 @@ class Pipeline:
         if found is None or not found.verdict.audit:
             return
         key, target, charge = passage.of()
-        choice = self._chooser.choose(target, request, incoming.headers)
+        choice = self._chooser.choose(target, request, incoming.headers, key)
         receiver = self._calls.receiver(request, choice, charge)
         call = self._calls.make(incoming, request, key, choice, receiver)
         self.shelf.audit(passage, choice.model.name, call, receiver)

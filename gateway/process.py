@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from backends.supervisor import Supervisor
 from gateway.choosing import Chooser
 from gateway.database import DatabaseError
+from gateway.grading import Grading
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
 from gateway.recordings import Recordings
@@ -70,6 +71,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     tell_siblings: Callable[[], None]
     loops: Sequence[Loop] = ()
     part_errors: Mapping[str, str] = {}
+    grading: Grading | None = None  # while there are routes
     draining: bool = False
     exchanges: set[Abortable] = set()
 

@@ -16,6 +16,7 @@ from typing import IO, Literal
 
 import msgspec
 
+from gateway.choosing import Reading
 from gateway.passage import Passage
 from gateway.settings import LoggingSettings
 from gateway.telemetry import Telemetry
@@ -45,6 +46,8 @@ class RequestLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     model: str
     route: str = ""
     score: float | None = None
+    threshold: float | None = None
+    objective: str = ""
     reason: str = ""
     candidates: tuple[str, ...] = ()
     cache: str
@@ -90,6 +93,8 @@ def line(passage: Passage, offset_s: float) -> RequestLine:
         model=passage.model,
         route=passage.route,
         score=choice.score if choice is not None else None,
+        threshold=choice.threshold if choice is not None else None,
+        objective=choice.aim.told if choice is not None and choice.aim is not None else "",
         reason=choice.reason if choice is not None and passage.route else "",
         candidates=tuple(one.name for one in passage.target.models)
         if passage.target is not None and passage.route
@@ -128,7 +133,7 @@ class RequestLog:
         self._out = out
         self._settings = LoggingSettings()
         self._buffer: deque[Passage] = deque()
-        self._kept: OrderedDict[str, RequestLine] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[RequestLine, Reading | None]] = OrderedDict()
         self._lock = threading.Lock()  # between the thread and who asks; the event loop takes it never
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
@@ -150,7 +155,13 @@ class RequestLog:
     def find(self, request_id: str) -> RequestLine | None:
         """Give what is kept of a request of this process; None where it is long ago, or of another one."""
         self._drain()
-        return self._kept.get(request_id)
+        kept = self._kept.get(request_id)
+        return kept[0] if kept is not None else None
+
+    def reading(self, request_id: str) -> Reading | None:
+        """Give what the classifier read, of a request that ``find`` finds; None where it was not asked."""
+        kept = self._kept.get(request_id)
+        return kept[1] if kept is not None else None
 
     def start(self) -> None:
         """Start writing."""
@@ -175,8 +186,10 @@ class RequestLog:
         offset_s = self._wall() - self._now()
         wanted, lines = self._settings.requests, []
         while self._buffer:
-            said = line(self._buffer.popleft(), offset_s)
-            self._kept[said.request_id] = said
+            passage = self._buffer.popleft()
+            said = line(passage, offset_s)
+            reading = passage.choice.reading if passage.choice is not None else None
+            self._kept[said.request_id] = said, reading
             if wanted == "all" or (wanted == "failed" and said.level != "info"):
                 lines.append(_encode(said).decode())
         while len(self._kept) > KEPT_LINES:
