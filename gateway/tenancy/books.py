@@ -96,7 +96,7 @@ class Books:
         """Read keys, prices and balances again where they changed; opens and imports first where needed."""
         if not self._opened or self._imported is not self.settings:
             await self._run("database", self._open)
-        await self._run("database", lambda: self._directory.refresh(self.engine), self._keys_thread)
+        await self._run("keys", lambda: self._directory.refresh(self.engine), self._keys_thread)
         generation = self._limits.generation
         if generation != self._booked:
             now_s = self._wall()
@@ -108,7 +108,7 @@ class Books:
         self._journal.pay()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.sync)
         if self._opened:
-            await self._run("database", self._carry)
+            await self._run("ledger", self._carry)
 
     async def prove(self) -> None:
         """Hold the books of the last days against each other, and put old journals away for good."""
@@ -236,7 +236,10 @@ class Books:
         return reconcile(self.engine, self._journal.directory, kept, now_s - PROOF_DAYS * ledger.DAY_S)
 
     async def _run(self, part: str, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
-        """Run blocking work in a thread; keep track of whether the part works."""
+        """Run blocking work in a thread; keep track of whether the part works.
+
+        What can be read may not be writable: each has its own name, so that one does not hide the other.
+        """
         try:
             result = await asyncio.get_running_loop().run_in_executor(thread or self._thread, work)
         except (SQLAlchemyError, database.DatabaseError) as error:

@@ -18,9 +18,12 @@ ROUTE = '[[routes]]\nname = "auto"\ntiers = ["small", "large"]\nobjective = { la
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A browser of this machine: ``CHROMIUM`` or one by its usual names."""
+    """A browser of this machine: ``CHROMIUM`` or one by its usual names.
+
+    It ends with its file: while it lives, no other test of the process could run an event loop of its own.
+    """
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         text = "no Chromium: install one, or name it in CHROMIUM"
@@ -40,7 +43,7 @@ def opened(directory: Path, upstreams: Upstreams) -> Gateway:
     return Gateway(directory, text, SWITCHGEAR_ADMIN_KEY=ADMIN, SWITCHGEAR_WEBHOOK_SECRET="w" * 40)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with 60 organisations, a month of 20,000 requests, and people of every role."""
     upstreams = Upstreams(2)
@@ -61,7 +64,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield gateway
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway that nobody has used."""
     upstreams = Upstreams(2)

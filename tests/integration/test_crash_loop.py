@@ -156,7 +156,7 @@ def test_a_database_that_is_away_loses_nothing(tmp_path: Path) -> None:
         until(lambda: not gateway.ready(), 60)
         status, _, body = gateway.call("GET", "/readyz")
         assert (status, json.loads(body)["status"]) == (200, "degraded")
-        assert "database" in json.loads(body)["parts"]
+        assert "ledger" in json.loads(body)["parts"]
         lock.stdin.close()
         assert lock.wait(timeout=60) == 0
         lock.stdout.close()

@@ -84,7 +84,8 @@ def test_what_is_asked_otherwise_is_not_answered_by_likeness(
     served: tuple[Gateway, Upstreams], fields: dict[str, object]
 ) -> None:
     for n in range(5):
-        _, headers, _ = served[0].chat("m", f"How do I clean the lamp, case {n}?", **fields)
+        asked = {"seed": 7 + n} if "seed" in fields else fields  # of one seed, likeness may answer
+        _, headers, _ = served[0].chat("m", f"How do I clean the lamp, case {n}?", **asked)
         assert headers["x-switchgear-cache"] != "hit-semantic"
 
 
