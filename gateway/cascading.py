@@ -16,7 +16,6 @@ from msgspec import Raw
 
 from gateway.attempts import Call
 from gateway.choosing import Choice
-from gateway.errors import ApiError
 from gateway.openai.events import DONE, payloads
 from gateway.openai.forms import Form
 from gateway.openai.schemas import ChatFields, Common, Inference
@@ -108,7 +107,7 @@ async def first(
         return held.doubt(cascade, list(receiver.finish_reasons))
     except TimeoutError:
         return "late"
-    except ApiError:
+    except Exception:  # noqa: BLE001 - whatever failed, the next tier is asked
         return "failed"
 
 

@@ -29,7 +29,7 @@ class Reading(msgspec.Struct, frozen=True, eq=False):
     """What the classifier read: the expected gain in [0, 1], and the columns that it follows from.
 
     ``sure`` is false of a text that it cannot read; ``late`` tells that the precise grade did not come in
-    time and this is the fast one's.
+    time and this is the fast one's. ``own`` is the shipped score, where a tenant's labels taught another.
     """
 
     score: float
@@ -37,6 +37,12 @@ class Reading(msgspec.Struct, frozen=True, eq=False):
     sure: bool = True
     late: bool = False
     precise: bool = False
+    own: float | None = None
+
+    @property
+    def shipped(self) -> float:
+        """The score without what the tenant's own labels taught."""
+        return self.score if self.own is None else self.own
 
 
 class Choice(msgspec.Struct, frozen=True, eq=False):
@@ -58,6 +64,9 @@ class Grader(Protocol):
 
     def read(self, text: str) -> Reading:
         """Read a text."""
+
+    def adapted(self, reading: Reading, target: Target, tenant: str) -> Reading:
+        """Give the reading with what the tenant's own labels taught."""
 
     def place(self, target: Target, aim: Objective, score: float, least: int) -> Placement:
         """Place a query on the tier, ``least`` at least, that the objective wants for its score."""
@@ -114,6 +123,7 @@ class Chooser:
         before, now = _turns(target, request, key)
         least = self.conversations.tier(before)
         reading = reading or self.grader.read(text_of(request))
+        reading = self.grader.adapted(reading, target, key.tenant)
         placed = self.grader.place(target, aim, reading.score if reading.sure else 1.0, least)
         wanted = target.models[placed.tier]
         reason = _reason(reading, placed, least)
@@ -125,6 +135,14 @@ class Chooser:
             self.conversations.note(now, tier)
             self.rose(now, tier)
         return Choice(wanted, reading.score, reason, placed.threshold, aim, reading)
+
+    def next(self, target: Target, choice: Choice) -> Choice | None:
+        """Give the choice of the next larger tier that is ready, for an answer that is not good enough."""
+        above = target.models[target.models.index(choice.model) + 1 :]
+        for model in above:
+            if self._fleet.ready(model.name):
+                return msgspec.structs.replace(choice, model=model, reason="cascade")
+        return None
 
     def spent(self, target: Target, choice: Choice, usd: float) -> None:
         """Hear what a request has cost, where the objective is about that."""

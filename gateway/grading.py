@@ -8,6 +8,7 @@ from collections import OrderedDict
 from functools import lru_cache
 from typing import Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from routing.complexity import Classifier
 from routing.embedding import Facts, StaticEmbedder, join, load_classifier, load_examples, load_facts
 from routing.explaining import Example, Explanation, effects, nearest
 from routing.features import NAMES
+from routing.feedback import Feedback
 from routing.objectives import Aim, Placement, Shares, Spending, Steps
 
 MEMO_TEXTS, MEMO_CHARS = 4096, 1000  # the same question need not be read twice: at most 16 MiB
@@ -40,6 +42,10 @@ class Grading:
         self._processes = processes
         self._aims: OrderedDict[tuple[str, tuple[str, ...], Objective], Aim] = OrderedDict()
         self._known = lru_cache(MEMO_TEXTS)(self._read)
+        self.curves: dict[str, list[float]] = {}
+        """Quality by share as a route's own labels tell it."""
+        self.challengers: dict[tuple[str, str], Feedback] = {}
+        """What a tenant's labels taught, by route and tenant."""
         self._precise: Classifier | None = None
         self._examples: tuple[list[Example], NDArray[np.float32]] | None = None
 
@@ -68,6 +74,14 @@ class Grading:
                 f"the precise grade reads vectors of {had + wanted - len(columns)}, not of {had}"
             )
         return Reading(self._precise.score(columns), columns, fast.sure, precise=True)
+
+    def adapted(self, reading: Reading, target: Target, tenant: str) -> Reading:
+        """See ``Grader.adapted``; only the fast grade's readings are adapted."""
+        challenger = self.challengers.get((target.route, tenant)) if self.challengers else None
+        if challenger is None or reading.precise or not reading.sure:
+            return reading
+        score = float(challenger.score(reading.columns[None, :], np.array([reading.score]))[0])
+        return msgspec.structs.replace(reading, score=score, own=reading.score)
 
     def explain(self, reading: Reading) -> Explanation:
         """Say why a text has its score, as the fast grade sees it; takes a millisecond."""
@@ -106,9 +120,20 @@ class Grading:
         self._aims.move_to_end(key)
         return held
 
-    def share_for(self, quality: float) -> float:
-        """Give the share of the largest tier that reaches a share of its quality."""
-        return complexity.share_for_quality(self.facts.quality_by_share, quality)
+    def share_for(self, route: str, quality: float) -> float:
+        """Give the share of the largest tier that reaches a share of its quality, as far as is known."""
+        return complexity.share_for_quality(self.curves.get(route, self.facts.quality_by_share), quality)
+
+    def recalibrate(self, route: str) -> None:
+        """Have the qualities of a route held by its own curve from now on."""
+        for (name, _, objective), aim in self._aims.items():
+            if name == route and objective.quality is not None and isinstance(aim, Shares):
+                aim.aim(self.share_for(route, objective.quality))
+
+    def recent(self) -> dict[str, list[float]]:
+        """Give the latest scores of each route, where a share is held."""
+        held = self._aims.items()
+        return {route: aim.recent for (route, _, _), aim in held if isinstance(aim, Shares)}
 
     def _start(self, target: Target, objective: Objective) -> Aim:
         prior, tiers = self.facts.score_quantiles, len(target.models)
@@ -119,7 +144,7 @@ class Grading:
             return Spending(objective.cost_per_request_usd, costs, prior, self._processes)
         share = objective.large_share
         if share is None:
-            share = self.share_for(objective.quality or 0.0)
+            share = self.share_for(target.route, objective.quality or 0.0)
         return Shares(share, tiers, prior, self._processes)
 
 

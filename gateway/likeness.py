@@ -14,6 +14,7 @@ from contextlib import aclosing
 import msgspec
 
 from gateway.attempts import Call
+from gateway.bands import BANDS
 from gateway.batching import Batching
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
@@ -142,7 +143,7 @@ class Likeness:
 
     async def _run(self, audit: Audit) -> None:
         now_s = self._attempts.now()
-        call = msgspec.structs.replace(audit.call, band="batch", deadline_s=now_s + AUDIT_TIMEOUT_S)
+        call = msgspec.structs.replace(audit.call, band=BANDS["batch"], deadline_s=now_s + AUDIT_TIMEOUT_S)
 
         async def keep(piece: bytes) -> bool:
             audit.receiver.keep(piece)
