@@ -33,6 +33,7 @@ from gateway.choosing import Chooser
 from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
+from gateway.learning import Learning
 from gateway.likeness import Keep, Likeness, store_of
 from gateway.loops import Loop, running
 from gateway.outbound.webhooks import post
@@ -42,6 +43,8 @@ from gateway.recordings import Recordings
 from gateway.request_log import RequestLog
 from gateway.scaling import Fleet, Scaler
 from gateway.settings import CacheSettings, Settings
+from gateway.shadows import Shadows
+from gateway.sharpening import Sharpening
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
@@ -115,6 +118,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("webhooks", 1.0, notices.deliver),
         Loop("likeness", 0.1, house.settle),
         Loop("audits", 0.5, house.audit),
+        Loop("shadows", 0.5, house.shadows.step),
+        Loop("labels", 5.0, house.learning.step),
         Loop("likeness-file", 60.0, house.save_likeness),
     )
 
@@ -182,6 +187,7 @@ class House:
         self.batching = Batching(
             Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
         )
+        self._learn(state_dir)
         self.logs = _logs(settings, edges)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
@@ -191,6 +197,8 @@ class House:
             chooser=self.chooser,
             attempts=self.batching,
             coalescing=self.coalescing,
+            sharpening=self.sharpening,
+            shadows=self.shadows,
             telemetry=self.telemetry,
             tracing=self.tracing,
             log=self.log,
@@ -209,6 +217,14 @@ class House:
         self.process = self._process(settings, control)
         self.adopt(settings)
 
+    def _learn(self, state_dir: Path) -> None:
+        """Make what sharpens the classifier and teaches it."""
+        edges = self._edges
+        self.grading: Grading | None = None
+        self.learning = Learning(state_dir / "routing-labels.jsonl", lambda: self.grading, self.telemetry)
+        self.sharpening = Sharpening(self.batching, lambda: self.grading, self.telemetry)
+        self.shadows = Shadows(self.batching, self.learning, self.telemetry, edges.draw, edges.wall)
+
     def _process(self, settings: Settings, control: Control) -> Process:
         """Give the process as its handlers see it."""
         edges = self._edges
@@ -223,6 +239,7 @@ class House:
             telemetry=self.telemetry,
             control=control,
             log=self.log,
+            learning=self.learning,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             reload=self.reload,
@@ -252,7 +269,8 @@ class House:
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
-            self.chooser.grader = self.process.grading = Grading.load(settings.server.workers)
+            self.grading = Grading.load(settings.server.workers)
+            self.chooser.grader = self.process.grading = self.grading
         catalogue = Catalogue(settings, ENGINES)
         self.dispatcher.configure(settings.models)
         self.scaler.configure(settings.models)

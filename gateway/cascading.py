@@ -107,7 +107,7 @@ async def first(
         return held.doubt(cascade, list(receiver.finish_reasons))
     except TimeoutError:
         return "late"
-    except Exception:  # noqa: BLE001 - whatever failed, the next tier is asked
+    except Exception:
         return "failed"
 
 

@@ -178,7 +178,11 @@ class Pipeline:
             self._shadow(passage, incoming, request, receiver)
 
     def _call(
-        self, passage: Passage, incoming: Incoming, request: Inference, receiver: StreamReceiver | WholeReceiver
+        self,
+        passage: Passage,
+        incoming: Incoming,
+        request: Inference,
+        receiver: StreamReceiver | WholeReceiver,
     ) -> Call:
         """Make the call of the chosen model, and note it."""
         key, _, charge = passage.of()

@@ -11,6 +11,7 @@ from backends.supervisor import Supervisor
 from gateway.choosing import Chooser
 from gateway.database import DatabaseError
 from gateway.grading import Grading
+from gateway.learning import Learning
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
 from gateway.recordings import Recordings
@@ -65,6 +66,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     telemetry: Telemetry
     control: Control
     log: RequestLog
+    learning: Learning
     now: Callable[[], float]
     metrics_token: str | None
     reload: Callable[[], None]

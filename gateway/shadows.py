@@ -6,7 +6,7 @@ cost is counted and capped per route and day. The client neither waits nor pays,
 """
 
 import re
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -70,7 +70,7 @@ class Shadows:
         self._telemetry = telemetry
         self._draw, self._wall = draw, wall
         self._jobs: deque[Job] = deque(maxlen=_MOST)
-        self._spent_usd: Counter[tuple[str, int]] = Counter()
+        self._spent_usd: defaultdict[tuple[str, int], float] = defaultdict(float)
         self.models: Mapping[str, Model] = {}
 
     def wanted(self, target: Target) -> bool:
@@ -191,8 +191,8 @@ def agreement(one: str, other: str) -> float:
 def _question_to(judge: Model, job: Job, small: str, large: str) -> tuple[Call, AnyReceiver]:
     asked = (
         "Judge an answer. Reply with one number from 0 (useless) to 1 (as good as the reference), nothing"
-        f" else.\n\n<question>\n{job.question}\n</question>\n<reference>\n{large[:_MOST_CHARS]}\n</reference>\n"
-        f"<answer>\n{small[:_MOST_CHARS]}\n</answer>"
+        f" else.\n\n<question>\n{job.question}\n</question>\n"
+        f"<reference>\n{large[:_MOST_CHARS]}\n</reference>\n<answer>\n{small[:_MOST_CHARS]}\n</answer>"
     )
     body = {
         "model": judge.settings.upstream_name,

@@ -106,7 +106,7 @@ def regret(labels: Sequence[Label]) -> float | None:
 
 
 def drift(recent: Sequence[float], prior: Sequence[float]) -> float:
-    """Give how far live scores have moved from the prior's quantiles: Kolmogorov-Smirnov distance in [0, 1]."""
+    """Give how far live scores are from the prior's quantiles: Kolmogorov-Smirnov distance in [0, 1]."""
     if not recent:
         return 0.0
     live = np.sort(np.asarray(recent))

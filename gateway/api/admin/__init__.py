@@ -10,6 +10,7 @@ from gateway.api.admin import (
     fleet,
     frame,
     keys,
+    learning,
     live,
     movements,
     organisations,
@@ -40,6 +41,7 @@ RESOURCES = (
     webhooks.handlers,
     fleet.handlers,
     whatif.handlers,
+    learning.handlers,
     config.handlers,
     cache.handlers,
 )
