@@ -33,6 +33,7 @@ def test_the_wheel_has_exactly_the_five_packages(shipped: set[str]) -> None:
     [
         "routing/weights/head.npz",
         "routing/weights/table.npy",
+        "routing/weights/examples.json",
         "backends/engines/locks/cpu.txt",
         "backends/engines/locks/cuda.txt",
         "backends/launchers/warden.py",
