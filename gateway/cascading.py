@@ -32,9 +32,9 @@ _REFUSAL = re.compile(
 _encode = msgspec.json.Encoder().encode
 
 
-def applies(choice: Choice, cascade: Cascade | None, request: Inference) -> bool:
+def applies(choice: Choice, request: Inference) -> bool:
     """Tell whether the cheap tier's answer is to be judged before it is handed on."""
-    return cascade is not None and choice.reason in JUDGED and request.choices == 1
+    return choice.reason in JUDGED and request.choices == 1
 
 
 def asking(request: Inference) -> Inference:

@@ -5,7 +5,7 @@ is ready and within its promise of time; then the score. Within a conversation t
 that the classifier cannot read counts as one that needs the largest tier, as far as the objective allows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -86,12 +86,11 @@ class Fleet(Protocol):
 
 
 class Chooser:
-    """Chooses the model of a request; ``rose`` hears of a turn that came to a tier above the cheapest."""
+    """Chooses the model of a request."""
 
     def __init__(self, grader: Grader | None, fleet: Fleet) -> None:
         self.grader = grader
         self.conversations = Conversations()
-        self.rose: Callable[[bytes, int], None] = lambda turn, tier: None
         self._fleet = fleet
 
     def choose(
@@ -120,8 +119,7 @@ class Chooser:
             ready = prompt
         if len(ready) == 1 or self.grader is None:
             return Choice(ready[0], None, lack if len(able) == 1 and lack else "only-ready")
-        before, now = _turns(target, request, key)
-        least = self.conversations.tier(before)
+        least = self.conversations.tier(_turns(target, request, key)[0]) if _has_past(request) else 0
         reading = reading or self.grader.read(text_of(request))
         reading = self.grader.adapted(reading, target, key.tenant)
         placed = self.grader.place(target, aim, reading.score if reading.sure else 1.0, least)
@@ -131,9 +129,8 @@ class Chooser:
             above = [model for model in ready if target.models.index(model) > placed.tier]
             wanted, reason = above[0] if above else ready[-1], "next-ready"
         tier = target.models.index(wanted)
-        if tier and now is not None:
+        if tier and (now := _turns(target, request, key)[1]) is not None:
             self.conversations.note(now, tier)
-            self.rose(now, tier)
         return Choice(wanted, reading.score, reason, placed.threshold, aim, reading)
 
     def next(self, target: Target, choice: Choice) -> Choice | None:
@@ -152,7 +149,8 @@ class Chooser:
 
     def _prompt(self, model: Model) -> bool:
         """Tell whether a model keeps its promise of time, as far as is known."""
-        promised_ms, ttft_s = model.settings.slo_ttft_ms, self._fleet.ttft_s(model.name)
+        promised_ms = model.settings.slo_ttft_ms
+        ttft_s = self._fleet.ttft_s(model.name) if promised_ms is not None else None
         return promised_ms is None or ttft_s is None or ttft_s * 1000 <= promised_ms
 
     def _wished(self, target: Target, wish: str, key: Key) -> Choice:
@@ -198,6 +196,8 @@ def parse_aim(text: str) -> Objective:
 
 def _aim(target: Target, wish: bytes | None, key: Key) -> Objective:
     """Give the objective in force: the request's, the key's, the route's; in steps of a hundredth."""
+    if wish is None and key.large_share is None and key.most_large_share == 1.0:
+        return target.objective
     if wish is not None:
         aim = parse_aim(wish.decode("latin-1"))
         if key.most_large_share < 1.0 and (aim.large_share is None or aim.large_share > key.most_large_share):
@@ -215,9 +215,10 @@ def _aim(target: Target, wish: bytes | None, key: Key) -> Objective:
 
 def _able(models: Sequence[Model], request: Inference) -> tuple[list[Model], str]:
     """Give the models that can take a request, the last where none can, and what another one lacks."""
-    lacks = [(model, _lack(model, request)) for model in models]
-    able = [model for model, lack in lacks if not lack]
-    return able or [models[-1]], next((lack for _, lack in lacks if lack), "")
+    able = [model for model in models if not _lack(model, request)]
+    if len(able) == len(models):
+        return able, ""
+    return able or [models[-1]], next(lack for model in models if (lack := _lack(model, request)))
 
 
 def _lack(model: Model, request: Inference) -> str:
@@ -226,6 +227,8 @@ def _lack(model: Model, request: Inference) -> str:
     limit = settings.context_tokens
     if limit is not None and request.prompt_tokens_estimate > limit:
         return "context"
+    if settings.tools and settings.json_schema and settings.images:
+        return ""
     if isinstance(typed, ChatFields):
         if not settings.tools and typed.tools:
             return "tools"
@@ -241,6 +244,13 @@ def _pictured(content: object) -> bool:
     return isinstance(content, list) and any(
         isinstance(part, dict) and part.get("type") not in ("text", None) for part in content
     )
+
+
+def _has_past(request: Inference) -> bool:
+    typed = request.typed
+    if not isinstance(typed, ChatFields) or len(typed.messages) < 3:
+        return False
+    return any(one.role == "assistant" for one in typed.messages)
 
 
 def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, bytes | None]:

@@ -119,7 +119,8 @@ class Grading:
             held = self._aims[key] = self._start(target, objective)
             if len(self._aims) > MOST_AIMS:
                 self._aims.popitem(last=False)
-        self._aims.move_to_end(key)
+        elif len(self._aims) > MOST_AIMS // 2:
+            self._aims.move_to_end(key)
         return held
 
     def share_for(self, route: str, quality: float) -> float:

@@ -23,7 +23,7 @@ from gateway.openai.forms import Form, StreamTap
 from gateway.openai.schemas import Inference
 from gateway.passage import Passage
 from gateway.request_log import RequestLog
-from gateway.settings import CacheSettings, Cascade, CoalescingSettings
+from gateway.settings import CacheSettings, CoalescingSettings
 from gateway.shadows import Shadows, job_of
 from gateway.sharpening import Sharpening
 from gateway.shelf import Shelf
@@ -149,17 +149,19 @@ class Pipeline:
         if request.stream:
             out.accept(passage.first_line(EVENT_STREAM))
         headers = incoming.headers
-        await self._read_precisely(passage, request)
-        if self._cascade(passage) is None and sharing.may_share(self._coalesced, headers, request):
+        settings = passage.of()[1].settings
+        if settings is not None and settings.grade == "precise":
+            passage.reading = await self._sharpening.read(settings, text_of(request))
+        cascade = settings.cascade if settings is not None else None
+        if cascade is None and sharing.may_share(self._coalesced, headers, request):
             member = _Member(self, passage, incoming, request, out)
             name = sharing.name_of(key, passage.of()[1], headers, request, passage.cache_key)
             await self._coalescing.run(name, member)
             receiver = member.form
         else:
             choice = self._choose(passage, incoming, request)
-            cascade = self._cascade(passage)
             served = None
-            if cascade is not None and cascading.applies(choice, cascade, request):
+            if cascade is not None and cascading.applies(choice, request):
                 served = await self._first(passage, incoming, request, out)
                 choice = passage.choice or choice
             if served is None:
@@ -175,7 +177,8 @@ class Pipeline:
             if passage.choice is not None and passage.choice.aim is not None:
                 self._chooser.spent(passage.of()[1], passage.choice, charge.cost_usd)
             await self.shelf.offer(passage, receiver)
-            self._shadow(passage, incoming, request, receiver)
+            if settings is not None and settings.shadow is not None:
+                self._shadow(passage, incoming, request, receiver)
 
     def _call(
         self,
@@ -192,24 +195,15 @@ class Pipeline:
         call.trace = passage.trace
         return call
 
-    @staticmethod
-    def _cascade(passage: Passage) -> Cascade | None:
-        settings = passage.of()[1].settings
-        return settings.cascade if settings is not None else None
-
-    async def _read_precisely(self, passage: Passage, request: Inference) -> None:
-        """Have the text read by the precise grade, where the route wants that."""
-        settings = passage.of()[1].settings
-        if settings is not None and settings.grade == "precise":
-            passage.reading = await self._sharpening.read(settings, text_of(request))
-
     async def _first(
         self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet
     ) -> StreamReceiver | WholeReceiver | None:
         """Have the cheap tier answer; None where another one is chosen, for what it is unsure of."""
         _, target, charge = passage.of()
-        choice, cascade = passage.choice, self._cascade(passage)
+        choice = passage.choice
         assert choice is not None
+        assert target.settings is not None
+        cascade = target.settings.cascade
         assert cascade is not None
         following = self._chooser.next(target, choice)
         if following is None:

@@ -6,6 +6,7 @@ values; an error names the file, the key's path and the remedy. Relations betwee
 """
 
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -141,13 +142,18 @@ class Objective(Table, frozen=True):
     @property
     def told(self) -> str:
         """The objective in words: ``large_share=0.3``."""
-        return ", ".join(f"{name}={value:g}" for name, value in self.stated)
+        return _told(self)
 
     @property
     def stated(self) -> list[tuple[str, float]]:
         """What is stated, by name."""
         pairs = [(name, getattr(self, name)) for name in self.__struct_fields__]
         return [(name, value) for name, value in pairs if value is not None]
+
+
+@lru_cache(256)
+def _told(objective: Objective) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in objective.stated)
 
 
 class Cascade(Table, frozen=True):

@@ -66,6 +66,9 @@ class Shares:
 
     def place(self, score: float, least: int = 0) -> Placement:
         """See ``Aim.place``."""
+        if len(self._boundaries) == 1:
+            only = self._boundaries[0].decide(score, least > 0)
+            return Placement(int(only.above), only.threshold)
         decided = [one.decide(score, place < least) for place, one in enumerate(self._boundaries)]
         above = [one.above for one in decided]
         tier = above.index(False) if False in above else len(above)
