@@ -62,6 +62,16 @@ class Gpu(Struct, frozen=True, kw_only=True):
     name: str = "GPU"
 
 
+class Machine(Struct, frozen=True, kw_only=True):
+    """What replicas are placed on."""
+
+    gpus: Sequence[Gpu] = ()
+    taken: frozenset[int] = frozenset()
+    """GPUs that other models have."""
+    memory_bytes: int = 0
+    """Of the host, for engines without GPUs; 0: unknown, not checked."""
+
+
 class Fit(Struct, frozen=True, kw_only=True):
     """What a launch would come to."""
 
@@ -159,19 +169,25 @@ def kv_bytes_per_token(shape: Shape, profile: LaunchProfile) -> int:
 
 
 def fit(
-    shape: Shape, profile: LaunchProfile, gpus: Sequence[Gpu], lengths: Sequence[int], replicas: int = 1
+    shape: Shape, profile: LaunchProfile, machine: Machine, lengths: Sequence[int], replicas: int = 1
 ) -> Fit:
-    """Place `replicas` on the devices and say what each can hold."""
+    """Place `replicas` on the machine and say what each can hold."""
     weights, per_token = weight_bytes(shape, profile), kv_bytes_per_token(shape, profile)
-    devices, problems = _devices(profile, len(gpus), replicas)
+    devices, problems = _devices(profile, machine, replicas)
     share = weights // (profile.tensor_parallel * profile.pipeline_parallel)
-    room, bandwidth = _room(profile, gpus, share)
+    room, bandwidth = _room(profile, machine.gpus, share)
     if room < 0:
         problems.append(
             f"the weights need {_gib(share)} per GPU and {_gib(OVERHEAD_BYTES)} beside them, "
             f"{_gib(-room)} more than there is: raise tensor_parallel, or quantise"
         )
     room = max(room, 0)
+    host = 0 if profile.gpus else replicas * (weights + room + OVERHEAD_BYTES)
+    if 0 < machine.memory_bytes < host:
+        problems.append(
+            f"{replicas} replicas need {_gib(host)} of memory with their KV cache, and the machine has "
+            f"{_gib(machine.memory_bytes)}: lower kv_cache_bytes or min_replicas, or take a smaller model"
+        )
     block = profile.block_tokens or (GPU_BLOCK_TOKENS if profile.gpus else CPU_BLOCK_TOKENS)
     tokens = room // per_token // block * block
     longest = max(lengths, default=0)
@@ -218,17 +234,18 @@ def _room(profile: LaunchProfile, gpus: Sequence[Gpu], share: int) -> tuple[int,
 
 
 def _devices(
-    profile: LaunchProfile, count: int, replicas: int
+    profile: LaunchProfile, machine: Machine, replicas: int
 ) -> tuple[tuple[tuple[int, ...], ...], list[str]]:
     """Which GPUs each replica has, side by side in their order."""
     need = profile.gpus
     if not need:
         return (), []
-    if count == 0:
+    if not machine.gpus:
         return (), ["no GPU was found here: describe them with --gpus and --gpu-memory-gib"]
-    free = list(profile.devices) or list(range(count))
+    pool = profile.devices or range(len(machine.gpus))
+    free = [one for one in pool if one not in machine.taken]
     if need * replicas > len(free):
-        text = f"{replicas} replicas of {need} GPUs need {need * replicas}, and there are {len(free)}"
+        text = f"{replicas} replicas of {need} GPUs need {need * replicas}, and there are {len(free)} free"
         return (), [f"{text}: lower min_replicas or tensor_parallel"]
     return tuple(tuple(free[n * need : (n + 1) * need]) for n in range(replicas)), []
 

@@ -8,22 +8,27 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from backends import fleet, probing, replica
+from backends import fleet, probing
+from backends.adapters import Adapters
+from backends.assignment import assigned
 from backends.background import Background
-from backends.engines import ENGINES, Engine, stage
-from backends.launchers import Launcher, Process
-from backends.load import Figures, ReplicaLoad, read_figures, read_load
+from backends.engines import ENGINES, Sleep
+from backends.launchers import Launcher
+from backends.load import Figures, ReplicaLoad
 from backends.load_times import LoadTimes
+from backends.prefetch import prefetch
 from backends.replica import Event, Phase, Replica
-from backends.wanted import Limits, Progress, ReplicaSpec, command_of, ready_in_s
+from backends.roster import Roster, Run
+from backends.scrapes import Scrapes
+from backends.starts import Start, said
+from backends.wanted import Limits, ReplicaSpec, command_of
 
 LOG = logging.getLogger("switchgear.fleet")
 LIVE = (Phase.LOADING, Phase.READY, Phase.EJECTED, Phase.WAITING, Phase.FAILED)
@@ -38,17 +43,7 @@ class CannotSleep(Exception):
     """The replica cannot be put to sleep, or woken; the text says why."""
 
 
-class Run(Struct, kw_only=True):
-    """A replica's process, while there is one."""
-
-    spec: ReplicaSpec
-    process: Process
-    started_s: float
-    was_ready: bool = False
-    ending: bool = False
-
-
-class Supervisor:
+class Supervisor(Roster):
     def __init__(
         self,
         specs: Sequence[ReplicaSpec],
@@ -59,51 +54,24 @@ class Supervisor:
         state_dir: Path,
         on_change: Callable[[Replica, Replica], None] = lambda before, after: None,
         busy: Callable[[str], int] = lambda replica_id: 0,
+        gpus: Sequence[int] = (),
     ) -> None:
         """`on_change(before, after)` is called in the loop for each change of a phase; it must not block.
 
-        `busy(replica_id)` gives the requests that run there through this gateway.
+        `busy(replica_id)` gives the requests that run there through this gateway; `gpus` are this machine's.
         """
-        self.replicas: Mapping[str, Replica] = {}
-        self.loads: Mapping[str, ReplicaLoad] = {}
-        self.figures: Mapping[str, Figures] = {}
-        self._launchers, self._probe, self._now = launchers, probe, now
-        self._on_change, self._busy = on_change, busy
+        super().__init__(now, on_change, LoadTimes(state_dir / "load-times.json"))
+        self._launchers, self._probe, self._gpus, self._busy = launchers, probe, gpus, busy
+        self._scrapes = Scrapes(probe, now)
+        self._adapters = Adapters(self._tell)
         self.limits = Limits()
-        self._load_times = LoadTimes(state_dir / "load-times.json")
-        self._specs: dict[str, ReplicaSpec] = {}
-        self._runs: dict[str, Run] = {}
-        self._crashes: dict[str, fleet.Crashes] = {}
-        self._last_log: dict[str, tuple[str, ...]] = {}
         self._tasks = Background()
         self._until_s: dict[str, float] = {}  # when a reclaimed one is taken away
         self._served: set[str] = set()  # answered a request since the last round of probes
-        self._mute_until_s: dict[str, float] = {}  # replicas that have no metrics
         self._closing = False
         self.declare(specs)
 
     # What is wanted
-
-    def declare(self, specs: Sequence[ReplicaSpec]) -> None:
-        """Replace what is wanted; `reconcile_once` brings it about.
-
-        A changed launch takes effect at the replica's next start.
-        """
-        self._specs = {spec.id: spec for spec in specs}
-        after = {id_: seen for id_, seen in self.replicas.items() if id_ in self._specs or id_ in self._runs}
-        for spec in specs:
-            seen = after.get(spec.id) or Replica(id=spec.id, model=spec.model, since_s=self._now())
-            after[spec.id] = replace(
-                seen,
-                model=spec.model,
-                url=spec.url or seen.url,
-                spot=spec.spot,
-                weight=spec.weight,
-                version=spec.version,
-                max_concurrency=spec.max_concurrency,
-                launched=spec.launch is not None,
-            )
-        self.replicas = after
 
     def drain(self, replica_id: str) -> None:
         """No new requests; the process stays. Raises KeyError for an unknown one."""
@@ -130,18 +98,18 @@ class Supervisor:
         CannotSleep.
         """
         seen, spec = self.replicas[replica_id], self._specs.get(replica_id)
-        paths = ENGINES[spec.engine].sleep_paths if spec else None
         if spec is None or seen.phase not in (Phase.READY, Phase.DRAINING):
             raise CannotSleep(f"Replica {replica_id!r} is {seen.phase}, not ready.")
         if spec.launch is not None and not spec.launch.sleep_mode:
             self._step(replica_id, Event.DRAIN, "put to sleep: its process ends, a wake starts it")
             self._tasks.start(f"stop {replica_id}", self._stop(replica_id, "asleep"))
             return
-        if paths is None:
-            raise CannotSleep(f"The engine {spec.engine!r} has no sleep mode.")
+        how = _sleep_of(spec)
+        if how is None:
+            raise CannotSleep(f"The engine {spec.engine!r} has no sleep mode of this level.")
         self._step(replica_id, Event.DRAIN, "going to sleep")
         await self._idle(replica_id, self._now() + DRAIN_S)
-        refusal = await self._tell(spec, paths[0])
+        refusal = await self._tell(spec, how.sleep)
         if refusal:
             self._step(replica_id, Event.RESUME)
             raise CannotSleep(f"Replica {replica_id!r} does not sleep ({refusal}); has it a sleep mode?")
@@ -150,19 +118,33 @@ class Supervisor:
     async def wake(self, replica_id: str) -> None:
         """Wake it; it is ready at the next good probe. Raises KeyError for an unknown one, or CannotSleep."""
         seen, spec = self.replicas[replica_id], self._specs.get(replica_id)
-        paths = ENGINES[spec.engine].sleep_paths if spec else None
-        if seen.phase is Phase.SLEEPING and spec is not None and paths is not None:
-            refusal = await self._tell(spec, paths[1])
-            if refusal:
+        how = _sleep_of(spec) if spec is not None and seen.phase is Phase.SLEEPING else None
+        for path, body in how.wake if how is not None else ():
+            assert spec is not None
+            if refusal := await self._tell(spec, path, body):
                 raise CannotSleep(f"Replica {replica_id!r} did not wake: {refusal}")
         self._step(replica_id, Event.RESUME)
 
     def rouse(self, replica_id: str) -> None:
         """Wake it in the background; once, however often it is asked."""
-        if self.replicas[replica_id].phase is Phase.STOPPED:
+        if self.replicas[replica_id].phase in (Phase.STOPPED, Phase.DRAINING):
             self._step(replica_id, Event.RESUME, "woken by a request")
         elif f"wake {replica_id}" not in self._tasks:
             self._tasks.start(f"wake {replica_id}", self.wake(replica_id))
+
+    def rest(self, replica_id: str) -> None:
+        """Have it stand by: asleep where its engine can, else loaded and out of routing."""
+        spec = self._specs[replica_id]
+        if spec.launch is not None and spec.launch.sleep_mode:
+            self._tasks.start(f"sleep {replica_id}", self.sleep(replica_id))
+        else:
+            self._step(replica_id, Event.DRAIN, "stands by")
+
+    def adapters(self, model: str) -> Collection[str]:
+        """The adapters that the model's replicas have, loaded since or from the start."""
+        launches = [one.launch for one in self._specs.values() if one.model == model and one.launch]
+        first = {name for one in launches if one.lora is not None for name in one.lora.adapters}
+        return first | set(self._adapters.loaded(model))
 
     async def adapter(
         self, replica_id: str, verb: Literal["load", "unload"], name: str, path: str = ""
@@ -172,12 +154,17 @@ class Supervisor:
         Raises KeyError for an unknown replica.
         """
         self.replicas[replica_id]
-        spec = self._specs[replica_id]
-        paths = ENGINES[spec.engine].lora_paths
-        if paths is None:
-            return f"the engine {spec.engine!r} has no adapters"
-        body = {"lora_name": name, **({"lora_path": path} if verb == "load" else {})}
-        return await self._tell(spec, paths[verb == "unload"], body)
+        return await self._adapters.change(self._specs[replica_id], verb, name, path)
+
+    @property
+    def loads(self) -> Mapping[str, ReplicaLoad]:
+        """What the engines tell of their load, as last read."""
+        return self._scrapes.loads
+
+    @property
+    def figures(self) -> Mapping[str, Figures]:
+        """What else they tell."""
+        return self._scrapes.figures
 
     # The single steps
 
@@ -189,6 +176,7 @@ class Supervisor:
         """Start and end what the plan says; returns when the starts are under way."""
         if self._closing:
             return
+        self._see_starts()
         held = (Phase.DRAINING, Phase.STOPPED, Phase.SLEEPING)
         desired = [
             fleet.Desired(id=id_, load_timeout_s=spec.launch.load_timeout_s if spec.launch else 0.0)
@@ -213,6 +201,13 @@ class Supervisor:
         ]
         await asyncio.gather(*starts)
 
+    def _see_starts(self) -> None:
+        """Read from the logs how far those are that load."""
+        for run in self._runs.values():
+            if run.spec.launch is not None and not run.was_ready:
+                log = run.process.log_tail(200)
+                run.start.see(ENGINES[run.spec.engine], log, self._now())
+
     async def probe_once(self) -> None:
         """Ask all replicas at once, but those that have just shown in real work that they are well.
 
@@ -231,20 +226,9 @@ class Supervisor:
 
     async def scrape_once(self) -> None:
         """Read the load of all ready replicas whose engines tell."""
-        now_s = self._now()
-        ids = [
-            id_
-            for id_, seen in self.replicas.items()
-            if seen.phase is Phase.READY
-            and id_ in self._specs
-            and now_s >= self._mute_until_s.get(id_, now_s)
-        ]
-        found = await asyncio.gather(*(self._scrape_one(self._specs[id_]) for id_ in ids))
-        read = {
-            id_: text for id_, text in zip(ids, found, strict=True) if text is not None and id_ in self._specs
-        }
-        self.loads = {id_: load for id_, text in read.items() if (load := self._load(id_, text)) is not None}
-        self.figures = {id_: read_figures(text, self._engine(id_).figures) for id_, text in read.items()}
+        ready = (id_ for id_, seen in self.replicas.items() if seen.phase is Phase.READY)
+        targets = {id_: self._target(self._specs[id_]) for id_ in ready if id_ in self._specs}
+        await self._scrapes.once(targets, self.limits.probe_timeout_s)
 
     def report(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
         """How a request went: ok, or failed through the replica (`replica.outcome`: a 4xx is neither)."""
@@ -263,42 +247,13 @@ class Supervisor:
         await asyncio.gather(*stops)
         await self._tasks.stop()
 
-    # What people and clients ask
-
-    def expected_ready_s(self, model: str) -> float | None:
-        """Seconds until the model serves again: 0 where it does; None where nobody can say."""
-        waits = [self._ready_in_s(seen) for seen in self.replicas.values() if seen.model == model]
-        known = [wait for wait in waits if wait is not None]
-        return min(known) if known else None
-
-    def load_time_s(self, model: str) -> float:
-        """Seconds from a start to ready, as it was the last time."""
-        return self._load_times.expected_s(model)
-
-    def progress(self, log_lines: int = 0) -> list[Progress]:
-        """Each wanted replica's way; with the last lines of its log where asked."""
-        return [self._progress(self._specs[id_], log_lines) for id_ in self._specs]
-
-    def log_tail(self, replica_id: str, lines: int = 20) -> tuple[str, ...]:
-        """The last lines of its engine, also after its end."""
-        run = self._runs.get(replica_id)
-        return run.process.log_tail(lines) if run else self._last_log.get(replica_id, ())[-lines:]
-
     # Inside
-
-    def _step(self, id_: str, event: Event, reason: str = "") -> None:
-        before = self.replicas[id_]
-        after = replica.step(before, event, self._now(), reason)
-        if after is before:
-            return
-        self.replicas = {**self.replicas, id_: after}
-        if after.phase is not before.phase:
-            LOG.info("replica %s: %s -> %s %s", id_, before.phase, after.phase, after.reason)
-            self._on_change(before, after)
 
     async def _start(self, spec: ReplicaSpec) -> None:
         now_s = self._now()
+        start = Start(now_s)
         try:
+            spec = self._assigned(spec)
             process = await self._launchers[spec.launcher].start(spec.id, partial(command_of, spec), spec.url)
         except (OSError, ValueError) as error:
             self._crashed(spec.id, f"cannot be started: {error}", started_s=now_s, was_ready=False)
@@ -306,11 +261,23 @@ class Supervisor:
         if self._closing:
             await process.stop(0.0)
             return
-        self._runs[spec.id] = run = Run(spec=spec, process=process, started_s=now_s)
+        start.spawned(self._now())
+        self._runs[spec.id] = run = Run(spec=spec, process=process, started_s=now_s, start=start)
         self.replicas = {**self.replicas, spec.id: replace(self.replicas[spec.id], url=process.url)}
         if spec.launch is not None:
+            self._starts[spec.id] = start
             self._step(spec.id, Event.LAUNCHED)
         self._tasks.start(f"watch {spec.id}", self._watch(run))
+
+    def _assigned(self, spec: ReplicaSpec) -> ReplicaSpec:
+        """The wanted replica with GPUs, or cores, of its own; its weights are on their way to memory."""
+        if spec.launch is None or spec.launcher != "local":
+            return spec
+        if spec.launch.prefetch and spec.launch.local:
+            weights = spec.launch.weights
+            self._tasks.start(f"prefetch {spec.id}", asyncio.to_thread(prefetch, weights))
+        here = [run.spec.launch for run in self._runs.values() if run.spec.launch is not None]
+        return replace(spec, launch=assigned(spec.launch, self._gpus, here))
 
     async def _watch(self, run: Run) -> None:
         """Wait for the process's end and say what it means."""
@@ -367,10 +334,14 @@ class Supervisor:
         seen = self.replicas[id_]
         if verdict.event is Event.ANSWERED and run.spec.launch is not None and not run.was_ready:
             verdict = await self._bounded(probing.ask_work, run, self.limits.warm_up_timeout_s)
+            if verdict.event is Event.ANSWERED:
+                verdict = await self._adapters.restore(run.spec)
         if self._runs.get(id_) is not run or run.ending:
             return
         if verdict.event is Event.ANSWERED and run.spec.launch is not None and not run.was_ready:
             self._load_times.remember(seen.model, self._now() - run.started_s)
+            run.start.ready(self._now())
+            LOG.info("replica %s started: %s", id_, said(run.start.steps(self._now())))
         run.was_ready = run.was_ready or verdict.event is Event.ANSWERED
         self._step(id_, verdict.event, verdict.reason)
 
@@ -387,50 +358,7 @@ class Supervisor:
         except TimeoutError as error:
             return probing.missed(error)
 
-    def _target(self, spec: ReplicaSpec) -> probing.Target:
-        return probing.Target(
-            url=self.replicas[spec.id].url,
-            engine=ENGINES[spec.engine],
-            headers=spec.headers,
-            upstream_model=spec.upstream_model or spec.model,
-            kind=spec.kind,
-        )
 
-    def _engine(self, id_: str) -> Engine:
-        return ENGINES[self._specs[id_].engine]
-
-    def _load(self, id_: str, text: str) -> ReplicaLoad | None:
-        names = self._engine(id_).load_metrics
-        return read_load(text, names) if names is not None else None
-
-    async def _scrape_one(self, spec: ReplicaSpec) -> str | None:
-        """Give the text of a replica's metrics."""
-        text = await probing.ask_metrics(self._probe, self._target(spec), self.limits.probe_timeout_s)
-        if text == "":
-            self._mute_until_s[spec.id] = self._now() + self.limits.mute_s
-        return text or None
-
-    def _ready_in_s(self, seen: Replica) -> float | None:
-        run = self._runs.get(seen.id)
-        return ready_in_s(
-            seen,
-            started_s=run.started_s if run else None,
-            next_start_s=fleet.next_start_s(self._crashes.get(seen.id, fleet.Crashes())),
-            expected_s=self._load_times.expected_s(seen.model),
-            now_s=self._now(),
-        )
-
-    def _progress(self, spec: ReplicaSpec, log_lines: int) -> Progress:
-        seen, run = self.replicas[spec.id], self._runs.get(spec.id)
-        doing = seen.reason or str(seen.phase)
-        if seen.phase is Phase.LOADING and run is not None:
-            doing = stage(ENGINES[spec.engine], run.process.log_tail(200))
-        return Progress(
-            replica_id=spec.id,
-            model=spec.model,
-            phase=seen.phase,
-            doing=doing,
-            elapsed_s=self._now() - (run.started_s if run else seen.since_s),
-            expected_s=self._load_times.expected_s(spec.model),
-            log=self.log_tail(spec.id, log_lines) if log_lines else (),
-        )
+def _sleep_of(spec: ReplicaSpec) -> Sleep | None:
+    """How its engine sleeps; None where it cannot."""
+    return ENGINES[spec.engine].sleeps.get(spec.launch.sleep_level if spec.launch else 1)

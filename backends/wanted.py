@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from backends.engines import ENGINES, LaunchCommand, LaunchContext, LaunchProfile
 from backends.replica import Phase, Replica
+from backends.starts import Step
 
 
 class ReplicaSpec(Struct, frozen=True, kw_only=True):
@@ -26,6 +28,7 @@ class ReplicaSpec(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     """For probes, such as the upstream's Authorization."""
     spot: bool = False
+    zone: str = ""
     weight: float = 1.0
     version: str = ""
     max_concurrency: int = 64
@@ -38,8 +41,6 @@ class ReplicaSpec(Struct, frozen=True, kw_only=True):
 class Limits(Struct, frozen=True, kw_only=True):
     probe_timeout_s: float = 2.0
     warm_up_timeout_s: float = 180.0
-    mute_s: float = 60.0
-    """Until a replica without metrics is asked for them again."""
     stop_beyond_s: float = 10.0
     """Past an engine's own shutdown time-out."""
 
@@ -54,6 +55,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     elapsed_s: float
     expected_s: float
     """Until ready, from its start; from the last time where there was one."""
+    steps: tuple[Step, ...] = ()
+    """Of its start, so far."""
     log: tuple[str, ...] = ()
 
 
@@ -71,7 +74,8 @@ def command_of(spec: ReplicaSpec, port: int) -> LaunchCommand:
         kind=spec.kind,
         context_tokens=spec.context_tokens,
     )
-    return ENGINES[spec.engine].launch(spec.launch, context)
+    command = ENGINES[spec.engine].launch(spec.launch, context)
+    return replace(command, spot=spec.spot, zone=spec.zone)
 
 
 def ready_in_s(

@@ -1,6 +1,8 @@
 """What a model's directory says of itself, and which GPUs are here: reads files, asks `nvidia-smi`."""
 
+import contextlib
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -63,3 +65,16 @@ def described(name: str, memory_gib: float) -> Gpu:
     """A GPU by its name and memory."""
     rate = next((speed for part, speed in BANDWIDTH_GB.items() if part in name), 0)
     return Gpu(name=name, memory_bytes=round(memory_gib * GIB), bandwidth_bytes_per_s=rate * 1e9)
+
+
+def host_memory_bytes() -> int:
+    """The memory of this machine, or what its control group leaves of it; 0 where nobody says."""
+    found = []
+    for path, pattern, unit in (
+        ("/proc/meminfo", r"MemTotal:\s+(\d+) kB", 1024),
+        ("/sys/fs/cgroup/memory.max", r"(\d+)", 1),
+    ):
+        with contextlib.suppress(OSError):
+            if match := re.match(pattern, Path(path).read_text(encoding="ascii")):
+                found.append(int(match[1]) * unit)
+    return min(found, default=0)

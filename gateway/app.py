@@ -23,7 +23,7 @@ from backends.engines import ENGINES
 from backends.launchers import LAUNCHERS
 from backends.replica import Replica
 from backends.supervisor import Supervisor
-from gateway import declared, gauges
+from gateway import declared, gauges, rollouts
 from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, streams, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
@@ -45,6 +45,7 @@ from gateway.scaling import Fleet, Scaler
 from gateway.settings import CacheSettings, Settings
 from gateway.shadows import Shadows
 from gateway.sharpening import Sharpening
+from gateway.spot import SpotWatch
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
@@ -87,6 +88,8 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     load: Callable[[], Settings] | None = None
     source: str = "the configuration"
     engine_python: str = ""
+    gpus: tuple[int, ...] = ()
+    """Of this machine, for engines that are launched here."""
     clients: Callable[[], InferenceClient] = Clients
     tallies: Tallies | None = None
     tell_siblings: Callable[[], None] = lambda: None
@@ -109,6 +112,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("scrape", 2.0, scrape),
         Loop("ledger", 0.5, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
+        Loop("rollouts", 1.0, house.follow_rollouts),
+        Loop("spot", 2.0, house.spot.look),
         Loop("expiry", 60.0, books.expire),
         Loop("idempotency", 1.0, house.recordings.step),
         Loop("retention", 600.0, books.retain),
@@ -160,6 +165,7 @@ class House:
             state_dir=state_dir,
             on_change=self._changed,
             busy=lambda replica_id: self.dispatcher.busy(replica_id),
+            gpus=edges.gpus,
         )
         self.dispatcher = Dispatcher(
             now=edges.now,
@@ -179,7 +185,11 @@ class House:
             edges.wall,
         )
         self.scaler.declare = self._declare
-        self.scaler.rouse = self.supervisor.rouse
+        self.scaler.rouse, self.scaler.rest = self.supervisor.rouse, self.supervisor.rest
+        self.rollouts = rollouts.Rollouts()
+        self._followed: int | None = None  # the revision of the database that the shares are of
+        self.scaler.shares = self.rollouts.in_use
+        self.spot = SpotWatch(self.supervisor, edges.wall)
         self.chooser = Chooser(None, self.dispatcher)
         file = OwnFile(state_dir / "semantic.cache")
         self._keep = Keep(settings.cache.max_bytes, file, self.news)
@@ -242,6 +252,8 @@ class House:
             learning=self.learning,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
+            rollouts=self.rollouts,
+            follow_rollouts=self.follow_rollouts,
             reload=self.reload,
             tell_siblings=edges.tell_siblings,
             loops=loops(self, *self._shared_loops()),
@@ -271,8 +283,9 @@ class House:
         if settings.routes and self.chooser.grader is None:
             self.grading = Grading.load(settings.server.workers)
             self.chooser.grader = self.process.grading = self.grading
-        catalogue = Catalogue(settings, ENGINES)
+        catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
         self.dispatcher.configure(settings.models)
+        self.spot.settings = settings.spot
         self.scaler.configure(settings.models)
         self.batching.configure(settings.models)
         self._credentials.clear()
@@ -293,9 +306,19 @@ class House:
         """Tell the fleet which replicas are wanted now."""
         edges = self._edges
         self.supervisor.declare(
-            declared.specs(self.process.settings, edges.environ, edges.engine_python, self.scaler.ids)
+            declared.specs(self.process.settings, edges.environ, edges.engine_python, self.scaler)
         )
         self.dispatcher.update(self.supervisor.replicas)
+
+    async def follow_rollouts(self) -> None:
+        """Put the shares of versions in force as the database has them, where anything there is new."""
+        revision = self.process.control.directory.revision
+        if revision is None or revision == self._followed:
+            return
+        if self.rollouts.adopt(await asyncio.to_thread(rollouts.read, self.books.engine)):
+            self.scaler.configure(self.process.settings.models)
+            self._declare()
+        self._followed = revision
 
     def _adopt_likeness(self, cache: CacheSettings) -> None:
         """Switch the semantic tier on or off; what it knows stays while the process lives."""

@@ -72,7 +72,7 @@ class Calls:
             path=request.endpoint.path,
             body=schemas.upstream_body(
                 request,
-                settings.upstream_name,
+                choice.model.upstream,
                 token_ids=choice.model.returns_token_ids,
                 priority=engine_priority(band, request.priority)
                 if choice.model.takes_priority and generates
@@ -81,7 +81,7 @@ class Calls:
             ),
             headers=headers,
             receiver=receiver,
-            query=self._query(settings, request, tenant),
+            query=self._query(choice, request, tenant),
             band=band,
             deadline_s=_deadline_s(incoming),
             first_byte_s=settings.first_byte_timeout_s,
@@ -89,8 +89,9 @@ class Calls:
             max_attempts=settings.max_attempts,
         )
 
-    def _query(self, settings: ModelSettings, request: Inference, tenant: str) -> Query:
+    def _query(self, choice: Choice, request: Inference, tenant: str) -> Query:
         """Say what the choice of a replica reads; the marks of the prompt only where they are read."""
+        settings = choice.model.settings
         prefix: tuple[bytes, ...] = ()
         if self._reads_prefix(settings.name):
             prefix = marks(*request.prompt_and_salt("" if settings.share_prefix_cache else tenant))
@@ -100,6 +101,7 @@ class Calls:
             prompt_tokens=request.prompt_tokens_estimate,
             output_tokens=request.output_tokens_estimate,
             prefix=prefix,
+            version=choice.model.version,
         )
 
 

@@ -1,6 +1,6 @@
 """What is served under which name: models and routes, compiled from the settings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -14,13 +14,16 @@ from gateway.tenancy.keys import Key
 class Model(msgspec.Struct, frozen=True):
     """One model, what its engine can, and what is made use of.
 
-    ``takes_priority`` where the engine was launched for that; ``salts_prefixes`` unless tenants share them.
+    ``takes_priority`` where the engine was launched for that; ``salts_prefixes`` unless tenants share them;
+    ``upstream`` is the name that the replicas know it by, or its adapter; ``version`` "" is any.
     """
 
     settings: ModelSettings
     returns_token_ids: bool
     takes_priority: bool = False
     salts_prefixes: bool = False
+    upstream: str = ""
+    version: str = ""
 
     @property
     def name(self) -> str:
@@ -29,7 +32,10 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a request named: one model, or a route over several, cheapest first."""
+    """What a request named: one model, or a route over several, cheapest first.
+
+    ``allowed_as`` is what a key must allow; ``by_key`` has the versions that some keys, by name, always get.
+    """
 
     name: str
     route: str
@@ -38,6 +44,8 @@ class Target(msgspec.Struct, frozen=True):
     settings: RouteSettings | None = None
     names: tuple[str, ...] = ()
     fallback_names: tuple[str, ...] = ()
+    allowed_as: str = ""
+    by_key: Mapping[str, "Target"] = {}
 
     @property
     def objective(self) -> Objective:
@@ -55,19 +63,25 @@ class Target(msgspec.Struct, frozen=True):
 class Catalogue:
     """The names in force."""
 
-    def __init__(self, settings: Settings, engines: Mapping[str, Engine]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engines: Mapping[str, Engine],
+        adapters: Callable[[str], Iterable[str]] = lambda model: (),
+    ) -> None:
+        """``adapters`` names those that a model's replicas have; they are asked for as MODEL:ADAPTER."""
+        self._adapters = adapters
         self.models = {
             one.name: Model(
                 one,
                 engines[one.engine].returns_token_ids,
                 one.launch is not None and engines[one.engine].takes_priority,
                 not one.share_prefix_cache and engines[one.engine].takes_cache_salt,
+                one.upstream_name,
             )
             for one in settings.models
         }
-        self._targets = {
-            name: Target(name, "", (model,), names=(name,)) for name, model in self.models.items()
-        }
+        self._targets = {name: found for model in self.models.values() for name, found in _named(model)}
         for route in settings.routes:
             self._targets[route.name] = Target(
                 route.name,
@@ -77,14 +91,17 @@ class Catalogue:
                 route,
                 route.tiers,
                 route.fallback,
+                route.name,
             )
 
     def target(self, request: Inference, key: Key) -> Target:
         """Give what the request named; raises ModelNotFound, ModelNotAllowed or InvalidRequest."""
-        target = self._targets.get(request.model)
+        target = self._targets.get(request.model) or self._adapter(request.model)
         if target is None:
             raise ModelNotFound(f"The model {request.model!r} does not exist.", param="model")
-        if key.models is not None and target.name not in key.models:
+        if target.by_key:
+            target = target.by_key.get(key.name, target)
+        if key.models is not None and target.allowed_as not in key.models:
             raise ModelNotAllowed(f"This key may not use the model {target.name!r}.", param="model")
         kind = target.models[0].settings.kind
         if kind != request.endpoint.kind:
@@ -100,4 +117,34 @@ class Catalogue:
 
     def names(self, key: Key) -> Iterator[str]:
         """Give the names that a key may use, models before routes."""
-        return (name for name in self._targets if key.models is None or name in key.models)
+        found = self._targets.items()
+        return (name for name, one in found if key.models is None or one.allowed_as in key.models)
+
+    def _adapter(self, asked: str) -> Target | None:
+        """Give the target of MODEL:ADAPTER, where its replicas have it."""
+        name, _, adapter = asked.rpartition(":")
+        model = self.models.get(name)
+        if model is None or adapter not in self._adapters(name):
+            return None
+        model = msgspec.structs.replace(model, upstream=adapter)
+        return Target(asked, "", (model,), names=(name,), allowed_as=name)
+
+
+def _named(model: Model) -> Iterator[tuple[str, Target]]:
+    """Give the names of a model: its own, its aliases, and each version as MODEL@VERSION."""
+    name, settings = model.name, model.settings
+    versions = {
+        one.name: Target(
+            f"{name}@{one.name}",
+            "",
+            (msgspec.structs.replace(model, version=one.name),),
+            names=(name,),
+            allowed_as=name,
+        )
+        for one in settings.versions
+    }
+    by_key = {key: versions[one.name] for one in settings.versions for key in one.keys}
+    whole = Target(name, "", (model,), names=(name,), allowed_as=name, by_key=by_key)
+    yield name, whole
+    yield from ((alias, whole) for alias in settings.aliases)
+    yield from ((one.name, one) for one in versions.values())

@@ -9,6 +9,8 @@ from gateway.tenancy.pricing import PriceError, price_of_model
 from gateway.tenancy.webhooks import MASTER_ENV, MASTER_MIN_CHARACTERS
 from routing.policies import POLICIES
 
+SHARES_TOLERANCE = 1e-6
+
 
 def check(settings: Settings, source: str, environ: Mapping[str, str]) -> None:
     """Raise ConfigError with every finding, a line each."""
@@ -46,7 +48,9 @@ def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if not settings.models:
         yield "models: there are none; add a [[models]] table"
     yield from _workers(settings, environ)
-    names = Counter([model.name for model in settings.models] + [route.name for route in settings.routes])
+    aliases = [alias for model in settings.models for alias in model.aliases]
+    named = [*(one.name for one in settings.models), *(one.name for one in settings.routes)]
+    names = Counter([*named, *aliases])
     for name, count in names.items():
         if count > 1:
             yield f"models, routes: the name {name!r} is given to {count} of them; names must be unique"
@@ -94,6 +98,7 @@ def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
         yield "batch_window_ms: only embedding models join requests; remove it here"
     if model.policy not in POLICIES:
         yield f"policy: unknown policy {model.policy!r}; known are {', '.join(POLICIES)}"
+    yield from _versions(model)
     for name, count in Counter(band.name for band in model.bands).items():
         if count > 1:
             yield f"bands: {name!r} is given {count} times; name each band once"
@@ -104,6 +109,25 @@ def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
     for index, replica in enumerate(model.replicas):
         if replica.api_key_env is not None and not environ.get(replica.api_key_env):
             yield f"replicas[{index}].api_key_env: the variable {replica.api_key_env} is not set"
+
+
+def _versions(model: ModelSettings) -> Iterator[str]:
+    if not model.versions:
+        return
+    known = Counter(one.name for one in model.versions)
+    yield from (f"versions: {name!r} is named {n} times; name it once" for name, n in known.items() if n > 1)
+    if abs(sum(one.share for one in model.versions) - 1.0) > SHARES_TOLERANCE:
+        yield "versions: the shares must add up to 1"
+    if model.policy not in ("adaptive", "weighted"):
+        yield "versions: they are drawn by their shares; remove policy"
+    for index, one in enumerate(model.versions):
+        if model.launch is not None and one.weights is None:
+            yield f"versions[{index}].weights: name the weights of {one.name!r}"
+        if model.launch is None and not any(replica.version == one.name for replica in model.replicas):
+            yield f"versions[{index}]: no [[models.replicas]] has version = {one.name!r}"
+    for index, replica in enumerate(model.replicas):
+        if replica.version not in known:
+            yield f"replicas[{index}].version: name one of the model's versions ({', '.join(known)})"
 
 
 def _route(route: RouteSettings, settings: Settings) -> Iterator[str]:

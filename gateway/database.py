@@ -291,6 +291,43 @@ webhook_deliveries = sa.Table(
 
 
 # Keys by hash; the answer is what the first client got, as it was recorded.
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("shares", sa.JSON, nullable=False),
+    sa.Column("previous", sa.JSON),
+    sa.Column("changed_s", sa.Float, nullable=False),
+)
+
+# Who runs the fleet; whoever does not renew its lease in time is taken for dead.
+fleet_lease = sa.Table(
+    "fleet_lease",
+    metadata,
+    sa.Column("name", sa.String(16), primary_key=True),
+    sa.Column("owner", sa.String(80), nullable=False),
+    sa.Column("until_s", sa.Float, nullable=False),
+)
+
+# What the fleet runs, for the gateways; replaced as a whole by the holder of the lease.
+fleet_replicas = sa.Table(
+    "fleet_replicas",
+    metadata,
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("state", sa.JSON, nullable=False),
+    sa.Column("told_s", sa.Float, nullable=False),
+)
+
+# What each gateway has to do, for the fleet.
+fleet_demand = sa.Table(
+    "fleet_demand",
+    metadata,
+    sa.Column("gateway", sa.String(80), primary_key=True),
+    sa.Column("demand", sa.JSON, nullable=False),
+    sa.Column("told_s", sa.Float, nullable=False),
+)
+
 idempotency_keys = sa.Table(
     "idempotency_keys",
     metadata,

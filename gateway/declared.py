@@ -1,45 +1,63 @@
 """Which replicas the configuration wants, and what it takes to ask them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+
+import msgspec
 
 from backends.wanted import ReplicaSpec
+from gateway.scaling import LEAST_WEIGHT, Scaler
 from gateway.settings import ModelSettings, Settings
 
 
 def specs(
-    settings: Settings,
-    environ: Mapping[str, str],
-    engine_python: str,
-    launched: Callable[[str], Iterable[str]],
+    settings: Settings, environ: Mapping[str, str], engine_python: str, scaler: Scaler
 ) -> list[ReplicaSpec]:
-    """Say which replicas are wanted; ``launched`` names those of a launched model."""
+    """Say which replicas are wanted; the scaler names those of launched models, and says what each is."""
     found: list[ReplicaSpec] = []
     for model in settings.models:
         if model.launch is not None:
-            found += [_launched(model, replica_id, engine_python) for replica_id in launched(model.name)]
-        found += [_attached(model, number, environ) for number in range(len(model.replicas))]
+            found += [_launched(model, id_, engine_python, scaler) for id_ in scaler.ids(model.name)]
+        shares = scaler.shares(model)
+        found += [
+            _attached(model, number, environ, shares)
+            for number, replica in enumerate(model.replicas)
+            if not model.versions or replica.version in shares
+        ]
     return found
 
 
-def _launched(model: ModelSettings, replica_id: str, engine_python: str) -> ReplicaSpec:
+def _launched(model: ModelSettings, replica_id: str, engine_python: str, scaler: Scaler) -> ReplicaSpec:
+    launch = model.launch
+    assert launch is not None
+    seat, weight = scaler.seat(model.name, replica_id)
+    weights = next((one.weights for one in model.versions if one.name == seat.version), None)
     return ReplicaSpec(
         id=replica_id,
         model=model.name,
         engine=model.engine,
         launcher="local",
-        launch=model.launch,
+        launch=launch if weights is None else msgspec.structs.replace(launch, weights=weights),
         python=engine_python,
         upstream_model=model.upstream_name,
         kind=model.kind,
         context_tokens=model.context_tokens,
-        spot=model.launch is not None and model.launch.spot,
-        max_concurrency=model.launch.max_num_seqs or 64 if model.launch is not None else 64,
+        spot=seat.spot,
+        zone=seat.zone,
+        weight=weight if model.versions else 1.0,
+        version=seat.version,
+        max_concurrency=launch.max_num_seqs or 64,
     )
 
 
-def _attached(model: ModelSettings, number: int, environ: Mapping[str, str]) -> ReplicaSpec:
+def _attached(
+    model: ModelSettings, number: int, environ: Mapping[str, str], shares: Mapping[str, float]
+) -> ReplicaSpec:
     replica = model.replicas[number]
     key = environ.get(replica.api_key_env or "")
+    weight = replica.weight
+    if model.versions:
+        beside = sum(one.weight for one in model.replicas if one.version == replica.version)
+        weight = max(shares[replica.version] * weight / beside, LEAST_WEIGHT)
     return ReplicaSpec(
         id=f"{model.name}-{number}",
         model=model.name,
@@ -50,7 +68,7 @@ def _attached(model: ModelSettings, number: int, environ: Mapping[str, str]) -> 
         context_tokens=model.context_tokens,
         headers={"authorization": f"Bearer {key}"} if key else {},
         spot=replica.spot,
-        weight=replica.weight,
+        weight=weight,
         version=replica.version,
         max_concurrency=replica.max_concurrency,
     )

@@ -31,11 +31,16 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class Desk(msgspec.Struct, eq=False):
-    """One model: its line, its ready replicas by id, and who waits."""
+    """One model: its line, its ready replicas by id, and who waits.
+
+    ``spot`` and ``firm`` are those that may be taken away and those that stay, where there are both.
+    """
 
     line: Line
     patience: tuple[Patience, ...] = ()
     replicas: Mapping[str, Replica] = {}
+    spot: frozenset[str] = frozenset()
+    firm: frozenset[str] = frozenset()
     waiting: dict[int, asyncio.Future[tuple[Grant, Replica]]] = {}
 
 
@@ -63,7 +68,9 @@ class Dispatcher:
         desks = {}
         for model in models:
             desk = self._desks.get(model.name) or Desk(Line(model.name), waiting={})
-            desk.line.configure(POLICIES[model.policy], model.queue_limit, model.queue_age_s)
+            desk.line.configure(
+                POLICIES["weighted" if model.versions else model.policy], model.queue_limit, model.queue_age_s
+            )
             desk.patience = tuple(_patience(model, band) for band in BANDS)
             desks[model.name] = desk
         self._desks = desks
@@ -74,6 +81,10 @@ class Dispatcher:
             desk.replicas = {
                 id_: one for id_, one in replicas.items() if one.model == model and one.phase is Phase.READY
             }
+            spot = frozenset(id_ for id_, one in desk.replicas.items() if one.spot)
+            mixed = 0 < len(spot) < len(desk.replicas)
+            desk.spot = spot if mixed else frozenset()
+            desk.firm = frozenset(desk.replicas) - spot if mixed else frozenset()
             desk.line.staff(
                 Server(id=id_, limit=one.max_concurrency, weight=one.weight, version=one.version)
                 for id_, one in desk.replicas.items()
@@ -134,10 +145,20 @@ class Dispatcher:
             raise ModelLoading(f"The model {query.model!r} is no longer served.")
         if not desk.replicas:
             return await self._asleep(desk, query, band, deadline_s)
-        grant = desk.line.place(query, self._draw(), self.now())
+        if desk.spot:
+            grant = self._place_mixed(desk, query, band)
+        else:
+            grant = desk.line.place(query, self._draw(), self.now())
         if grant is None:
             return await self._wait(desk, query, band, deadline_s)
         return grant, desk.replicas[grant.server.id]
+
+    def _place_mixed(self, desk: Desk, query: Query, band: int) -> Grant | None:
+        """Place the top band on replicas that stay, others on spot ones; where those are full, anywhere."""
+        avoided = desk.firm if band else desk.spot
+        narrowed = msgspec.structs.replace(query, exclude=query.exclude | avoided)
+        now_s = self.now()
+        return desk.line.place(narrowed, self._draw(), now_s) or desk.line.place(query, self._draw(), now_s)
 
     def release(self, grant: Grant) -> None:
         """Give back a slot."""

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 log = logging.getLogger("switchgear.loops")
 
+CANCEL_AGAIN_S = 0.5  # a client's own time-out may take our cancellation for its own, and swallow it
+
 
 class Loop:
     """One named step and its period in seconds."""
@@ -60,6 +62,7 @@ async def running(
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while left := [task for task in tasks if not task.done()]:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=CANCEL_AGAIN_S)

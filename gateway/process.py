@@ -1,7 +1,7 @@
 """One gateway process, as its handlers see it: the pipeline, the settings, who is under way, how it is."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from gateway.loops import Loop
 from gateway.pipeline import Pipeline
 from gateway.recordings import Recordings
 from gateway.request_log import RequestLog
+from gateway.rollouts import Rollouts
 from gateway.scaling import Scaler
 from gateway.settings import Settings
 from gateway.telemetry import Telemetry
@@ -69,6 +70,8 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     learning: Learning
     now: Callable[[], float]
     metrics_token: str | None
+    rollouts: Rollouts
+    follow_rollouts: Callable[[], Awaitable[None]]
     reload: Callable[[], None]
     tell_siblings: Callable[[], None]
     loops: Sequence[Loop] = ()

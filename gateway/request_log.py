@@ -12,11 +12,13 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import IO, Literal
 
 import msgspec
 
 from gateway.choosing import Reading
+from gateway.openai.usage import Usage
 from gateway.passage import Passage
 from gateway.settings import LoggingSettings
 from gateway.telemetry import Telemetry
@@ -29,15 +31,11 @@ METRIC = "switchgear_log_lines_total"
 _encode = msgspec.json.Encoder().encode
 
 
-class RequestLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is said of one request; times in milliseconds."""
+class Decided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What many requests have in common: who asked for what, and what was decided."""
 
-    ts: str
     level: Literal["info", "warning", "error"]
     event: Literal["request"] = "request"
-    request_id: str
-    trace_id: str = ""
-    span_id: str = ""
     operation: str
     org: str = ""
     project: str = ""
@@ -45,77 +43,132 @@ class RequestLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     asked: str
     model: str
     route: str = ""
-    score: float | None = None
-    threshold: float | None = None
     objective: str = ""
     reason: str = ""
     candidates: tuple[str, ...] = ()
     cache: str
-    cache_entry: str = ""
     streamed: bool = False
     replicas: tuple[str, ...] = ()
     outcomes: tuple[str, ...] = ()
-    queue_ms: float = 0.0
-    first_byte_ms: float = 0.0
-    total_ms: float
     status: int
     error: str = ""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    amount_nanousd: int = 0
     price_version: str = ""
     source: str = ""
 
 
-def line(passage: Passage, offset_s: float) -> RequestLine:
-    """Say what became of a request; ``offset_s`` turns its times into seconds since the epoch."""
-    key, choice, trip, charge, trace = (
-        passage.key,
-        passage.choice,
-        passage.trip,
-        passage.charge,
-        passage.trace,
+class RequestLine(Decided, frozen=True, kw_only=True, omit_defaults=True):
+    """What is said of one request; times in milliseconds."""
+
+    ts: str
+    request_id: str
+    trace_id: str = ""
+    span_id: str = ""
+    score: float | None = None
+    threshold: float | None = None
+    cache_entry: str = ""
+    queue_ms: float
+    first_byte_ms: float
+    total_ms: float
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    amount_nanousd: int
+
+
+_LINE = (
+    b'{"ts":"%b.%03d+00:00","request_id":"%b",%b,%b"queue_ms":%.2f,"first_byte_ms":%.2f,"total_ms":%.2f,'
+    b'"prompt_tokens":%d,"cached_tokens":%d,"completion_tokens":%d,"amount_nanousd":%d}'
+)
+_NOTHING = Usage()
+_decode = msgspec.json.Decoder(RequestLine).decode
+
+
+def line(passage: Passage, offset_s: float) -> bytes:
+    """Say what became of a request, as JSON; ``offset_s`` turns its times into seconds since the epoch."""
+    choice, trip, charge, trace = passage.choice, passage.trip, passage.charge, passage.trace
+    more = b""
+    if trace is not None:
+        more = b'"trace_id":"%032x","span_id":"%016x",' % (trace.trace_id, trace.span_id)
+    if choice is not None and choice.score is not None:
+        more += b'"score":%.6f,"threshold":%.6f,' % (choice.score, choice.threshold or 0.0)
+    if passage.hit is not None:
+        more += b'"cache_entry":"%b",' % passage.hit.id.encode()
+    usage = charge.usage if charge is not None else _NOTHING
+    began_s, ended_s = passage.started_s, passage.ended_s
+    second, rest = divmod(ended_s + offset_s, 1)
+    return _LINE % (
+        _iso_second(int(second)),
+        rest * 1000,
+        passage.request_id.encode(),
+        _decided(passage),
+        more,
+        trip.queue_s * 1000 if trip is not None else 0.0,
+        (passage.first_byte_s - began_s) * 1000 if passage.first_byte_s else 0.0,
+        (ended_s - began_s) * 1000,
+        usage.prompt_tokens,
+        usage.cached_tokens,
+        usage.completion_tokens,
+        charge.amount_nanousd(usage) if charge is not None else 0,
     )
-    usage = charge.usage if charge is not None else None
-    began_s = passage.started_s
-    return RequestLine(
-        ts=datetime.fromtimestamp(passage.ended_s + offset_s, UTC).isoformat(timespec="milliseconds"),
-        level="error" if passage.status >= 500 else "warning" if passage.error else "info",
-        request_id=passage.request_id,
-        trace_id=f"{trace.trace_id:032x}" if trace is not None else "",
-        span_id=f"{trace.span_id:016x}" if trace is not None else "",
-        operation=passage.operation,
-        org=key.org if key is not None else "",
-        project=key.project if key is not None else "",
-        key_id=key.id if key is not None else "",
-        asked=passage.name,
-        model=passage.model,
-        route=passage.route,
-        score=choice.score if choice is not None else None,
-        threshold=choice.threshold if choice is not None else None,
-        objective=choice.aim.told if choice is not None and choice.aim is not None else "",
-        reason=choice.reason if choice is not None and passage.route else "",
-        candidates=tuple(one.name for one in passage.target.models)
-        if passage.target is not None and passage.route
-        else (),
-        cache=passage.cache,
-        cache_entry=passage.hit.id if passage.hit is not None else "",
-        streamed=passage.streamed,
-        replicas=tuple(trip.tried) if trip is not None else (),
-        outcomes=tuple(one.outcome or "given_up" for one in trip.tries) if trip is not None else (),
-        queue_ms=round(trip.queue_s * 1000, 2) if trip is not None else 0.0,
-        first_byte_ms=round((passage.first_byte_s - began_s) * 1000, 2) if passage.first_byte_s else 0.0,
-        total_ms=round((passage.ended_s - began_s) * 1000, 2),
-        status=passage.status,
-        error=passage.error,
-        prompt_tokens=usage.prompt_tokens if usage is not None else 0,
-        cached_tokens=usage.cached_tokens if usage is not None else 0,
-        completion_tokens=usage.completion_tokens if usage is not None else 0,
-        amount_nanousd=charge.amount_nanousd(usage) if charge is not None and usage is not None else 0,
-        price_version=charge.price.version if charge is not None else "",
-        source=charge.source if charge is not None else "",
+
+
+def _decided(passage: Passage) -> bytes:
+    key, trip, charge = passage.key, passage.trip, passage.charge
+    route, choice = passage.route, passage.choice
+    return _encoded(
+        passage.status,
+        passage.error,
+        passage.operation,
+        passage.name,
+        passage.model,
+        route,
+        passage.cache,
+        passage.streamed,
+        (key.org, key.project, key.id) if key is not None else ("", "", ""),
+        choice.aim.told if choice is not None and choice.aim is not None else "",
+        choice.reason if choice is not None and route else "",
+        tuple([one.name for one in passage.target.models]) if passage.target is not None and route else (),
+        tuple(trip.tried) if trip is not None else (),
+        tuple([one.outcome or "given_up" for one in trip.tries]) if trip is not None else (),
+        charge.price.version if charge is not None else "",
+        charge.source if charge is not None else "",
     )
+
+
+@lru_cache(2048)
+def _encoded(
+    status: int, error: str, operation: str, asked: str, model: str, route: str, cache: str, streamed: bool,
+    key: tuple[str, str, str], objective: str, reason: str, candidates: tuple[str, ...],
+    replicas: tuple[str, ...], outcomes: tuple[str, ...], price_version: str, source: str,
+) -> bytes:  # fmt: skip
+    """Encode the fields of ``Decided``, without its braces: a log of equal requests says them once."""
+    decided = Decided(
+        level="error" if status >= 500 else "warning" if error else "info",
+        operation=operation,
+        org=key[0],
+        project=key[1],
+        key_id=key[2],
+        asked=asked,
+        model=model,
+        route=route,
+        objective=objective,
+        reason=reason,
+        candidates=candidates,
+        cache=cache,
+        streamed=streamed,
+        replicas=replicas,
+        outcomes=outcomes,
+        status=status,
+        error=error,
+        price_version=price_version,
+        source=source,
+    )
+    return _encode(decided)[1:-1]
+
+
+@lru_cache(4)
+def _iso_second(second: int) -> bytes:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 class RequestLog:
@@ -133,7 +186,7 @@ class RequestLog:
         self._out = out
         self._settings = LoggingSettings()
         self._buffer: deque[Passage] = deque()
-        self._kept: OrderedDict[str, tuple[RequestLine, Reading | None]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[bytes, Reading | None]] = OrderedDict()
         self._lock = threading.Lock()  # between the thread and who asks; the event loop takes it never
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
@@ -156,7 +209,7 @@ class RequestLog:
         """Give what is kept of a request of this process; None where it is long ago, or of another one."""
         self._drain()
         kept = self._kept.get(request_id)
-        return kept[0] if kept is not None else None
+        return _decode(kept[0]) if kept is not None else None
 
     def reading(self, request_id: str) -> Reading | None:
         """Give what the classifier read, of a request that ``find`` finds; None where it was not asked."""
@@ -187,15 +240,14 @@ class RequestLog:
         wanted, lines = self._settings.requests, []
         while self._buffer:
             passage = self._buffer.popleft()
-            said = line(passage, offset_s)
-            reading = passage.choice.reading if passage.choice is not None else None
-            self._kept[said.request_id] = said, reading
-            if wanted == "all" or (wanted == "failed" and said.level != "info"):
-                lines.append(_encode(said).decode())
+            said, choice = line(passage, offset_s), passage.choice
+            self._kept[passage.request_id] = said, choice.reading if choice is not None else None
+            if wanted == "all" or (wanted == "failed" and passage.error):
+                lines.append(said)
         while len(self._kept) > KEPT_LINES:
             self._kept.popitem(last=False)
         if lines:
             self._telemetry.count(METRIC, ("written",), len(lines))
             with contextlib.suppress(OSError):  # whoever read the log is gone
-                self._out.write("\n".join(lines) + "\n")
+                self._out.write(b"\n".join(lines).decode() + "\n")
                 self._out.flush()

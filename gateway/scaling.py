@@ -6,6 +6,8 @@ single flight, because it only raises a number. An operator's ``scale`` pins a m
 Replicas that were reclaimed are never named again: their substitutes get new numbers.
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -14,10 +16,12 @@ import msgspec
 from backends.autoscaler import Bounds, Scaling, Seen, State, decide
 from backends.load import ReplicaLoad
 from backends.replica import Phase, Replica
+from backends.seats import Mix, Seat, may_go, next_seat, shared_out
 from gateway.settings import ModelSettings
 
 PIN_LIMIT = 64
 ASSUMED_HELD_S = 5.0
+LEAST_WEIGHT = 1e-9
 
 
 class Work(Protocol):
@@ -40,16 +44,35 @@ class Work(Protocol):
 
 
 class Scaled(msgspec.Struct, eq=False):
-    """One launched model."""
+    """One launched model; ``seats`` says what each of its replicas is, in the order of their making.
+
+    ``shares`` are those of its versions in use; ``resting`` are the replicas that stand by.
+    """
 
     rules: Scaling
     bounds: Bounds
     slots: int
     hold: bool
+    mix: Mix
+    standby: int
     state: State
-    ids: tuple[str, ...]
-    lost: set[str]
+    shares: Mapping[str, float] = {}
+    seats: dict[str, Seat] = {}
+    lost: set[str] = set()
+    reclaims: Counter[str] = msgspec.field(default_factory=Counter)
+    resting: set[str] = set()
     pinned: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many replicas should serve."""
+        return self.state.desired if self.pinned is None else self.pinned
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """How many replicas of each version there should be, with those that stand by."""
+        most = max(self.bounds.most, self.count)
+        return shared_out(min(self.count + self.standby, most) if self.count else 0, self.shares)
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -71,6 +94,10 @@ class Scaler:
         """Called when the wanted replicas changed."""
         self.rouse: Callable[[str], None] = lambda replica_id: None
         """Called to wake a replica that sleeps."""
+        self.rest: Callable[[str], None] = lambda replica_id: None
+        """Called to have a ready replica stand by."""
+        self.shares: Callable[[ModelSettings], Mapping[str, float]] = lambda model: {"": 1.0}
+        """Gives the versions of a model in use, and their shares."""
 
     def configure(self, models: tuple[ModelSettings, ...]) -> None:
         """Put settings in force; known models keep their replicas within the new bounds."""
@@ -86,19 +113,30 @@ class Scaler:
                 bounds=bounds,
                 slots=launch.max_num_seqs or PIN_LIMIT,
                 hold=launch.when_asleep == "hold",
+                mix=Mix(spot=launch.spot, on_demand=launch.on_demand, zones=launch.zones),
+                standby=launch.standby,
                 state=known.state if known else State(desired=bounds.least),
-                ids=known.ids if known else (),
-                lost=known.lost if known else set(),
-                pinned=known.pinned if known else None,
+                shares=self.shares(model),
             )
-            wanted = scaled.pinned if scaled.pinned is not None else scaled.state.desired
-            self._resize(model.name, scaled, min(max(wanted, bounds.least), bounds.most))
+            if known is not None:
+                for name in ("seats", "lost", "reclaims", "resting", "pinned"):
+                    setattr(scaled, name, getattr(known, name))
+            wanted = min(max(scaled.count, bounds.least), bounds.most)
+            scaled.state = msgspec.structs.replace(scaled.state, desired=wanted)
+            self._resize(model.name, scaled)
             found[model.name] = scaled
         self._models = found
 
     def ids(self, model: str) -> tuple[str, ...]:
         """Give the ids of the replicas that are wanted."""
-        return self._models[model].ids
+        return tuple(self._models[model].seats)
+
+    def seat(self, model: str, replica_id: str) -> tuple[Seat, float]:
+        """Give what a wanted replica is, and its share of the model's traffic."""
+        scaled = self._models[model]
+        seat = scaled.seats[replica_id]
+        beside = sum(one.version == seat.version for one in scaled.seats.values())
+        return seat, max(scaled.shares.get(seat.version, 0.0) / beside, LEAST_WEIGHT)
 
     def holds(self, model: str) -> bool:
         """Tell whether a request of a model without replicas wakes one and waits for it."""
@@ -110,20 +148,20 @@ class Scaler:
         scaled = self._models.get(model)
         if scaled is None:
             return
-        if scaled.ids:
+        if scaled.seats:
             self._rouse(model, scaled)
             return
         if scaled.pinned is not None:
             return
         now_s = self._now()
         scaled.state = msgspec.structs.replace(scaled.state, desired=1, busy_s=now_s, reason="woken")
-        self._resize(model, scaled, 1)
+        self._resize(model, scaled)
         self.declare()
 
     def _rouse(self, model: str, scaled: Scaled) -> None:
         """Wake one replica where all of them sleep."""
         replicas = self._fleet.replicas()
-        mine = [replicas[one] for one in scaled.ids if one in replicas]
+        mine = [replicas[one] for one in scaled.seats if one in replicas]
         asleep = [one.id for one in mine if one.phase in (Phase.SLEEPING, Phase.STOPPED)]
         if asleep and len(asleep) == len(mine):
             self._roused.add(model)
@@ -134,21 +172,21 @@ class Scaler:
         scaled = self._models[model]
         scaled.pinned = replicas
         if replicas is not None:
-            self._resize(model, scaled, replicas)
             scaled.state = msgspec.structs.replace(
                 scaled.state, desired=replicas, busy_s=self._now(), reason="set by an operator"
             )
+            self._resize(model, scaled)
             self.declare()
 
     def reclaimed(self, model: str, replica_id: str) -> None:
         """A replica goes for good: name a substitute."""
         scaled = self._models.get(model)
-        if scaled is None or replica_id not in scaled.ids:
+        if scaled is None or replica_id not in scaled.seats:
             return
-        count = len(scaled.ids)
+        gone = scaled.seats.pop(replica_id)
         scaled.lost.add(replica_id)
-        scaled.ids = tuple(one for one in scaled.ids if one != replica_id)
-        self._resize(model, scaled, count)
+        scaled.reclaims[gone.zone] += 1
+        self._resize(model, scaled)
         self.declare()
 
     def busy(self, replica_id: str) -> int:
@@ -161,7 +199,8 @@ class Scaler:
         if scaled is None:
             return None
         return {
-            "desired": len(scaled.ids),
+            "desired": scaled.count,
+            "standby": len(scaled.resting),
             "min": scaled.bounds.least,
             "max": scaled.bounds.most,
             "pinned": scaled.pinned,
@@ -173,24 +212,20 @@ class Scaler:
         running, depth = self._work.running(), self._work.depth()
         changed = False
         for name, scaled in self._models.items():
-            if scaled.pinned is not None:
-                continue
-            seen = self._seen(name, scaled, running.get(name, 0), depth.get(name, 0))
-            scaled.state = decide(scaled.rules, scaled.bounds, scaled.state, seen)
-            if scaled.state.desired != len(scaled.ids):
-                self._resize(name, scaled, scaled.state.desired)
-                changed = True
+            if scaled.pinned is None:
+                seen = self._seen(name, scaled, running.get(name, 0), depth.get(name, 0))
+                scaled.state = decide(scaled.rules, scaled.bounds, scaled.state, seen)
+            changed |= self._resize(name, scaled)
+            self._stand_by(scaled)
         if changed:
             self.declare()
 
     def _seen(self, name: str, scaled: Scaled, running: int, waiting: int) -> Seen:
-        replicas = self._fleet.replicas()
-        phases = [replicas[one].phase for one in scaled.ids if one in replicas]
+        ready = min(len(self._ready(scaled)), scaled.count)  # two versions for a while count as one
         loads = self._fleet.loads()
         usages = [
-            load.kv_usage for one in scaled.ids if (load := loads.get(one)) and load.kv_usage is not None
+            load.kv_usage for one in scaled.seats if (load := loads.get(one)) and load.kv_usage is not None
         ]
-        ready = phases.count(Phase.READY)
         if ready:
             self._roused.discard(name)
         return Seen(
@@ -198,7 +233,7 @@ class Scaler:
             running=running,
             waiting=waiting,
             ready=ready,
-            loading=len(scaled.ids) - ready,
+            loading=scaled.count - ready,
             slots=scaled.slots,
             held_s=self._work.held_s(name) or ASSUMED_HELD_S,
             load_s=self._fleet.expected_s(name),
@@ -207,18 +242,53 @@ class Scaler:
             hour=self._wall() / 3600 % 24,
         )
 
-    def _resize(self, model: str, scaled: Scaled, count: int) -> None:
-        """Keep the lowest numbers; of those that go, the ones that serve least go first."""
-        kept = list(scaled.ids)
-        while len(kept) > count:
-            kept.remove(min(reversed(kept), key=self._worth))
-        number = 0
-        while len(kept) < count:
-            name = f"{model}-{number}"
-            number += 1
-            if name not in kept and name not in scaled.lost and not self._leaving(name):
-                kept.append(name)
-        scaled.ids = tuple(kept)
+    def _ready(self, scaled: Scaled) -> list[str]:
+        replicas = self._fleet.replicas()
+        return [one for one in scaled.seats if one in replicas and replicas[one].phase is Phase.READY]
+
+    def _resize(self, model: str, scaled: Scaled) -> bool:
+        """Make the seats what is wanted; tells whether that changed them.
+
+        Where a version comes or goes, nobody leaves before all others are ready.
+        """
+        before, wanted, seats = tuple(scaled.seats), scaled.wanted, scaled.seats
+        for version, count in wanted.items():
+            while sum(one.version == version for one in seats.values()) < count:
+                seat = next_seat(scaled.mix, version, list(seats.values()), scaled.reclaims)
+                seats[self._name(model, scaled)] = seat
+        ready = Counter(seats[one].version for one in (*self._ready(scaled), *scaled.resting))
+        there = all(ready[version] >= count for version, count in wanted.items())
+        for version in {one.version for one in seats.values()}:
+            if there or not wanted or (len(wanted) == 1 and version in wanted):
+                self._shrink(scaled, version, wanted.get(version, 0))
+        scaled.resting &= set(seats)
+        return before != tuple(seats)
+
+    def _shrink(self, scaled: Scaled, version: str, count: int) -> None:
+        """Of those that go, the ones that serve least go first; the on-demand floor stays."""
+        seats = scaled.seats
+        while len(mine := [id_ for id_, one in seats.items() if one.version == version]) > count:
+            free = [id_ for id_ in mine if may_go(scaled.mix, seats[id_], list(seats.values()))] or mine
+            del seats[min(reversed(free), key=self._worth)]
+
+    def _name(self, model: str, scaled: Scaled) -> str:
+        """The lowest number that no replica has, had to give back, or is just leaving."""
+        numbers = (f"{model}-{number}" for number in itertools.count())
+        taken = scaled.seats.keys() | scaled.lost
+        return next(name for name in numbers if name not in taken and not self._leaving(name))
+
+    def _stand_by(self, scaled: Scaled) -> None:
+        """Have those that are ready beyond the need stand by, and call them in where there is need."""
+        if not scaled.standby:
+            return
+        ready = self._ready(scaled)
+        scaled.resting -= set(ready)
+        for replica_id in ready[scaled.count :]:
+            scaled.resting.add(replica_id)
+            self.rest(replica_id)
+        for replica_id in sorted(scaled.resting)[: max(scaled.count - len(ready), 0)]:
+            scaled.resting.discard(replica_id)
+            self.rouse(replica_id)
 
     def _worth(self, replica_id: str) -> tuple[bool, int]:
         seen = self._fleet.replicas().get(replica_id)

@@ -52,6 +52,13 @@ class ServerSettings(Table, frozen=True):
     state_dir: str = ".switchgear/state"
 
 
+class SpotSettings(Table, frozen=True):
+    """``[spot]``: which cloud's notices are listened to, for the replicas that run on this machine."""
+
+    cloud: Literal["aws", "gcp", "azure"]
+    metadata_url: Annotated[str, Meta(pattern=r"^https?://")] | None = None
+
+
 class DatabaseSettings(Table, frozen=True):
     """``[database]``: SQLite or PostgreSQL."""
 
@@ -99,10 +106,21 @@ class BandSettings(Table, frozen=True):
     slo_ttft_ms: Positive | None = None
 
 
+class VersionSettings(Table, frozen=True):
+    """``[[models.versions]]``: its share of the traffic, and the keys, by name, that always get it."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    share: Share = 0.0
+    keys: tuple[str, ...] = ()
+    weights: str | None = None
+
+
 class ModelSettings(Table, frozen=True):
     """``[[models]]``."""
 
     name: Name
+    aliases: tuple[Name, ...] = ()
+    versions: tuple[VersionSettings, ...] = ()
     kind: Kind = "chat"
     engine: Engine = "vllm"
     upstream_model: str | None = None
@@ -290,6 +308,7 @@ class Settings(Table, frozen=True):
     server: ServerSettings = ServerSettings()
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings | None = None
+    spot: SpotSettings | None = None
     models: tuple[ModelSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()

@@ -9,7 +9,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request when a replica is chosen.
 
     ``draw`` in [0, 1) and ``sequence`` (a count per model) stand for randomness and turn-taking. ``prefix``
-    are the marks of the prompt's beginning (``routing.prefixes``), where the policy reads them.
+    are the marks of the prompt's beginning (``routing.prefixes``), where the policy reads them. ``version``
+    is the one that is wanted; "" is any.
     """
 
     model: str
@@ -20,6 +21,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     draw: float = 0.0
     sequence: int = 0
     exclude: frozenset[str] = frozenset()
+    version: str = ""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):

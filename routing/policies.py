@@ -102,7 +102,9 @@ def adaptive(query: Query, candidates: Sequence[Candidate]) -> Candidate:
 
 
 def weighted(query: Query, candidates: Sequence[Candidate]) -> Candidate:
-    """A version drawn in proportion to its replicas' weights (canary); within it ``adaptive``."""
+    """The version that is wanted, else one drawn by its replicas' weights; within it ``adaptive``."""
+    if query.version and (wanted := [one for one in candidates if one.version == query.version]):
+        return adaptive(query, wanted)
     aim = query.draw * sum(one.weight for one in candidates)
     for drawn in candidates:
         aim -= drawn.weight

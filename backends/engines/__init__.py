@@ -9,6 +9,7 @@ from backends.engines.profile import (
     LaunchProfile,
     Lora,
     Nodes,
+    Sleep,
     Speculative,
     stage,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "LaunchProfile",
     "Lora",
     "Nodes",
+    "Sleep",
     "Speculative",
     "stage",
 ]

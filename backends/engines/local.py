@@ -36,5 +36,5 @@ ENGINE = Engine(
     name="local",
     launch=launch,
     health_path="/health",
-    stages=(("embed: loading", "loading weights"), ("embed: ready", "ready")),
+    stages=(("embed: loading", "loading weights", "weights"), ("embed: ready", "ready", "warm-up")),
 )

@@ -5,7 +5,7 @@ Pure. Checked here, because the engines' own parsers take nonsense (`--quantizat
 vLLM's; a test holds them against its own lists.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -116,9 +116,9 @@ class LaunchProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """None: as many as `min_replicas`, and one at least."""
     gpus: Natural = 0
     devices: tuple[Natural, ...] = ()
-    """GPU numbers; empty: whichever the engine sees."""
+    """GPU numbers that the replicas share out, `gpus` each; empty: all of the machine."""
     cpu_cores: tuple[Natural, ...] = ()
-    """Cores for the compute threads; empty: the engine's choice (two servers then share one core)."""
+    """Cores for the compute threads, shared out among `max_replicas`; empty: the engine's choice."""
     tensor_parallel: Positive = 1
     pipeline_parallel: Positive = 1
     data_parallel: Positive = 1
@@ -149,9 +149,13 @@ class LaunchProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     lora: Lora | None = None
     sleep_mode: bool = False
     """GPU only: the replica can give back its memory and come back without a start."""
+    sleep_level: Literal[1, 2] = 1
+    """1: weights go to host memory; 2: they are dropped, and read again at the wake."""
     load_format: str | None = None
     loader: dict[str, str | int | float | bool] = {}
     """The load format's own settings, such as `{ concurrency = 16 }` of runai_streamer."""
+    prefetch: bool = True
+    """Local weights are read into the page cache while the engine starts: one read for several replicas."""
     compile_cache: str | None = None
     """A directory that keeps compiled graphs over restarts."""
     structured_outputs: str | None = None
@@ -167,7 +171,15 @@ class LaunchProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Out of routing, running requests get so long before the engine is told to end."""
     when_asleep: Literal["hold", "refuse"] = "hold"
     """A request that finds no replica wakes one; it waits for it, or gets 503 with `retry-after`."""
+    fit: Literal["refuse", "warn"] = "refuse"
+    """What becomes of a start where the plan says that the model does not fit on the machine."""
+    standby: Natural = 0
+    """Replicas beyond those in use that are loaded and wait, asleep where the engine can."""
     spot: bool = False
+    on_demand: Natural = 0
+    """With `spot`: so many replicas at least are not; the top band goes there first."""
+    zones: tuple[str, ...] = ()
+    """Replicas are spread over them; a launcher that knows no zones ignores them."""
     scaling: Scaling = Scaling()
 
     def __post_init__(self) -> None:
@@ -178,6 +190,10 @@ class LaunchProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         _known("load_format", self.load_format, LOAD_FORMATS)
         _known("structured_outputs", self.structured_outputs, STRUCTURED_OUTPUTS)
         _known("executor", self.executor, EXECUTORS)
+        if self.on_demand and not self.spot:
+            raise ValueError("`on_demand` is the floor beneath spot replicas; set `spot`, or remove it")
+        if self.standby and self.standby + max(self.min_replicas, 1) > self.ceiling:
+            raise ValueError(f"`max_replicas` has no room for `standby` = {self.standby}; raise it")
         if self.max_replicas is not None and self.max_replicas < max(self.min_replicas, 1):
             raise ValueError(f"`max_replicas` = {self.max_replicas} is less than `min_replicas` or 1")
         self._check_devices()
@@ -196,8 +212,10 @@ class LaunchProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 f"`gpus` = {self.gpus}, but tensor_parallel x pipeline_parallel x data_parallel = {ranks}"
                 + (f" over {machines} machines" if machines > 1 else "")
             )
-        if self.devices and len(self.devices) != self.gpus:
-            raise ValueError(f"`devices` names {len(self.devices)} GPUs, but `gpus` = {self.gpus}")
+        if self.devices and (not self.gpus or len(self.devices) % self.gpus):
+            raise ValueError(
+                f"`devices` names {len(self.devices)} GPUs; name `gpus` = {self.gpus} of them a replica"
+            )
         if len(set(self.devices)) != len(self.devices):
             raise ValueError("`devices` names a GPU twice")
         if self.cpu_cores and len(self.cpu_cores) < ranks:
@@ -255,6 +273,16 @@ class LaunchCommand(Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     env: dict[str, str]
     shutdown_timeout_s: int = 20
+    spot: bool = False
+    zone: str = ""
+    """Where it should run; `spot` and `zone` are for launchers that choose a machine, others ignore them."""
+
+
+class Sleep(Struct, frozen=True):
+    """What is posted, relative to the root, to put an engine to sleep and to wake it, with the bodies."""
+
+    sleep: str
+    wake: tuple[tuple[str, Mapping[str, object]], ...]
 
 
 class Engine(Struct, frozen=True, kw_only=True):
@@ -267,8 +295,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     """Relative to the server's root; None: asks `/v1/models` instead."""
     metrics_path: str | None = None
     load_metrics: LoadMetrics | None = None
-    sleep_paths: tuple[str, str] | None = None
-    """Where it is put to sleep and woken (POST, relative to the root), launched with `sleep_mode`."""
+    sleeps: Mapping[int, Sleep] = {}
+    """By level, for those launched with `sleep_mode`; empty: it has no sleep mode."""
     lora_paths: tuple[str, str] | None = None
     """Where adapters are loaded and unloaded (POST, relative to the root)."""
     token_metrics: TokenMetrics | None = None
@@ -280,8 +308,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     """Understands `cache_salt`: prompts share cached prefixes only where it is the same."""
     returns_token_ids: bool = False
     """Understands `return_token_ids`."""
-    stages: tuple[tuple[str, str], ...] = ()
-    """(part of a log line, what it means), in the order of a start."""
+    stages: tuple[tuple[str, str, str], ...] = ()
+    """(part of a log line, what it means, the step of a start that begins with it), in their order."""
 
 
 class CannotLaunch(ValueError):
@@ -291,7 +319,7 @@ class CannotLaunch(ValueError):
 def stage(engine: Engine, log: tuple[str, ...]) -> str:
     """What the engine is doing, from its latest log line that tells; "starting" before the first."""
     for line in reversed(log):
-        for part, meaning in engine.stages:
+        for part, meaning, _ in engine.stages:
             if part in line:
                 return meaning
     return "starting"

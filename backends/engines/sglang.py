@@ -1,24 +1,32 @@
 """SGLang: launch arguments, metric names, wire facts.
 
 It needs a GPU and cannot be run where this project is tested: its arguments are held against golden files,
-written after SGLang 0.5's server arguments. Settings that it has no counterpart for are refused by name,
-never dropped. It knows priorities only with its own flag and counts the other way round, so none are sent.
+compared with its `server_args.py` and its page of server arguments (0.5). Settings that it has no counterpart
+for are refused by name, never dropped. Drafting takes its three numbers together: steps, one candidate each,
+and one token more than steps (it refuses the last alone). It knows priorities only with its own flag and
+counts the other way round, so none are sent.
 """
 
-from backends.engines.profile import CannotLaunch, Engine, LaunchCommand, LaunchContext, LaunchProfile, refuse
+import msgspec
+
+from backends.engines.profile import (
+    CannotLaunch,
+    Engine,
+    LaunchCommand,
+    LaunchContext,
+    LaunchProfile,
+    Sleep,
+    refuse,
+)
 from backends.load import LoadMetrics
 
 METHODS = {"eagle": "EAGLE", "eagle3": "EAGLE3", "ngram": "NGRAM", "draft_model": "STANDALONE"}
 LACKING = (
-    "block_tokens",
     "kv_cache_bytes",
     "kv_offload_bytes",
     "long_prefill_tokens",
-    "loader",
     "compile_cache",
-    "expert_parallel",
     "executor",
-    "sleep_mode",
 )
 
 
@@ -35,6 +43,7 @@ def launch(profile: LaunchProfile, context: LaunchContext) -> LaunchCommand:
         "--tp-size": profile.tensor_parallel,
         "--pp-size": profile.pipeline_parallel if profile.pipeline_parallel > 1 else None,
         "--dp-size": profile.data_parallel if profile.data_parallel > 1 else None,
+        "--ep-size": profile.tensor_parallel if profile.expert_parallel else None,
         "--dtype": profile.dtype,
         "--quantization": profile.quantization,
         "--kv-cache-dtype": profile.kv_cache_dtype,
@@ -46,7 +55,11 @@ def launch(profile: LaunchProfile, context: LaunchContext) -> LaunchCommand:
         "--cpu-offload-gb": None
         if (size := profile.weights_offload_bytes) is None
         else -(-size // (1 << 30)),
+        "--page-size": profile.block_tokens,
         "--load-format": profile.load_format,
+        "--model-loader-extra-config": msgspec.json.encode(profile.loader).decode()
+        if profile.loader
+        else None,
         "--grammar-backend": profile.structured_outputs,
         "--tool-call-parser": profile.tool_parser,
         "--reasoning-parser": profile.reasoning_parser,
@@ -55,6 +68,7 @@ def launch(profile: LaunchProfile, context: LaunchContext) -> LaunchCommand:
     argv += [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
     argv += [] if profile.prefix_caching else ["--disable-radix-cache"]
     argv += ["--disable-cuda-graph"] if profile.eager else []
+    argv += ["--enable-memory-saver"] if profile.sleep_mode else []
     argv += _speculative(profile) + _adapters(profile) + _nodes(profile)
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, profile.devices))} if profile.devices else {}
     env = {"PYTHONUNBUFFERED": "1", **({"HF_HUB_OFFLINE": "1"} if profile.local else {}), **devices}
@@ -71,8 +85,11 @@ def _speculative(profile: LaunchProfile) -> list[str]:
         return []
     if one.method not in METHODS:
         raise CannotLaunch(f"sglang has no speculative method {one.method!r}; it has {', '.join(METHODS)}")
-    words = ["--speculative-algorithm", METHODS[one.method]]
-    words += ["--speculative-num-draft-tokens", str(one.num_speculative_tokens)]
+    words, count = ["--speculative-algorithm", METHODS[one.method]], one.num_speculative_tokens
+    if one.method == "ngram":
+        return [*words, "--speculative-num-draft-tokens", str(count)]
+    words += ["--speculative-num-steps", str(count), "--speculative-eagle-topk", "1"]
+    words += ["--speculative-num-draft-tokens", str(count + 1)]
     return words + (["--speculative-draft-model-path", one.model] if one.model else [])
 
 
@@ -109,12 +126,13 @@ ENGINE = Engine(
         waiting=("sglang:num_queue_reqs",),
         kv_usage=("sglang:token_usage",),
     ),
+    sleeps={1: Sleep("/release_memory_occupation", (("/resume_memory_occupation", {}),))},
     lora_paths=("/load_lora_adapter", "/unload_lora_adapter"),
     stages=(
-        ("Load weight begin", "loading weights"),
-        ("Load weight end", "weights loaded"),
-        ("KV Cache is allocated", "sizing the KV cache"),
-        ("Capture cuda graph begin", "capturing CUDA graphs"),
-        ("The server is fired up", "warming up"),
+        ("Load weight begin", "loading weights", "weights"),
+        ("Load weight end", "weights loaded", "kv and compile"),
+        ("KV Cache is allocated", "sizing the KV cache", "kv and compile"),
+        ("Capture cuda graph begin", "capturing CUDA graphs", "kv and compile"),
+        ("The server is fired up", "warming up", "warm-up"),
     ),
 )

@@ -1,10 +1,11 @@
 """TensorRT-LLM (`trtllm-serve`): launch arguments, metric names, wire facts.
 
 It needs a GPU and cannot be run where this project is tested: its arguments are held against golden files,
-written after TensorRT-LLM 1.x. What its command line has no flag for goes through its own options file,
-which it reads from a path: a profile that needs it names the file in `extra_args`
-(`["--extra_llm_api_options", "/etc/trtllm.yaml"]`); settings without a counterpart are refused by name,
-never dropped. It runs no second queue by priority, so none is sent.
+compared with the options that its `tensorrt_llm/commands/serve.py` declares and the gauges that its
+`tensorrt_llm/metrics/collector.py` names (1.x). What its command line has no flag for goes through its own
+options file, which it reads from a path: a profile that needs it names the file in `extra_args`
+(`["--extra_llm_api_options", "/etc/trtllm.yaml"]`); settings without a counterpart are refused by name, never
+dropped. It runs no second queue by priority, so none is sent.
 """
 
 from backends.engines.profile import CannotLaunch, Engine, LaunchCommand, LaunchContext, LaunchProfile, refuse
@@ -12,7 +13,6 @@ from backends.load import LoadMetrics
 
 LACKING = (
     "block_tokens",
-    "chunked_prefill",
     "compile_cache",
     "data_parallel",
     "dtype",
@@ -62,6 +62,7 @@ def launch(profile: LaunchProfile, context: LaunchContext) -> LaunchCommand:
         "--chat_template": profile.chat_template,
     }
     argv += [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+    argv += ["--enable_chunked_prefill"] if profile.chunked_prefill else []
     env = {"PYTHONUNBUFFERED": "1"}
     if profile.local:
         env["HF_HUB_OFFLINE"] = "1"
@@ -85,8 +86,8 @@ ENGINE = Engine(
         kv_usage=("trtllm_kv_cache_utilization",),
     ),
     stages=(
-        ("Loading weights", "loading weights"),
-        ("Max KV cache", "sizing the KV cache"),
-        ("Application startup complete", "warming up"),
+        ("Loading weights", "loading weights", "weights"),
+        ("Max KV cache", "sizing the KV cache", "kv and compile"),
+        ("Application startup complete", "warming up", "warm-up"),
     ),
 )

@@ -7,6 +7,8 @@ Facts of vLLM 0.32 and 0.33:
 - `--scheduling-policy priority` is needed for `priority` in a request; without it such a request is a 400.
 - It listens on 127.0.0.1 only. The development endpoints are shut (`VLLM_SERVER_DEV_MODE`) but for a profile
   with `sleep_mode`, which needs two of them; the gateway forwards none.
+- After a sleep of level 2 the weights are read again between the two halves of the wake, as vLLM's page on
+  sleep mode has it.
 - `--kv-offloading-size` and `--cpu-offload-gb` are in GiB.
 """
 
@@ -14,7 +16,7 @@ import math
 
 import msgspec
 
-from backends.engines.profile import Engine, LaunchCommand, LaunchContext, LaunchProfile
+from backends.engines.profile import Engine, LaunchCommand, LaunchContext, LaunchProfile, Sleep
 from backends.load import LoadMetrics, TokenMetrics
 
 GIB = 1 << 30
@@ -183,7 +185,17 @@ ENGINE = Engine(
         waiting=("vllm:num_requests_waiting",),
         kv_usage=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
     ),
-    sleep_paths=("/sleep?level=1", "/wake_up"),
+    sleeps={
+        1: Sleep("/sleep?level=1", (("/wake_up", {}),)),
+        2: Sleep(
+            "/sleep?level=2",
+            (
+                ("/wake_up?tags=weights", {}),
+                ("/collective_rpc", {"method": "reload_weights"}),
+                ("/wake_up?tags=kv_cache", {}),
+            ),
+        ),
+    },
     lora_paths=("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     token_metrics=TokenMetrics(
         prompt="vllm:prompt_tokens_total",
@@ -210,15 +222,15 @@ ENGINE = Engine(
     takes_cache_salt=True,
     returns_token_ids=True,
     stages=(
-        ("Resolved architecture", "starting the engine"),
-        ("Starting to load model", "loading weights"),
-        ("Loading safetensors checkpoint shards", "loading weights"),
-        ("Loading weights took", "weights loaded"),
-        ("Compiling a graph", "compiling"),
-        ("Capturing CUDA graph", "capturing CUDA graphs"),
-        ("GPU KV cache size", "sizing the KV cache"),
-        ("CPU KV cache size", "sizing the KV cache"),
-        ("Starting vLLM server", "opening the server"),
-        ("Application startup complete", "warming up"),
+        ("Resolved architecture", "starting the engine", "processes"),
+        ("Starting to load model", "loading weights", "weights"),
+        ("Loading safetensors checkpoint shards", "loading weights", "weights"),
+        ("Loading weights took", "weights loaded", "kv and compile"),
+        ("Compiling a graph", "compiling", "kv and compile"),
+        ("Capturing CUDA graph", "capturing CUDA graphs", "kv and compile"),
+        ("GPU KV cache size", "sizing the KV cache", "kv and compile"),
+        ("CPU KV cache size", "sizing the KV cache", "kv and compile"),
+        ("Starting vLLM server", "opening the server", "server"),
+        ("Application startup complete", "warming up", "warm-up"),
     ),
 )

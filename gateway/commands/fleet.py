@@ -1,16 +1,20 @@
 """``switchgear fleet``: the replicas of a running gateway, by its admin API."""
 
 import argparse
+import asyncio
 import json
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from typing import Any
 from urllib.parse import quote
 
 from gateway.commands.base import CommandError
+from gateway.outbound import notices
 
+WATCH_S = 2.0
 ACTIONS = ("drain", "resume", "sleep", "wake", "reclaim")
 
 
@@ -24,6 +28,19 @@ def register(parser: argparse.ArgumentParser) -> None:
         if name == "reclaim":
             one.add_argument("--notice-s", type=float, default=30.0, help="how long its machine stays")
         _common(one)
+    versions = actions.add_parser("versions", help="show a model's versions, or shift traffic between them")
+    versions.add_argument("target", metavar="MODEL")
+    versions.add_argument("shares", nargs="*", metavar="VERSION=SHARE", help="together 1; none: only show")
+    _common(versions)
+    rollback = actions.add_parser("rollback", help="take back the last shift between a model's versions")
+    rollback.add_argument("target", metavar="MODEL")
+    _common(rollback)
+    watch = actions.add_parser("watch", help="on a spot machine: pass the cloud's notice on as a reclaim")
+    watch.add_argument("target", metavar="REPLICA", nargs="+", help="the replicas that run on this machine")
+    watch.add_argument("--cloud", choices=sorted(notices.BASES), required=True)
+    watch.add_argument("--metadata-url", help="of the metadata service, where it is not the cloud's own")
+    _common(watch)
+    watch.set_defaults(run=_watch)
     scale = actions.add_parser("scale", help="hold a launched model at a number of replicas")
     scale.add_argument("target", metavar="MODEL")
     scale.add_argument("replicas", help="a number, or 'auto' to give it back to the autoscaler")
@@ -47,12 +64,19 @@ def run(options: argparse.Namespace) -> int:
             count = None if options.replicas == "auto" else _number(options.replicas)
             found = _call(options, "POST", f"models/{target}/scale", {"replicas": count})
             rows = []
+        case "versions" | "rollback" as verb:
+            found = _versions(options, target, verb)
+            rows = []
         case verb:
             body = {"notice_s": options.notice_s} if verb == "reclaim" else None
             found = _call(options, "POST", f"replicas/{target}/{verb}", body)
             rows = [found]
     if options.json:
         print(json.dumps(found))
+    elif "data" in found and "model" in found:
+        for one in found["data"]:
+            keys = f"  keys {', '.join(one['keys'])}" if one["keys"] else ""
+            print(f"{one['name']}  share {one['share']:g}  ready {one['ready']}{keys}")
     elif not rows:
         print(
             f"{found['name']}: {found['scaling']['desired']} replicas wanted ({found['scaling']['reason']})"
@@ -61,7 +85,47 @@ def run(options: argparse.Namespace) -> int:
         print(
             f"{row['id']}  {row['model']}  {row['phase']}  running {row['running']}  {row['reason']}".rstrip()
         )
+        if row["start"]:
+            print("    start: " + ", ".join(f"{one['step']} {one['seconds']:.1f} s" for one in row["start"]))
+        for line in row["log"]:
+            print(f"    {line}")
     return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    """Ask every two seconds; end when the notice came and was passed on."""
+    while (left_s := _noticed(options)) is None:
+        time.sleep(WATCH_S)
+    for target in options.target:
+        path = f"replicas/{quote(target, safe='')}/reclaim"
+        _call(options, "POST", path, {"notice_s": min(left_s, 3600.0)})
+        print(f"{target}: reclaimed, {left_s:.0f} s before its machine goes", flush=True)
+    return 0
+
+
+def _noticed(options: argparse.Namespace) -> float | None:
+    """Give how long this machine stays; None while nobody wants it back or nobody says."""
+    try:
+        return asyncio.run(notices.notice_s(options.cloud, time.time(), options.metadata_url))
+    except notices.NoMetadata as error:
+        print(f"switchgear: {error}; asking again", file=sys.stderr, flush=True)
+        return None
+
+
+def _versions(options: argparse.Namespace, target: str, verb: str) -> Any:
+    """Show, shift or roll back."""
+    if verb == "rollback":
+        return _call(options, "POST", f"models/{target}/rollback")
+    if not options.shares:
+        return _call(options, "GET", f"models/{target}/versions")
+    shares = {}
+    for text in options.shares:
+        name, _, share = text.partition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            raise CommandError(f"{text!r} is not VERSION=SHARE, such as 2026-12=0.1") from None
+    return _call(options, "POST", f"models/{target}/versions", {"shares": shares})
 
 
 def _number(text: str) -> int:

@@ -2,15 +2,16 @@
 
 import argparse
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from backends.engines import ENGINES, CannotLaunch, LaunchContext
-from backends.placement import GIB, Fit, Gpu, UnknownShape, fit
-from backends.weights import described, found_gpus, read_shape
+from backends.placement import GIB, Fit, Machine, UnknownShape, fit
+from backends.weights import described, found_gpus, host_memory_bytes, read_shape
 from gateway.commands.base import CommandError, add_config, checked
-from gateway.settings import ModelSettings
+from gateway.settings import ModelSettings, Settings
 
 LENGTHS = (1024, 4096, 16384)
 
@@ -30,10 +31,11 @@ def run(options: argparse.Namespace) -> int:
     settings = checked(options.config)
     if options.gpus is not None and (options.gpus < 1 or options.gpu_memory_gib <= 0):
         raise CommandError("--gpus and --gpu-memory-gib must be above 0")
-    gpus = found_gpus()
+    machine = this_machine()
     if options.gpus is not None:
-        gpus = [described(options.gpu_name, options.gpu_memory_gib)] * options.gpus
-    plans = [plan(model, gpus) for model in settings.models]
+        gpus = (described(options.gpu_name, options.gpu_memory_gib),) * options.gpus
+        machine = msgspec.structs.replace(machine, gpus=gpus)
+    plans = planned(settings, machine)
     if options.json:
         print(msgspec.json.encode({"models": plans}).decode())
     else:
@@ -41,7 +43,33 @@ def run(options: argparse.Namespace) -> int:
     return 0 if all(one["fits"] for one in plans) else 1
 
 
-def plan(model: ModelSettings, gpus: list[Gpu]) -> dict[str, Any]:
+def this_machine() -> Machine:
+    """Look for GPUs and memory; may take seconds."""
+    return Machine(gpus=tuple(found_gpus()), memory_bytes=host_memory_bytes())
+
+
+def planned(settings: Settings, machine: Machine) -> list[dict[str, Any]]:
+    """Plan all models, one beside the other: no two get the same GPU."""
+    plans = []
+    for model in settings.models:
+        plans.append(plan(model, machine))
+        used = {device for devices in plans[-1].get("devices", ()) for device in devices}
+        machine = msgspec.structs.replace(machine, taken=machine.taken | used)
+    return plans
+
+
+def misfits(settings: Settings, machine: Machine) -> Iterator[tuple[str, bool]]:
+    """Give what speaks against starting each launched model here, and whether that forbids it.
+
+    A model whose shape cannot be read is not judged: its engine will say what is wrong with it.
+    """
+    for index, (model, one) in enumerate(zip(settings.models, planned(settings, machine), strict=True)):
+        if model.launch is not None and not one["fits"] and "kv_tokens" in one:
+            text = f"models[{index}].launch: {model.name!r} does not fit here: {'; '.join(one['problems'])}"
+            yield text, model.launch.fit == "refuse"
+
+
+def plan(model: ModelSettings, machine: Machine) -> dict[str, Any]:
     """Give one model's plan, as the JSON has it."""
     launch = model.launch
     if launch is None:
@@ -67,7 +95,7 @@ def plan(model: ModelSettings, gpus: list[Gpu]) -> dict[str, Any]:
         return {"model": model.name, "fits": False, "problems": [str(error)], **start}
     longest = model.context_tokens or shape.context_tokens
     lengths = sorted({*(one for one in LENGTHS if one < longest), longest})
-    found = fit(shape, launch, gpus, lengths, max(launch.min_replicas, 1))
+    found = fit(shape, launch, machine, lengths, max(launch.min_replicas, 1))
     return {"model": model.name, **msgspec.to_builtins(found), **start}
 
 

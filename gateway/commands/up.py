@@ -16,7 +16,9 @@ import uvloop
 
 from backends import demo
 from backends.engines import environment
+from backends.placement import Machine
 from backends.replica import Phase
+from backends.starts import said
 from backends.wanted import Progress
 from gateway import app, server
 from gateway.checks import check, check_weights
@@ -24,9 +26,10 @@ from gateway.commands import credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr
 from gateway.commands.credentials import Credentials
 from gateway.commands.demo_config import demo_config
+from gateway.commands.plan import misfits, this_machine
 from gateway.commands.serve import with_address
 from gateway.process import Process
-from gateway.settings import KeySettings, Settings, load
+from gateway.settings import ConfigError, KeySettings, Settings, load
 from gateway.tenancy import keys
 
 PROGRESS_S = 1.0
@@ -78,12 +81,16 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
     first = settings()
     check(first, str(config), os.environ)
     check_weights(first, str(config))
+    machine = this_machine()
+    _check_fit(first, str(config), machine)
     if first.server.workers > 1:
         raise CommandError(
             f"{config}: server.workers: 'switchgear up' is one process; use 'switchgear serve'"
         )
     listener = server.listen(first.server.host, first.server.port)
-    edges = app.Edges(load=settings, source=str(config), engine_python=str(python))
+    edges = app.Edges(
+        load=settings, source=str(config), engine_python=str(python), gpus=tuple(range(len(machine.gpus)))
+    )
     uvloop.run(_up(first, listener, edges, own, started_s))
     _say("stopped")
     return 0
@@ -93,6 +100,19 @@ def with_key(settings: Settings, text: str) -> Settings:
     """Add the key of the credentials file to the bootstrap keys."""
     own = KeySettings(name="credentials", sha256=keys.digest(text))
     return msgspec.structs.replace(settings, keys=(*settings.keys, own))
+
+
+def _check_fit(settings: Settings, source: str, machine: Machine) -> None:
+    """Raise ConfigError where a model does not fit on this machine, before anything of it is started."""
+    refused = []
+    for text, forbidden in misfits(settings, machine):
+        if forbidden:
+            refused.append(text)
+        else:
+            _say(f"{source}: {text}")
+    if refused:
+        text = "\n".join(f"{source}: {one}" for one in refused)
+        raise ConfigError(f'{text}\n(or start it nevertheless with launch.fit = "warn")')
 
 
 def has_gpu() -> bool:
@@ -129,7 +149,7 @@ async def _welcome(process: Process, root: str, own: Credentials, started_s: flo
         if all(one.phase is Phase.READY or _failed(one) for one in progress):
             break
         await asyncio.sleep(PROGRESS_S)
-    if not any(one.phase is Phase.READY for one in progress):
+    if progress and not any(one.phase is Phase.READY for one in progress):
         raise CommandError("no model could be started; the lines above say why")
     names = list(process.pipeline.catalogue.models) + [route.name for route in process.settings.routes]
     print(_how_to_try(root, own.api_key, "auto" if "auto" in names else names[0]))
@@ -157,7 +177,8 @@ def _show(one: Progress, shown: dict[str, tuple[str, float]]) -> None:
     shown[one.replica_id] = (state, now_s)
     expected = f" of about {one.expected_s:.0f}" if one.expected_s > one.elapsed_s else ""
     took = f" ({one.elapsed_s:.0f}{expected} s)" if one.elapsed_s >= 1 else ""
-    _say(f"{one.replica_id}: {one.doing}{took}")
+    steps = f": {said(one.steps)}" if one.phase is Phase.READY and one.steps else ""
+    _say(f"{one.replica_id}: {one.doing}{took}{steps}")
     if _failed(one):
         for line in one.log:
             _say(f"    {line}")

@@ -67,9 +67,10 @@ class Prometheus:
         )
         until(lambda: answers(self.port, "/-/ready"))
 
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Give what an instant query gives: labels and values."""
-        path = "/api/v1/query?" + urlencode({"query": expression})
+    def query(self, expression: str, at_s: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """Give what an instant query gives: labels and values; ``at_s`` is its moment, else it is now."""
+        moment = {} if at_s is None else {"time": f"{at_s:.3f}"}
+        path = "/api/v1/query?" + urlencode({"query": expression, **moment})
         status, _, body = call(self.port, "GET", path)
         found = json.loads(body)
         assert status == 200, f"{expression}: {found}"
@@ -78,6 +79,10 @@ class Prometheus:
     def value(self, expression: str) -> float:
         """Give the sum over all series; 0 where there is none."""
         return sum(value for _, value in self.query(expression))
+
+    def scraped_s(self, metric: str) -> float:
+        """Give the moment of the last scrape that found a metric, in seconds since the epoch."""
+        return max(value for _, value in self.query(f"timestamp({metric})"))
 
     def close(self) -> None:
         end(self.process, signal.SIGTERM)

@@ -59,3 +59,52 @@ def test_a_model_of_another_kind_is_refused(request_: Inference) -> None:
     with pytest.raises(InvalidRequest, match="is not served under /v1/") as caught:
         CATALOGUE.target(request_, key())
     assert caught.value.param == "model"
+
+
+VERSIONED = """
+[[models]]
+name = "v"
+aliases = ["gpt-4o-mini"]
+upstream_model = "base"
+[[models.versions]]
+name = "old"
+share = 1.0
+[[models.versions]]
+name = "new"
+keys = ["canary"]
+[[models.replicas]]
+url = "http://127.0.0.1:9/v1"
+version = "old"
+[[models.replicas]]
+url = "http://127.0.0.1:9/v1"
+version = "new"
+"""
+
+
+def test_aliases_versions_and_adapters_are_names_of_their_model() -> None:
+    catalogue = Catalogue(parse_settings(VERSIONED, "x"), ENGINES, {"v": ["tax"]}.__getitem__)
+    for name, version, upstream in (
+        ("v", "", "base"),
+        ("gpt-4o-mini", "", "base"),
+        ("v@new", "new", "base"),
+        ("v:tax", "", "tax"),
+    ):
+        found = catalogue.target(chat(name), key("v"))
+        assert (found.models[0].name, found.models[0].version, found.models[0].upstream) == (
+            "v",
+            version,
+            upstream,
+        )
+    assert list(catalogue.names(key())) == ["v", "gpt-4o-mini", "v@old", "v@new"]
+    with pytest.raises(ModelNotFound):
+        catalogue.target(chat("v:other"), key())
+    with pytest.raises(ModelNotAllowed):
+        catalogue.target(chat("gpt-4o-mini"), key("other"))
+
+
+def test_a_canary_by_key_has_its_version_and_its_own_cache() -> None:
+    catalogue = Catalogue(parse_settings(VERSIONED, "x"), ENGINES)
+    own = Key(id="k", org="o", project="p", name="canary", prefix="", sha256="")
+    found = catalogue.target(chat("v"), own)
+    assert (found.name, found.models[0].version) == ("v@new", "new")
+    assert catalogue.target(chat("v"), key()).models[0].version == ""

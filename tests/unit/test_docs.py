@@ -19,6 +19,8 @@ TABLES = [
     settings.ServerSettings,
     settings.DatabaseSettings,
     settings.RedisSettings,
+    settings.SpotSettings,
+    settings.VersionSettings,
     settings.ModelSettings,
     settings.BandSettings,
     settings.PriceSettings,

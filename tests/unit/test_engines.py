@@ -53,7 +53,7 @@ def test_no_golden_file_is_left_over() -> None:
         ({"weights": "/w", "kv_cache_dtype": "fp3"}, "unknown kv_cache_dtype 'fp3'"),
         ({"weights": "/w", "tensor_parallel": 0}, "tensor_parallel"),
         ({"weights": "/w", "gpus": 2}, "tensor_parallel x pipeline_parallel x data_parallel = 1"),
-        ({"weights": "/w", "gpus": 1, "devices": [0, 1]}, "`devices` names 2 GPUs"),
+        ({"weights": "/w", "gpus": 2, "tensor_parallel": 2, "devices": [0, 1, 2]}, "`devices` names 3 GPUs"),
         ({"weights": "/w", "min_replicas": 3, "max_replicas": 2}, "max_replicas"),
         (
             {"weights": "/w", "speculative": {"method": "guess", "num_speculative_tokens": 2}},
@@ -119,7 +119,7 @@ def test_the_stage_is_the_latest_that_the_log_tells() -> None:
     [
         ("sglang", LaunchProfile(weights="/w"), "needs GPUs"),
         ("trtllm", LaunchProfile(weights="/w"), "needs GPUs"),
-        ("sglang", LaunchProfile(weights="/w", gpus=1, sleep_mode=True), "launch.sleep_mode"),
+        ("sglang", LaunchProfile(weights="/w", gpus=1, long_prefill_tokens=9), "launch.long_prefill_tokens"),
         ("trtllm", LaunchProfile(weights="/w", gpus=1, prefix_caching=False), "launch.prefix_caching"),
         ("trtllm", LaunchProfile(weights="/w", gpus=1, quantization="fp8"), "extra_llm_api_options"),
     ],

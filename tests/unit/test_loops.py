@@ -76,3 +76,24 @@ def test_loops_end_where_the_block_raises() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(life())
+
+
+def test_a_step_that_swallows_a_cancellation_does_not_run_on() -> None:
+    began, swallowed = asyncio.Event(), asyncio.Event()
+
+    async def deaf() -> None:
+        began.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            if swallowed.is_set():
+                raise
+            swallowed.set()
+
+    async def life() -> None:
+        async with running([Loop("deaf", 0.0, deaf)], lambda _: None):
+            await began.wait()
+        assert swallowed.is_set()
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(life())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from backends.engines import LaunchProfile
-from backends.placement import GIB, fit, kv_bytes_per_token, shape_of
+from backends.placement import GIB, Machine, fit, kv_bytes_per_token, shape_of
 from backends.weights import described
 
 LLAMA_8B = {
@@ -35,7 +35,7 @@ def test_of_a_mixture_only_the_chosen_experts_work() -> None:
 
 def test_kv_capacity_is_what_vllm_reported() -> None:
     """vLLM 0.32, CPU build, 1 GiB: "CPU KV cache size: 46,592 tokens"."""
-    found = fit(shape_of(SMOLLM2), LaunchProfile(weights="/w"), [], [4096])
+    found = fit(shape_of(SMOLLM2), LaunchProfile(weights="/w"), Machine(), [4096])
     assert (found.kv_bytes_per_token, found.kv_tokens) == (23040, 46592)
     assert found.sequences == {"4096": 11}
 
@@ -50,20 +50,36 @@ def test_tensor_ranks_beyond_the_kv_heads_copy_them() -> None:
 
 def test_what_does_not_fit_says_what_to_change() -> None:
     gpu = described("H100", 80)
-    alone = fit(shape_of(LLAMA_70B), LaunchProfile(weights="/w", gpus=1), [gpu], [4096])
+    alone = fit(shape_of(LLAMA_70B), LaunchProfile(weights="/w", gpus=1), Machine(gpus=[gpu]), [4096])
     assert not alone.fits
     assert "raise tensor_parallel, or quantise" in alone.problems[0]
     four = LaunchProfile(weights="/w", gpus=4, tensor_parallel=4)
-    spread = fit(shape_of(LLAMA_70B), four, [gpu] * 4, [4096])
+    spread = fit(shape_of(LLAMA_70B), four, Machine(gpus=[gpu] * 4), [4096])
     assert spread.fits
     assert spread.devices == ((0, 1, 2, 3),)
     assert spread.kv_bytes < 4 * 80 * GIB - spread.weight_bytes
-    many = fit(shape_of(LLAMA_70B), four, [gpu] * 4, [4096], replicas=2)
-    assert "need 8, and there are 4" in many.problems[0]
+    many = fit(shape_of(LLAMA_70B), four, Machine(gpus=[gpu] * 4), [4096], replicas=2)
+    assert "need 8, and there are 4 free" in many.problems[0]
 
 
 def test_a_cache_too_small_for_one_sequence_is_a_problem() -> None:
     small = LaunchProfile(weights="/w", kv_cache_bytes=1 << 20)
-    found = fit(shape_of(LLAMA_8B), small, [], [4096])
+    found = fit(shape_of(LLAMA_8B), small, Machine(), [4096])
     assert "kv_cache_bytes (to 0.5 GiB)" in found.problems[0] or not found.kv_tokens
     assert not found.fits
+
+
+def test_models_on_one_machine_do_not_share_gpus() -> None:
+    gpus, one = [described("H100", 80)] * 2, LaunchProfile(weights="/w", gpus=1)
+    first = fit(shape_of(LLAMA_8B), one, Machine(gpus=gpus), [4096])
+    second = fit(shape_of(LLAMA_8B), one, Machine(gpus=gpus, taken=frozenset(first.devices[0])), [4096])
+    assert (first.devices, second.devices) == (((0,),), ((1,),))
+    third = fit(shape_of(LLAMA_8B), one, Machine(gpus=gpus, taken=frozenset({0, 1})), [4096])
+    assert "there are 0 free" in third.problems[0]
+
+
+def test_without_gpus_the_memory_of_the_machine_is_the_bound() -> None:
+    profile = LaunchProfile(weights="/w", kv_cache_bytes=4 * GIB)
+    assert fit(shape_of(LLAMA_8B), profile, Machine(memory_bytes=24 * GIB), [4096]).fits
+    small = fit(shape_of(LLAMA_8B), profile, Machine(memory_bytes=16 * GIB), [4096])
+    assert "the machine has 16.0 GiB" in small.problems[0]

@@ -10,7 +10,8 @@ from typing import Any
 from backends.engines import LaunchProfile
 from backends.replica import Phase
 from gateway.app import Edges, House
-from gateway.settings import DatabaseSettings, ModelSettings, ServerSettings, Settings
+from gateway.rollouts import Rollout
+from gateway.settings import DatabaseSettings, ModelSettings, ServerSettings, Settings, VersionSettings
 from routing.decision import Query
 from tests.fakes.processes import until_async
 
@@ -23,7 +24,9 @@ os.execv({sys.executable!r}, [{sys.executable!r}, "-P", {str(FAKE)!r}, "--port",
 
 
 @contextlib.asynccontextmanager
-async def house(directory: Path, launch: LaunchProfile) -> AsyncGenerator[House]:
+async def house(
+    directory: Path, launch: LaunchProfile, versions: tuple[VersionSettings, ...] = ()
+) -> AsyncGenerator[House]:
     """The parts of a gateway whose engine interpreter starts the fake engine; its fleet loops run."""
     python = directory / "python"
     python.write_text(INTERPRETER)
@@ -31,7 +34,7 @@ async def house(directory: Path, launch: LaunchProfile) -> AsyncGenerator[House]
     settings = Settings(
         server=ServerSettings(state_dir=str(directory / "state")),
         database=DatabaseSettings(url=f"sqlite:///{directory}/db"),
-        models=(ModelSettings(name="m", launch=launch, queue_timeout_s=120.0),),
+        models=(ModelSettings(name="m", launch=launch, queue_timeout_s=120.0, versions=versions),),
     )
     built = House(settings, Edges(engine_python=str(python), environ={}))
 
@@ -110,3 +113,71 @@ async def test_sleep_without_sleep_mode_ends_the_process_and_a_request_starts_it
         await built.supervisor.sleep("m-0")
         await until_async(lambda: phases(built) == {"m-0": Phase.STOPPED})
         assert await serve(built) == "m-0"
+
+
+def versions_of(built: House) -> dict[str, str]:
+    return {id_: one.version for id_, one in built.supervisor.replicas.items() if one.phase is Phase.READY}
+
+
+@in_a_loop
+async def test_a_version_comes_before_the_other_one_goes_and_goes_back_in_one_step(tmp_path: Path) -> None:
+    launch = LaunchProfile(weights="/w", min_replicas=2, max_replicas=4, shutdown_timeout_s=1)
+    versions = (
+        VersionSettings(name="old", share=1.0, weights="/w/old"),
+        VersionSettings(name="new", weights="/w/new"),
+    )
+    async with house(tmp_path, launch, versions) as built:
+        await until_async(lambda: versions_of(built) == {"m-0": "old", "m-1": "old"})
+        (model,) = built.process.settings.models
+        least = 2
+
+        def watch() -> bool:
+            nonlocal least
+            least = min(least, len(versions_of(built)))
+            return set(versions_of(built).values()) == {"new"} and len(built.supervisor.replicas) == 2
+
+        async with built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
+            assert slot.replica.version == "old"
+            built.rollouts.adopt({"m": Rollout({"old": 0.0, "new": 1.0}, {"old": 1.0, "new": 0.0})})
+            built.scaler.configure((model,))
+            built.scaler.declare()
+            await until_async(lambda: list(versions_of(built).values()).count("new") == 2)
+            assert built.supervisor.replicas[slot.replica.id].phase is not Phase.STOPPED
+        await until_async(watch)
+        assert least == 2, "never fewer ready than wanted"
+        assert await serve(built) in versions_of(built)
+
+
+@in_a_loop
+async def test_a_standby_is_loaded_and_called_in_at_once(tmp_path: Path) -> None:
+    launch = LaunchProfile(weights="/w", max_replicas=2, standby=1, shutdown_timeout_s=1)
+    async with house(tmp_path, launch) as built:
+        await until_async(lambda: sorted(phases(built).values()) == [Phase.DRAINING, Phase.READY])
+        assert built.scaler.shown("m") is not None
+        starts = [tuple(built.supervisor.steps(id_)) for id_ in sorted(built.supervisor.replicas)]
+        built.scaler.pin("m", 2)
+        await until_async(lambda: set(phases(built).values()) == {Phase.READY})
+        assert [tuple(built.supervisor.steps(id_)) for id_ in sorted(built.supervisor.replicas)] == starts
+        built.scaler.pin("m", 1)
+        await until_async(lambda: sorted(phases(built).values()) == [Phase.DRAINING, Phase.READY])
+
+
+@in_a_loop
+async def test_the_top_band_is_on_demand_and_the_rest_on_spot(tmp_path: Path) -> None:
+    launch = LaunchProfile(
+        weights="/w", min_replicas=2, max_replicas=3, spot=True, on_demand=1, zones=("a", "b")
+    )
+    async with house(tmp_path, launch) as built:
+        await until_async(lambda: phases(built) == {"m-0": Phase.READY, "m-1": Phase.READY})
+        assert {id_: one.spot for id_, one in built.supervisor.replicas.items()} == {
+            "m-0": False,
+            "m-1": True,
+        }
+        for band, wanted in ((0, "m-0"), (1, "m-1"), (2, "m-1")):
+            for _ in range(3):
+                async with built.dispatcher.slot(Query(model="m"), band=band, deadline_s=1e12) as slot:
+                    assert slot.replica.id == wanted
+        built.supervisor.reclaim("m-1", 5.0)
+        built.scaler.reclaimed("m", "m-1")
+        await until_async(lambda: phases(built) == {"m-0": Phase.READY, "m-2": Phase.READY})
+        assert built.supervisor.replicas["m-2"].spot

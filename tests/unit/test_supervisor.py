@@ -16,6 +16,7 @@ from backends.launchers import AttachedLauncher, LocalLauncher, MakeCommand, Pro
 from backends.load import ReplicaLoad
 from backends.probing import ProbeReply
 from backends.replica import Phase, Replica
+from backends.scrapes import MUTE_S
 from backends.supervisor import Supervisor
 from backends.wanted import ReplicaSpec
 from tests.fakes.processes import DEADLINE_S, until_async
@@ -290,7 +291,7 @@ def test_a_replica_without_metrics_is_seldom_asked_for_them(tmp_path: Path) -> N
         for _ in range(3):
             await supervisor.scrape_once()
         assert probe.asked.count("x/metrics") == 1
-        house.clock.now_s += supervisor.limits.mute_s
+        house.clock.now_s += MUTE_S
         await supervisor.scrape_once()
         assert probe.asked.count("x/metrics") == 2
         await supervisor.stop()

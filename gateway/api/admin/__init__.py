@@ -20,6 +20,7 @@ from gateway.api.admin import (
     records,
     session,
     usage,
+    versions,
     webhooks,
     whatif,
 )
@@ -40,6 +41,7 @@ RESOURCES = (
     live.handlers,
     webhooks.handlers,
     fleet.handlers,
+    versions.handlers,
     whatif.handlers,
     learning.handlers,
     config.handlers,

@@ -12,6 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from backends.replica import Phase, Replica
+from backends.starts import Step
 from backends.supervisor import CannotSleep
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Cursor, Limit, Page
@@ -82,6 +83,8 @@ class ShownReplica(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     running: int
     """Requests of this gateway."""
+    start: tuple[Step, ...] = ()
+    """The steps of its last start, in seconds; the last one of a start under way is not over."""
     log: tuple[str, ...] = ()
     """The last lines of an engine that is not ready."""
 
@@ -285,5 +288,6 @@ def _shown(process: Process, replica: Replica) -> ShownReplica:
         spot=replica.spot,
         version=replica.version,
         running=process.scaler.busy(replica.id),
+        start=process.supervisor.steps(replica.id),
         log=() if replica.phase is Phase.READY else process.supervisor.log_tail(replica.id, 5),
     )
