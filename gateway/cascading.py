@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from gateway.attempts import Call
 from gateway.choosing import Choice
 from gateway.openai.events import DONE, payloads
 from gateway.openai.forms import Form
 from gateway.openai.schemas import ChatFields, Common, Inference
 from gateway.settings import Cascade
 from gateway.telemetry import Telemetry
+from gateway.trip import Call
 
 JUDGED = frozenset({"score", "conversation", "late"})
 """The reasons of a choice that confidence may overrule: no wish and no constraint."""

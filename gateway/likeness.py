@@ -13,8 +13,6 @@ from contextlib import aclosing
 
 import msgspec
 
-from gateway.attempts import Call
-from gateway.bands import BANDS
 from gateway.batching import Batching
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
@@ -22,6 +20,7 @@ from gateway.openai.events import StreamReceiver
 from gateway.openai.schemas import Inference
 from gateway.settings import SemanticSettings
 from gateway.telemetry import Telemetry
+from gateway.trip import Call
 from routing.embedding import StaticEmbedder
 from semantic_cache import policy as caching
 from semantic_cache import saving

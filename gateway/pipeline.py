@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gateway import cascading, sharing
-from gateway.attempts import Call, Deliver, Trip
 from gateway.bands import BANDS, band_of
 from gateway.batching import Batching
 from gateway.calls import Calls, Incoming
@@ -33,6 +32,7 @@ from gateway.tenancy.billing import Billing, Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
 from gateway.tenancy.refusals import rate_lines
 from gateway.tracing import Tracing
+from gateway.trip import Call, Deliver, Trip
 from semantic_cache.stores.base import Store
 
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt

@@ -12,8 +12,6 @@ from functools import partial
 
 import msgspec
 
-from gateway.attempts import Call
-from gateway.bands import BANDS
 from gateway.batching import Batching
 from gateway.catalogue import Model, Target
 from gateway.choosing import Reading, text_of
@@ -26,6 +24,7 @@ from gateway.openai.schemas import Inference
 from gateway.settings import Shadow
 from gateway.telemetry import Telemetry
 from gateway.tenancy.pricing import NANO
+from gateway.trip import Call
 from routing.decision import Query
 
 TIMEOUT_S = 120.0
@@ -134,7 +133,7 @@ class Shadows:
 
     async def _ask(self, call: Call, receiver: AnyReceiver) -> None:
         now_s = self._attempts.now()
-        call.band, call.deadline_s = BANDS["batch"], now_s + TIMEOUT_S
+        call.band, call.deadline_s = "batch", now_s + TIMEOUT_S
 
         async def keep(piece: bytes) -> bool:
             receiver.keep(piece)
@@ -211,7 +210,7 @@ def _question_to(judge: Model, job: Job, small: str, large: str) -> tuple[Call, 
         headers=[],
         receiver=receiver,
         query=query,
-        band=BANDS["batch"],
+        band="batch",
         deadline_s=0.0,
         first_byte_s=settings.first_byte_timeout_s,
         idle_s=settings.stall_timeout_s,

@@ -14,8 +14,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.attempts import Call
-from gateway.bands import BANDS
 from gateway.batching import Batching
 from gateway.catalogue import Model
 from gateway.choosing import Reading
@@ -23,6 +21,7 @@ from gateway.grading import Grading
 from gateway.openai.answers import WholeReceiver
 from gateway.settings import RouteSettings
 from gateway.telemetry import Telemetry
+from gateway.trip import Call
 from routing.decision import Query
 
 _MOST_VECTORS = 4096
@@ -103,7 +102,7 @@ def _call(model: Model, text: str, receiver: WholeReceiver, now_s: float) -> Cal
         headers=[],
         receiver=receiver,
         query=Query(model=model.name, tenant="", prompt_tokens=tokens, output_tokens=0),
-        band=BANDS["interactive"],
+        band="interactive",
         deadline_s=now_s + 10.0,
         first_byte_s=settings.first_byte_timeout_s,
         idle_s=settings.stall_timeout_s,

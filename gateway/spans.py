@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from gateway import otlp
 from gateway import semconv as names
-from gateway.attempts import Try
 from gateway.otlp import CLIENT, SERVER, Key, Step
 from gateway.passage import Passage
 from gateway.tenancy.pricing import NANO
+from gateway.trip import Try
 
 STEPS = ("authenticate", "admit", "cache", "classify", "queue", "first token", "stream", "settle")
 _STEPS = {name: Step(name) for name in STEPS}
