@@ -38,6 +38,7 @@ from gateway.judging import Judge
 from gateway.learning import Learning
 from gateway.likeness import Keep, Likeness, store_of
 from gateway.loops import Loop, running
+from gateway.metering import metering_from
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
@@ -142,6 +143,7 @@ class House:
         self.clients = edges.clients()
         self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
+        self.metering = metering_from(edges.environ, self.telemetry, edges.wall)
         self.log = RequestLog(self.telemetry, (edges.now, edges.wall))
         self.news = _news(settings, edges)
         self.store = store_of("exact", settings.cache.max_bytes, self.news)
@@ -292,13 +294,15 @@ class House:
         if (news := self.news) is not None:
             yield Loop("cache-send", 0.05, news.send)
             yield Loop("cache-receive", 0.05, news.receive)
+        if self.metering is not None:
+            yield self.metering.loop
         if self._edges.tallies is not None:
             yield Loop("tallies", 1.0, self.telemetry.publish)
 
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
-            self.grading = Grading.load(settings.server.workers)
+            self.grading = Grading.load(self._edges.now, settings.server.workers)
             self.chooser.grader = self.process.grading = self.grading
         catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
         self.dispatcher.configure(settings.models)
@@ -423,6 +427,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
             await house.shared.close()
         await house.books.close()
         await asyncio.to_thread(house.log.close)
+        if house.metering is not None:
+            await house.metering.close()
         if house.tracing is not None:
             await asyncio.to_thread(house.tracing.close)
 

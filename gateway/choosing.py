@@ -62,6 +62,9 @@ class Choice(msgspec.Struct, frozen=True, eq=False):
 class Grader(Protocol):
     """Reads texts and turns scores into tiers, per route."""
 
+    embedded_s: float
+    """When a text was embedded last, monotonic; one that is remembered is not."""
+
     def read(self, text: str) -> Reading:
         """Read a text."""
 
@@ -92,6 +95,11 @@ class Chooser:
         self.grader = grader
         self.conversations = Conversations()
         self._fleet = fleet
+
+    @property
+    def embedded_s(self) -> float:
+        """When a text was embedded last, monotonic."""
+        return self.grader.embedded_s if self.grader is not None else 0.0
 
     def choose(
         self,

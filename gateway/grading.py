@@ -5,6 +5,7 @@ for. Of those that nobody asked for lately the state is forgotten.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Self
 
@@ -35,11 +36,18 @@ class Grading:
     """One embedder and classifier for all routes; ``processes`` tells how many part the traffic."""
 
     def __init__(
-        self, embedder: StaticEmbedder, classifier: Classifier, facts: Facts, processes: int = 1
+        self,
+        embedder: StaticEmbedder,
+        classifier: Classifier,
+        facts: Facts,
+        now: Callable[[], float],
+        processes: int = 1,
     ) -> None:
         self._embedder = embedder
         self.classifier = classifier
         self.facts = facts
+        self._now = now
+        self.embedded_s = 0.0
         self._processes = processes
         self._aims: OrderedDict[tuple[str, tuple[str, ...], Objective], Aim] = OrderedDict()
         self._known = lru_cache(MEMO_TEXTS)(self._read)
@@ -51,9 +59,9 @@ class Grading:
         self._examples: tuple[list[Example], NDArray[np.float32]] | None = None
 
     @classmethod
-    def load(cls, processes: int = 1) -> Self:
+    def load(cls, now: Callable[[], float], processes: int = 1) -> Self:
         """Load the shipped weights; raises OSError or ValueError where they are missing or broken."""
-        return cls(StaticEmbedder.load(), load_classifier(), load_facts(), processes)
+        return cls(StaticEmbedder.load(), load_classifier(), load_facts(), now, processes)
 
     def read(self, text: str) -> Reading:
         """See ``Grader.read``."""
@@ -61,6 +69,7 @@ class Grading:
 
     def _read(self, text: str) -> Reading:
         columns = self._embedder.columns(text)
+        self.embedded_s = self._now()
         said = float(columns[_WORDS]) > _NO_WORDS or float(columns[_NUMBERS]) > 0.0
         sure = said and float(columns[_FOREIGN]) < _MOST_FOREIGN
         return Reading(self.classifier.score(columns), columns, sure)

@@ -251,6 +251,8 @@ class Pipeline:
             target, request, incoming.headers, passage.of()[0], passage.reading
         )
         if target.route:
+            if choice.score is not None and self._chooser.embedded_s > passage.steps[-1][1]:
+                passage.steps.append(("embed", self._chooser.embedded_s))
             passage.steps.append(("classify", self._now()))
         charge.answered_by(choice.model.name)
         return choice

@@ -12,6 +12,7 @@ from functools import partial
 
 import msgspec
 
+from gateway.bands import BANDS
 from gateway.batching import Batching
 from gateway.catalogue import Model, Target
 from gateway.choosing import Reading, text_of
@@ -133,7 +134,7 @@ class Shadows:
 
     async def _ask(self, call: Call, receiver: AnyReceiver) -> None:
         now_s = self._attempts.now()
-        call.band, call.deadline_s = "batch", now_s + TIMEOUT_S
+        call.band, call.deadline_s = BANDS["batch"], now_s + TIMEOUT_S
 
         async def keep(piece: bytes) -> bool:
             receiver.keep(piece)
@@ -210,7 +211,7 @@ def _question_to(judge: Model, job: Job, small: str, large: str) -> tuple[Call, 
         headers=[],
         receiver=receiver,
         query=query,
-        band="batch",
+        band=BANDS["batch"],
         deadline_s=0.0,
         first_byte_s=settings.first_byte_timeout_s,
         idle_s=settings.stall_timeout_s,

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.bands import BANDS
 from gateway.batching import Batching
 from gateway.catalogue import Model
 from gateway.choosing import Reading
@@ -102,7 +103,7 @@ def _call(model: Model, text: str, receiver: WholeReceiver, now_s: float) -> Cal
         headers=[],
         receiver=receiver,
         query=Query(model=model.name, tenant="", prompt_tokens=tokens, output_tokens=0),
-        band="interactive",
+        band=BANDS["interactive"],
         deadline_s=now_s + 10.0,
         first_byte_s=settings.first_byte_timeout_s,
         idle_s=settings.stall_timeout_s,

@@ -88,6 +88,8 @@ class Shelf:
             likeness.passed(tenant, name)
             return entry
         found = passage.found_near = await likeness.look_up(request, name, tenant, self._wall())
+        if likeness.embedded_s > passage.steps[-1][1]:
+            passage.steps.append(("embed", likeness.embedded_s))
         passage.steps.append(("likeness", self._now()))
         if found is None or found.entry is None:
             return None

@@ -37,6 +37,7 @@ class Grades:
         self.asked: list[str] = []
         self.placed: list[tuple[Objective, float]] = []
         self.told: list[tuple[str, float]] = []
+        self.embedded_s = 0.0
 
     def read(self, text: str) -> Reading:
         self.asked.append(text)

@@ -24,7 +24,7 @@ TOML = "".join(MODEL.replace('name = "m"', f'name = "{name}"') for name in ("sma
 
 @pytest.fixture(scope="module")
 def shipped() -> Grading:
-    return Grading.load()
+    return Grading.load(lambda: 0.0)
 
 
 def target() -> Target:
@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_written_loses_no_label(tmp_path: Path, shipped: G
 def test_enough_labels_recalibrate_the_quality_and_bring_a_challenger_for_their_tenant(
     tmp_path: Path,
 ) -> None:
-    grading, route = Grading.load(), target()
+    grading, route = Grading.load(lambda: 0.0), target()
     aim = Objective(quality=0.9)
     grading.place(route, aim, 0.5, 0)
     before = grading.thresholds(route)
@@ -100,7 +100,7 @@ def test_enough_labels_recalibrate_the_quality_and_bring_a_challenger_for_their_
     assert grading.adapted(easy, route, "another") is easy
     assert learning.reset("auto")
     assert grading.adapted(easy, route, "t") is easy
-    assert grading.share_for("auto", 0.9) == Grading.load().share_for("auto", 0.9)
+    assert grading.share_for("auto", 0.9) == Grading.load(lambda: 0.0).share_for("auto", 0.9)
     assert not learning.reset("none")
 
 

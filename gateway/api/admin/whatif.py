@@ -80,7 +80,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
     def answer(data: Question, seen: list[_Seen]) -> WhatIf:
         with one_reads:
             if not reader:
-                reader.append(Grading.load())
+                reader.append(Grading.load(process.now))
             if data.prompt is not None:
                 return _of_prompt(reader[0], seen, data.prompt)
             return _of_rows(reader[0], seen, data)
