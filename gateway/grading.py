@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gateway.catalogue import Model, Target
 from gateway.choosing import Reading
+from gateway.embeddings import Reader, reader
 from gateway.settings import Objective
 from routing import complexity
 from routing.complexity import Classifier
@@ -33,17 +34,17 @@ _MOST_FOREIGN = 4.9  # a tenth of the characters is of a script that the table d
 
 
 class Grading:
-    """One embedder and classifier for all routes; ``processes`` tells how many part the traffic."""
+    """One reader and classifier for all routes; ``processes`` tells how many part the traffic."""
 
     def __init__(
         self,
-        embedder: StaticEmbedder,
+        reader: Reader,
         classifier: Classifier,
         facts: Facts,
         now: Callable[[], float],
         processes: int = 1,
     ) -> None:
-        self._embedder = embedder
+        self._reader = reader
         self.classifier = classifier
         self.facts = facts
         self._now = now
@@ -59,16 +60,19 @@ class Grading:
         self._examples: tuple[list[Example], NDArray[np.float32]] | None = None
 
     @classmethod
-    def load(cls, now: Callable[[], float], processes: int = 1) -> Self:
-        """Load the shipped weights; raises OSError or ValueError where they are missing or broken."""
-        return cls(StaticEmbedder.load(), load_classifier(), load_facts(), now, processes)
+    def load(cls, now: Callable[[], float], processes: int = 1, table: Reader | None = None) -> Self:
+        """Load the shipped weights; ``table`` in place of the process's reader, where a thread has its own.
+
+        Raises OSError or ValueError where they are missing or broken.
+        """
+        return cls(table or reader(), load_classifier(), load_facts(), now, processes)
 
     def read(self, text: str) -> Reading:
         """See ``Grader.read``."""
         return self._known(text) if len(text) <= MEMO_CHARS else self._read(text)
 
     def _read(self, text: str) -> Reading:
-        columns = self._embedder.columns(text)
+        columns = self._reader.columns(text)
         self.embedded_s = self._now()
         said = float(columns[_WORDS]) > _NO_WORDS or float(columns[_NUMBERS]) > 0.0
         sure = said and float(columns[_FOREIGN]) < _MOST_FOREIGN
@@ -96,7 +100,7 @@ class Grading:
 
     def explain(self, reading: Reading) -> Explanation:
         """Say why a text has its score, as the fast grade sees it; takes a millisecond."""
-        columns = reading.columns[: len(NAMES) + self._embedder.dimensions].copy()
+        columns = reading.columns[: len(self.classifier.head.slopes)].copy()
         if reading.precise:  # there the fast grade's vector is a half
             columns[len(NAMES) :] *= 2.0**0.5
         typical = np.array(self.facts.typical, np.float32)

@@ -34,7 +34,8 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
     async def give_feedback(request: Request[Any, Any, Any]) -> dict[str, Any]:
         """Only on answers that the same tenant was given.
 
-        ``quarantined`` tells whether a kept answer went, ``learnt`` whether routing takes note.
+        ``quarantined`` tells whether a kept answer went, ``learnt`` whether routing takes note, ``passed_on``
+        that the request was another gateway's, which has been told.
         """
         key = pipeline.authenticate(dict(request.scope["headers"]))
         if "inference" not in key.scopes:
@@ -43,10 +44,13 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             word = msgspec.json.decode(await request.body(), type=Feedback)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"The body must be a feedback: {error}.") from None
-        gone = await pipeline.shelf.kept.complain(key.tenant, word.request_id, word.score >= BAD_BELOW)
+        kept, right = pipeline.shelf.kept, word.score >= BAD_BELOW
+        passed_on = not right and kept.pass_on(key.tenant, word.request_id)
+        gone = await kept.complain(key.tenant, word.request_id, right)
         decided = await asyncio.to_thread(_decided, process.log, word.request_id)
         learnt = decided is not None and _learn(process, key, word, *decided)
-        return {"object": "feedback", "request_id": word.request_id, "quarantined": gone, "learnt": learnt}
+        told = {"object": "feedback", "request_id": word.request_id, "quarantined": gone, "learnt": learnt}
+        return {**told, "passed_on": True} if passed_on else told
 
     return [give_feedback]
 

@@ -20,11 +20,13 @@ from msgspec import Meta
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest
 from gateway.catalogue import Target
+from gateway.embeddings import Reader
 from gateway.errors import InvalidRequest, NotFound
 from gateway.grading import Grading, typical_usd
 from gateway.process import Process
 from gateway.settings import Objective
 from routing.complexity import query_text
+from routing.embedding import StaticEmbedder
 from routing.explaining import Explanation
 from routing.forecast import Forecast, Known, forecast, picture
 
@@ -80,7 +82,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
     def answer(data: Question, seen: list[_Seen]) -> WhatIf:
         with one_reads:
             if not reader:
-                reader.append(Grading.load(process.now))
+                reader.append(Grading.load(process.now, table=Reader(StaticEmbedder.load())))
             if data.prompt is not None:
                 return _of_prompt(reader[0], seen, data.prompt)
             return _of_rows(reader[0], seen, data)
