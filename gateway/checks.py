@@ -58,12 +58,24 @@ def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         yield from (f"models[{index}].{finding}" for finding in _model(model, environ))
     for index, route in enumerate(settings.routes):
         yield from (f"routes[{index}].{finding}" for finding in _route(route, settings))
+    yield from _semantic(settings)
     yield from _keys(settings, {*names}, environ)
     if 0 < len(environ.get(MASTER_ENV, "")) < MASTER_MIN_CHARACTERS:
         yield f"webhooks: give {MASTER_ENV} {MASTER_MIN_CHARACTERS} characters or more; it can be guessed"
     token = settings.server.metrics_token_env
     if token is not None and not environ.get(token):
         yield f"server.metrics_token_env: the variable {token} is not set"
+
+
+def _semantic(settings: Settings) -> Iterator[str]:
+    semantic = settings.cache.semantic
+    if semantic is None:
+        return
+    if semantic.store == "redis" and settings.redis is None:
+        yield "cache.semantic.store: 'redis' needs [redis]; add it, or set 'memory'"
+    kinds = {model.name: model.kind for model in settings.models}
+    if semantic.embedding != "static" and kinds.get(semantic.embedding) != "embedding":
+        yield f"cache.semantic.embedding: no model of kind 'embedding' is named {semantic.embedding!r}"
 
 
 def _keys(settings: Settings, known: set[str], environ: Mapping[str, str]) -> Iterator[str]:

@@ -5,21 +5,22 @@ from functools import lru_cache
 from typing import Self
 
 from gateway.catalogue import Target
+from gateway.embeddings import Reader, reader
 from gateway.settings import Objective
 from routing import complexity
 from routing.complexity import Classifier, ShareController
-from routing.embedding import Facts, StaticEmbedder, load_classifier, load_facts
+from routing.embedding import Facts, load_classifier, load_facts
 
 MEMO_TEXTS, MEMO_CHARS = 4096, 1000  # the same question need not be read twice: at most 16 MiB
 
 
 class Grading:
-    """One embedder and classifier for all routes; a controller for each boundary between two tiers."""
+    """One reader and classifier for all routes; a controller for each boundary between two tiers."""
 
     def __init__(
-        self, embedder: StaticEmbedder, classifier: Classifier, facts: Facts, now: Callable[[], float]
+        self, reader: Reader, classifier: Classifier, facts: Facts, now: Callable[[], float]
     ) -> None:
-        self._embedder = embedder
+        self._reader = reader
         self._classifier = classifier
         self._facts = facts
         self._now = now
@@ -30,14 +31,14 @@ class Grading:
     @classmethod
     def load(cls, now: Callable[[], float]) -> Self:
         """Load the shipped weights. Raises OSError or ValueError where they are missing or broken."""
-        return cls(StaticEmbedder.load(), load_classifier(), load_facts(), now)
+        return cls(reader(), load_classifier(), load_facts(), now)
 
     def score(self, text: str) -> float:
         """Give the expected gain of the largest tier, in [0, 1]; see ``Grader.score``."""
         return self._known(text) if len(text) <= MEMO_CHARS else self._scored(text)
 
     def _scored(self, text: str) -> float:
-        columns = self._embedder.columns(text)
+        columns = self._reader.columns(text)
         self.embedded_s = self._now()
         return self._classifier.score(columns)
 

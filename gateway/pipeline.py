@@ -4,6 +4,7 @@
 reservation, slot, connection) is taken inside it and given back when it is left, by whatever exit.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -30,7 +31,7 @@ from gateway.tenancy.keys import Key, KeyTable
 from gateway.tenancy.refusals import rate_lines
 from gateway.tracing import Tracing
 from gateway.trip import Call, Deliver, Trip
-from semantic_cache.stores.base import Store
+from semantic_cache.stores.base import Entry, Store
 
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
 JSON = b"content-type: application/json\r\n"
@@ -122,7 +123,10 @@ class Pipeline:
                 else:
                     body = self.shelf.answer(passage, entry, request)
                     self._audit(passage, incoming, request)
-                    await out.whole(self._head(passage, request), body)
+                    if request.stream and self.shelf.paced:
+                        await self._replay(passage, entry, request, out)
+                    else:
+                        await out.whole(self._head(passage, request), body)
                     passage.answered_s = now()
         except BaseException as error:
             passage.failed(error)
@@ -135,6 +139,16 @@ class Pipeline:
             if self._log is not None:
                 self._log.offer(passage)
 
+    async def _replay(self, passage: Passage, entry: Entry, request: Inference, out: Outlet) -> None:
+        """Stream a kept answer at the pace of a model."""
+        pieces, pause_s = self.shelf.pieces(passage, entry, request)
+        out.accept(passage.first_line(EVENT_STREAM))
+        passage.first_byte_s = self._now()
+        await out.begin(self._head(passage, request))
+        for piece in pieces:
+            await out.piece(piece)
+            await asyncio.sleep(pause_s)
+
     async def _serve(self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet) -> None:
         """Have a model answer, and hand on what it says."""
         key, _, charge = passage.of()
@@ -144,7 +158,9 @@ class Pipeline:
         headers = incoming.headers
         if sharing.may_share(self._coalesced, headers, request):
             member = _Member(self, passage, incoming, request, out)
-            name = sharing.name_of(key, passage.of()[1], headers, request, passage.cache_key)
+            target = passage.of()[1]
+            exact = passage.cache_key or self.shelf.key_of(key, target, request)
+            name = sharing.name_of(key, target, headers, request, exact)
             await self._coalescing.run(name, member)
             receiver = member.form
         else:

@@ -217,6 +217,9 @@ class SemanticSettings(Table, frozen=True):
     precision: Share = 0.95
     ttl_s: Seconds = 86400.0
     volatile_ttl_s: Seconds = 600.0
+    embedding: str = "static"
+    store: Literal["memory", "redis"] = "memory"
+    audit_tokens_per_hour: Annotated[int, Meta(ge=0)] = 1_000_000
 
 
 class CacheSettings(Table, frozen=True):
@@ -225,7 +228,9 @@ class CacheSettings(Table, frozen=True):
     exact_ttl_s: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
     max_temperature: Annotated[float, Meta(ge=0)] = 1.0
     max_bytes: Positive = 64 * 1024 * 1024
+    max_entries: Positive = 100_000
     max_answer_bytes: Positive = 1024 * 1024
+    replay_tokens_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     opt_out: tuple[str, ...] = ()
     semantic: SemanticSettings | None = None
 

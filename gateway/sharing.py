@@ -11,7 +11,6 @@ import msgspec
 
 from gateway.bands import band_of
 from gateway.catalogue import Target
-from gateway.openai import schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Assembled, Form, Unfolded
@@ -39,11 +38,9 @@ def may_share(settings: CoalescingSettings, headers: Mapping[bytes, bytes], requ
 
 
 def name_of(
-    key: Key, target: Target, headers: Mapping[bytes, bytes], request: Inference, exact: bytes | None
+    key: Key, target: Target, headers: Mapping[bytes, bytes], request: Inference, exact: bytes
 ) -> str:
-    """Name what identical requests have in common; ``exact`` is the key of the cache, where it is known."""
-    if exact is None:
-        exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
+    """Name what identical requests have in common; ``exact`` is the key that the cache would have."""
     tier = headers.get(b"x-switchgear-tier", b"") if target.route else b""
     return f"{exact.hex()}:{band_of(key.band, request.service_tier)}:{tier.decode('latin-1')}"
 

@@ -27,7 +27,10 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
     @post("/v1/feedback", status_code=200, include_in_schema=False)
     async def give_feedback(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """Only on answers that the same tenant was given; ``quarantined`` tells whether a kept one went."""
+        """Only on answers that the same tenant was given; ``quarantined`` tells whether a kept one went.
+
+        ``passed_on``: the request was another gateway's, which has been told.
+        """
         key = pipeline.authenticate(dict(request.scope["headers"]))
         if "inference" not in key.scopes:
             raise NotPermitted("This API key is not for inference: its scopes lack 'inference'.")
@@ -35,7 +38,10 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             word = msgspec.json.decode(await request.body(), type=Feedback)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"The body must be a feedback: {error}.") from None
-        gone = await pipeline.shelf.kept.complain(key.tenant, word.request_id, word.score >= BAD_BELOW)
-        return {"object": "feedback", "request_id": word.request_id, "quarantined": gone}
+        kept, right = pipeline.shelf.kept, word.score >= BAD_BELOW
+        passed_on = not right and kept.pass_on(key.tenant, word.request_id)
+        gone = await kept.complain(key.tenant, word.request_id, right)
+        answer = {"object": "feedback", "request_id": word.request_id, "quarantined": gone}
+        return {**answer, "passed_on": True} if passed_on else answer
 
     return [give_feedback]
