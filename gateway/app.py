@@ -37,6 +37,7 @@ from gateway.dispatcher import Dispatcher
 from gateway.fleet_apart import FleetApart
 from gateway.grading import Grading
 from gateway.judging import Judge
+from gateway.learning import Learning
 from gateway.likeness import Keep, Likeness
 from gateway.loops import Loop, running
 from gateway.metering import metering_from
@@ -48,6 +49,8 @@ from gateway.request_log import RequestLog
 from gateway.salt import own_salt
 from gateway.scaling import Fleet, Scaler
 from gateway.settings import CacheSettings, ModelSettings, Settings
+from gateway.shadows import Shadows
+from gateway.sharpening import Sharpening
 from gateway.spot import SpotWatch
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
@@ -119,7 +122,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("keys", 1.0, books.refresh_keys),
         Loop("rollouts", 1.0, house.follow_rollouts),
         Loop("spot", 2.0, house.spot.look),
-        Loop("expiry", 60.0, books.expire),
+        Loop("expiry", 2.0, books.expire),
+        Loop("standings", 60.0, books.note_standings),
         Loop("idempotency", 1.0, house.recordings.step),
         Loop("retention", 600.0, books.retain),
         Loop("proof", 300.0, books.prove),
@@ -128,6 +132,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("webhooks", 1.0, notices.deliver),
         Loop("likeness", 0.1, house.settle),
         Loop("audits", 0.5, house.audit),
+        Loop("shadows", 0.5, house.shadows.step),
+        Loop("labels", 5.0, house.learning.step),
         Loop("likeness-file", 60.0, house.save_likeness),
     )
 
@@ -203,10 +209,11 @@ class House:
         self._followed: int | None = None  # the revision of the database that the shares are of
         self.scaler.shares = self.rollouts.in_use
         self.spot = SpotWatch(self.supervisor, edges.wall)
-        self.chooser = Chooser(None, self.dispatcher.ready)
+        self.chooser = Chooser(None, self.dispatcher)
         self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
         judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
         self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
+        self._learn(state_dir)
         self.logs = _logs(settings, edges)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
@@ -216,6 +223,8 @@ class House:
             chooser=self.chooser,
             attempts=self.batching,
             coalescing=self.coalescing,
+            sharpening=self.sharpening,
+            shadows=self.shadows,
             telemetry=self.telemetry,
             tracing=self.tracing,
             log=self.log,
@@ -234,6 +243,14 @@ class House:
         self.recordings = Recordings(self.logs, self.pipeline, control.opened, edges.wall)
         self.process = self._process(settings, control)
         self.adopt(settings)
+
+    def _learn(self, state_dir: Path) -> None:
+        """Make what sharpens the classifier and teaches it."""
+        edges = self._edges
+        self.grading: Grading | None = None
+        self.learning = Learning(state_dir / "routing-labels.jsonl", lambda: self.grading, self.telemetry)
+        self.sharpening = Sharpening(self.batching, lambda: self.grading, self.telemetry)
+        self.shadows = Shadows(self.batching, self.learning, self.telemetry, edges.draw, edges.wall)
 
     def keeper(self, model: str) -> Scaler | Cluster:
         """Give whoever knows how many replicas of a model there are, and wakes it."""
@@ -260,6 +277,7 @@ class House:
             telemetry=self.telemetry,
             control=control,
             log=self.log,
+            learning=self.learning,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             rollouts=self.rollouts,
@@ -315,7 +333,8 @@ class House:
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
-            self.chooser.grader = Grading.load(self._edges.now)
+            self.grading = Grading.load(self._edges.now, settings.server.workers)
+            self.chooser.grader = self.process.grading = self.grading
         catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
         self.dispatcher.configure(settings.models)
         self.spot.settings = settings.spot
