@@ -53,6 +53,12 @@ class ServerSettings(Table, frozen=True):
     state_dir: str = ".switchgear/state"
 
 
+class FleetSettings(Table, frozen=True):
+    """``[fleet]``: ``apart`` where ``switchgear fleet run`` launches the engines, not the gateway."""
+
+    apart: bool = False
+
+
 class SpotSettings(Table, frozen=True):
     """``[spot]``: which cloud's notices are listened to, for the replicas that run on this machine."""
 
@@ -362,6 +368,7 @@ class Settings(Table, frozen=True):
     redis: RedisSettings | None = None
     kubernetes: KubernetesSettings = KubernetesSettings()
     spot: SpotSettings | None = None
+    fleet: FleetSettings = FleetSettings()
     models: tuple[ModelSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
