@@ -34,8 +34,10 @@ from gateway.choosing import Chooser
 from gateway.cluster import Cluster, Hooks, cluster_of
 from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
+from gateway.fleet_apart import FleetApart
 from gateway.grading import Grading
 from gateway.judging import Judge
+from gateway.learning import Learning
 from gateway.likeness import Keep, Likeness
 from gateway.loops import Loop, running
 from gateway.metering import metering_from
@@ -47,6 +49,8 @@ from gateway.request_log import RequestLog
 from gateway.salt import own_salt
 from gateway.scaling import Fleet, Scaler
 from gateway.settings import CacheSettings, ModelSettings, Settings
+from gateway.shadows import Shadows
+from gateway.sharpening import Sharpening
 from gateway.spot import SpotWatch
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
@@ -118,7 +122,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("keys", 1.0, books.refresh_keys),
         Loop("rollouts", 1.0, house.follow_rollouts),
         Loop("spot", 2.0, house.spot.look),
-        Loop("expiry", 60.0, books.expire),
+        Loop("expiry", 2.0, books.expire),
+        Loop("standings", 60.0, books.note_standings),
         Loop("idempotency", 1.0, house.recordings.step),
         Loop("retention", 600.0, books.retain),
         Loop("proof", 300.0, books.prove),
@@ -127,6 +132,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("webhooks", 1.0, notices.deliver),
         Loop("likeness", 0.1, house.settle),
         Loop("audits", 0.5, house.audit),
+        Loop("shadows", 0.5, house.shadows.step),
+        Loop("labels", 5.0, house.learning.step),
         Loop("likeness-file", 60.0, house.save_likeness),
     )
 
@@ -178,9 +185,11 @@ class House:
             now=edges.now,
             draw=edges.draw,
             expected_ready_s=self._expected_ready_s,
-            holds=lambda model: self.keeper(model).holds(model),
+            holds=lambda model: self.apart.holds(model) or self.keeper(model).holds(model),
             wake=lambda model: self.keeper(model).wake(model),
         )
+        self.apart = FleetApart(self.dispatcher, lambda: self.process.control.opened(), edges.wall, name)
+        self.apart.declare = self._declare
         self.scaler = Scaler(
             Fleet(
                 lambda: self.supervisor.replicas,
@@ -200,10 +209,11 @@ class House:
         self._followed: int | None = None  # the revision of the database that the shares are of
         self.scaler.shares = self.rollouts.in_use
         self.spot = SpotWatch(self.supervisor, edges.wall)
-        self.chooser = Chooser(None, self.dispatcher.ready)
+        self.chooser = Chooser(None, self.dispatcher)
         self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
         judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
         self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
+        self._learn(state_dir)
         self.logs = _logs(settings, edges)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
@@ -213,6 +223,8 @@ class House:
             chooser=self.chooser,
             attempts=self.batching,
             coalescing=self.coalescing,
+            sharpening=self.sharpening,
+            shadows=self.shadows,
             telemetry=self.telemetry,
             tracing=self.tracing,
             log=self.log,
@@ -232,11 +244,21 @@ class House:
         self.process = self._process(settings, control)
         self.adopt(settings)
 
+    def _learn(self, state_dir: Path) -> None:
+        """Make what sharpens the classifier and teaches it."""
+        edges = self._edges
+        self.grading: Grading | None = None
+        self.learning = Learning(state_dir / "routing-labels.jsonl", lambda: self.grading, self.telemetry)
+        self.sharpening = Sharpening(self.batching, lambda: self.grading, self.telemetry)
+        self.shadows = Shadows(self.batching, self.learning, self.telemetry, edges.draw, edges.wall)
+
     def keeper(self, model: str) -> Scaler | Cluster:
         """Give whoever knows how many replicas of a model there are, and wakes it."""
         return self.cluster if self.cluster is not None and model in self.cluster else self.scaler
 
     def _expected_ready_s(self, model: str) -> float | None:
+        if self.apart.models and (wait_s := self.apart.expected_ready_s(model)) is not None:
+            return wait_s
         wait_s = self.supervisor.expected_ready_s(model)
         return wait_s if wait_s is not None or self.cluster is None else self.cluster.expected_ready_s(model)
 
@@ -255,13 +277,14 @@ class House:
             telemetry=self.telemetry,
             control=control,
             log=self.log,
+            learning=self.learning,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             rollouts=self.rollouts,
             follow_rollouts=self.follow_rollouts,
             reload=self.reload,
             tell_siblings=edges.tell_siblings,
-            loops=loops(self, *self._shared_loops()),
+            loops=loops(self, *self._shared_loops(settings)),
             part_errors=ChainMap(
                 self.books.errors, *(part.errors for part in (self.shared, self.link) if part is not None)
             ),
@@ -287,7 +310,7 @@ class House:
         self.dispatcher.update(self.supervisor.replicas)
         gauges.started(self.telemetry, before, after)
 
-    def _shared_loops(self) -> Iterable[Loop]:
+    def _shared_loops(self, settings: Settings) -> Iterable[Loop]:
         """Give the loops that one of several processes has."""
         if (shared := self.shared) is not None:
             yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
@@ -298,6 +321,8 @@ class House:
         if (news := self.news) is not None:
             yield Loop("cache-send", 0.05, news.send)
             yield Loop("cache-receive", 0.05, news.receive)
+        if settings.fleet.apart:
+            yield Loop("fleet", 0.5, self.apart.step)
         if self.link is not None:
             yield Loop("cache-redis", 1.0, self.look_at_redis)
         if self.metering is not None:
@@ -308,11 +333,14 @@ class House:
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
-            self.chooser.grader = Grading.load(self._edges.now)
+            self.grading = Grading.load(self._edges.now, settings.server.workers)
+            self.chooser.grader = self.process.grading = self.grading
         catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
         self.dispatcher.configure(settings.models)
         self.spot.settings = settings.spot
-        self.scaler.configure(settings.models)
+        apart = {one.name: one for one in settings.models if settings.fleet.apart and one.launch is not None}
+        self.apart.models = apart
+        self.scaler.configure(tuple(one for one in settings.models if one.name not in apart))
         self.process.settings = settings
         if self.cluster is not None:
             self.cluster.configure(settings.models)
@@ -334,13 +362,16 @@ class House:
         """Tell the fleet which replicas are wanted now."""
         edges = self._edges
         self.supervisor.declare(
-            declared.specs(
-                self.process.settings,
-                edges.environ,
-                edges.engine_python,
-                self.scaler,
-                self.cluster.pods if self.cluster is not None else lambda model: (),
-            )
+            [
+                *declared.specs(
+                    self.process.settings,
+                    edges.environ,
+                    edges.engine_python,
+                    self.scaler,
+                    self.cluster.pods if self.cluster is not None else lambda model: (),
+                ),
+                *self.apart.specs(),
+            ]
         )
         self.dispatcher.update(self.supervisor.replicas)
 
@@ -350,7 +381,8 @@ class House:
         if revision is None or revision == self._followed:
             return
         if self.rollouts.adopt(await asyncio.to_thread(rollouts.read, self.books.engine)):
-            self.scaler.configure(self.process.settings.models)
+            models = self.process.settings.models
+            self.scaler.configure(tuple(one for one in models if one.name not in self.apart.models))
             self._declare()
         self._followed = revision
 

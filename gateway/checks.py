@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from gateway.settings import ConfigError, ModelSettings, RouteSettings, Settings
+from gateway.settings import ConfigError, ModelSettings, Objective, RouteSettings, Settings
 from gateway.tenancy.pricing import PriceError, price_of_model
 from gateway.tenancy.webhooks import MASTER_ENV, MASTER_MIN_CHARACTERS
 from routing.policies import POLICIES
@@ -97,8 +97,11 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if redis is None:
         yield "server.workers: several workers share their limits in Redis; add [redis], or set it to 1"
     for index, model in enumerate(settings.models):
-        if model.launch is not None:
-            yield f"models[{index}].launch: launched engines belong to one process; set server.workers to 1"
+        if model.launch is not None and not settings.fleet.apart:
+            yield (
+                f"models[{index}].launch: launched engines belong to one process; set server.workers to 1, "
+                "or fleet.apart"
+            )
 
 
 def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
@@ -155,10 +158,16 @@ def _route(route: RouteSettings, settings: Settings) -> Iterator[str]:
                 yield f"{field}: {name!r} is an {kinds[name]} model; a route needs chat models"
     if len(set(route.tiers)) != len(route.tiers):
         yield "tiers: a model is named twice"
-    aims = [
-        one
-        for one in (route.objective.large_share, route.objective.quality, route.objective.threshold)
-        if one is not None
-    ]
-    if len(aims) != 1:
-        yield "objective: give exactly one of large_share, quality, threshold"
+    if len(route.objective.stated) != 1:
+        yield f"objective: give exactly one of {', '.join(Objective.__struct_fields__)}"
+    unpriced = [model.name for model in settings.models if model.name in route.tiers and model.price is None]
+    if route.objective.cost_per_request_usd is not None and unpriced:
+        yield f"objective: to hold a cost, give {', '.join(unpriced)} a price"
+    if route.grade == "precise" and kinds.get(route.embedder or "") != "embedding":
+        yield "embedder: the precise grade needs one; name an embedding model (all-MiniLM-L6-v2)"
+    if (
+        route.shadow is not None
+        and route.shadow.judge is not None
+        and kinds.get(route.shadow.judge) != "chat"
+    ):
+        yield f"shadow.judge: no chat model is named {route.shadow.judge!r}"

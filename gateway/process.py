@@ -11,6 +11,8 @@ from backends.supervisor import Supervisor
 from gateway.choosing import Chooser
 from gateway.cluster import Cluster
 from gateway.database import DatabaseError
+from gateway.grading import Grading
+from gateway.learning import Learning
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
 from gateway.recordings import Recordings
@@ -67,6 +69,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     telemetry: Telemetry
     control: Control
     log: RequestLog
+    learning: Learning
     now: Callable[[], float]
     metrics_token: str | None
     rollouts: Rollouts
@@ -75,6 +78,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     tell_siblings: Callable[[], None]
     loops: Sequence[Loop] = ()
     part_errors: Mapping[str, str] = {}
+    grading: Grading | None = None  # while there are routes
     draining: bool = False
     exchanges: set[Abortable] = set()
 

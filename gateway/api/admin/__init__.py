@@ -10,6 +10,7 @@ from gateway.api.admin import (
     fleet,
     frame,
     keys,
+    learning,
     live,
     movements,
     organisations,
@@ -42,6 +43,7 @@ RESOURCES = (
     fleet.handlers,
     versions.handlers,
     whatif.handlers,
+    learning.handlers,
     config.handlers,
     cache.handlers,
 )
