@@ -52,6 +52,8 @@ class Line:
 
     def __init__(self, port: int) -> None:
         self.target, self.cut_after, self.cuts, self.events = port, 0, 0, 0
+        self.all: list[Line] = [self]
+        """Of the lines together one breaks, once."""
         self.loop = asyncio.new_event_loop()
         self.server = self.loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.port: int = self.server.sockets[0].getsockname()[1]
@@ -78,8 +80,8 @@ class Line:
             await self._copy(far, writer, watched=True)
         finally:
             there.cancel()
-            for one in (writer, out):
-                one.transport.abort()
+            out.transport.abort()
+            writer.close()  # what was written before the break arrives
 
     async def _copy(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, watched: bool
@@ -93,7 +95,9 @@ class Line:
                 writer.write(data)
                 await writer.drain()
                 if watched and self.cut_after and seen >= self.cut_after:
-                    self.cut_after, self.cuts = 0, self.cuts + 1
+                    self.cuts += 1
+                    for one in self.all:
+                        one.cut_after = 0
                     return
         except OSError:
             pass
@@ -111,6 +115,8 @@ class Pair:
         self.appliance.started()
         self.roots = [self.appliance.direct(f"small-{n}").removesuffix("/v1") for n in range(2)]
         self.lines = [Line(urlsplit(root).port or 0) for root in self.roots]
+        for line in self.lines:
+            line.all = self.lines
         directory.mkdir()
         models = model("small", [one.port for one in self.lines], upstream_model="small", stall_timeout_s=5.0)
         self.gateway = Gateway(directory, config(models, directory=directory))
