@@ -43,6 +43,7 @@ from gateway.request_log import RequestLog
 from gateway.scaling import Fleet, Scaler
 from gateway.settings import CacheSettings, Settings
 from gateway.spot import SpotWatch
+from gateway.staging import ConfigFile
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
@@ -84,6 +85,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str] = os.environ
     load: Callable[[], Settings] | None = None
     source: str = "the configuration"
+    file: Path | None = None
     engine_python: str = ""
     gpus: tuple[int, ...] = ()
     """Of this machine, for engines that are launched here."""
@@ -239,6 +241,7 @@ class House:
             follow_rollouts=self.follow_rollouts,
             reload=self.reload,
             tell_siblings=edges.tell_siblings,
+            file=_file(settings, edges),
             loops=loops(self, *self._shared_loops()),
             part_errors=self.books.errors
             if self.shared is None
@@ -406,6 +409,11 @@ def build(process: Process) -> ASGIApp:
         return hot.get(scope["path"], rest)(scope, receive, send)
 
     return application
+
+
+def _file(settings: Settings, edges: Edges) -> ConfigFile | None:
+    path = edges.file
+    return None if path is None else ConfigFile(path, Path(settings.server.state_dir), edges.environ)
 
 
 def _logs(settings: Settings, edges: Edges) -> Logs:

@@ -17,6 +17,7 @@ from gateway.request_log import RequestLog
 from gateway.rollouts import Rollouts
 from gateway.scaling import Scaler
 from gateway.settings import Settings
+from gateway.staging import ConfigFile
 from gateway.telemetry import Telemetry
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.keys import KeyTable
@@ -71,6 +72,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     follow_rollouts: Callable[[], Awaitable[None]]
     reload: Callable[[], None]
     tell_siblings: Callable[[], None]
+    file: ConfigFile | None = None
     loops: Sequence[Loop] = ()
     part_errors: Mapping[str, str] = {}
     draining: bool = False
