@@ -5,7 +5,12 @@ Requests that went wrong (`FAILED`, `REFUSED`) and probes that went unanswered (
 same table. An answer below 500 is never a failure: the replica is well, the request was not.
 
 A good probe does not wipe out failed requests, because engines exist that answer `/health` with 200 while
-every request ends in a 500; a good request wipes out both.
+every request ends in a 500; a good request wipes out both. A replica that only turns requests away (429) is
+no use either, but is given longer: it may have been busy.
+
+That is a circuit breaker: closed (ready), open (ejected), half-open (ready again, on trial). After a recovery
+a replica is trusted with one request, and with twice as many for each that it begins and serves, up to its
+limit: what a probe does not find out costs one request, and a cold cache does not meet the whole crowd.
 """
 
 from enum import StrEnum
@@ -15,6 +20,8 @@ from msgspec.structs import replace
 
 EJECT_AFTER = 3
 """So many failures in a row take a replica out of routing."""
+EJECT_AFTER_THROTTLED = 10
+"""So many requests turned away (429) in a row do the same."""
 READMIT_FIRST_S = 1.0
 READMIT_MAX_S = 30.0
 """Back-off before an ejected replica may return: doubles with each ejection, up to this."""
@@ -48,14 +55,18 @@ class Event(StrEnum):
     """A probe was answered well (and the warm-up, where it was launched)."""
     MISSED = "missed"
     """A probe was not answered, or with 5xx."""
+    BEGAN = "began"
+    """A request got its first byte."""
     SUCCEEDED = "succeeded"
     """A request was served."""
     FAILED = "failed"
     """A request ended in 5xx, a time-out or a broken connection."""
     REFUSED = "refused"
     """The connection was refused: nobody listens, no need to ask three times."""
+    THROTTLED = "throttled"
+    """A request was turned away with 429."""
     LOST = "lost"
-    """Enough failures in a row. `step` makes it from the three above; nobody sends it."""
+    """Enough failures in a row. `step` makes it from the four above; nobody sends it."""
     DRAIN = "drain"
     RESUME = "resume"
     SLEPT = "slept"
@@ -137,6 +148,10 @@ class Replica(Struct, frozen=True, kw_only=True):
     """Failed requests since the last served one."""
     missed_probes: int = 0
     """Unanswered probes since the last answered one."""
+    throttled: int = 0
+    """Requests turned away since the last served one."""
+    trust: int = 0
+    """How many requests at once it gets after a recovery; 0 stands for all that it can take."""
     ejections: int = 0
     """How often it was ejected since it last stood firm for `STEADY_S`."""
     reason: str = ""
@@ -146,6 +161,11 @@ class Replica(Struct, frozen=True, kw_only=True):
     max_concurrency: int = 64
     launched: bool = False
     """True where this gateway started its process."""
+
+    @property
+    def limit(self) -> int:
+        """How many requests at once it gets now."""
+        return min(self.trust, self.max_concurrency) if self.trust else self.max_concurrency
 
     @property
     def readmit_at_s(self) -> float:
@@ -169,40 +189,67 @@ def step(replica: Replica, event: Event, now_s: float, reason: str = "") -> Repl
         reason=reason,
         consecutive_failures=replica.consecutive_failures if lost else 0,
         missed_probes=replica.missed_probes if lost else 0,
+        throttled=replica.throttled if lost else 0,
         ejections=replica.ejections + 1 if lost else replica.ejections,
+        trust=1 if replica.phase is Phase.EJECTED and after is Phase.READY else 0,
     )
-
-
-def outcome(status: int) -> Event | None:
-    """What a request's HTTP status says of its replica: nothing where the request was at fault (4xx)."""
-    if status >= 500:
-        return Event.FAILED
-    return Event.SUCCEEDED if status < 400 else None
 
 
 def _count(replica: Replica, event: Event, now_s: float) -> tuple[Replica, Event]:
     """The counters after the event, and the event it amounts to."""
-    failures, missed, ejections = replica.consecutive_failures, replica.missed_probes, replica.ejections
+    failures, missed, throttled = replica.consecutive_failures, replica.missed_probes, replica.throttled
+    ejections, trust = replica.ejections, replica.trust
     match event:
         case Event.SUCCEEDED:
-            failures = missed = 0
+            failures = missed = throttled = 0
+            trust = _more(trust, replica.max_concurrency)
+        case Event.BEGAN:
+            trust = _more(trust, replica.max_concurrency)
         case Event.ANSWERED:
             missed = 0
             if replica.phase is Phase.READY and now_s - replica.since_s >= STEADY_S:
                 ejections = 0
         case Event.FAILED:
             failures += 1
+        case Event.THROTTLED:
+            throttled += 1
         case Event.MISSED | Event.REFUSED:
             missed += 1
         case _:
             return replica, event
-    if (failures, missed, ejections) != (
+    counted = (failures, missed, throttled, ejections, trust)
+    if counted != (
         replica.consecutive_failures,
         replica.missed_probes,
+        replica.throttled,
         replica.ejections,
+        replica.trust,
     ):
-        replica = replace(replica, consecutive_failures=failures, missed_probes=missed, ejections=ejections)
-    failed = event in (Event.FAILED, Event.MISSED)
-    if event is Event.REFUSED or (failed and failures + missed >= EJECT_AFTER):
-        return replica, Event.LOST
-    return replica, event
+        replica = replace(
+            replica,
+            consecutive_failures=failures,
+            missed_probes=missed,
+            throttled=throttled,
+            ejections=ejections,
+            trust=trust,
+        )
+    return replica, Event.LOST if _is_lost(replica, event) else event
+
+
+def _more(trust: int, max_concurrency: int) -> int:
+    return 2 * trust if 2 * trust < max_concurrency else 0
+
+
+def _is_lost(replica: Replica, event: Event) -> bool:
+    """Whether an event that has been counted is the last straw; on trial (half-open), one request is."""
+    on_trial = replica.trust == 1
+    match event:
+        case Event.REFUSED:
+            return True
+        case Event.FAILED | Event.MISSED:
+            enough = replica.consecutive_failures + replica.missed_probes >= EJECT_AFTER
+            return enough or (on_trial and event is Event.FAILED)
+        case Event.THROTTLED:
+            return on_trial or replica.throttled >= EJECT_AFTER_THROTTLED
+        case _:
+            return False

@@ -100,6 +100,7 @@ class Roster:
         self.replicas = {**self.replicas, id_: after}
         if after.phase is not before.phase:
             LOG.info("replica %s: %s -> %s %s", id_, before.phase, after.phase, after.reason)
+        if after.phase is not before.phase or after.limit != before.limit:
             self._on_change(before, after)
 
     def _target(self, spec: ReplicaSpec) -> probing.Target:

@@ -56,7 +56,7 @@ class Supervisor(Roster):
         busy: Callable[[str], int] = lambda replica_id: 0,
         gpus: Sequence[int] = (),
     ) -> None:
-        """`on_change(before, after)` is called in the loop for each change of a phase; it must not block.
+        """`on_change(before, after)` is called for each change of a phase or a limit; it must not block.
 
         `busy(replica_id)` gives the requests that run there through this gateway; `gpus` are this machine's.
         """
@@ -230,15 +230,17 @@ class Supervisor(Roster):
         targets = {id_: self._target(self._specs[id_]) for id_ in ready if id_ in self._specs}
         await self._scrapes.once(targets, self.limits.probe_timeout_s)
 
-    def report(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
-        """How a request went: ok, or failed through the replica (`replica.outcome`: a 4xx is neither)."""
+    def report(self, replica_id: str, event: Event, reason: str = "") -> None:
+        """How a request went: `BEGAN`, `SUCCEEDED`, or what the replica did wrong."""
         seen = self.replicas.get(replica_id)
-        if ok:
+        if event is Event.SUCCEEDED:
             self._served.add(replica_id)
-        if seen is None or (ok and not seen.consecutive_failures and not seen.missed_probes):
-            return
-        failed = Event.REFUSED if refused else Event.FAILED
-        self._step(replica_id, Event.SUCCEEDED if ok else failed, reason)
+            if seen is None or not (
+                seen.trust or seen.consecutive_failures or seen.missed_probes or seen.throttled
+            ):
+                return
+        if seen is not None:
+            self._step(replica_id, event, reason)
 
     async def stop(self) -> None:
         """Take everything out of routing, end everything that was started."""

@@ -93,9 +93,9 @@ def pages(engine: sa.Engine, filters: dict[str, str | None], reach: Reach) -> No
         window = Window(100, behind)
 
 
-def exported(engine: sa.Engine, from_s: float) -> None:
-    """Export ten thousand rows from a moment on."""
-    for _ in itertools.islice(ledger.export(engine, from_s, 1e12), 10_000):
+def exported(engine: sa.Engine, from_s: float, reach: Reach) -> None:
+    """Export ten thousand rows from a moment on: five pages."""
+    for _ in itertools.islice(usage.rows(engine, reach, {}, (from_s, 1e12)), 10_000):
         pass
 
 
@@ -136,7 +136,10 @@ def main() -> None:
         timed("5 pages of a small organisation", lambda: pages(engine, {}, Reach("org77")))
         timed("5 pages of errors", lambda: pages(engine, {"status": "error"}, everything))
         timed("5 pages of a model that is not there", lambda: pages(engine, {"model": "none"}, everything))
-        timed("10000 rows exported from the middle", lambda: exported(engine, half_s))
+        timed("10000 rows exported from the beginning", lambda: exported(engine, 0.0, everything))
+        timed("10000 rows exported from the middle", lambda: exported(engine, half_s, everything))
+        timed("... of a big organisation", lambda: exported(engine, half_s, Reach("org1")))
+        timed("... of a small organisation", lambda: exported(engine, half_s, Reach("org77")))
         timed("a month by day and model", lambda: summed(engine))
         nowhere = Path(folder) / "none"
         recent_s = START_S + YEAR_S - 2 * 86400

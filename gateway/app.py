@@ -30,11 +30,14 @@ from gateway.batching import Batching
 from gateway.catalogue import Catalogue
 from gateway.checks import check
 from gateway.choosing import Chooser
+from gateway.cluster import Cluster, Hooks, cluster_of
 from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
+from gateway.judging import Judge
 from gateway.likeness import Keep, Likeness, store_of
 from gateway.loops import Loop, running
+from gateway.metering import metering_from
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
@@ -137,6 +140,7 @@ class House:
         self.clients = edges.clients()
         self.telemetry = Telemetry(edges.tallies)
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
+        self.metering = metering_from(edges.environ, self.telemetry, edges.wall)
         self.log = RequestLog(self.telemetry, (edges.now, edges.wall))
         self.news = _news(settings, edges)
         self.store = store_of("exact", settings.cache.max_bytes, self.news)
@@ -167,9 +171,9 @@ class House:
         self.dispatcher = Dispatcher(
             now=edges.now,
             draw=edges.draw,
-            expected_ready_s=self.supervisor.expected_ready_s,
-            holds=lambda model: self.scaler.holds(model),
-            wake=lambda model: self.scaler.wake(model),
+            expected_ready_s=self._expected_ready_s,
+            holds=lambda model: self.keeper(model).holds(model),
+            wake=lambda model: self.keeper(model).wake(model),
         )
         self.scaler = Scaler(
             Fleet(
@@ -181,6 +185,9 @@ class House:
             edges.now,
             edges.wall,
         )
+        figures = lambda: self.supervisor.figures  # noqa: E731 - replaced at every look
+        hooks = Hooks(self.dispatcher, figures, self._declare, edges.now, edges.wall)
+        self.cluster = cluster_of(settings, hooks, edges.environ, edges.source)
         self.scaler.declare = self._declare
         self.scaler.rouse, self.scaler.rest = self.supervisor.rouse, self.supervisor.rest
         self.rollouts = rollouts.Rollouts()
@@ -191,9 +198,8 @@ class House:
         file = OwnFile(state_dir / "semantic.cache")
         self._keep = Keep(settings.cache.max_bytes, file, self.news)
         self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
-        self.batching = Batching(
-            Attempts(self.dispatcher, self.clients, self.supervisor.report, self.telemetry, self._credentials)
-        )
+        judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
+        self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
         self.logs = _logs(settings, edges)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
@@ -221,6 +227,14 @@ class House:
         self.process = self._process(settings, control)
         self.adopt(settings)
 
+    def keeper(self, model: str) -> Scaler | Cluster:
+        """Give whoever knows how many replicas of a model there are, and wakes it."""
+        return self.cluster if self.cluster is not None and model in self.cluster else self.scaler
+
+    def _expected_ready_s(self, model: str) -> float | None:
+        wait_s = self.supervisor.expected_ready_s(model)
+        return wait_s if wait_s is not None or self.cluster is None else self.cluster.expected_ready_s(model)
+
     def _process(self, settings: Settings, control: Control) -> Process:
         """Give the process as its handlers see it."""
         edges = self._edges
@@ -232,6 +246,7 @@ class House:
             recordings=self.recordings,
             supervisor=self.supervisor,
             scaler=self.scaler,
+            cluster=self.cluster,
             telemetry=self.telemetry,
             control=control,
             log=self.log,
@@ -258,20 +273,29 @@ class House:
         """Give the loops that one of several processes has."""
         if (shared := self.shared) is not None:
             yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
+        if (cluster := self.cluster) is not None:
+            yield Loop("cluster", 1.0, cluster.follow)
+            yield Loop("lease", 3.0, cluster.lease.step)
+            yield Loop("workloads", 2.0, cluster.look)
         if (news := self.news) is not None:
             yield Loop("cache-send", 0.05, news.send)
             yield Loop("cache-receive", 0.05, news.receive)
+        if self.metering is not None:
+            yield self.metering.loop
         if self._edges.tallies is not None:
             yield Loop("tallies", 1.0, self.telemetry.publish)
 
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
-            self.chooser.grader = Grading.load()
+            self.chooser.grader = Grading.load(self._edges.now)
         catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
         self.dispatcher.configure(settings.models)
         self.spot.settings = settings.spot
         self.scaler.configure(settings.models)
+        self.process.settings = settings
+        if self.cluster is not None:
+            self.cluster.configure(settings.models)
         self.batching.configure(settings.models)
         self._credentials.clear()
         self._credentials.update(declared.credentials(settings, self._edges.environ))
@@ -284,14 +308,19 @@ class House:
         self.log.adopt(settings.logging)
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
-        self.process.settings = settings
         self._declare()
 
     def _declare(self) -> None:
         """Tell the fleet which replicas are wanted now."""
         edges = self._edges
         self.supervisor.declare(
-            declared.specs(self.process.settings, edges.environ, edges.engine_python, self.scaler)
+            declared.specs(
+                self.process.settings,
+                edges.environ,
+                edges.engine_python,
+                self.scaler,
+                self.cluster.pods if self.cluster is not None else lambda model: (),
+            )
         )
         self.dispatcher.update(self.supervisor.replicas)
 
@@ -371,6 +400,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         await house.recordings.close()
         await house.coalescing.close()
         await house.logs.close()
+        if house.cluster is not None:
+            await house.cluster.close()
         await house.supervisor.stop()
         with contextlib.suppress(OSError):
             await house.save_likeness()
@@ -381,6 +412,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
             await house.shared.close()
         await house.books.close()
         await asyncio.to_thread(house.log.close)
+        if house.metering is not None:
+            await house.metering.close()
         if house.tracing is not None:
             await asyncio.to_thread(house.tracing.close)
 

@@ -1,152 +1,75 @@
-"""From a call to its bytes: retry and fail over before the first byte, one error after it.
+"""From a call to its bytes: retry, hedge and fail over before the first byte, carry a stream on after it.
 
-A failure of a replica is tried again on another one, up to the model's ``max_attempts`` and within the
-deadline; a client's own mistake (4xx) is never retried. Once a byte is delivered nothing is started again.
+- Before the first byte a failure of a replica is tried again on another one, up to ``max_attempts`` in a row,
+  within the deadline and the retry budget; a client's own mistake (4xx) is never retried. Where a server said
+  ``retry-after`` it is left alone so long, and asked earlier only if there is no other.
+- Where the model hedges and the first byte is late, a second replica is asked; who is first serves, the other
+  is cancelled.
+- After the first byte a stream that breaks goes on from what was delivered (``carrying``), or ends in an
+  error.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Protocol
+from typing import TypeVar
 
 import msgspec
 
 from backends.clients.base import (
     ClientError,
     ConnectFailed,
+    ConnectionBroken,
     InferenceClient,
     Outgoing,
+    Pulse,
     Reply,
-    ReplyTimeout,
 )
-from backends.replica import Replica
-from gateway.dispatcher import Dispatcher
-from gateway.errors import (
-    ApiError,
-    ModelLoading,
-    Overloaded,
-    RateLimited,
-    UpstreamFailed,
-    UpstreamRefused,
-    translate,
-)
+from backends.replica import Event, Replica
+from gateway.carrying import Leg
+from gateway.dispatcher import Dispatcher, Slot
+from gateway.errors import ApiError, ModelLoading, Overloaded, RateLimited, UpstreamFailed, translate
+from gateway.judging import Judge
+from gateway.openai.continuation import CannotContinue, ending
 from gateway.openai.events import StreamBroken
-from gateway.telemetry import REQUEST_SECONDS, Telemetry
-from gateway.tracecontext import Trace
-from routing.decision import Query
+from gateway.restraint import Restraint
+from gateway.trip import ANOTHER_MAY_SUCCEED, Call, Deliver, Try, UpstreamError
 
 ERROR_BODY_LIMIT_BYTES = 256 * 1024
 BACKOFF_S = 0.05
+MOST_PAUSE_S = 5.0
+"""So long a call waits for a server that asked to be left alone; then its client is told to come again."""
+MOST_DEATHS = 2
+"""So many servers may break off under one request without a byte: it may be what kills them."""
 END_GRACE_S = 0.2
 
-
-class Receiver(Protocol):
-    """Takes the upstream's body, gives what the client gets; see StreamReceiver and WholeReceiver.
-
-    ``done``: the upstream has said that nothing more comes.
-    """
-
-    done: bool
-
-    def begin(self) -> None:
-        """Reset for an attempt."""
-
-    def feed(self, data: bytes) -> bytes:
-        """Take bytes, give bytes; raises StreamBroken."""
-
-    def finish(self) -> bytes:
-        """Take the end; raises StreamBroken where it came early."""
-
-
-Deliver = Callable[[bytes], Awaitable[bool]]
-"""Takes a piece of the answer; False says that nobody wants more."""
-
-
-class Try(msgspec.Struct, eq=False):
-    """One attempt; times on the monotonic clock, 0 where the moment has not come."""
-
-    asked_s: float
-    replica: str = ""
-    url: str = ""
-    sent_s: float = 0.0
-    first_byte_s: float = 0.0
-    ended_s: float = 0.0
-    outcome: str = ""
-
-
-class Trip(msgspec.Struct, eq=False):
-    """What became of a call so far; it outlives the call and holds none of its bytes."""
-
-    tried: list[str] = []
-    spot: bool = False  # whether the last one is
-    tries: list[Try] = []
-    delivered: bool = False
-    queue_s: float = 0.0
-    upstream_s: float = 0.0
-
-
-class Call(msgspec.Struct, kw_only=True, eq=False):
-    """One request to a model; ``trip`` is written while it runs."""
-
-    model: str
-    path: str
-    body: bytes
-    headers: list[tuple[bytes, bytes]]
-    receiver: Receiver
-    query: Query
-    band: int
-    deadline_s: float
-    first_byte_s: float
-    idle_s: float
-    max_attempts: int
-    trip: Trip = msgspec.field(default_factory=Trip)
-    trace: Trace | None = None
-
-
-class UpstreamError(Exception):
-    """A replica answered with a status that another replica may not answer with."""
-
-    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        super().__init__(f"status {status}")
-        self.status = status
-        self.refusal = UpstreamRefused(status, body, headers)
-
-
-ANOTHER_MAY_SUCCEED = (ClientError, StreamBroken, UpstreamError)
-
-
-class Report(Protocol):
-    """Hears how an attempt on a replica went."""
-
-    def __call__(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
-        """``refused``: nobody listens there."""
+T = TypeVar("T")
 
 
 class Attempts:
     """Runs calls on replicas."""
 
     def __init__(
-        self,
-        dispatcher: Dispatcher,
-        client: InferenceClient,
-        report: Report,
-        telemetry: Telemetry,
-        credentials: Mapping[str, bytes],
+        self, dispatcher: Dispatcher, client: InferenceClient, judge: Judge, credentials: Mapping[str, bytes]
     ) -> None:
         self._dispatcher = dispatcher
         self.now = dispatcher.now
         self.reads_prefix = dispatcher.reads_prefix
         self._client = client
-        self._report = report
-        self._telemetry = telemetry
+        self._judge = judge
         self._credentials = credentials
+        self._restraints: dict[str, Restraint] = {}
 
     async def run(self, call: Call, deliver: Deliver) -> None:
         """Deliver the answer as it comes. Raises ApiError or an exception that ``translate`` knows."""
+        restraint = self._restraints.get(call.model)
+        if restraint is None:
+            restraint = self._restraints[call.model] = Restraint()
+        restraint.requests += 1
         failure: Exception | None = None
         while True:
             try:
-                await self._attempt(call, deliver)
+                await self._attempt(call, deliver, restraint)
                 return
             except ModelLoading:
                 if failure is None:
@@ -154,120 +77,347 @@ class Attempts:
                 raise _final(failure) from failure
             except ANOTHER_MAY_SUCCEED as error:
                 failure = error
-                trip = call.trip
-                if trip.delivered or len(trip.tried) >= call.max_attempts or self.now() >= call.deadline_s:
-                    raise _final(error) from error
-            await asyncio.sleep(BACKOFF_S * 2 ** (len(call.trip.tried) - 1))
+            if call.trip.delivered:
+                await self._carry_on(call, deliver, failure)
+                return
+            await self._pause(call, restraint, failure)
 
-    async def _attempt(self, call: Call, deliver: Deliver) -> None:
-        """Try one replica: take a slot, send, hand on what comes, check that it is whole."""
-        now, trip, receiver = self.now, call.trip, call.receiver
-        this = Try(now())
-        trip.tries.append(this)
-        query = call.query
+    async def _attempt(self, call: Call, deliver: Deliver, restraint: Restraint) -> None:
+        """Try one replica, or two where it is late: send, hand on what comes, check that it is whole."""
+        query, trip = call.query, call.trip
         if trip.tried:
             query = msgspec.structs.replace(query, exclude=frozenset(trip.tried))
-        async with self._dispatcher.slot(query, band=call.band, deadline_s=call.deadline_s) as slot:
-            this.sent_s = now()
-            this.replica, this.url = slot.replica.id, slot.replica.url
-            trip.queue_s += this.sent_s - this.asked_s
-            trip.tried.append(slot.replica.id)
-            trip.spot = slot.replica.spot
-            receiver.begin()
+        this = Try(self.now())
+        trip.tries.append(this)
+        slot = await self._dispatcher.slot(query, band=call.band, deadline_s=call.deadline_s)
+        self._sent(call, this, slot)
+        if call.hedge is None:
             try:
-                reply = await self._send(call, slot.replica)
-                try:
-                    while not receiver.done and (data := await reply.read()):
-                        if out := receiver.feed(data):
-                            if not this.first_byte_s:
-                                this.first_byte_s = now()
-                                slot.began()
-                                trip.upstream_s += this.first_byte_s - this.sent_s
-                            trip.delivered = True
-                            if not await deliver(out):
-                                return
-                    if receiver.done:
-                        await _reach_end(reply)
-                finally:
-                    reply.close()
-                    this.ended_s = now()
-                out = receiver.finish()
-                if not this.first_byte_s:
-                    trip.upstream_s += now() - this.sent_s
-            except ANOTHER_MAY_SUCCEED as error:
-                this.outcome = self._failed(call, slot.replica, error)
+                reply = await self._send(call, this, slot.replica)
+            except BaseException as error:
+                self._ended(call, this, slot, error)
                 raise
-            finally:
-                this.ended_s = this.ended_s or now()
-            if out:
-                trip.delivered = True
-                await deliver(out)
-            this.outcome = self._served(call, slot.replica, "ok")
+            first = b""
+        else:
+            this, slot, reply, first = await self._hedged(call, this, slot, restraint)
+        call.receiver.begin()
+        if call.trail is not None:
+            call.trail.begin()
+        await self._take(call, deliver, this, slot, reply, first)
 
-    async def _send(self, call: Call, replica: Replica) -> Reply:
+    async def _take(
+        self, call: Call, deliver: Deliver, this: Try, slot: Slot, reply: Reply, data: bytes
+    ) -> None:
+        """Hand on what a first run says, and check that it is whole."""
+        receiver, trail = call.receiver, call.trail
+        feed = receiver.feed if trail is None else _both(trail.feed, receiver.feed)
+        out = b""
+        try:
+            try:
+                if not await self._pump(call, deliver, this, slot, reply, feed, data):
+                    return
+            finally:
+                reply.close()
+                this.ended_s = self.now()
+            out = receiver.finish()
+            if not this.first_byte_s:
+                call.trip.upstream_s += this.ended_s - this.sent_s
+            if out:
+                call.trip.delivered = True
+                await deliver(out)
+            self._judge.served(call, this)
+        except BaseException as error:
+            self._blame(call, this, error)
+            raise
+        finally:
+            slot.release()
+
+    async def _pump(
+        self,
+        call: Call,
+        deliver: Deliver,
+        this: Try,
+        slot: Slot,
+        reply: Reply,
+        feed: Callable[[bytes], bytes],
+        data: bytes = b"",
+    ) -> bool:
+        """Hand on what a server says up to its end; False where nobody wants more."""
+        receiver = call.receiver
+        while not receiver.done and (data := data or await reply.read()):
+            broken: StreamBroken | None = None
+            try:
+                out = feed(data)
+            except StreamBroken as error:
+                broken, out = error, error.before
+            data = b""
+            if out:
+                if not this.first_byte_s:
+                    self._began(call, this, slot)
+                call.trip.delivered = True
+                if not await deliver(out):
+                    return False
+            if broken is not None:
+                raise broken
+        if receiver.done:
+            await _reach_end(reply)
+        return True
+
+    # ------------------------------------------------------------ one attempt
+    def _sent(self, call: Call, this: Try, slot: Slot) -> None:
+        trip, replica = call.trip, slot.replica
+        this.sent_s = self.now()
+        this.replica, this.url = replica.id, replica.url
+        trip.queue_s += this.sent_s - this.asked_s
+        trip.tried.append(replica.id)
+        trip.spot, trip.version = replica.spot, replica.version
+
+    def _began(self, call: Call, this: Try, slot: Slot) -> None:
+        this.first_byte_s = self.now()
+        slot.began()
+        call.trip.upstream_s += this.first_byte_s - this.sent_s
+        call.trip.barren = 0
+        if slot.replica.trust:
+            self._judge.tell(this.replica, Event.BEGAN)
+
+    def _ended(self, call: Call, this: Try, slot: Slot, error: BaseException) -> None:
+        """An attempt ended before anything came."""
+        self._blame(call, this, error)
+        slot.release()
+
+    def _blame(self, call: Call, this: Try, error: BaseException) -> None:
+        this.ended_s = this.ended_s or self.now()
+        if isinstance(error, ANOTHER_MAY_SUCCEED):
+            if not this.first_byte_s:
+                call.trip.upstream_s += this.ended_s - this.sent_s
+            self._judge.failed(call, this, error)
+
+    async def _send(self, call: Call, this: Try, replica: Replica) -> Reply:
         """Send; gives a reply with status 200. Raises UpstreamRefused or UpstreamError for any other."""
+        reply = await self._ask(call, replica, replica.url + call.path, call.body)
+        return reply if reply.status == 200 else await self._not_well(call, this, reply)
+
+    async def _ask(self, call: Call, replica: Replica, url: str, body: bytes) -> Reply:
         headers = call.headers
         if call.trace is not None:
             headers = [*headers, *call.trace.headers(len(call.trip.tries))]
         credential = self._credentials.get(replica.id)
         if credential is not None:
             headers = [*headers, (b"authorization", credential)]
-        reply = await self._client.send(
+        return await self._client.send(
             Outgoing(
-                replica.url + call.path,
-                call.body,
+                url,
+                body,
                 headers,
+                connect_s=call.connect_s,
                 first_byte_s=call.first_byte_s,
                 idle_s=call.idle_s,
                 deadline_s=call.deadline_s,
+                events=call.trail is not None,
             )
         )
-        if reply.status == 200:
-            return reply
+
+    async def _not_well(self, call: Call, this: Try, reply: Reply) -> Reply:
         try:
             body = await reply.read_all(ERROR_BODY_LIMIT_BYTES)
         finally:
             reply.close()
         error = UpstreamError(reply.status, body, reply.headers)
         if reply.status in (400, 409, 413, 422):
-            self._served(call, replica, "refused")
+            self._judge.refused(call, this)
             raise error.refusal
         raise error
 
-    def _failed(self, call: Call, replica: Replica, error: Exception) -> str:
-        match error:
-            case ConnectFailed():
-                outcome = "unreachable"
-            case ReplyTimeout():
-                outcome = "timeout"
-            case UpstreamError(status=status):
-                outcome = f"status_{status}"
-            case _:
-                outcome = "broken"
-        self._count(call, replica, outcome)
-        clients_fault = isinstance(error, UpstreamError) and error.status < 500
-        clients_hurry = self.now() >= call.deadline_s
-        if not clients_fault and not clients_hurry:
-            self._report(replica.id, False, str(error), refused=isinstance(error, ConnectFailed))
-        return outcome
+    # ------------------------------------------------------------ a second replica beside the first
+    async def _hedged(
+        self, call: Call, this: Try, slot: Slot, restraint: Restraint
+    ) -> tuple[Try, Slot, Reply, bytes]:
+        """Give the attempt whose first bytes come first; the other one is cancelled."""
+        assert call.hedge is not None
+        late_s = restraint.late_s(call.hedge)
+        runs = [asyncio.create_task(self._opened(call, this, slot))]
+        won = None
+        try:
+            await asyncio.wait(runs, timeout=late_s)
+            if not runs[0].done() and (beside := self._beside(call, restraint)) is not None:
+                runs.append(asyncio.create_task(self._opened(call, *beside)))
+            won = await _first_good(runs)
+        finally:
+            for run in runs:
+                if run is not won and not run.cancel() and not run.cancelled() and run.exception() is None:
+                    self._lost(call, *run.result())
+            await asyncio.gather(*(run for run in runs if run is not won), return_exceptions=True)
+        found = won.result()
+        serving = found[0].replica
+        call.trip.tried.remove(serving)
+        call.trip.tried.append(serving)
+        call.trip.spot, call.trip.version = found[1].replica.spot, found[1].replica.version
+        return found
 
-    def _served(self, call: Call, replica: Replica, outcome: str) -> str:
-        self._count(call, replica, outcome)
-        self._report(replica.id, True)
-        return outcome
+    def _beside(self, call: Call, restraint: Restraint) -> tuple[Try, Slot] | None:
+        """Give a second attempt, where a replica is free and the budget allows it."""
+        assert call.hedge is not None
+        query = msgspec.structs.replace(call.query, exclude=frozenset(call.trip.tried))
+        slot = self._dispatcher.slot_beside(query)
+        if slot is None:
+            return None
+        if not restraint.may_hedge(call.hedge):
+            slot.release()
+            return None
+        this = Try(self.now(), way="hedge")
+        call.trip.tries.append(this)
+        self._sent(call, this, slot)
+        return this, slot
 
-    def _count(self, call: Call, replica: Replica, outcome: str) -> None:
-        """Count an attempt by its outcome, and how long it took."""
-        telemetry, kind = self._telemetry, (call.model, replica.id, outcome)
-        row = telemetry.rows.get(kind)
-        if row is None:
-            error = "" if outcome == "ok" else outcome
-            row = telemetry.rows[kind] = (
-                telemetry.at("switchgear_upstream_attempts_total", (call.model, outcome)),
-                telemetry.at("gen_ai_client_operation_duration_seconds", (call.model, replica.id, error)),
+    async def _opened(self, call: Call, this: Try, slot: Slot) -> tuple[Try, Slot, Reply, bytes]:
+        """Send and wait for the first bytes that say anything; frees all where they do not come."""
+        reply: Reply | None = None
+        try:
+            reply = await self._send(call, this, slot.replica)
+            pulse, data = Pulse(), await reply.read()
+            while data and call.trail is not None and not pulse.beats(data):
+                data = await reply.read()  # comments are dropped: they are no answer
+            self._restraints[call.model].first_bytes.note(self.now() - this.sent_s)
+            return this, slot, reply, data
+        except asyncio.CancelledError:
+            self._lost(call, this, slot, reply)
+            raise
+        except BaseException as error:
+            if reply is not None:
+                reply.close()
+            self._ended(call, this, slot, error)
+            raise
+
+    def _lost(self, call: Call, this: Try, slot: Slot, reply: Reply | None, data: bytes = b"") -> None:
+        """The other one was faster, or nobody waits any more."""
+        if reply is not None:
+            reply.close()
+        this.ended_s = self.now()
+        slot.began()  # not sooner than now: so much is known of its speed
+        slot.release()
+        self._judge.count(call, this, "lost")
+
+    # ------------------------------------------------------------ after a failure
+    async def _pause(self, call: Call, restraint: Restraint, error: Exception) -> None:
+        """Wait before the next attempt. Raises the final error where there is none."""
+        trip = call.trip
+        trip.barren += 1
+        trip.deaths += isinstance(error, ConnectionBroken)
+        hopeless = (
+            trip.barren >= call.max_attempts
+            or trip.deaths >= MOST_DEATHS
+            or self._judge.suspected(call)
+            or not (isinstance(error, ConnectFailed) or restraint.may_retry())
+        )
+        wait_s = max(BACKOFF_S * 2 ** (trip.barren - 1), self._dispatcher.rests_s(call.model))
+        if hopeless or wait_s > MOST_PAUSE_S or self.now() + wait_s >= call.deadline_s:
+            self._judge.given_up(call)
+            raise _final(error) from error
+        await asyncio.sleep(wait_s)
+
+    async def _carry_on(self, call: Call, deliver: Deliver, failure: Exception) -> None:
+        """Go on with a stream that broke off. Raises the final error where that cannot be."""
+        trip, trail = call.trip, call.trail
+        if trail is None or call.max_attempts == 1:
+            raise _final(failure) from failure
+        while True:
+            trip.breaks += 1
+            trip.barren += not trip.tries[-1].first_byte_s
+            trail.read()
+            try:
+                if await self._rest(call, deliver):
+                    return
+            except (CannotContinue, ModelLoading) as error:
+                self._judge.given_up(call)
+                why = "" if isinstance(error, ModelLoading) else f" It cannot be carried on: {error}."
+                raise _final(failure, why) from failure
+            except ANOTHER_MAY_SUCCEED as error:
+                failure = error
+            hopeless = trip.breaks >= call.max_attempts or self._judge.suspected(call)
+            if hopeless or self.now() >= call.deadline_s:
+                self._judge.given_up(call)
+                raise _final(failure) from failure
+
+    async def _rest(self, call: Call, deliver: Deliver) -> bool:
+        """Run the rest of a stream, a leg for each choice where need be; gives True at its end."""
+        trail, receiver = call.trail, call.receiver
+        assert trail is not None
+        while not receiver.done:
+            leg = None if trail.complete else Leg(call.path, call.body, trail, call.able)
+            out = b"" if leg is None else leg.cut_short()
+            if trail.complete:
+                out += ending(trail)
+            if out:
+                call.trip.delivered = True
+                if not await deliver(receiver.feed(out)):
+                    return True
+            elif leg is not None and not await self._leg(call, deliver, leg):
+                return True
+        await deliver(receiver.finish())
+        return True
+
+    async def _leg(self, call: Call, deliver: Deliver, leg: Leg) -> bool:
+        """Run one leg on another replica of the version; False where nobody wants more."""
+        trip = call.trip
+        query = msgspec.structs.replace(call.query, exclude=frozenset(trip.tried))
+        slot = self._dispatcher.slot_to_go_on(query, trip.version)
+        this = Try(self.now())
+        trip.tries.append(this)
+        self._sent(call, this, slot)
+
+        async def ask(path: str, body: bytes, *, root: bool = False) -> Reply:
+            base = slot.replica.url
+            reply = await self._ask(
+                call, slot.replica, (base.removesuffix("/v1") if root else base) + path, body
             )
-        telemetry.values[row[0]] += 1.0
-        telemetry.note(row[1], REQUEST_SECONDS, self.now() - call.trip.tries[-1].sent_s)
+            return reply if root or reply.status == 200 else await self._not_well(call, this, reply)
+
+        feed = _both(leg.feed, call.receiver.feed)
+        try:
+            reply = await leg.open(ask)
+            this.way = leg.way
+            try:
+                wanted = await self._pump(call, deliver, this, slot, reply, feed)
+            finally:
+                reply.close()
+                this.ended_s = self.now()
+            if wanted and not call.receiver.done and (out := leg.end()):
+                wanted = await deliver(call.receiver.feed(out))
+            self._judge.served(call, this)
+            return wanted
+        except BaseException as error:
+            self._blame(call, this, error)
+            raise
+        finally:
+            slot.release()
+
+
+def _both(first: Callable[[bytes], bytes], then: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Feed one by the other, also with what was good before a break."""
+
+    def feed(data: bytes) -> bytes:
+        try:
+            events = first(data)
+        except StreamBroken as error:
+            if error.before:
+                error.before = then(error.before)
+            raise
+        return then(events) if events else b""
+
+    return feed
+
+
+async def _first_good(runs: "list[asyncio.Task[T]]") -> "asyncio.Task[T]":
+    """Give the first run that ends well; raises what the last one raised, or what no other can mend."""
+    waiting = set(runs)
+    while True:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for run in done:
+            error = run.exception()
+            if error is None:
+                return run
+            if not waiting or not isinstance(error, ANOTHER_MAY_SUCCEED):
+                raise error
 
 
 async def _reach_end(reply: Reply) -> None:
@@ -282,7 +432,7 @@ async def _reach_end(reply: Reply) -> None:
                 pass
 
 
-def _final(error: Exception) -> ApiError:
+def _final(error: Exception, why: str = "") -> ApiError:
     """Give the client's view of the last failure, once own retries are used up."""
     if isinstance(error, UpstreamError):
         refusal = error.refusal
@@ -295,7 +445,9 @@ def _final(error: Exception) -> ApiError:
                 f"The model's server does not serve this gateway (status {error.status}); "
                 "check the replica's url, upstream_model and api_key_env."
             )
-        return UpstreamFailed(f"The model's server failed with status {error.status}.")
+        return UpstreamFailed(f"The model's server failed with status {error.status}.{why}")
     if isinstance(error, StreamBroken):
-        return UpstreamFailed(f"The model's server failed: {error}.")
-    return translate(error)
+        return UpstreamFailed(f"The model's server failed: {error}.{why}")
+    final = translate(error)
+    final.message += why
+    return final

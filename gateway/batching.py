@@ -16,11 +16,12 @@ import msgspec
 from msgspec import Raw
 
 from backends.clients.base import ReplyTimeout
-from gateway.attempts import Attempts, Call, Deliver
+from gateway.attempts import Attempts
 from gateway.errors import ApiError, UpstreamRefused, translate
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamBroken
 from gateway.settings import ModelSettings
+from gateway.trip import Call, Deliver
 
 MAX_INPUTS = 128
 MAX_INPUT_BYTES = 512 * 1024

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.attempts import Call, Receiver
 from gateway.bands import band_of, engine_priority
 from gateway.batching import Batching
 from gateway.choosing import Choice
@@ -14,10 +13,12 @@ from gateway.openai import schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
 from gateway.openai.schemas import Endpoint, Inference
+from gateway.openai.trail import Trail
 from gateway.settings import ModelSettings
 from gateway.tenancy.billing import Charge
 from gateway.tenancy.keys import Key
 from gateway.tracecontext import passed_on
+from gateway.trip import Call, Receiver
 from routing.decision import Query
 from routing.prefixes import marks
 
@@ -81,23 +82,29 @@ class Calls:
             ),
             headers=headers,
             receiver=receiver,
-            query=self._query(choice, request, tenant),
+            query=self._query(choice, request, key),
             band=band,
             deadline_s=_deadline_s(incoming),
+            connect_s=settings.connect_timeout_s,
             first_byte_s=settings.first_byte_timeout_s,
             idle_s=settings.stall_timeout_s,
             max_attempts=settings.max_attempts,
+            hedge=settings.hedge,
+            trail=Trail(request.choices, shows_ids=request.wants_token_ids) if request.stream else None,
+            able=choice.model.able,
         )
 
-    def _query(self, choice: Choice, request: Inference, tenant: str) -> Query:
+    def _query(self, choice: Choice, request: Inference, key: Key) -> Query:
         """Say what the choice of a replica reads; the marks of the prompt only where they are read."""
         settings = choice.model.settings
         prefix: tuple[bytes, ...] = ()
+        tenant = key.tenant
         if self._reads_prefix(settings.name):
             prefix = marks(*request.prompt_and_salt("" if settings.share_prefix_cache else tenant))
         return Query(
             model=settings.name,
             tenant=tenant,
+            weight=key.weight,
             prompt_tokens=request.prompt_tokens_estimate,
             output_tokens=request.output_tokens_estimate,
             prefix=prefix,

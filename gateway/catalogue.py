@@ -6,6 +6,7 @@ import msgspec
 
 from backends.engines import Engine
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
+from gateway.openai.continuation import Able
 from gateway.openai.schemas import Inference
 from gateway.settings import ModelSettings, Objective, Settings
 from gateway.tenancy.keys import Key
@@ -20,6 +21,7 @@ class Model(msgspec.Struct, frozen=True):
 
     settings: ModelSettings
     returns_token_ids: bool
+    able: Able = Able()
     takes_priority: bool = False
     salts_prefixes: bool = False
     upstream: str = ""
@@ -69,6 +71,7 @@ class Catalogue:
             one.name: Model(
                 one,
                 engines[one.engine].returns_token_ids,
+                Able(engines[one.engine].returns_token_ids, engines[one.engine].continues_messages),
                 one.launch is not None and engines[one.engine].takes_priority,
                 not one.share_prefix_cache and engines[one.engine].takes_cache_salt,
                 one.upstream_name,

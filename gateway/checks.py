@@ -90,8 +90,9 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
-    if bool(model.replicas) == (model.launch is not None):
-        yield "replicas: give either [[models.replicas]] or [models.launch]"
+    ways = (bool(model.replicas), model.launch is not None, model.kubernetes is not None)
+    if sum(ways) != 1:
+        yield "replicas: give one of [[models.replicas]], [models.launch] and [models.kubernetes]"
     if model.launch is not None and model.engine == "openai":
         yield f"launch: the engine {model.engine!r} runs elsewhere and cannot be launched; give replicas"
     if model.batch_window_ms is not None and model.kind != "embedding":
@@ -114,6 +115,8 @@ def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:
 def _versions(model: ModelSettings) -> Iterator[str]:
     if not model.versions:
         return
+    if model.kubernetes is not None:
+        yield "versions: pods have theirs, and its weight, by [[models.kubernetes.workloads]]; remove them"
     known = Counter(one.name for one in model.versions)
     yield from (f"versions: {name!r} is named {n} times; name it once" for name, n in known.items() if n > 1)
     if abs(sum(one.share for one in model.versions) - 1.0) > SHARES_TOLERANCE:

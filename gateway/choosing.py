@@ -22,6 +22,9 @@ class Choice(msgspec.Struct, frozen=True):
 class Grader(Protocol):
     """Scores texts and turns scores into tiers, per route."""
 
+    embedded_s: float
+    """When a text was embedded last, monotonic; one that is remembered is not."""
+
     def score(self, text: str) -> float:
         """Give the expected gain of the largest tier, in [0, 1]."""
 
@@ -38,6 +41,11 @@ class Chooser:
     def __init__(self, grader: Grader | None, ready: Callable[[str], bool]) -> None:
         self.grader = grader
         self._ready = ready
+
+    @property
+    def embedded_s(self) -> float:
+        """When a text was embedded last, monotonic."""
+        return self.grader.embedded_s if self.grader is not None else 0.0
 
     def choose(self, target: Target, request: Inference, headers: Mapping[bytes, bytes]) -> Choice:
         """Choose; raises InvalidRequest for a tier that the route does not have."""

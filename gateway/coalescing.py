@@ -14,15 +14,16 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.attempts import Call, Deliver, Trip
 from gateway.batching import Batching
 from gateway.errors import ApiError, UpstreamFailed, described, from_description, translate
 from gateway.openai.answers import to_stream
-from gateway.openai.continuation import Continuation
+from gateway.openai.continuation import Replay
 from gateway.openai.events import StreamBroken
 from gateway.openai.forms import Form
+from gateway.openai.trail import Trail
 from gateway.state.broadcast import Buffer, Overrun, Reader
 from gateway.state.logs import Log, Logs, Lost
+from gateway.trip import Call, Deliver, Trip
 
 HEAD, DATA, FAILURE = b"h", b"d", b"e"
 AGAIN = frozenset({"upstream_error", "upstream_timeout", "internal_error", "shutting_down"})
@@ -76,7 +77,8 @@ class _Reading:
         self._form: Form | None = None
         self._deliver: Deliver | None = None
         self._head: Head | None = None
-        self._rest: Continuation | None = None
+        self._trail: Trail | None = None  # of what was delivered before a call died
+        self._rest: Replay | None = None
         self._whole: list[bytes] = []
         self.delivered = False
 
@@ -114,12 +116,14 @@ class _Reading:
         self._whole.clear()
         if not self.delivered:
             return True
-        if self._rest is not None:
-            self._rest.restart()
-        elif buffer.whole and self._head is not None and self._head.streamed:
-            frames = buffer.since(0)[:at]
+        if self._trail is None and buffer.whole and self._head is not None and self._head.streamed:
+            self._trail = Trail(1)
             with suppress(StreamBroken):
-                self._rest = Continuation(b"".join(frame[1:] for frame in frames if frame[:1] == DATA))
+                for frame in buffer.since(0)[:at]:
+                    if frame[:1] == DATA:
+                        self._trail.feed(frame[1:])
+            self._trail.read()
+        self._rest = Replay(self._trail, {}) if self._trail is not None else None
         return self._rest is not None
 
     def _parts(self) -> tuple[Form, Head]:

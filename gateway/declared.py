@@ -1,20 +1,30 @@
 """Which replicas the configuration wants, and what it takes to ask them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from backends.discovery import Pod
 from backends.wanted import ReplicaSpec
 from gateway.scaling import LEAST_WEIGHT, Scaler
-from gateway.settings import ModelSettings, Settings
+from gateway.settings import ModelSettings, PodSettings, Settings
 
 
 def specs(
-    settings: Settings, environ: Mapping[str, str], engine_python: str, scaler: Scaler
+    settings: Settings,
+    environ: Mapping[str, str],
+    engine_python: str,
+    scaler: Scaler,
+    pods: Callable[[str], Iterable[Pod]] = lambda model: (),
 ) -> list[ReplicaSpec]:
-    """Say which replicas are wanted; the scaler names those of launched models, and says what each is."""
+    """Say which replicas are wanted.
+
+    The scaler names those of launched models, and says what each is; ``pods`` gives those of a cluster.
+    """
     found: list[ReplicaSpec] = []
     for model in settings.models:
+        if model.kubernetes is not None:
+            found += [_pod(model, model.kubernetes, pod) for pod in pods(model.name)]
         if model.launch is not None:
             found += [_launched(model, id_, engine_python, scaler) for id_ in scaler.ids(model.name)]
         shares = scaler.shares(model)
@@ -46,6 +56,23 @@ def _launched(model: ModelSettings, replica_id: str, engine_python: str, scaler:
         weight=weight if model.versions else 1.0,
         version=seat.version,
         max_concurrency=launch.max_num_seqs or 64,
+    )
+
+
+def _pod(model: ModelSettings, declared: PodSettings, pod: Pod) -> ReplicaSpec:
+    workload = next(one for one in declared.workloads if one.name == pod.workload)
+    return ReplicaSpec(
+        id=pod.id,
+        model=model.name,
+        engine=model.engine,
+        url=pod.url,
+        upstream_model=model.upstream_name,
+        kind=model.kind,
+        context_tokens=model.context_tokens,
+        spot=pod.machine.spot,
+        weight=workload.weight,
+        version=workload.version,
+        max_concurrency=declared.max_concurrency,
     )
 
 

@@ -1,13 +1,12 @@
 """The shell of ``routing.line``: waiting tasks, their timers, slots on replicas.
 
-A slot is taken when ``slot(...)`` is entered and given back when it is left, whatever happened; the next
-ticket in line is granted in the same moment. Whoever waits has a timer of its own.
+Whoever is given a slot gives it back with ``release``; the next ticket in line is granted in the same moment.
+Whoever waits has a timer of its own.
 """
 
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -58,10 +57,12 @@ class Dispatcher:
     ) -> None:
         """A request that finds no replica calls ``wake``; where ``holds``, it waits for it."""
         self.now = now
-        self._draw = draw
+        self.draw = self._draw = draw
         self._expected_ready_s = expected_ready_s
         self._holds, self._wake = holds, wake
         self._desks: dict[str, Desk] = {}
+        self._replicas: Mapping[str, Replica] = {}
+        self._share = 1
 
     def configure(self, models: Iterable[ModelSettings]) -> None:
         """Set the models; known ones keep their queue."""
@@ -77,6 +78,7 @@ class Dispatcher:
 
     def update(self, replicas: Mapping[str, Replica]) -> None:
         """Take a new snapshot of the fleet; tickets that fit now are granted."""
+        self._replicas = replicas
         for model, desk in self._desks.items():
             desk.replicas = {
                 id_: one for id_, one in replicas.items() if one.model == model and one.phase is Phase.READY
@@ -86,10 +88,27 @@ class Dispatcher:
             desk.spot = spot if mixed else frozenset()
             desk.firm = frozenset(desk.replicas) - spot if mixed else frozenset()
             desk.line.staff(
-                Server(id=id_, limit=one.max_concurrency, weight=one.weight, version=one.version)
+                Server(id=id_, limit=-(-one.limit // self._share), weight=one.weight, version=one.version)
                 for id_, one in desk.replicas.items()
             )
             self._grant(desk)
+
+    def share_out(self, gateways: int) -> None:
+        """Take an equal share of all slots: so many gateways send to the same replicas."""
+        if gateways != self._share:
+            self._share = gateways
+            self.update(self._replicas)
+
+    def rest(self, model: str, replica_id: str, wait_s: float) -> None:
+        """Send nothing to a replica for so long, while another of the model has room."""
+        desk = self._desks.get(model)
+        if desk is not None:
+            desk.line.rest(replica_id, self.now() + wait_s)
+
+    def rests_s(self, model: str) -> float:
+        """Give how long all of a model's replicas still want to be left alone; 0 where one does not."""
+        desk = self._desks.get(model)
+        return desk.line.rests_s(self.now()) if desk is not None else 0.0
 
     def observe(self, loads: Mapping[str, ReplicaLoad]) -> None:
         """Take what the engines tell of themselves."""
@@ -131,12 +150,33 @@ class Dispatcher:
         desk = self._desks.get(model)
         return desk.line.latency_s(self.now()) if desk else None
 
-    def slot(self, query: Query, *, band: int, deadline_s: float) -> "Slot":
-        """Give a context that holds a slot for the query, waiting in line for it if need be.
+    async def slot(self, query: Query, *, band: int, deadline_s: float) -> "Slot":
+        """Give a slot for the query, waiting in line for it if need be.
 
-        Entering raises ModelLoading, QueueFull, WaitTooLong or WaitExpired.
+        Raises ModelLoading, QueueFull, WaitTooLong or WaitExpired.
         """
-        return Slot(self, query, band, deadline_s)
+        return Slot(self, *await self.acquire(query, band, deadline_s))
+
+    def slot_beside(self, query: Query) -> "Slot | None":
+        """Give a slot on a replica that the query was not tried on, if one is free now."""
+        desk = self._desks.get(query.model)
+        grant = desk.line.place_beside(query, self._draw(), self.now()) if desk is not None else None
+        return self._held(desk, grant)
+
+    def slot_to_go_on(self, query: Query, version: str) -> "Slot":
+        """Give a slot for an answer that is under way, on a replica of the version; it waits in no line.
+
+        Raises ModelLoading where there is none.
+        """
+        desk = self._desks.get(query.model)
+        grant = desk.line.take_over(query, version, self._draw(), self.now()) if desk is not None else None
+        slot = self._held(desk, grant)
+        if slot is None:
+            raise self._loading(query.model)
+        return slot
+
+    def _held(self, desk: Desk | None, grant: Grant | None) -> "Slot | None":
+        return None if desk is None or grant is None else Slot(self, grant, desk.replicas[grant.server.id])
 
     async def acquire(self, query: Query, band: int, deadline_s: float) -> tuple[Grant, Replica]:
         """Take a slot; see ``slot``."""
@@ -207,7 +247,8 @@ class Dispatcher:
             taken = True
             return slot
         except TimeoutError:
-            raise WaitExpired(line.model, until_s - now_s) from None
+            again_s = line.scheduler.expected_wait_s(band, query, line.slots)
+            raise WaitExpired(line.model, until_s - now_s, again_s) from None
         finally:
             desk.waiting.pop(ticket.number, None)
             if not taken and not line.scheduler.withdraw(ticket) and _given(granted):
@@ -250,25 +291,23 @@ def _patience(model: ModelSettings, band: str) -> Patience:
 
 
 class Slot:
-    """A slot on a replica while the context is open."""
+    """A slot on a replica, to be released."""
 
-    def __init__(self, dispatcher: Dispatcher, query: Query, band: int, deadline_s: float) -> None:
+    def __init__(self, dispatcher: Dispatcher, grant: Grant, replica: Replica) -> None:
         self._dispatcher = dispatcher
-        self._query = query
-        self._band = band
-        self._deadline_s = deadline_s
-        self._grant: Grant
-        self.replica: Replica
+        self._grant = grant
+        self.replica = replica
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def began(self) -> None:
         """Note that the first byte of the answer is there."""
         began(self._grant, self._dispatcher.now())
 
-    async def __aenter__(self) -> Self:
-        self._grant, self.replica = await self._dispatcher.acquire(self._query, self._band, self._deadline_s)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def release(self) -> None:
+        """Give it back, once."""
         self._dispatcher.release(self._grant)

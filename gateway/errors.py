@@ -34,6 +34,8 @@ Parts of the house raise their own exceptions and know no HTTP; ``translate`` tu
 
 import math
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar
 
 import msgspec
@@ -287,7 +289,7 @@ class UpstreamRefused(ApiError):
 
     def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         message, param, code = _upstream_detail(body, status)
-        super().__init__(message, param=param, retry_after_s=_seconds(headers.get("retry-after")))
+        super().__init__(message, param=param, retry_after_s=retry_after_s(headers))
         self.status = status  # type: ignore[misc]  # this one class carries what the replica said
         self.type = type_of_status.get(status, "server_error")  # type: ignore[misc]  # likewise
         self.code = code
@@ -312,7 +314,7 @@ def translate(error: BaseException) -> ApiError:
         case Overload():
             return Overloaded(str(error), retry_after_s=error.retry_after_s)
         case WaitExpired():
-            return QueueTimeout(str(error))
+            return QueueTimeout(str(error), retry_after_s=error.retry_after_s)
         case ReplyTimeout():
             return UpstreamTimeout(f"The model's server was silent for too long: {error}.")
         case ClientError():
@@ -410,9 +412,34 @@ def _error_object(body: bytes) -> dict[str, Any]:
     return {}
 
 
-def _seconds(text: str | None) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read how long a server wants to be left alone: ``retry-after-ms``, or ``retry-after``, also as a date.
+
+    A date is held against the server's own ``date``, so that its clock need not be ours.
+    """
+    exact_ms, text = _number(headers.get("retry-after-ms")), headers.get("retry-after")
+    if exact_ms is not None:
+        return exact_ms / 1000
+    seconds = _number(text)
+    if seconds is not None or text is None:
+        return seconds
+    until, said = _date(text), _date(headers.get("date", ""))
+    if until is None:
+        return None
+    return max(0.0, (until - (said or datetime.now(UTC))).total_seconds())
+
+
+def _number(text: str | None) -> float | None:
     try:
-        seconds = float(text) if text is not None else math.nan
+        number = float(text) if text is not None else math.nan
     except ValueError:
         return None
-    return seconds if math.isfinite(seconds) else None
+    return max(0.0, number) if math.isfinite(number) else None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -1,5 +1,6 @@
 """The shipped classifier behind the seam of ``choosing``: scores texts, keeps each route's objective."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Self
 
@@ -15,24 +16,30 @@ MEMO_TEXTS, MEMO_CHARS = 4096, 1000  # the same question need not be read twice:
 class Grading:
     """One embedder and classifier for all routes; a controller for each boundary between two tiers."""
 
-    def __init__(self, embedder: StaticEmbedder, classifier: Classifier, facts: Facts) -> None:
+    def __init__(
+        self, embedder: StaticEmbedder, classifier: Classifier, facts: Facts, now: Callable[[], float]
+    ) -> None:
         self._embedder = embedder
         self._classifier = classifier
         self._facts = facts
+        self._now = now
+        self.embedded_s = 0.0
         self._controllers: dict[tuple[str, Objective, int], list[ShareController]] = {}
         self._known = lru_cache(MEMO_TEXTS)(self._scored)
 
     @classmethod
-    def load(cls) -> Self:
-        """Load the shipped weights; raises OSError or ValueError where they are missing or broken."""
-        return cls(StaticEmbedder.load(), load_classifier(), load_facts())
+    def load(cls, now: Callable[[], float]) -> Self:
+        """Load the shipped weights. Raises OSError or ValueError where they are missing or broken."""
+        return cls(StaticEmbedder.load(), load_classifier(), load_facts(), now)
 
     def score(self, text: str) -> float:
         """Give the expected gain of the largest tier, in [0, 1]; see ``Grader.score``."""
         return self._known(text) if len(text) <= MEMO_CHARS else self._scored(text)
 
     def _scored(self, text: str) -> float:
-        return self._classifier.score(self._embedder.columns(text))
+        columns = self._embedder.columns(text)
+        self.embedded_s = self._now()
+        return self._classifier.score(columns)
 
     def tier(self, target: Target, score: float) -> int:
         """Give the tier's index, 0 the cheapest; see ``Grader.tier``."""

@@ -13,7 +13,6 @@ from contextlib import aclosing
 
 import msgspec
 
-from gateway.attempts import Call
 from gateway.batching import Batching
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
@@ -21,7 +20,8 @@ from gateway.openai.events import StreamReceiver
 from gateway.openai.schemas import Inference
 from gateway.settings import SemanticSettings
 from gateway.telemetry import Telemetry
-from routing.embedding import StaticEmbedder
+from gateway.trip import Call
+from routing.embedding import Floats, StaticEmbedder
 from semantic_cache import policy as caching
 from semantic_cache import saving
 from semantic_cache.cache import Asked, Found, SemanticCache
@@ -76,11 +76,13 @@ class Likeness:
         draw: Callable[[], float],
         keep: Keep,
     ) -> None:
-        embedder = StaticEmbedder.load()
+        self._embedder = embedder = StaticEmbedder.load()
+        self.embedded_s = 0.0
+        """When a text was embedded last, monotonic."""
         self._shared, size = keep.shared, (embedder.dimensions, _MOST_TEXTS, keep.max_bytes)
         self._index = MemoryIndex(*size) if keep.shared is None else SharedIndex(*size, keep.shared)
         store = store_of("semantic", keep.max_bytes, keep.shared)
-        self._cache = SemanticCache(store, self._index, embedder.embed, draw, answers.text_of)
+        self._cache = SemanticCache(store, self._index, self._embed, draw, answers.text_of)
         self._settings = SemanticSettings()
         self._attempts = attempts
         self._file, self._saved = keep.file, 0
@@ -108,6 +110,11 @@ class Likeness:
         ttl_s = self._settings.volatile_ttl_s if caching.volatile(text) else self._settings.ttl_s
         asked = Asked(f"{tenant}/{name}", scope, text, schemas.owner(request), ttl_s)
         return await self._cache.look_up(asked, now_s)
+
+    def _embed(self, text: str) -> Floats:
+        vector = self._embedder.embed(text)
+        self.embedded_s = self._attempts.now()
+        return vector
 
     def passed(self, tenant: str, name: str) -> None:
         """Count a request that was answered before it came here."""

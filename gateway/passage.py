@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.attempts import Trip
 from gateway.catalogue import Target
 from gateway.choosing import Choice
 from gateway.errors import CODES, translate
@@ -24,6 +23,7 @@ from gateway.telemetry import (
 from gateway.tenancy.billing import Charge
 from gateway.tenancy.keys import Key
 from gateway.tracecontext import Trace
+from gateway.trip import Trip
 from semantic_cache.cache import Found
 from semantic_cache.stores.base import Entry
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gateway import sharing
-from gateway.attempts import Call, Deliver, Trip
 from gateway.bands import BANDS, band_of
 from gateway.batching import Batching
 from gateway.calls import Calls, Incoming
@@ -30,6 +29,7 @@ from gateway.tenancy.billing import Billing, Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
 from gateway.tenancy.refusals import rate_lines
 from gateway.tracing import Tracing
+from gateway.trip import Call, Deliver, Trip
 from semantic_cache.stores.base import Store
 
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
@@ -165,6 +165,8 @@ class Pipeline:
         _, target, charge = passage.of()
         choice = passage.choice = self._chooser.choose(target, request, incoming.headers)
         if target.route:
+            if choice.score is not None and self._chooser.embedded_s > passage.steps[-1][1]:
+                passage.steps.append(("embed", self._chooser.embedded_s))
             passage.steps.append(("classify", self._now()))
         charge.answered_by(choice.model.name)
         return choice

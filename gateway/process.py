@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from backends.supervisor import Supervisor
 from gateway.choosing import Chooser
+from gateway.cluster import Cluster
 from gateway.database import DatabaseError
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
@@ -63,6 +64,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     recordings: Recordings
     supervisor: Supervisor
     scaler: Scaler
+    cluster: Cluster | None
     telemetry: Telemetry
     control: Control
     log: RequestLog
@@ -83,8 +85,8 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
         models = {}
         for name in self.pipeline.catalogue.models:
             phases = [str(one.phase) for one in self.supervisor.replicas.values() if one.model == name]
-            models[name] = "ready" if "ready" in phases else (phases[0] if phases else "no replicas")
-        serving = any(state == "ready" for state in models.values()) and not self.draining
+            models[name] = "ready" if "ready" in phases else (phases[0] if phases else self._without(name))
+        serving = any(state in ("ready", "asleep") for state in models.values()) and not self.draining
         parts: dict[str, Any] = {
             "models": models,
             "loops": {loop.name: loop.last_error for loop in self.loops if not loop.well},
@@ -93,7 +95,15 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
         if self.draining:
             parts["shutdown"] = "draining"
         well = (
-            all(state == "ready" for state in models.values()) and not parts["loops"] and not self.part_errors
+            all(state in ("ready", "asleep") for state in models.values())
+            and not parts["loops"]
+            and not self.part_errors
         )
         status = "ready" if serving and well else "degraded" if serving else "unavailable"
         return serving, {"status": status, "parts": parts}
+
+    def _without(self, model: str) -> str:
+        """Say what a model without replicas is: one that a request wakes can serve."""
+        cluster = self.cluster
+        known = cluster is not None and model in cluster
+        return "asleep" if (cluster if known and cluster else self.scaler).holds(model) else "no replicas"

@@ -25,6 +25,7 @@ from gateway.telemetry import Telemetry
 BUFFER_REQUESTS = 8192
 KEPT_LINES = 2000
 PERIOD_S = 0.5
+AT_ONCE = 32  # lines that are written together: what their requests hold is soon free, and still in the cache
 METRIC = "switchgear_log_lines_total"
 
 _encode = msgspec.json.Encoder().encode
@@ -183,7 +184,8 @@ class RequestLog:
         self._buffer: deque[Passage] = deque()
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()  # between the thread and who asks; the event loop takes it never
-        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
         for outcome in ("written", "dropped"):  # one writer each: the thread, and the event loop
             telemetry.count(METRIC, (outcome,), 0.0)
@@ -199,6 +201,8 @@ class RequestLog:
             self._telemetry.count(METRIC, ("dropped",))
             return
         self._buffer.append(passage)
+        if not len(self._buffer) % AT_ONCE:
+            self._wake.set()
 
     def find(self, request_id: str) -> RequestLine | None:
         """Give what is kept of a request of this process; None where it is long ago, or of another one."""
@@ -212,13 +216,16 @@ class RequestLog:
 
     def close(self) -> None:
         """Write what is left; blocks."""
-        self._stop.set()
+        self._stopped = True
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         self._drain()
 
     def _run(self) -> None:
-        while not self._stop.wait(PERIOD_S):
+        while not self._stopped:
+            self._wake.wait(PERIOD_S)
+            self._wake.clear()
             self._drain()
 
     def _drain(self) -> None:

@@ -43,7 +43,26 @@ REASON = "switchgear.routing.reason"
 CANDIDATES = "switchgear.routing.candidates"
 CACHE = "switchgear.cache"
 CACHE_ENTRY = "switchgear.cache.entry.id"
+CACHE_SIMILARITY = "switchgear.cache.similarity"
+CACHE_VERDICT = "switchgear.cache.verdict"
 ATTEMPTS = "switchgear.attempts"
 REPLICA = "switchgear.replica"
 ATTEMPT = "switchgear.attempt.number"
 OUTCOME = "switchgear.attempt.outcome"
+
+# Metrics: ours as Prometheus spells them -> OpenTelemetry's. All others keep the name of the table.
+METRICS = {
+    "gen_ai_server_request_duration_seconds": "gen_ai.server.request.duration",
+    "gen_ai_server_time_to_first_token_seconds": "gen_ai.server.time_to_first_token",
+    "gen_ai_server_time_per_output_token_seconds": "gen_ai.server.time_per_output_token",
+    "gen_ai_client_token_usage": "gen_ai.client.token.usage",
+    "gen_ai_client_operation_duration_seconds": "gen_ai.client.operation.duration",
+}
+LABELS = {
+    "gen_ai_operation_name": OPERATION,
+    "gen_ai_provider_name": PROVIDER,
+    "gen_ai_request_model": REQUEST_MODEL,
+    "gen_ai_response_model": RESPONSE_MODEL,
+    "gen_ai_token_type": "gen_ai.token.type",
+    "error_type": ERROR_TYPE,
+}

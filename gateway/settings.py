@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from backends.discovery import DOOM_TAINTS
 from backends.engines import LaunchProfile
 
 # Upper bounds keep infinity out of timers and every amount within SQL's 64 bits.
@@ -98,12 +99,55 @@ class ReplicaSettings(Table, frozen=True):
     api_key_env: str | None = None
 
 
+class WorkloadSettings(Table, frozen=True):
+    """``[[models.kubernetes.workloads]]``: a Deployment or StatefulSet, and the Service of the same name."""
+
+    name: Label
+    kind: Literal["Deployment", "StatefulSet"] = "Deployment"
+    version: str = ""
+    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+
+
+class PodSettings(Table, frozen=True):
+    """``[models.kubernetes]``: replicas are pods; ``min_replicas = 0`` puts them to sleep when idle."""
+
+    workloads: Annotated[tuple[WorkloadSettings, ...], Meta(min_length=1)]
+    namespace: Label = "default"
+    min_replicas: Annotated[int, Meta(ge=0)] = 1
+    idle_s: Seconds = 900.0
+    when_asleep: Literal["hold", "refuse"] = "hold"
+    max_concurrency: Positive = 64
+
+
+class KubernetesSettings(Table, frozen=True):
+    """``[kubernetes]``: the API server, by default the one of the cluster that the gateway is a pod of."""
+
+    api: Annotated[str, Meta(pattern="^(https?://.*)?$")] = ""
+    token_file: str | None = None
+    ca_file: str | None = None
+    namespace: str | None = None
+    lease: Label = "switchgear"
+    evict: bool = True
+    taints: tuple[str, ...] = DOOM_TAINTS
+
+
 class BandSettings(Table, frozen=True):
     """One of ``bands = [...]``: what differs from the model's own settings for a band of priority."""
 
     name: Band
     queue_timeout_s: Seconds | None = None
     slo_ttft_ms: Positive | None = None
+
+
+class HedgeSettings(Table, frozen=True):
+    """``hedge = {...}``: from when on a second replica is asked, and for how many of the requests at most.
+
+    A first byte is late after ``after_ms``, or, where that is not set, above a quantile of the latest ones.
+    """
+
+    after_ms: Annotated[float, Meta(ge=1, le=1e6)] | None = None
+    quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.95
+    budget: Share = 0.1
 
 
 class VersionSettings(Table, frozen=True):
@@ -135,11 +179,14 @@ class ModelSettings(Table, frozen=True):
     slo_ttft_ms: Positive | None = None
     bands: tuple[BandSettings, ...] = ()
     batch_window_ms: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    hedge: HedgeSettings | None = None
+    connect_timeout_s: Seconds = 5.0
     first_byte_timeout_s: Seconds = 120.0
     stall_timeout_s: Seconds = 60.0
     max_attempts: Positive = 3
     replicas: tuple[ReplicaSettings, ...] = ()
     launch: LaunchProfile | None = None
+    kubernetes: PodSettings | None = None
 
     @property
     def upstream_name(self) -> str:
@@ -264,6 +311,7 @@ class Settings(Table, frozen=True):
     server: ServerSettings = ServerSettings()
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings | None = None
+    kubernetes: KubernetesSettings = KubernetesSettings()
     spot: SpotSettings | None = None
     models: tuple[ModelSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()

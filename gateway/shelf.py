@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-from gateway.attempts import Call
 from gateway.calls import Incoming
 from gateway.kept import Kept
 from gateway.likeness import Audit
@@ -17,6 +16,7 @@ from gateway.passage import Passage
 from gateway.settings import CacheSettings
 from gateway.tenancy.keys import Key
 from gateway.tenancy.pricing import NANO
+from gateway.trip import Call
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
@@ -88,6 +88,8 @@ class Shelf:
             likeness.passed(tenant, name)
             return entry
         found = passage.found_near = await likeness.look_up(request, name, tenant, self._wall())
+        if likeness.embedded_s > passage.steps[-1][1]:
+            passage.steps.append(("embed", likeness.embedded_s))
         passage.steps.append(("likeness", self._now()))
         if found is None or found.entry is None:
             return None

@@ -11,15 +11,28 @@ from urllib.parse import urlsplit
 
 from gateway import otlp
 from gateway import semconv as names
-from gateway.attempts import Try
 from gateway.otlp import CLIENT, SERVER, Key, Step
 from gateway.passage import Passage
 from gateway.tenancy.pricing import NANO
+from gateway.trip import Try
+from semantic_cache.judge import Verdict
 
-STEPS = ("authenticate", "admit", "cache", "classify", "queue", "first token", "stream", "settle")
+STEPS = (
+    "authenticate",
+    "admit",
+    "cache",
+    "embed",
+    "likeness",
+    "classify",
+    "queue",
+    "first token",
+    "stream",
+    "settle",
+)
 _STEPS = {name: Step(name) for name in STEPS}
 
 _REQUEST_ID, _CACHE_ENTRY = Key(names.REQUEST_ID), Key(names.CACHE_ENTRY)
+_SIMILARITY, _VERDICT = Key(names.CACHE_SIMILARITY), Key(names.CACHE_VERDICT)
 _SCORE, _FIRST_CHUNK = Key(names.SCORE), Key(names.TIME_TO_FIRST_CHUNK)
 _INPUT, _CACHED, _OUTPUT = Key(names.INPUT_TOKENS), Key(names.CACHED_TOKENS), Key(names.OUTPUT_TOKENS)
 _AMOUNT, _COST = Key(names.AMOUNT), Key(names.COST_USD)
@@ -108,6 +121,8 @@ def _request(passage: Passage) -> bytes:
         pieces.append(_FIRST_CHUNK.double(passage.first_byte_s - passage.started_s))
     if hit is not None:
         pieces.append(_CACHE_ENTRY.text(hit.id))
+    if (found := passage.found_near) is not None:
+        pieces += (_SIMILARITY.double(found.similarity), _VERDICT.text(_verdict(found.verdict)))
     if charge is not None:
         usage = charge.usage
         amount = charge.amount_nanousd(usage)
@@ -121,6 +136,13 @@ def _request(passage: Passage) -> bytes:
     if passage.trace is not None and passage.trace.state:
         pieces.append(otlp.sized(b"\x1a", passage.trace.state))
     return b"".join(pieces)
+
+
+def _verdict(verdict: Verdict) -> str:
+    """Say what the semantic cache decided: ``audited`` is a hit that is asked upstream again."""
+    if not verdict.serve:
+        return "refused" if verdict.entry is not None else "nothing_near"
+    return "audited" if verdict.audit else "served"
 
 
 def _decided(passage: Passage) -> tuple[Any, ...]:

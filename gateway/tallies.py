@@ -24,6 +24,9 @@ _decode = msgspec.json.Decoder(tuple[str, tuple[str, ...], int, int]).decode
 class Tallies:
     """The numbers of one process: ``values[index[key]]`` is the first of a key's numbers."""
 
+    leads = True
+    """Whether this process speaks for all of them, where one has to."""
+
     def __init__(self) -> None:
         self.index: dict[Key, int] = {}
         self.values: MutableSequence[float] = []
@@ -90,6 +93,7 @@ class SharedTallies(Tallies):
     def __init__(self, board: Sequence[mmap.mmap], place: int) -> None:
         self._regions = [_Region(memory) for memory in board]
         self._own = self._regions[place]
+        self.leads = place == 0
         self._own.refresh()
         self.index = dict(self._own.index)
         self.values = self._own.numbers  # type: ignore[assignment]  # a sequence of fixed length is all we need

@@ -242,6 +242,13 @@ METRICS = (
         "Traced requests: exported, failed at the receiver, or dropped because the buffer was full.",
     ),
     Metric(
+        "switchgear_metric_exports_total",
+        "counter",
+        ("outcome",),
+        "sendings",
+        "Sendings of these metrics by OTLP: sent, or failed at the receiver.",
+    ),
+    Metric(
         "switchgear_log_lines_total",
         "counter",
         ("outcome",),
@@ -355,6 +362,11 @@ class Telemetry:
         for metric in METRICS:
             if metric.kind == "counter" and not metric.labels:
                 self.count(metric.name, (), 0.0)
+
+    @property
+    def speaks_for_all(self) -> bool:
+        """Whether this process is the one of its siblings that sends everybody's numbers."""
+        return self._tallies.leads
 
     def probe(self, name: str, read: Probe) -> None:
         """Tell where a probe's values come from."""

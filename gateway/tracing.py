@@ -7,18 +7,16 @@ variables; what failed, was tried twice, was slow or dear is kept whatever the s
 prompts or answers, and no text of errors, in a span.
 """
 
-import importlib.metadata
 import logging
 import random
 import threading
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway import otlp
+from gateway.exporting import asked_for, resource, version
 from gateway.otlp import Value
 from gateway.passage import Passage
 from gateway.settings import TracingSettings
@@ -31,8 +29,7 @@ log = logging.getLogger("switchgear.tracing")
 BUFFER_REQUESTS = 4096
 BATCH_REQUESTS = 1024
 PERIOD_S = 0.5
-AT_ONCE = 16  # requests whose spans are made before others may run
-PAUSE_S = 0.0001
+AT_ONCE = 32  # requests whose spans are made together: what they hold is soon free, and still in the cache
 CLOSE_S = 5.0
 METRIC = "switchgear_traces_total"
 
@@ -66,7 +63,10 @@ class Tracing:
         self._now, self._wall = clocks
         self._keep = TracingSettings()
         self._buffer: deque[Passage] = deque()
-        self._stop = threading.Event()
+        self._encoded: list[bytes] = []
+        self._requests = 0  # whose spans are encoded
+        self._wake = threading.Event()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         # Each counter is made here and then has one writer: "dropped" the event loop, the others the thread.
         for outcome in ("exported", "failed", "dropped"):
@@ -90,6 +90,8 @@ class Tracing:
             self._telemetry.count(METRIC, ("dropped",))
             return
         self._buffer.append(passage)
+        if not len(self._buffer) % AT_ONCE:
+            self._wake.set()
 
     def _worth(self, passage: Passage) -> bool:
         keep, trip, charge = self._keep, passage.trip, passage.charge
@@ -108,65 +110,60 @@ class Tracing:
 
     def close(self) -> None:
         """Export what is left, as far as that takes no longer than ``CLOSE_S``; blocks."""
-        self._stop.set()
+        self._stopped = True
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join(CLOSE_S)
         self._exporter.shutdown()
 
     def _run(self) -> None:
-        while not self._stop.wait(PERIOD_S):
+        due_s = time.monotonic() + PERIOD_S
+        while not self._stopped:
+            self._wake.wait(PERIOD_S)
+            self._wake.clear()
+            while self._encode():
+                self._export()
+            if time.monotonic() >= due_s:
+                self._export()
+                due_s = time.monotonic() + PERIOD_S
+        while self._encode():
             self._export()
         self._export()
 
-    def _export(self) -> None:
-        while count := min(len(self._buffer), BATCH_REQUESTS):
-            outcome = "failed"
-            try:
-                if self._exporter.send(self._encode([self._buffer.popleft() for _ in range(count)])):
-                    outcome = "exported"
-            except Exception:
-                log.exception("traces of %d requests are lost", count)
-            self._telemetry.count(METRIC, (outcome,), count)
-
-    def _encode(self, passages: Sequence[Passage]) -> bytes:
+    def _encode(self) -> bool:
+        """Encode what is there; tells whether that makes a whole batch."""
         offset_s = self._wall() - self._now()
-        encoded: list[bytes] = []
-        for number, passage in enumerate(passages, 1):
-            encoded += spans(passage, offset_s)
-            if not number % AT_ONCE:
-                time.sleep(PAUSE_S)
-        return otlp.request(self._resource, ("switchgear", _version()), b"".join(encoded))
+        while self._buffer and self._requests < BATCH_REQUESTS:
+            passage = self._buffer.popleft()
+            self._requests += 1
+            try:
+                self._encoded += spans(passage, offset_s)
+            except Exception:
+                log.exception("the trace of request %s cannot be written", passage.request_id)
+        return self._requests >= BATCH_REQUESTS
+
+    def _export(self) -> None:
+        if not self._requests:
+            return
+        data, count, outcome = b"".join(self._encoded), self._requests, "failed"
+        self._encoded, self._requests = [], 0
+        try:
+            if self._exporter.send(otlp.request(self._resource, ("switchgear", version()), data)):
+                outcome = "exported"
+        except Exception:
+            log.exception("traces of %d requests are lost", count)
+        self._telemetry.count(METRIC, (outcome,), count)
 
 
 def tracing_from(
     environ: Mapping[str, str], telemetry: Telemetry, clocks: tuple[Callable[[], float], Callable[[], float]]
 ) -> Tracing | None:
     """Make the tracing that the standard ``OTEL_*`` variables ask for; None where they ask for none."""
-    wanted = {one.strip() for one in environ.get("OTEL_TRACES_EXPORTER", "").lower().split(",")} - {""}
-    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or "none" in wanted:
+    if not asked_for(environ, "TRACES"):
         return None
-    if "otlp" not in wanted and not any(environ.get(name) for name in endpoints):
-        return None
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if protocol not in (None, "", "http/protobuf"):
-        log.warning("OTEL_EXPORTER_OTLP_PROTOCOL=%s is not spoken; traces go by http/protobuf", protocol)
     # Imported only where it is used: these take a third of a second.
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-
     from gateway.outbound.spans import SpanExporter
 
-    told = OTELResourceDetector().detect().attributes
-    own = {
-        "service.name": "switchgear",
-        "service.version": _version(),
-        "service.instance.id": str(uuid.uuid4()),
-    }
-    described = Resource.create({**own, **told}).attributes
-    resource = {name: value for name, value in described.items() if isinstance(value, str | int | float)}
-    return Tracing(SpanExporter(), resource, sampler_from(environ), telemetry, clocks)
-
-
-@lru_cache
-def _version() -> str:
-    return importlib.metadata.version("switchgear")
+    described = resource().attributes
+    plain = {name: value for name, value in described.items() if isinstance(value, str | int | float)}
+    return Tracing(SpanExporter(), plain, sampler_from(environ), telemetry, clocks)

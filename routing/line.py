@@ -7,7 +7,7 @@ gateways' requests) is as old as the last scrape and only added to them.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -68,6 +68,7 @@ class Line:
         self._loads: dict[str, Load] = {}
         self._warm = WarmTable()
         self._sequence = 0
+        self._resting: dict[str, float] = {}
 
     def configure(self, strategy: Strategy, limit: int, age_s: float) -> None:
         """Put settings in force; who waits goes on waiting."""
@@ -89,6 +90,10 @@ class Line:
         for id_, load in self._loads.items():
             requests, load.kv_usage = told.get(id_, (0, 0.0))
             load.outside = max(0, requests - load.running)
+
+    def rest(self, server: str, until_s: float) -> None:
+        """Send nothing to a replica until then, as it asked (``retry-after``), while another has room."""
+        self._resting[server] = until_s
 
     @property
     def reads_prefix(self) -> bool:
@@ -129,7 +134,10 @@ class Line:
         self._sequence += 1
         query = msgspec.structs.replace(query, sequence=self._sequence, draw=draw)
         candidates = [self._candidate(one, query, now_s) for one in servers]
-        decision = decide(query, candidates, self._strategy.pick)
+        awake = candidates
+        if self._resting and (resting := self._at_rest(now_s)):
+            awake = [one for one in candidates if one.id not in resting and one.running < one.limit]
+        decision = decide(query, awake or candidates, self._strategy.pick)
         if not isinstance(decision, Dispatch):
             return None
         chosen = next(index for index, one in enumerate(candidates) if one.id == decision.replica)
@@ -163,6 +171,42 @@ class Line:
         grant = self.place(ticket.query, draw, now_s) or self.place(anywhere, draw, now_s)
         assert grant is not None
         return ticket, grant
+
+    def place_beside(self, query: Query, draw: float, now_s: float) -> Grant | None:
+        """Take a free slot on a replica that the query was not tried on, if there is one."""
+        spare = [one for one in self.servers if one.id not in query.exclude | self._at_rest(now_s)]
+        free = [one for one in spare if self._loads[one.id].running < one.limit]
+        return self._take_best(free, msgspec.structs.replace(query, draw=draw), now_s) if free else None
+
+    def take_over(self, query: Query, version: str, draw: float, now_s: float) -> Grant | None:
+        """Take a slot on a replica of the version, where all are full one more than there are.
+
+        For an answer that is under way: it waits in no line. None where there is no such replica.
+        """
+        servers = [one for one in self.servers if one.version == version]
+        if not servers:
+            return None
+        tried = query.exclude | self._at_rest(now_s)
+        fresh = [one for one in servers if one.id not in tried] or servers
+        free = [one for one in fresh if self._loads[one.id].running < one.limit] or fresh
+        return self._take_best(free, msgspec.structs.replace(query, draw=draw), now_s)
+
+    def _take_best(self, servers: Sequence[Server], query: Query, now_s: float) -> Grant:
+        """Take a slot on the one of them that the policy prefers, full or not."""
+        chosen = self._strategy.pick(query, [self._candidate(one, query, now_s) for one in servers])
+        server = next(one for one in servers if one.id == chosen.id)
+        self._warm.note(chosen.id, query.prefix)
+        return self._take(server, query, chosen.cached_tokens, now_s)
+
+    def rests_s(self, now_s: float) -> float:
+        """Give how long all replicas still want to be left alone; 0 where one does not, or there is none."""
+        if not self._resting:
+            return 0.0
+        return max(0.0, min((self._resting.get(one.id, 0.0) - now_s for one in self.servers), default=0.0))
+
+    def _at_rest(self, now_s: float) -> frozenset[str]:
+        self._resting = {id_: until_s for id_, until_s in self._resting.items() if until_s > now_s}
+        return frozenset(self._resting)
 
     def _take(self, server: Server, query: Query, cached_tokens: int, now_s: float) -> Grant:
         load = self._loads[server.id]

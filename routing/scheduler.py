@@ -1,8 +1,8 @@
 """The bounded queue before each model: who waits, who is next, who is shed. Pure: time comes in.
 
-- Bands: a lower ``band`` goes first. Inside a band the tenant that was granted the fewest weighted tokens
-  goes first (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024);
-  a tenant's own tickets keep their order. Who comes back after a pause gets no credit for it.
+- Bands: a lower ``band`` goes first. Inside a band the tenant that was granted the fewest tokens for its
+  weight goes first (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models", OSDI
+  2024); a tenant's own tickets keep their order. Who comes back after a pause gets no credit for it.
 - Ageing: every ``AGED_EVERY``-th grant goes to whoever has waited longest, once that is more than ``age_s``:
   nothing starves, and a backlog of batch work never takes more than that share from the bands above it.
 - A full queue makes room for a better band, or for a tenant with fewer places, by pushing out the youngest
@@ -12,6 +12,7 @@
 """
 
 import itertools
+import math
 from collections import OrderedDict
 
 import msgspec
@@ -51,10 +52,11 @@ class WaitTooLong(Overload):
 
 
 class WaitExpired(Exception):
-    """A request waited for a replica up to its deadline."""
+    """A request waited for a replica up to its deadline; ``retry_after_s`` as in ``Overload``."""
 
-    def __init__(self, model: str, waited_s: float) -> None:
+    def __init__(self, model: str, waited_s: float, retry_after_s: float) -> None:
         super().__init__(f"No replica of model {model!r} became free within {waited_s:.1f} s.")
+        self.retry_after_s = retry_after_s
 
 
 class Ticket(msgspec.Struct, eq=False):
@@ -67,9 +69,10 @@ class Ticket(msgspec.Struct, eq=False):
     deadline_s: float
 
     @property
-    def cost(self) -> int:
-        """Its weighted tokens."""
-        return 1 + self.query.prompt_tokens + OUTPUT_WEIGHT * self.query.output_tokens
+    def cost(self) -> float:
+        """Its tokens, against its tenant's weight."""
+        query = self.query
+        return (1 + query.prompt_tokens + OUTPUT_WEIGHT * query.output_tokens) / query.weight
 
 
 class Band:
@@ -111,11 +114,15 @@ class Band:
             del self.tenants[tenant]
             self._prune()
 
-    def ahead(self, tenant: str) -> int:
-        """Give how many tickets go before a new one of the tenant, were all of the same cost."""
+    def ahead(self, tenant: str, weight: float) -> int:
+        """Give how many tickets go before a new one of the tenant, were all of the same size."""
         mine = len(self.tenants.get(tenant, ()))
-        others = (min(len(some), mine + 1) for name, some in self.tenants.items() if name != tenant)
-        return mine + sum(others)
+        found = mine
+        for name, some in self.tenants.items():
+            if name != tenant:
+                share = next(iter(some.values())).query.weight / weight
+                found += min(len(some), math.ceil((mine + 1) * share))
+        return found
 
     def greediest(self) -> OrderedDict[int, Ticket]:
         """Give the tickets of the tenant that has the most; the band is not empty."""
@@ -155,7 +162,7 @@ class Scheduler:
         Raises WaitTooLong where the wait, with so many ``slots`` in all, is expected to be over
         ``patience_s``, or QueueFull.
         """
-        expected_s = self.expected_wait_s(band, query.tenant, slots)
+        expected_s = self.expected_wait_s(band, query, slots)
         if expected_s > patience_s:
             raise WaitTooLong(self._model, expected_s, max(expected_s - patience_s, self._turn_s(slots)))
         victim = None
@@ -198,10 +205,10 @@ class Scheduler:
         """How long one slot is held; None while nothing is known."""
         return self._held_s
 
-    def expected_wait_s(self, band: int, tenant: str, slots: int) -> float:
+    def expected_wait_s(self, band: int, query: Query, slots: int) -> float:
         """Estimate a newcomer's wait, in seconds; 0 while nothing is known of the service."""
         ahead = sum(len(some) for better in self._bands[:band] for some in better.tenants.values())
-        return (ahead + self._bands[band].ahead(tenant) + 1) * self._turn_s(slots)
+        return (ahead + self._bands[band].ahead(query.tenant, query.weight) + 1) * self._turn_s(slots)
 
     def full(self, slots: int) -> QueueFull:
         """Say that there is no room: it comes again when those who wait now have been served."""

@@ -107,7 +107,9 @@ class SemanticCache:
         verdict = judge.consider(
             reading, vector, near, self._draw(), mark in self._pending, _unproven(near, asked.owner)
         )
-        found = Found(asked, reading, vector, near, verdict)
+        nearest = verdict.entry
+        similarity = float(nearest.vector @ vector) if nearest is not None else 0.0
+        found = Found(asked, reading, vector, near, verdict, similarity=similarity)
         if not verdict.serve or verdict.entry is None:
             return found
         entry = await self._store.get(bytes.fromhex(verdict.answer), now_s)
@@ -118,8 +120,7 @@ class SemanticCache:
             self._pending[mark] = None
             if len(self._pending) > _MOST_WAITING * 8:
                 self._pending.pop(next(iter(self._pending)))
-        similarity = float(verdict.entry.vector @ vector)
-        return msgspec.structs.replace(found, entry=entry, similarity=similarity)
+        return msgspec.structs.replace(found, entry=entry)
 
     def offer(self, found: Found, key: bytes, entry: Entry, worth: float) -> None:
         """Hand in the fresh answer to a question that was looked up: a miss, or an audit."""

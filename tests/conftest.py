@@ -1,5 +1,6 @@
 """What all tests share: hypothesis's settings, the engine's environment, the models, the one appliance."""
 
+import gc
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the switchgear command does, before numpy comes in
@@ -30,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def remarks(pytestconfig: pytest.Config) -> list[str]:
     """What to say at the end of the run."""
     return remarks_of(pytestconfig)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A client that a file of real connections forgot is found here, and blamed on that file."""
+    yield
+    if request.path.parent.name not in ("unit", "property"):
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -38,18 +38,21 @@ T_EDGES = "tests/integration/test_http_edges.py"
 MUTANTS = {
     "no-close": Mutant(
         ATTEMPTS,
-        "                finally:\n                    reply.close()\n",
-        "                finally:\n                    pass\n",
+        "reply.close()\n                this.ended_s = self.now()\n            out",
+        "this.ended_s = self.now()\n            out",
         T_ATTEMPTS,
     ),
     "retry-after-first-byte": Mutant(
-        ATTEMPTS, "if trip.delivered or len(trip.tried)", "if len(trip.tried)", T_ATTEMPTS
+        ATTEMPTS, "            if call.trip.delivered:\n", "            if False:\n", T_ATTEMPTS
     ),
     "same-replica-again": Mutant(
-        ATTEMPTS, "exclude=frozenset(trip.tried)", "exclude=frozenset()", T_ATTEMPTS
+        ATTEMPTS,
+        "query = msgspec.structs.replace(query, exclude=frozenset(trip.tried))",
+        "pass",
+        T_ATTEMPTS,
     ),
     "retry-a-clients-mistake": Mutant(ATTEMPTS, "in (400, 409, 413, 422)", "in (409, 413, 422)", T_ATTEMPTS),
-    "blame-for-a-deadline": Mutant(ATTEMPTS, "and not clients_hurry", "", T_ATTEMPTS),
+    "blame-for-a-deadline": Mutant("gateway/judging.py", " or now_s >= call.deadline_s", "", T_ATTEMPTS),
     "clean-end-of-a-cut-stream": Mutant(
         "gateway/openai/events.py",
         'Raises StreamBroken if it came early."""',
@@ -127,7 +130,7 @@ MUTANTS = {
     "answers-mixed-up": Mutant(
         PLAIN, "        if self.complete:  # what comes", "        if False:  # what comes", T_PLAIN
     ),
-    "silence-for-ever": Mutant(PLAIN, "if now_s > connection.quiet_until", "if now_s < 0", T_PLAIN),
+    "silence-for-ever": Mutant(PLAIN, "if now_s > until_s and", "if now_s < 0 and", T_PLAIN),
     "pipelined-leaver-unnoticed": Mutant(
         WIRE, "            self._answered.left()\n", "            pass\n", T_DISCONNECTS
     ),

@@ -32,7 +32,7 @@ class ConnectionBroken(ClientError):
 
 
 class ReplyTimeout(ClientError):
-    """No byte of the body for longer than the request's ``first_byte_s``, or then ``idle_s``."""
+    """No byte of the body for longer than ``first_byte_s``, or then ``idle_s``; or the deadline passed."""
 
 
 class ReplyTooLarge(ClientError):
@@ -43,16 +43,37 @@ class Outgoing(msgspec.Struct, frozen=True):
     """One request to a replica.
 
     ``headers`` are sent as they are, beside host, content-type and content-length. ``deadline_s`` is a time
-    of the event loop's clock after which the exchange counts as silent, however much came.
+    of the event loop's clock after which the exchange counts as silent, however much came. Of server-sent
+    ``events``, comments are silence: a server that computes nothing any more may still send them.
     """
 
     url: str
     body: bytes = b""
     headers: Sequence[tuple[bytes, bytes]] = ()
     method: str = "POST"
+    connect_s: float = 5.0
     first_byte_s: float = 120.0
     idle_s: float = 60.0
     deadline_s: float = math.inf
+    events: bool = False
+
+
+class Pulse:
+    """Tells the pieces of an event stream that are signs of life from comments and blank lines."""
+
+    _in_comment = False
+
+    def beats(self, piece: bytes) -> bool:
+        """Take a piece, not empty; True where there is anything but comments in it, however it is cut."""
+        if not self._in_comment and piece[0] not in b":\r\n":
+            if piece[-1] != 10:
+                self._in_comment = piece[piece.rfind(b"\n") + 1] == 58
+            return True
+        lines = piece.split(b"\n")
+        told = lines[1:] if self._in_comment else lines
+        if told:
+            self._in_comment = told[-1].startswith(b":")
+        return any(line.strip() and not line.startswith(b":") for line in told)
 
 
 class Reply(Protocol):

@@ -9,10 +9,11 @@ from backends.clients.base import (
     ConnectFailed,
     ConnectionBroken,
     Outgoing,
+    Pulse,
     ReplyTimeout,
     ReplyTooLarge,
 )
-from backends.clients.plain import CONNECT_TIMEOUT_S, CONNECTIONS_PER_ORIGIN
+from backends.clients.plain import CONNECTIONS_PER_ORIGIN
 
 
 class GeneralReply:
@@ -22,20 +23,24 @@ class GeneralReply:
         self._response = response
         self._deadline_s = request.deadline_s
         self._idle_s = request.idle_s
-        self._silence_s = request.first_byte_s
+        self._pulse = Pulse() if request.events else None
+        self._quiet_until: float | None = _until(request.first_byte_s, request.deadline_s)
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
 
     async def read(self) -> bytes:
         """Wait for the next bytes; see ``Reply.read``."""
+        if self._quiet_until is None:
+            self._quiet_until = _until(self._idle_s, self._deadline_s)
         try:
-            async with asyncio.timeout_at(_until(self._silence_s, self._deadline_s)):
+            async with asyncio.timeout_at(self._quiet_until):
                 data = await self._response.content.readany()
         except TimeoutError:
             raise ReplyTimeout("no byte in time within the answer") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ConnectionBroken(str(error) or type(error).__name__) from None
-        self._silence_s = self._idle_s
+        if data and (self._pulse is None or self._pulse.beats(data)):
+            self._quiet_until = None  # counted from the next read on: who lags is not the server
         return data
 
     async def read_all(self, limit_bytes: int) -> bytes:
@@ -63,7 +68,6 @@ class GeneralClient:
     def __init__(self) -> None:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS_PER_ORIGIN),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             auto_decompress=True,
         )
 
@@ -79,6 +83,7 @@ class GeneralClient:
                     data=request.body or None,
                     headers=headers,
                     allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=request.connect_s),
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             raise ConnectFailed(str(error)) from None

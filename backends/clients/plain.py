@@ -17,11 +17,11 @@ from backends.clients.base import (
     ConnectFailed,
     ConnectionBroken,
     Outgoing,
+    Pulse,
     ReplyTimeout,
     ReplyTooLarge,
 )
 
-CONNECT_TIMEOUT_S = 5.0
 SWEEP_S = 1.0
 HEADERS_LIMIT_BYTES = 64 * 1024
 PAUSE_ABOVE_BYTES = 256 * 1024
@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self.keep_alive = True
         self.error: Exception | None = None
         self.waiter: asyncio.Future[None] | None = None
+        self.pulse = Pulse() if request.events else None
         self.idle_s = request.idle_s
         self.deadline_s = request.deadline_s
         self.quiet_until = min(self.loop.time() + request.first_byte_s, request.deadline_s)
@@ -144,7 +145,8 @@ class Connection(asyncio.Protocol):
         self.wake()
 
     def on_body(self, body: bytes) -> None:
-        self.quiet_until = min(self.loop.time() + self.idle_s, self.deadline_s)
+        if self.pulse is None or self.pulse.beats(body):
+            self.quiet_until = min(self.loop.time() + self.idle_s, self.deadline_s)
         self.chunks.append(body)
         self.buffered_bytes += len(body)
         self.wake()
@@ -256,7 +258,7 @@ class PlainClient:
         try:
             while True:
                 reused = bool(origin.idle) and not stale
-                connection = origin.idle.pop() if reused else await self._connect(origin, request.deadline_s)
+                connection = origin.idle.pop() if reused else await self._connect(origin, request)
                 try:
                     await self._exchange(connection, head, request)
                 except ConnectionBroken:
@@ -314,9 +316,9 @@ class PlainClient:
                 raise ConnectionBroken("the connection was closed before the answer began")
             await connection.wait()
 
-    async def _connect(self, origin: Origin, deadline_s: float) -> Connection:
+    async def _connect(self, origin: Origin, request: Outgoing) -> Connection:
         try:
-            async with asyncio.timeout_at(min(self._loop.time() + CONNECT_TIMEOUT_S, deadline_s)):
+            async with asyncio.timeout_at(min(self._loop.time() + request.connect_s, request.deadline_s)):
                 _, connection = await self._loop.create_connection(
                     lambda: Connection(origin, self._loop), origin.host, origin.port
                 )
@@ -353,10 +355,11 @@ class PlainClient:
             connection.transport.abort()
 
     def _sweep_silent(self) -> None:
-        """Fail exchanges that were silent for too long; a paused one waits for its own reader."""
+        """Fail exchanges that were silent for too long; a paused one has until its deadline."""
         now_s = self._loop.time()
         for connection in list(self._active):
-            if now_s > connection.quiet_until and not connection.paused and not connection.complete:
+            until_s = connection.deadline_s if connection.paused else connection.quiet_until
+            if now_s > until_s and not connection.complete:
                 phase = "within" if connection.head_done else "before"
                 connection.fail(ReplyTimeout(f"no byte in time {phase} the answer"))
         again = self._loop.call_later(self._sweep_s, self._sweep_silent) if self._active else None

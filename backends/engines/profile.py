@@ -308,6 +308,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     """Understands `cache_salt`: prompts share cached prefixes only where it is the same."""
     returns_token_ids: bool = False
     """Understands `return_token_ids`."""
+    continues_messages: bool = False
+    """Understands `continue_final_message`: goes on with an answer that is begun."""
     stages: tuple[tuple[str, str, str], ...] = ()
     """(part of a log line, what it means, the step of a start that begins with it), in their order."""
 

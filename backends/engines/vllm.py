@@ -221,6 +221,7 @@ ENGINE = Engine(
     takes_priority=True,
     takes_cache_salt=True,
     returns_token_ids=True,
+    continues_messages=True,
     stages=(
         ("Resolved architecture", "starting the engine", "processes"),
         ("Starting to load model", "loading weights", "weights"),

@@ -244,6 +244,8 @@ GATEWAY = Board(
               ("{{loop}}", rate("switchgear_loop_failures_total", "loop")), empty="none"),
         graph("Traces", "failed and dropped ones are lost; the ledger is not.", "reqps",
               ("{{outcome}}", rate("switchgear_traces_total", "outcome")), empty="tracing is off"),
+        graph("Metrics sent", "By OTLP; one that failed is made up for by the next.", "ops",
+              ("{{outcome}}", rate("switchgear_metric_exports_total", "outcome")), empty="not sent by OTLP"),
         graph("Lines of the log", "Of requests; dropped ones are lost.", "ops",
               ("{{outcome}}", rate("switchgear_log_lines_total", "outcome"))),
         graph("Webhooks", "Attempts to deliver.", "ops",

@@ -8,6 +8,7 @@ COMMANDS = {
     "serve": "run the gateway in front of replicas that run already",
     "plan": "say whether each launched model fits, what it holds, how it is started",
     "fleet": "show and change the replicas of a running gateway",
+    "migrate": "bring the database to this version's schema",
     "check": "validate a configuration, print what would be served",
     "chat": "ask a model through the openai client",
     "keys": "make, list and revoke API keys",

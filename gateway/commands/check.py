@@ -27,4 +27,7 @@ def run(options: argparse.Namespace) -> int:
 def _where(model: ModelSettings) -> str:
     if model.launch is not None:
         return f"{model.engine}, launched from {model.launch.weights} ({model.launch.min_replicas} replicas)"
+    if model.kubernetes is not None:
+        names = ", ".join(one.name for one in model.kubernetes.workloads)
+        return f"{model.engine}, pods of {names} in {model.kubernetes.namespace}"
     return f"{model.engine} at {', '.join(replica.url for replica in model.replicas)}"

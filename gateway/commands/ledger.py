@@ -11,6 +11,7 @@ import msgspec
 from gateway.commands.base import CommandError, add_config, opened_database
 from gateway.commands.counters import token_counts
 from gateway.settings import load
+from gateway.tenancy import ledger
 from gateway.tenancy.engines import against_engines
 from gateway.tenancy.export import written
 from gateway.tenancy.reconcile import reconcile
@@ -68,7 +69,7 @@ def _export(options: argparse.Namespace) -> int:
     from_s = -math.inf if options.from_ is None else _time(options.from_)
     to_s = math.inf if options.to is None else _time(options.to)
     with opened_database(load(options.config)) as engine:
-        for text in written(engine, options.format, (max(from_s, 0.0), min(to_s, 1e12)), {}):
+        for text in written(ledger.export(engine, max(from_s, 0.0), min(to_s, 1e12)), options.format):
             sys.stdout.write(text)
     return 0
 

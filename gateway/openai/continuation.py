@@ -1,98 +1,543 @@
-"""The rest of a stream, from a second run of the same deterministic request. Pure.
+"""The rest of a broken stream, from another run: which ways there are, and what each makes of it. Pure.
 
-What was delivered is known by its text, choice by choice. Of the second run the same text is left out,
-wherever its chunks are cut; what comes behind it goes on under the id and time of the first. Where the second
-run says something else, or tools are called, there is no honest way to go on.
+- ``IDS``: a text completion whose prompt is the first one's token ids and those of the answer so far. Nothing
+  is taken apart and put together again; the answer's distribution is that of one run.
+- ``MESSAGE``: the answer so far as the beginning of the last message, or of the prompt: for servers that tell
+  no ids. The text is tokenised anew.
+- ``AGAIN``: the same request once more; what was delivered must come again and is left out, wherever its
+  chunks are cut. For deterministic requests of which no other run can begin in the middle (a grammar,
+  penalties, tools), and where nothing was delivered yet.
+
+What comes goes on under the first run's id and time. Where a run says something else than what was delivered
+there is no honest way to go on with it: ``Mismatch``.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+from msgspec import Raw
 
-from gateway.openai.events import Splitter, StreamBroken, payloads
+from gateway.openai.events import DONE, Splitter, StreamBroken, data_of
+from gateway.openai.trail import SAME, TEXTS, Said, Trail, arguments_of, scored
 
-TEXTS = ("content", "reasoning", "reasoning_content")
-SAME = ("id", "created", "system_fingerprint")
+IDS, MESSAGE, AGAIN = "ids", "message", "again"
+
+# What a run that goes on by token ids takes over as it is; what it is given otherwise; what it need not know.
+COPIED = (
+    "model", "temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids", "include_stop_str_in_output",
+    "ignore_eos", "logit_bias", "allowed_token_ids", "skip_special_tokens", "spaces_between_special_tokens",
+    "priority", "cache_salt",
+)  # fmt: skip
+_TURNED = frozenset({"messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens",
+                     "min_tokens", "seed", "logprobs", "top_logprobs", "n", "return_token_ids"})  # fmt: skip
+_SETTLED = frozenset({"user", "metadata", "safety_identifier", "service_tier", "store", "prompt_cache_key",
+                      "request_id", "chat_template", "chat_template_kwargs", "add_generation_prompt",
+                      "continue_final_message", "add_special_tokens", "parallel_tool_calls",
+                      "reasoning_effort", "include_reasoning", "verbosity", "documents"})  # fmt: skip
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0, 0.0), "presence_penalty": (0, 0.0), "repetition_penalty": (1, 1.0),
+    "echo": (False,), "best_of": (1,), "use_beam_search": (False,), "suffix": ("",),
+    "response_format": ({"type": "text"},), "tool_choice": ("none",), "tools": ([],),
+}  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class Continuation:
-    """Takes the second run, gives what is new of it."""
+class Able(msgspec.Struct, frozen=True):
+    """What the servers of a model can: tell token ids and turn them into text, go on with a message."""
 
-    def __init__(self, delivered: bytes) -> None:
-        """Begin behind the delivered events; raises StreamBroken where nothing can follow them."""
-        self._texts: dict[tuple[int, str], str] = {}
-        self._same: dict[str, Any] = {}
-        whole = delivered[: delivered.rfind(b"\n\n") + 2]
-        for chunk in payloads(whole.replace(b"\r\n", b"\n")):
-            self._same = self._same or {name: chunk[name] for name in SAME if name in chunk}
-            for index, name, text in _pieces(chunk):
-                self._texts[index, name] = self._texts.get((index, name), "") + text
-        self.restart()
+    ids: bool = False
+    messages: bool = False
 
-    def restart(self) -> None:
-        """A new run begins."""
-        self._splitter = Splitter()
-        self._at: dict[tuple[int, str], int] = {}
+
+class CannotContinue(Exception):
+    """There is no honest way to go on; the text says why."""
+
+
+class Mismatch(StreamBroken):
+    """Another run says something else than what was delivered: no fault of its server."""
+
+
+class Rest(Protocol):
+    """Takes a run that goes on with a stream, gives events for whoever received its beginning."""
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes of the new run, give events. Raises StreamBroken."""
-        found = []
-        for event in self._splitter.feed(data):
-            payload = b" ".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
-            if payload == b"[DONE]":
-                found.append(event + b"\n\n")
-            elif payload:
-                found.append(self._chunk(payload))
+        """Take bytes, give events. Raises StreamBroken or Mismatch; what was good is its ``before``."""
+
+    def end(self) -> bytes:
+        """Take the end of the body, give the last events. Raises StreamBroken where it came early."""
+
+
+def ways(fields: dict[str, Any], trail: Trail, able: Able) -> list[str]:
+    """Give the ways to go on with a stream, best first. Raises CannotContinue."""
+    if not any(is_known(fields, trail, said) for said in trail.choices.values()):
+        return [AGAIN]
+    found = []
+    plain = _is_plain(fields) and not any(_is_parsed(said) for said in trail.choices.values())
+    if plain and able.ids and _numbered(fields, trail):
+        found.append(IDS)
+    if plain and trail.expected == 1 and not told(fields, trail, trail.said(0)):
+        alone = isinstance(fields.get("prompt"), str)
+        if alone or ("messages" in fields and able.messages):
+            found.append(MESSAGE)
+    if fields.get("temperature") == 0 or fields.get("seed") is not None:
+        found.append(AGAIN)
+    if not found:
+        raise CannotContinue(
+            "its format, tools or penalties cannot be taken up in the middle"
+            if not plain
+            else "its server tells no token ids to go on from"
+        )
+    return found
+
+
+def told(fields: dict[str, Any], trail: Trail, said: Said) -> bool:
+    """Whether the client has seen single tokens, which must not come twice although no text did."""
+    wanted = fields.get("logprobs")
+    scored_too = wanted is not None and wanted is not False and bool(said.scored)
+    return scored_too or (trail.shows_ids and bool(said.ids))
+
+
+def is_known(fields: dict[str, Any], trail: Trail, said: Said) -> bool:
+    """Whether the client has anything of a choice that another run may contradict."""
+    return bool(said.texts or said.tools or said.finished) or told(fields, trail, said)
+
+
+def _is_parsed(said: Said) -> bool:
+    """Whether the server has made something else of the tokens than text."""
+    return bool(said.tools) or any(name in said.texts for name in TEXTS[1:])
+
+
+def _is_plain(fields: dict[str, Any]) -> bool:
+    """Whether the tokens depend on nothing but what stands before them, and how they are drawn."""
+    tools_off = fields.get("tool_choice") == "none"
+    for name, value in fields.items():
+        if value is None or name in COPIED or name in _TURNED or name in _SETTLED:
+            continue
+        if (name == "tools" and tools_off) or value in _HARMLESS.get(name, ()):
+            continue
+        return False
+    return True
+
+
+def _numbered(fields: dict[str, Any], trail: Trail) -> bool:
+    """Whether all that was said, and the one prompt, is known by its ids."""
+    for message in fields.get("messages") or ():
+        content = message.get("content")
+        if isinstance(content, list) and any(
+            not isinstance(part, dict) or part.get("type") != "text" for part in content
+        ):
+            return False
+    prompt = fields.get("prompt")
+    if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)):
+        return False
+    known = trail.prompt is not None or any(said.prompt is not None for said in trail.choices.values())
+    return known and all(said.numbered for said in trail.choices.values())
+
+
+def prompt_of(trail: Trail) -> list[int]:
+    """Give the ids of the prompt."""
+    found = trail.prompt or next((one.prompt for one in trail.choices.values() if one.prompt is not None), [])
+    return list(found)
+
+
+def limit_of(fields: dict[str, Any]) -> int | None:
+    """Give the most tokens that the client wants of a choice; text completions have a default."""
+    wanted = fields.get("max_completion_tokens")
+    wanted = fields.get("max_tokens") if wanted is None else wanted
+    if wanted is None:
+        return None if "messages" in fields else 16
+    return int(wanted)
+
+
+def message_body(fields: dict[str, Any], trail: Trail) -> bytes:
+    """Make the request of ``MESSAGE``."""
+    said = trail.said(0)
+    body = dict(fields)
+    limit = limit_of(fields)
+    for name in ("max_tokens", "max_completion_tokens"):
+        body.pop(name, None)
+    if limit is not None:
+        body["max_tokens"] = limit - said.tokens
+    if fields.get("min_tokens"):
+        body["min_tokens"] = max(0, fields["min_tokens"] - said.tokens)
+    if fields.get("seed") is not None:
+        body["seed"] = derived_seed(fields["seed"], said.tokens)
+    if "messages" not in fields:
+        return _encode({**body, "prompt": fields["prompt"] + said.text("text")})
+    *before, last = fields["messages"]
+    begun = said.text("content")
+    if fields.get("continue_final_message") and isinstance(last.get("content"), str):
+        messages = [*before, {**last, "content": last["content"] + begun}]
+    else:
+        messages = [*before, last, {"role": "assistant", "content": begun}]
+    going_on = {"messages": messages, "add_generation_prompt": False, "continue_final_message": True}
+    return _encode({**body, **going_on})
+
+
+def ids_body(fields: dict[str, Any], prompt: list[int], so_far: list[int], most_tokens: int) -> bytes:
+    """Make the request of ``IDS``, for a choice that has so many tokens and may have so many more."""
+    body = {name: fields[name] for name in COPIED if fields.get(name) is not None}
+    body.update(prompt=[*prompt, *so_far], max_tokens=most_tokens, return_token_ids=True)
+    body.update(stream=True, stream_options={"include_usage": True})
+    if fields.get("min_tokens"):
+        body["min_tokens"] = max(0, min(fields["min_tokens"] - len(so_far), most_tokens))
+    if fields.get("seed") is not None:
+        body["seed"] = derived_seed(fields["seed"], len(so_far))
+    wanted = fields.get("logprobs")
+    if wanted is True:
+        body["logprobs"] = fields.get("top_logprobs") or 0
+    elif wanted is not None and wanted is not False:
+        body["logprobs"] = wanted
+    return _encode(body)
+
+
+def derived_seed(seed: int, tokens: int) -> int:
+    """Give the seed of a run behind so many tokens: reproducible, and not the first tokens' draws."""
+    return (seed * 1_000_003 + tokens + 1) % 2**31
+
+
+class Run:
+    """What all runs share: events in, events out, under the first run's name."""
+
+    def __init__(self, trail: Trail) -> None:
+        self.trail = trail
+        self._splitter = Splitter()
+
+    def feed(self, data: bytes) -> bytes:
+        """See ``Rest.feed``."""
+        found: list[bytes] = []
+        try:
+            for event in self._splitter.feed(data):
+                payload = data_of(event)
+                if payload == b"[DONE]":
+                    found.append(self._done())
+                elif payload:
+                    found.append(self._event(payload))
+        except StreamBroken as error:
+            error.before = b"".join(found)
+            raise
         return b"".join(found)
 
-    def _chunk(self, payload: bytes) -> bytes:
+    def end(self) -> bytes:
+        """See ``Rest.end``."""
+        if not self.trail.complete:
+            raise StreamBroken("the stream ended before the answer was complete")
+        return b""
+
+    def _event(self, payload: bytes) -> bytes:
         try:
             chunk = _decode(payload)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise StreamBroken(f"an event is not valid JSON ({error})") from None
+            if chunk.get("error"):
+                said = _encode(chunk["error"])[:300].decode(errors="replace")
+                raise StreamBroken(f"the server reported {said}")
+            made = self._chunk(chunk)
+        except (
+            msgspec.DecodeError,
+            RecursionError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise StreamBroken(f"an event is not as expected ({error})") from None
+        return b"" if made is None else event_of({**self.trail.same, **made, **self.trail.same})
+
+    def _chunk(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
+        """Give what goes on of a chunk; None for nothing."""
+        raise NotImplementedError
+
+    def _done(self) -> bytes:
+        """Give what goes on of ``[DONE]``."""
+        return DONE
+
+
+class Replay(Run):
+    """``AGAIN``: leaves out of a second run what was delivered, choice by choice and text by text."""
+
+    def __init__(self, trail: Trail, fields: dict[str, Any]) -> None:
+        super().__init__(trail)
+        self._known: dict[int, Said] = {}
+        for index, one in trail.choices.items():
+            if is_known(fields, trail, one):
+                texts = {name: [one.text(name)] for name in one.texts}
+                self._known[index] = Said(
+                    one.ids[:], texts, dict(one.tools), scored=one.scored, finished=one.finished
+                )
+            else:  # nothing but its role, which is not told twice
+                del one.ids[:]
+                self._known[index] = Said(one.ids[:], {}, {})
+        self._at: dict[tuple[int, str], int] = {}
+
+    def _chunk(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
         choices = chunk.get("choices") or []
-        chunk["choices"] = [choice for choice in choices if self._is_new(choice)]
-        if choices and not chunk["choices"]:
-            return b""
-        return b"data: " + _encode({**chunk, **self._same}) + b"\n\n"
+        if not self.trail.same:
+            self.trail.same = {name: Raw(_encode(chunk[name])) for name in SAME if name in chunk}
+        new = [choice for choice in choices if self._is_new(choice)]
+        if choices and not new:
+            return None
+        return {**chunk, "choices": new}
 
     def _is_new(self, choice: dict[str, Any]) -> bool:
         """Take out of a choice what was delivered; tells whether anything is left."""
         index, delta = choice.get("index", 0), choice.get("delta")
+        known, said = self._known.get(index), self.trail.said(index)
         part = choice if delta is None else delta
-        if delta is not None:
-            delta.pop("role", None)
-            if delta.get("tool_calls"):
-                raise StreamBroken("a call of a tool cannot be continued elsewhere")
-        new = choice.get("finish_reason") is not None
+        if known is not None:
+            part.pop("role", None)
+        new = known is None
         for name in ("text",) if delta is None else TEXTS:
-            text = part.get(name)
-            if text:
+            if text := part.get(name):
                 part[name] = self._rest(index, name, text)
                 new = new or bool(part[name])
-        return new
+        if delta is not None and delta.get("tool_calls"):
+            delta["tool_calls"] = [call for call in delta["tool_calls"] if self._is_new_call(index, call)]
+            if not delta["tool_calls"]:
+                del delta["tool_calls"]
+            else:
+                new = True
+        if choice.get("token_ids") is not None:
+            choice["token_ids"] = self._ids(index, choice["token_ids"])
+            new = new or bool(choice["token_ids"])
+        if choice.get("logprobs"):
+            choice["logprobs"] = self._logprobs(index, choice["logprobs"])
+        if choice.get("finish_reason") is not None:
+            new = new or not said.finished
+            said.finished = True
+        return new and not (known is not None and known.finished)
 
     def _rest(self, index: int, name: str, text: str) -> str:
-        key = (index, name)
-        known, at = self._texts.get(key, ""), self._at.get(key, 0)
-        expected = known[at : at + len(text)]
+        known = self._known.get(index)
+        so_far = known.text(name) if known is not None else ""
+        at = self._at.get((index, name), 0)
+        expected = so_far[at : at + len(text)]
         if not text.startswith(expected):
-            raise StreamBroken("the answer of the second run is another one")
-        self._at[key] = at + len(text)
+            raise Mismatch("the answer of the second run is another one")
+        self._at[index, name] = at + len(text)
         rest = text[len(expected) :]
-        self._texts[key] = known + rest
+        if rest:
+            self.trail.said(index).add(name, rest)
         return rest
 
+    def _is_new_call(self, index: int, call: dict[str, Any]) -> bool:
+        """Take out of a piece of a tool call what was delivered: what it is called, the arguments so far."""
+        number, function = call.get("index", 0), call.get("function") or {}
+        known = self._known.get(index)
+        named = known is not None and number in known.tools
+        if named and known is not None and function.get("name"):
+            if function["name"] != known.tools[number]:
+                raise Mismatch("the second run calls another tool")
+            del function["name"]
+        if named:
+            call.pop("id", None)
+            call.pop("type", None)
+        elif function.get("name"):
+            self.trail.said(index).tools[number] = function["name"]
+        if function.get("arguments"):
+            function["arguments"] = self._rest(index, arguments_of(number), function["arguments"])
+        return not named or bool(function.get("arguments"))
 
-def _pieces(chunk: dict[str, Any]) -> list[tuple[int, str, str]]:
-    found = []
-    for choice in chunk.get("choices") or []:
-        delta = choice.get("delta")
-        if delta is not None and delta.get("tool_calls"):
-            raise StreamBroken("a call of a tool cannot be continued elsewhere")
-        part, names = (choice, ("text",)) if delta is None else (delta, TEXTS)
-        found += [(choice.get("index", 0), name, part[name]) for name in names if part.get(name)]
-    return found
+    def _ids(self, index: int, ids: list[int]) -> list[int]:
+        known, said = self._known.get(index), self.trail.said(index)
+        at = self._at.get((index, "ids"), 0)
+        self._at[index, "ids"] = at + len(ids)
+        rest = ids[max(0, len(known.ids) - at) :] if known is not None else ids
+        said.number(rest)
+        return rest
+
+    def _logprobs(self, index: int, logprobs: dict[str, Any]) -> dict[str, Any]:
+        known = self._known.get(index)
+        at = self._at.get((index, "logprobs"), 0)
+        count = scored(logprobs)
+        self._at[index, "logprobs"] = at + count
+        skipped = min(count, max(0, known.scored - at)) if known is not None else 0
+        self.trail.said(index).scored += count - skipped
+        return {
+            name: value[skipped:] if isinstance(value, list) else value for name, value in logprobs.items()
+        }
+
+
+class Onward(Run):
+    """``MESSAGE``: a run in the same form that begins where the first one ended."""
+
+    def __init__(self, trail: Trail) -> None:
+        super().__init__(trail)
+        self._before = trail.said(0).tokens
+
+    def _chunk(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
+        choices = chunk.get("choices") or []
+        said = self.trail.said(0)
+        for choice in choices:
+            delta = choice.get("delta")
+            part = choice if delta is None else delta
+            part.pop("role", None)
+            name = "text" if delta is None else "content"
+            if any(part.get(other) for other in (*TEXTS[1:], "tool_calls")):
+                raise Mismatch("the second run does not go on with the text")
+            if text := part.get(name):
+                said.add(name, text)
+                said.pieces += 1
+            if choice.get("token_ids") is not None:
+                said.number(choice["token_ids"])
+            said.finished = said.finished or choice.get("finish_reason") is not None
+        if choices and not any(_says(choice) for choice in choices):
+            return None
+        chunk.pop("prompt_token_ids", None)
+        if usage := chunk.get("usage"):
+            chunk["usage"] = _summed(usage, usage["prompt_tokens"] - self._before, self._before)
+        return chunk
+
+
+def _says(choice: dict[str, Any]) -> bool:
+    part = choice.get("delta") or choice
+    told = part.get("content") or part.get("text") or choice.get("token_ids") or choice.get("logprobs")
+    return bool(told) or choice.get("finish_reason") is not None
+
+
+def _summed(usage: dict[str, Any], prompt_tokens: int, before_tokens: int) -> dict[str, Any]:
+    """Give the usage of the whole answer: its own prompt, and what was delivered before."""
+    completion_tokens = (usage.get("completion_tokens") or 0) + before_tokens
+    made = {
+        **usage,
+        "prompt_tokens": max(0, prompt_tokens),
+        "completion_tokens": completion_tokens,
+        "total_tokens": max(0, prompt_tokens) + completion_tokens,
+    }
+    if details := usage.get("prompt_tokens_details"):
+        cached = min(details.get("cached_tokens") or 0, made["prompt_tokens"])
+        made["prompt_tokens_details"] = {**details, "cached_tokens": cached}
+    return made
+
+
+class ByIds(Run):
+    """``IDS``: a text completion that goes on with one choice, in the form of the first run.
+
+    ``kept`` of the choice's ids stand in the prompt; what of its text they do not cover comes again and must
+    be the same, and so must the ids where the client has seen single tokens (``told``).
+    """
+
+    def __init__(self, trail: Trail, index: int, kept: int, skipped: str, *, told: bool) -> None:
+        super().__init__(trail)
+        said = trail.said(index)
+        self._index = index
+        self._chat = trail.same.get("object") != Raw(b'"text_completion"')
+        self._again = list(said.ids[kept:])
+        self._told = told and bool(self._again)
+        self._skipped = skipped
+        self._unmatched = ""
+        self._at = 0
+        self._cached: int | None = None
+        del said.ids[kept:]
+
+    def end(self) -> bytes:
+        """See ``Rest.end``."""
+        if not self.trail.said(self._index).finished:
+            raise StreamBroken("the stream ended before the answer was complete")
+        return self._done()
+
+    def _chunk(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
+        if usage := chunk.get("usage"):
+            details = usage.get("prompt_tokens_details") or {}
+            self._cached = details.get("cached_tokens", self._cached)
+        if not chunk.get("choices"):
+            return None
+        (given,) = chunk["choices"]
+        said = self.trail.said(self._index)
+        ids = given.get("token_ids") or []
+        said.number(ids)
+        new = self._new_ids(ids)
+        text = self._new_text(given.get("text") or "", last=given.get("finish_reason") is not None)
+        choice: dict[str, Any] = {"index": self._index}
+        if self._chat:
+            choice["delta"] = {"content": text} if text else {}
+        else:
+            choice["text"] = text
+        choice["logprobs"] = self._logprobs(given.get("logprobs"), len(ids) - len(new))
+        choice["finish_reason"] = given.get("finish_reason")
+        if given.get("stop_reason") is not None:
+            choice["stop_reason"] = given["stop_reason"]
+        choice["token_ids"] = new
+        if text:
+            said.add("content" if self._chat else "text", text)
+        said.finished = said.finished or choice["finish_reason"] is not None
+        return {"choices": [choice]} if text or new or said.finished else None
+
+    def _new_ids(self, ids: list[int]) -> list[int]:
+        """Give those that are beyond what was counted before the break."""
+        expected = self._again[self._at : self._at + len(ids)]
+        if self._told and ids[: len(expected)] != expected:
+            raise Mismatch("the second run drew other tokens than were delivered")
+        self._at += len(ids)
+        return ids[len(expected) :]
+
+    def _new_text(self, text: str, *, last: bool) -> str:
+        """Leave out what was delivered."""
+        if not self._skipped:
+            return text
+        self._unmatched += text
+        seen = self._unmatched[: len(self._skipped)]
+        if not self._skipped.startswith(seen) or (last and len(seen) < len(self._skipped)):
+            raise Mismatch("the answer of the second run is another one")
+        if len(seen) < len(self._skipped):
+            return ""
+        rest, self._skipped = self._unmatched[len(self._skipped) :], ""
+        return rest
+
+    def _logprobs(self, given: dict[str, Any] | None, skipped: int) -> dict[str, Any] | None:
+        if not given or not given.get("tokens"):
+            return None
+        kept = {name: value[skipped:] for name, value in given.items() if isinstance(value, list)}
+        self.trail.said(self._index).scored += len(kept["tokens"])
+        return chat_logprobs(kept) if self._chat else kept
+
+    def _done(self) -> bytes:
+        return ending(self.trail, self._cached) if self.trail.complete else b""
+
+
+def chat_logprobs(given: dict[str, Any]) -> dict[str, Any]:
+    """Turn the logprobs of a text completion into those of a chat."""
+    tops = given.get("top_logprobs") or [None] * len(given["tokens"])
+    return {
+        "content": [
+            {**_scored(token, score), "top_logprobs": [_scored(*pair) for pair in (top or {}).items()]}
+            for token, score, top in zip(given["tokens"], given["token_logprobs"], tops, strict=True)
+        ]
+    }
+
+
+def _scored(token: str, score: float | None) -> dict[str, Any]:
+    return {"token": token, "logprob": score, "bytes": list(token.encode(errors="replace"))}
+
+
+def ending(trail: Trail, cached_tokens: int | None = None) -> bytes:
+    """Make the end of a stream whose choices are finished: usage, where its tokens are known, [DONE]."""
+    if not all(said.numbered for said in trail.choices.values()):
+        return DONE
+    prompt_tokens = len(prompt_of(trail))
+    completion_tokens = sum(len(said.ids) for said in trail.choices.values())
+    usage: dict[str, Any] = {
+        "prompt_tokens": prompt_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "completion_tokens": completion_tokens,
+    }
+    if cached_tokens is not None:
+        usage["prompt_tokens_details"] = {"cached_tokens": min(cached_tokens, prompt_tokens)}
+    if not prompt_tokens:
+        return DONE
+    return event_of({**trail.same, "choices": [], "usage": usage}) + DONE
+
+
+def cut_short(trail: Trail, index: int) -> bytes:
+    """Make the chunk that ends a choice which has all the tokens that it may have."""
+    trail.said(index).finished = True
+    piece: dict[str, Any] = (
+        {"text": ""} if trail.same.get("object") == Raw(b'"text_completion"') else {"delta": {}}
+    )
+    choice = {"index": index, **piece, "logprobs": None, "finish_reason": "length"}
+    return event_of({**trail.same, "choices": [choice]})
+
+
+def event_of(chunk: dict[str, Any]) -> bytes:
+    """Write a chunk as an event."""
+    return b"data: " + _encode(chunk) + b"\n\n"

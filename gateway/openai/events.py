@@ -23,7 +23,11 @@ _TOKEN_IDS = re.compile(rb'("(?:prompt_)?token_ids"\s*:\s*)\[[\d,\s]*\]')
 
 
 class StreamBroken(Exception):
-    """What came is not, or not the whole of, a completion stream."""
+    """What came is not, or not the whole of, a completion stream; ``before`` is what was good of it."""
+
+    def __init__(self, reason: str, before: bytes = b"") -> None:
+        super().__init__(reason)
+        self.before = before
 
 
 class Delta(msgspec.Struct):
@@ -157,17 +161,20 @@ class StreamReceiver:
         return Usage(self._prompt_tokens, self.delivered_tokens), False
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes of the upstream, give bytes for the client. Raises StreamBroken."""
+        """Take bytes of the upstream, give bytes for the client. Raises StreamBroken.
+
+        The events before a broken one count as given: they are the exception's ``before``.
+        """
         self._feeds += 1
         events = self._splitter.feed(data)
         if len(events) == 1:
             return self._event(events[0])
-        before = self.delivered_tokens, self.final
+        found: list[bytes] = []
         try:
-            return b"".join([self._event(event) for event in events])
-        except StreamBroken:
-            self.delivered_tokens, self.final = before  # what came with the break is not delivered
-            raise
+            found.extend(map(self._event, events))
+        except StreamBroken as error:
+            raise StreamBroken(str(error), b"".join(found)) from None
+        return b"".join(found)
 
     def finish(self) -> bytes:
         """Take the end of the upstream's body, give the last bytes. Raises StreamBroken if it came early."""
@@ -198,7 +205,7 @@ class StreamReceiver:
         A comment before the first data is dropped: it is no answer, another replica may still be tried.
         """
         bare = event.startswith(b"data:") and b"\n" not in event
-        payload = event[5:].strip() if bare else _joined(event)
+        payload = event[5:].strip() if bare else data_of(event)
         if payload == b"[DONE]":
             if not self.complete:
                 raise StreamBroken("the stream ended before the answer was complete")
@@ -283,13 +290,13 @@ def payloads(stream: bytes) -> list[dict[str, Any]]:
     """Decode the JSON payloads of a whole, well-formed stream."""
     found = []
     for event in Splitter().feed(stream):
-        payload = _joined(event)
+        payload = data_of(event)
         if payload and payload != b"[DONE]":
             found.append(msgspec.json.decode(payload))
     return found
 
 
-def _joined(event: bytes) -> bytes:
+def data_of(event: bytes) -> bytes:
     """Join the data lines of an event, by a space: between lines of JSON it means the same as a line feed."""
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
     return b" ".join(lines).strip()

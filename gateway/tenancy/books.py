@@ -28,6 +28,7 @@ from gateway.tenancy.journal import Journal, prune
 from gateway.tenancy.prices import PriceTable
 from gateway.tenancy.pricing import price_of_model
 from gateway.tenancy.reconcile import Report, reconcile
+from gateway.tenancy.restored import carry_again
 from gateway.tenancy.retention import Retention
 
 log = logging.getLogger("switchgear.books")
@@ -159,6 +160,7 @@ class Books:
         if not self._opened:
             database.migrate(self.engine)
             self._recover()
+            self._carry_again()
         if self._imported is not self.settings:
             self._import(self.settings)
         self._directory.refresh(self.engine)
@@ -212,6 +214,11 @@ class Books:
         if recovered:
             log.warning("settled %d requests that another process left behind", recovered)
         self._looked_for_orphans_s = self._wall()
+
+    def _carry_again(self) -> None:
+        journal = self._journal
+        if journal.kept and (found := carry_again(self.engine, journal.directory, journal.kept)):
+            log.warning("the database comes from a backup: %d requests after it are carried again", found)
 
     def _expire(self) -> None:
         with self.engine.begin() as connection:

@@ -57,7 +57,7 @@ class Carrier:
         carried = 0
         while (offset := self._offsets.get(segment.path, 0)) < segment.size_bytes:
             entries, behind = read_settled(segment, offset, BLOCK_BYTES)
-            for start in range(0, len(entries), BATCH):
+            for start in range(0, max(len(entries), 1), BATCH):
                 last = start + BATCH >= len(entries)
                 carried_to = [Carried(segment.path.name, behind)] if last else []
                 insert(self._engine, entries[start : start + BATCH], carried_to)

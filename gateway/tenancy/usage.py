@@ -1,6 +1,6 @@
 """Questions about usage: single requests by page, sums by day, and what a period comes to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from gateway.database import as_struct, ledger, transfers, usage_daily
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.accounts import HOUSE
-from gateway.tenancy.ledger import DAY_S, SUMS
+from gateway.tenancy.ledger import DAY_S, SUMS, export
 from gateway.tenancy.paging import Window, page
 
 GROUPS = 1000
@@ -205,6 +205,15 @@ def invoice(connection: sa.Connection, org: str, month: str) -> Invoice:
     )
 
 
+def rows(
+    engine: sa.Engine, reach: Reach, filters: Mapping[str, str | None], span: tuple[float, float]
+) -> Iterator[dict[str, Any]]:
+    """Give the ledger rows of a half-open span of time, oldest first, without holding them all."""
+    with engine.connect() as connection:
+        bounded = _days(connection, reach, filters, span)
+    return iter(()) if bounded is None else export(engine, *span, _asked(reach, filters, bounded))
+
+
 def _days(
     connection: sa.Connection, reach: Reach, filters: Mapping[str, str | None], span: Span
 ) -> Span | None:
@@ -235,11 +244,14 @@ def _own(reach: Reach) -> dict[str, str | None]:
 def _within(
     statement: sa.Select[Any], reach: Reach, filters: Mapping[str, str | None], span: Span
 ) -> sa.Select[Any]:
-    for column, value in (*filters.items(), *_own(reach).items()):
-        if value is not None:
-            statement = statement.where(ledger.c[column] == value)
+    return statement.where(*_asked(reach, filters, span))
+
+
+def _asked(reach: Reach, filters: Mapping[str, str | None], span: Span) -> list[sa.ColumnElement[bool]]:
+    named = [*filters.items(), *_own(reach).items()]
+    found = [ledger.c[column] == value for column, value in named if value is not None]
     if span[0] is not None:
-        statement = statement.where(ledger.c.ts >= span[0])
+        found.append(ledger.c.ts >= span[0])
     if span[1] is not None:
-        statement = statement.where(ledger.c.ts < span[1])
-    return statement
+        found.append(ledger.c.ts < span[1])
+    return found

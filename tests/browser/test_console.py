@@ -62,10 +62,10 @@ def test_from_an_organisation_to_a_request_that_is_seen(chromium: Browser, bare:
         expect(tab.within()).to_contain_text("copy it now")
         key = re.search(r"sk-sg-[A-Za-z0-9_-]+", tab.within().inner_text())
         assert key is not None
-        client = openai.OpenAI(base_url=bare.base_url, api_key=key[0], max_retries=0)
-        sent = client.chat.completions.with_raw_response.create(
-            model="auto", messages=[{"role": "user", "content": "Hello"}]
-        )
+        with openai.OpenAI(base_url=bare.base_url, api_key=key[0], max_retries=0) as client:
+            sent = client.chat.completions.with_raw_response.create(
+                model="auto", messages=[{"role": "user", "content": "Hello"}]
+            )
         request_id = sent.headers["x-request-id"]
         bare.row(request_id)
         tab.press("Done")

@@ -26,6 +26,7 @@ def table(remarks: list[str]) -> Iterator[Table]:
 
 
 @pytest.fixture
-def client(appliance: Appliance) -> openai.OpenAI:
+def client(appliance: Appliance) -> Iterator[openai.OpenAI]:
     """openai-python as its users have it, only `base_url` and key changed."""
-    return openai.OpenAI(base_url=appliance.base_url, api_key=appliance.api_key)
+    with openai.OpenAI(base_url=appliance.base_url, api_key=appliance.api_key) as client:
+        yield client

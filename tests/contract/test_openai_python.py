@@ -169,18 +169,19 @@ def test_wrong_requests_raise_the_clients_own_classes(
 
 
 def test_a_wrong_key_is_an_authentication_error(appliance: Appliance) -> None:
-    stranger = openai.OpenAI(base_url=appliance.base_url, api_key="sk-wrong")
-    for attempt in (lambda: ask(stranger), lambda: list(stranger.models.list())):
-        with pytest.raises(openai.AuthenticationError) as refused:
-            attempt()
-        assert refused.value.code == "invalid_api_key"
+    with openai.OpenAI(base_url=appliance.base_url, api_key="sk-wrong") as stranger:
+        for attempt in (lambda: ask(stranger), lambda: list(stranger.models.list())):
+            with pytest.raises(openai.AuthenticationError) as refused:
+                attempt()
+            assert refused.value.code == "invalid_api_key"
 
 
 def test_a_key_without_the_model_is_denied(appliance: Appliance) -> None:
-    narrow = openai.OpenAI(base_url=appliance.base_url, api_key=key_of(appliance, "--models", "large"))
-    assert [one.id for one in narrow.models.list()] == ["large"]
-    with pytest.raises(openai.PermissionDeniedError) as refused:
-        ask(narrow)
+    key = key_of(appliance, "--models", "large")
+    with openai.OpenAI(base_url=appliance.base_url, api_key=key) as narrow:
+        assert [one.id for one in narrow.models.list()] == ["large"]
+        with pytest.raises(openai.PermissionDeniedError) as refused:
+            ask(narrow)
     assert (refused.value.code, refused.value.param) == ("model_not_allowed", "model")
 
 
@@ -191,22 +192,25 @@ def test_a_body_over_the_limit_is_413(client: openai.OpenAI) -> None:
 
 
 def test_a_rate_limit_says_when_to_come_back(appliance: Appliance) -> None:
-    limited = openai.OpenAI(
-        base_url=appliance.base_url, api_key=key_of(appliance, "--rpm", "1"), max_retries=0
-    )
-    headers = limited.chat.completions.with_raw_response.create(
-        model="small", messages=HELLO, max_tokens=1
-    ).headers
-    assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("1", "0")
-    with pytest.raises(openai.RateLimitError) as refused:
-        ask(limited)
+    key = key_of(appliance, "--rpm", "1")
+    with openai.OpenAI(base_url=appliance.base_url, api_key=key, max_retries=0) as limited:
+        headers = limited.chat.completions.with_raw_response.create(
+            model="small", messages=HELLO, max_tokens=1
+        ).headers
+        limit, left = headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]
+        assert (limit, left) == ("1", "0")
+        with pytest.raises(openai.RateLimitError) as refused:
+            ask(limited)
     assert (refused.value.code, refused.value.type) == ("rate_limit_exceeded", "requests")
     assert 0 < int(refused.value.response.headers["retry-after"]) <= 60
 
 
 def test_an_empty_purse_is_not_worth_a_retry(appliance: Appliance) -> None:
-    poor = openai.OpenAI(base_url=appliance.base_url, api_key=key_of(appliance, "--prepaid-usd", "0"))
-    with pytest.raises(openai.RateLimitError) as refused:
+    key = key_of(appliance, "--prepaid-usd", "0")
+    with (
+        openai.OpenAI(base_url=appliance.base_url, api_key=key) as poor,
+        pytest.raises(openai.RateLimitError) as refused,
+    ):
         ask(poor)
     assert refused.value.code == "insufficient_quota"
     assert refused.value.response.headers["x-should-retry"] == "false"

@@ -9,8 +9,12 @@ Faults (``:k`` counts events, from the start of the stream): ok, hang, hang-head
 429-after, 500, 503-after, fin:k, rst:k, stall:k, early-end:k (of a well-formed body), early-done:k, comments,
 malformed:k, error:k, no-usage, usage-in-choices,
 usage-null, no-done, done-fin, done-hang, byte-by-byte, at-once, huge, short-body, long-body, garbage,
-continue, early-hints, close, http10, idle-close, mute-close. ``GET /seen?tag=T`` tells what came with tag
-T, until ``{"forget": true}``.
+continue, early-hints, close, http10, idle-close, mute-close.
+
+Token k of every answer is word k, and its id is 100 + k: so a completion whose prompt holds such ids, or a
+chat whose last message is the beginning of an answer, goes on where that ends. ``/tokenize`` and
+``/detokenize`` answer like vLLM's, unless ``{"ids": false}`` was posted to ``/control``. ``GET /seen?tag=T``
+tells what came with tag T, until ``{"forget": true}``.
 """
 
 import argparse
@@ -73,7 +77,8 @@ class Seen:
 
     def shown(self) -> dict[str, Any]:
         names = ("port", "path", "headers", "body", "sent_bytes", "state")
-        return {name: getattr(self, name) for name in names} | {"fault": self.script.get("fault")}
+        shown = {name: getattr(self, name) for name in names}
+        return shown | {"fault": self.script.get("fault"), "tag": self.script.get("tag")}
 
 
 def _script_of(body: Any) -> dict[str, Any]:
@@ -88,6 +93,8 @@ class Upstream:
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.attempts: dict[str, int] = {}
+        self.scripts: dict[str, dict[str, Any]] = {}  # by request id, for attempts whose prompt is token ids
+        self.ids = True
         self.gates: dict[str, asyncio.Semaphore] = {}
         self.servers: dict[int, asyncio.Server] = {}
         self.open: dict[int, set[asyncio.StreamWriter]] = {}
@@ -126,7 +133,9 @@ class Upstream:
         if "forget" in wish:
             self.seen = [one for one in self.seen if one.state == "running"]
             self.attempts.clear()
+            self.scripts.clear()
         self.default = wish.get("default", self.default)
+        self.ids = wish.get("ids", self.ids)
         self.metrics = wish.get("metrics", self.metrics)
         if "mix" in wish:
             self.mix = [(fault, weight) for fault, weight in wish["mix"]]
@@ -149,6 +158,7 @@ class Upstream:
     def _choose(self, seen: Seen) -> str:
         """Give the fault of this attempt and note it in the request's script."""
         key = seen.headers.get("x-request-id", str(len(self.seen)))
+        seen.script = self.scripts.setdefault(key, seen.script)
         number = self.attempts.get(key, 0)
         self.attempts[key] = number + 1
         options = {**self.default, **seen.script}
@@ -187,6 +197,12 @@ class Upstream:
         if method == "GET" or path == "/control":
             await self._plain(path, target, raw, writer)
             return True
+        if path in ("/tokenize", "/detokenize"):
+            writer.write(
+                self._spelt(path, json.loads(raw), self.scripts.get(headers.get("x-request-id", ""), {}))
+            )
+            await writer.drain()
+            return True
         seen = Seen(port, path, headers, json.loads(raw))
         fault = self._choose(seen)
         self.seen.append(seen)
@@ -201,6 +217,15 @@ class Upstream:
         broken = left or answer.exception() is not None
         seen.state = "aborted" if broken else "done"
         return not broken and answer.result()
+
+    def _spelt(self, path: str, body: dict[str, Any], script: dict[str, Any]) -> bytes:
+        if not self.ids:
+            return _whole(404, b"{}")
+        if path == "/tokenize":
+            return _whole(200, json.dumps({"tokens": [], "max_model_len": 2048}).encode())
+        size = int(script.get("size", 0))
+        words = [_word(id_ - 100, size) if id_ >= 100 else f"p{id_} " for id_ in body["tokens"]]
+        return _whole(200, json.dumps({"prompt": "".join(words)}).encode())
 
     async def _plain(self, path: str, target: str, raw: bytes, writer: asyncio.StreamWriter) -> None:
         body: dict[str, Any] = {}
@@ -234,6 +259,11 @@ class Answer:
         self.ids = bool(body.get("return_token_ids"))
         self.usage = bool((body.get("stream_options") or {}).get("include_usage"))
         self.base = {"id": "chatcmpl-1", "created": 1, "model": body["model"]}
+        self.start, self.prompt_tokens = _begun(body)
+        self.end, self.reason = self.n, "stop"
+        most = body.get("max_tokens")
+        if most is not None and self.start + most < self.n:
+            self.end, self.reason = self.start + most, "length"
 
     async def run(self) -> bool:
         """Answer; tells whether the connection can go on."""
@@ -321,18 +351,18 @@ class Answer:
         null = {"usage": None} if self.fault == "usage-null" else {}
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         base = {**self.base, "object": kind, **null}
-        first = {"prompt_token_ids": list(range(PROMPT_TOKENS))} if self.ids else {}
+        first = {"prompt_token_ids": list(range(self.prompt_tokens))} if self.ids else {}
         if self.chat:
             yield _event(
                 {**base, "choices": [self._choice({"role": "assistant", "content": ""}, None)], **first}
             )
-        for k in range(self.n):
+        for k in range(self.start, self.end):
             size = HUGE_BYTES if self.fault == "huge" and k == 1 else self.size
             ids = {"token_ids": [100 + k]} if self.ids else {}
             yield _event({**base, "choices": [self._choice({"content": _word(k, size)}, None) | ids]})
         usage: dict[str, Any] = {"usage": self._usage()}
         together = self.fault == "usage-in-choices"
-        end = {**base, "choices": [self._choice({}, "stop")], **(usage if together else {})}
+        end = {**base, "choices": [self._choice({}, self.reason)], **(usage if together else {})}
         yield _event(end)
         if self.usage and self.fault not in ("no-usage", "usage-in-choices"):
             yield _event({**base, "choices": [], **usage})
@@ -347,9 +377,9 @@ class Answer:
     def _usage(self) -> dict[str, Any]:
         details = {"prompt_tokens_details": {"cached_tokens": CACHED_TOKENS}}
         return {
-            "prompt_tokens": PROMPT_TOKENS,
-            "completion_tokens": self.n,
-            "total_tokens": PROMPT_TOKENS + self.n,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.end - self.start,
+            "total_tokens": self.prompt_tokens + self.end - self.start,
             **details,
         }
 
@@ -416,6 +446,17 @@ class Answer:
         self.writer.write(data)
         self.seen.sent_bytes += len(data)
         await self.writer.drain()
+
+
+def _begun(body: dict[str, Any]) -> tuple[int, int]:
+    """Give how many tokens of the answer the prompt holds already, and how long it is."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+        return sum(id_ >= 100 for id_ in prompt), len(prompt)
+    if body.get("continue_final_message"):
+        words = len(body["messages"][-1]["content"].split())
+        return words, PROMPT_TOKENS + words
+    return 0, PROMPT_TOKENS
 
 
 def _event(chunk: dict[str, Any]) -> bytes:

@@ -13,11 +13,13 @@ ADMIN = "sk-sg-admin-" + "a" * 43
 Reply = tuple[int, dict[str, str], Any]
 
 
-def open_gateway(directory: Path, url: str, upstreams: Upstreams, **environ: str) -> Gateway:
-    """Start a gateway on a database, with the models ``small`` and ``large``."""
+def open_gateway(
+    directory: Path, url: str, upstreams: Upstreams, *, more: str = "", **environ: str
+) -> Gateway:
+    """Start a gateway on a database, with the models ``small`` and ``large``; ``more`` is configuration."""
     directory.mkdir(parents=True, exist_ok=True)
     models = model("small", upstreams.ports[:1]) + model("large", upstreams.ports[:1])
-    text = config(models, directory=directory, cache="exact_ttl_s = 3600")
+    text = config(models, directory=directory, cache="exact_ttl_s = 3600", more=more)
     text = text.replace(f"sqlite:///{directory / 'gateway.db'}", url)
     return Gateway(directory, text, **{"SWITCHGEAR_ADMIN_KEY": ADMIN, **environ})
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
 
@@ -21,6 +22,7 @@ class Collector:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.spans: list[Span] = []
+        self.metrics: list[Metric] = []
 
     def trace(self, request_id: str) -> dict[str, list[Span]]:
         """Wait for the trace of a request; gives its spans by name, the request's own as ``request``."""
@@ -74,12 +76,17 @@ def collecting() -> Iterator[Collector]:
                 async for span in receiver.stream_traces():
                     collector.spans.append(span)
 
-            task = asyncio.create_task(collect())
+            async def measure() -> None:
+                async for metrics in receiver.stream_metrics():
+                    collector.metrics.append(metrics)
+
+            tasks = [asyncio.create_task(collect()), asyncio.create_task(measure())]
             await asyncio.sleep(0)
             ready.set()
             await stop.wait()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     thread = threading.Thread(target=loop.run_until_complete, args=[main()])
     thread.start()

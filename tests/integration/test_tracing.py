@@ -92,6 +92,7 @@ def test_one_trace_from_the_openai_client_to_the_upstream(house: House) -> None:
         "authenticate",
         "admit",
         "cache",
+        "embed",
         "classify",
         "queue",
         "attempt",
@@ -286,6 +287,24 @@ def test_a_bad_receiver_costs_traces_and_nothing_else(
             receiver.release.set()
             receiver.shutdown()
             serving.join()
+
+
+def test_what_the_semantic_cache_decided(tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory, upstreams = tmp_path_factory.mktemp("likeness"), Upstreams(3)
+    with collecting() as collector:
+        text = settings(directory, upstreams).replace(
+            "exact_ttl_s = 3600", "exact_ttl_s = 3600\nsemantic = { error_bound = 0.01 }"
+        )
+        gateway = Gateway(directory, text, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+        with running(gateway, upstreams):
+            until(gateway.ready)
+            headers = gateway.chat("small", "How do I clean the kettle?")[1]
+            spans = collector.trace(headers["x-request-id"])
+            assert {"cache", "embed", "likeness"} <= set(spans)
+            nested(spans)
+            told = attributes(spans["request"][0])
+            assert told[names.CACHE_VERDICT] == "nothing_near"
+            assert told[names.CACHE_SIMILARITY] == 0.0
 
 
 def test_without_a_receiver_named_the_headers_pass_through(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.openai.answers import WholeReceiver
-from gateway.openai.continuation import Continuation
+from gateway.openai.continuation import Replay
 from gateway.openai.events import StreamBroken, StreamReceiver
 from gateway.openai.forms import Assembled, StreamTap, Unfolded
+from gateway.openai.trail import Trail
 
 WORDS = st.lists(st.text(st.sampled_from("aé \n"), min_size=1, max_size=4), min_size=1, max_size=8)
 CUTS = st.lists(st.integers(0, 4000), max_size=6)
@@ -19,6 +20,13 @@ CUTS = st.lists(st.integers(0, 4000), max_size=6)
 
 def event(chunk: Any) -> bytes:
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+def trail_of(got: bytes, choices: int = 1) -> Trail:
+    trail = Trail(choices)
+    trail.feed(got)
+    trail.read()
+    return trail
 
 
 def stream(words: list[str], identity: str = "chatcmpl-1", choices: int = 1) -> bytes:
@@ -100,7 +108,7 @@ def test_a_second_run_goes_on_where_the_first_one_broke(
     """However both are cut, and however the second run cuts its words into chunks."""
     first = stream(words, choices=choices)
     got = first[: min(broke, first.index(b'"finish_reason": "stop"'))]
-    rest = Continuation(got)
+    rest = Replay(trail_of(got, choices), {})
     client = receiver(choices)
     out = client.feed(got[: got.rfind(b"\n\n") + 2]) if b"\n\n" in got else b""
     second = stream(list("".join(words)), identity="chatcmpl-2", choices=choices)
@@ -119,12 +127,14 @@ def test_a_second_run_goes_on_where_the_first_one_broke(
     assert {one["id"] for one in said} == ({"chatcmpl-1"} if b"\n\n" in got else {"chatcmpl-2"})
 
 
-def test_another_answer_or_a_tools_call_is_not_continued() -> None:
-    rest = Continuation(stream(["a", "b", "c"])[:-300])
+def test_another_answer_or_another_tool_is_not_taken_for_the_same() -> None:
     with pytest.raises(StreamBroken, match="another one"):
-        rest.feed(stream(["a", "x"]))
-    call = event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0}]}}]})
-    with pytest.raises(StreamBroken, match="tool"):
-        Continuation(call)
-    with pytest.raises(StreamBroken, match="tool"):
-        Continuation(b"").feed(call)
+        Replay(trail_of(stream(["a", "b", "c"])[:-300]), {}).feed(stream(["a", "x"]))
+
+    def call(name: str) -> bytes:
+        calls = [{"index": 0, "id": "1", "function": {"name": name, "arguments": "{"}}]
+        return event({"choices": [{"index": 0, "delta": {"tool_calls": calls}}]})
+
+    assert Replay(trail_of(call("f")), {}).feed(call("f")) == b""
+    with pytest.raises(StreamBroken, match="another tool"):
+        Replay(trail_of(call("f")), {}).feed(call("g"))

@@ -40,11 +40,12 @@ class Queueing(RuleBasedStateMachine):
         patience_s=st.floats(0, 10),
     )
     def enqueue(self, band: int, tenant: str, tokens: int, patience_s: float) -> None:
-        expected_s = self.queue.expected_wait_s(band, tenant, 2)
+        query = Query(model="m", tenant=tenant, prompt_tokens=tokens)
+        expected_s = self.queue.expected_wait_s(band, query, 2)
         worse = [one for one in self.waiting if one.band > band]
         try:
             ticket, displaced = self.queue.enqueue(
-                Query(model="m", tenant=tenant, prompt_tokens=tokens),
+                query,
                 band=band,
                 now_s=self.now_s,
                 deadline_s=self.now_s + patience_s,
@@ -127,7 +128,7 @@ def test_tenants_that_wait_together_are_served_alike(tenants: list[list[int]]) -
         for tokens in requests:
             put(queue, str(number), tokens)
     dearest = max(max(requests) for requests in tenants) + 1
-    served = Counter({str(number): 0 for number in range(len(tenants))})
+    served = {str(number): 0.0 for number in range(len(tenants))}
     left = Counter({str(number): len(requests) for number, requests in enumerate(tenants)})
     while min(left.values()):
         ticket = queue.grant(0.0)

@@ -8,15 +8,17 @@ import msgspec
 import pytest
 
 from backends.clients.base import ClientError, ConnectionBroken, Outgoing
-from backends.replica import Phase, Replica
+from backends.replica import Event, Phase, Replica
 from gateway.app import Edges, opened
-from gateway.attempts import Attempts, Call
+from gateway.attempts import Attempts
 from gateway.calls import Incoming
 from gateway.dispatcher import Dispatcher
 from gateway.errors import ApiError
+from gateway.judging import Judge
 from gateway.openai.schemas import CHAT
 from gateway.settings import ModelSettings, parse
 from gateway.telemetry import Telemetry
+from gateway.trip import Call
 from routing.decision import Query
 from tests.fakes.loop import run
 
@@ -89,10 +91,11 @@ class House:
         fleet = {id_: Replica(id=id_, model="small", url=id_, phase=Phase.READY) for id_ in self.names}
         self.dispatcher.update(fleet)
         self.blamed: list[str] = []
-        self.attempts = Attempts(self.dispatcher, self.client, self._report, Telemetry(), {})
+        judge = Judge(self._report, self.dispatcher.rest, Telemetry(), loop.time)
+        self.attempts = Attempts(self.dispatcher, self.client, judge, {})
 
-    def _report(self, replica_id: str, ok: bool, reason: str = "", *, refused: bool = False) -> None:
-        if not ok:
+    def _report(self, replica_id: str, event: Event, reason: str = "") -> None:
+        if event in (Event.FAILED, Event.REFUSED, Event.THROTTLED):
             self.blamed.append(replica_id)
 
     async def burden(self, replica_id: str, tokens: int) -> None:

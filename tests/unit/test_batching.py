@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from backends.clients.base import ConnectionBroken, Outgoing
 from backends.replica import Phase, Replica
-from gateway.attempts import Attempts, Call
+from gateway.attempts import Attempts
 from gateway.batching import Batching, shares
 from gateway.dispatcher import Dispatcher
 from gateway.errors import ApiError, translate
+from gateway.judging import Judge
 from gateway.openai.answers import WholeReceiver
 from gateway.settings import ModelSettings
 from gateway.telemetry import Telemetry
+from gateway.trip import Call
 from routing.decision import Query
 from tests.fakes.loop import run
 
@@ -89,7 +91,8 @@ class House:
         dispatcher = Dispatcher(now=loop.time, draw=lambda: 0.0, expected_ready_s=lambda _model: None)
         dispatcher.configure([model])
         dispatcher.update({"r0": Replica(id="r0", model="embed", url="u", phase=Phase.READY)})
-        attempts = Attempts(dispatcher, self.upstream, lambda *_, **__: None, Telemetry(), {})
+        judge = Judge(lambda *_: None, dispatcher.rest, Telemetry(), loop.time)
+        attempts = Attempts(dispatcher, self.upstream, judge, {})
         self.batching = Batching(attempts)
         self.batching.configure([model])
 

@@ -31,6 +31,7 @@ class Grades:
     def __init__(self, score: float, tier: int) -> None:
         self._score, self._tier = score, tier
         self.asked: list[str] = []
+        self.embedded_s = 0.0
 
     def score(self, text: str) -> float:
         self.asked.append(text)

@@ -5,7 +5,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import pytest
@@ -51,8 +51,8 @@ class Guest:
         query = Query(model="small", prompt_tokens=10, exclude=frozenset([tried] if tried else []))
         self.task = asyncio.create_task(self._visit(dispatcher.slot(query, band=band, deadline_s=deadline_s)))
 
-    async def _visit(self, context: Slot) -> None:
-        async with context as slot:
+    async def _visit(self, given: Coroutine[Any, Any, Slot]) -> None:
+        with await given as slot:
             self.replica = slot.replica.id
             try:
                 await self.go.wait()
@@ -349,7 +349,7 @@ def test_a_replica_that_lets_its_first_bytes_wait_gets_less() -> None:
 
         async def visit() -> None:
             query = Query(model="small", prompt_tokens=100)
-            async with dispatcher.slot(query, band=1, deadline_s=math.inf) as slot:
+            with await dispatcher.slot(query, band=1, deadline_s=math.inf) as slot:
                 took[slot.replica.id] += 1
                 await asyncio.sleep(0.9 if slot.replica.id == "r0" else 0.1)
                 slot.began()

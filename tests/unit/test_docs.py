@@ -25,6 +25,9 @@ TABLES = [
     settings.BandSettings,
     settings.PriceSettings,
     settings.ReplicaSettings,
+    settings.PodSettings,
+    settings.WorkloadSettings,
+    settings.KubernetesSettings,
     LaunchProfile,
     Speculative,
     Lora,
@@ -55,7 +58,10 @@ def test_every_key_is_documented(table: type[msgspec.Struct]) -> None:
 
 def test_every_span_and_attribute_is_documented() -> None:
     documented = set(re.findall(r"`([^`\n]+)`", (ROOT / "docs" / "tracing.md").read_text()))
-    constants = {value for name, value in vars(semconv).items() if name.isupper() and name != "VERSION"}
+    named = {name: value for name, value in vars(semconv).items() if name.isupper() and name != "VERSION"}
+    constants = {value for value in named.values() if isinstance(value, str)}
+    guide = (ROOT / "docs" / "observability.md").read_text()
+    assert all(f"`{name}`" in guide for name in semconv.METRICS.values())
     assert constants | set(STEPS) <= documented
 
 

@@ -203,7 +203,7 @@ def test_a_replicas_retry_after_is_handed_on_where_it_is_a_number(
     ("raised", "kind"),
     [
         (QueueFull("m", 4, 2.0), errors.Overloaded),
-        (WaitExpired("m", 3.0), errors.QueueTimeout),
+        (WaitExpired("m", 3.0, 2.0), errors.QueueTimeout),
         (ReplyTimeout("silent"), errors.UpstreamTimeout),
         (ConnectFailed("refused"), errors.UpstreamFailed),
         (ConnectionBroken("reset"), errors.UpstreamFailed),

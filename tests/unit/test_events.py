@@ -145,12 +145,13 @@ def test_an_error_or_a_malformed_event_breaks_the_stream(event: str) -> None:
     assert one.usage(9) == (Usage(9, 1), True)
 
 
-def test_what_comes_together_with_the_break_is_not_delivered_and_not_metered() -> None:
+def test_what_comes_together_with_the_break_and_before_it_is_not_lost() -> None:
     one = receiver()
     one.feed(sse(A))
-    with pytest.raises(StreamBroken):
-        one.feed(sse(A, STOP, LAST, '{"error":{"message":"died"}}'))
-    assert one.usage(9) == (Usage(9, 1), True)
+    with pytest.raises(StreamBroken) as broken:
+        one.feed(sse(A, '{"error":{"message":"died"}}', A))
+    assert broken.value.before == renamed(A)
+    assert one.usage(9) == (Usage(9, 2), True)
 
 
 def test_bad_utf8_breaks_the_stream() -> None:

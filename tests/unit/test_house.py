@@ -53,8 +53,8 @@ def test_a_generic_name_resolves_to_this_tree(name: str) -> None:
 
 def test_the_gateway_never_loads_torch() -> None:
     code = (
-        "import sys, gateway.app, gateway.commands.up; from gateway.grading import Grading;"
-        "Grading.load().score('What is the capital of France?');"
+        "import sys, time, gateway.app, gateway.commands.up; from gateway.grading import Grading;"
+        "Grading.load(time.monotonic).score('What is the capital of France?');"
         "heavy = ('torch', 'vllm', 'sentence_transformers', 'transformers');"
         "print([name for name in heavy if name in sys.modules])"
     )

@@ -4,6 +4,7 @@ import pytest
 
 from backends.replica import (
     EJECT_AFTER,
+    EJECT_AFTER_THROTTLED,
     READMIT_FIRST_S,
     READMIT_MAX_S,
     STEADY_S,
@@ -11,7 +12,6 @@ from backends.replica import (
     Event,
     Phase,
     Replica,
-    outcome,
     step,
 )
 
@@ -113,16 +113,27 @@ def test_nothing_changed_is_the_same_object() -> None:
     assert step(READY, Event.SUCCEEDED, 101.0) is READY
 
 
-@pytest.mark.parametrize(
-    ("status", "event"),
-    [
-        (200, Event.SUCCEEDED),
-        (302, Event.SUCCEEDED),
-        (400, None),
-        (404, None),
-        (429, None),
-        (500, Event.FAILED),
-    ],
-)
-def test_what_a_status_says(status: int, event: Event | None) -> None:
-    assert outcome(status) is event
+def test_a_replica_that_only_turns_requests_away_is_ejected_and_one_that_serves_now_and_then_is_not() -> None:
+    assert after(READY, *[Event.THROTTLED] * (EJECT_AFTER_THROTTLED - 1)).phase is Phase.READY
+    assert after(READY, *[Event.THROTTLED] * EJECT_AFTER_THROTTLED).phase is Phase.EJECTED
+    assert after(READY, *[Event.THROTTLED, Event.SUCCEEDED] * 30).phase is Phase.READY
+
+
+def test_after_a_recovery_trust_grows_with_what_is_served() -> None:
+    assert READY.limit == READY.max_concurrency
+    back = step(after(READY, Event.REFUSED), Event.ANSWERED, 102.0)
+    limits = [back.limit]
+    for _ in range(8):
+        back = step(back, Event.BEGAN, 103.0)
+        limits.append(back.limit)
+    assert limits == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+    assert back.trust == 0
+
+
+@pytest.mark.parametrize("event", [Event.FAILED, Event.THROTTLED, Event.REFUSED])
+def test_on_trial_one_failure_is_enough_and_the_next_back_off_is_longer(event: Event) -> None:
+    back = step(after(READY, Event.REFUSED), Event.ANSWERED, 102.0)
+    again = step(back, event, 103.0)
+    assert (again.phase, again.ejections) == (Phase.EJECTED, 2)
+    assert again.readmit_at_s - again.since_s == 2 * READMIT_FIRST_S
+    assert step(step(back, Event.BEGAN, 102.5), Event.FAILED, 103.0).phase is Phase.READY

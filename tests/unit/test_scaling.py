@@ -70,7 +70,7 @@ def phases(built: House) -> dict[str, Phase]:
 
 
 async def serve(built: House) -> str:
-    async with built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
+    with await built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
         return slot.replica.id
 
 
@@ -87,7 +87,7 @@ async def test_a_reclaimed_replica_finishes_its_request_while_a_substitute_serve
     launch = LaunchProfile(weights="/w", max_replicas=3, shutdown_timeout_s=1)
     async with house(tmp_path, launch) as built:
         await until_async(lambda: phases(built) == {"m-0": Phase.READY})
-        async with built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
+        with await built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
             built.supervisor.reclaim(slot.replica.id, 60.0)
             built.scaler.reclaimed("m", slot.replica.id)
             await until_async(lambda: phases(built).get("m-1") is Phase.READY)
@@ -136,7 +136,7 @@ async def test_a_version_comes_before_the_other_one_goes_and_goes_back_in_one_st
             least = min(least, len(versions_of(built)))
             return set(versions_of(built).values()) == {"new"} and len(built.supervisor.replicas) == 2
 
-        async with built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
+        with await built.dispatcher.slot(Query(model="m"), band=1, deadline_s=1e12) as slot:
             assert slot.replica.version == "old"
             built.rollouts.adopt({"m": Rollout({"old": 0.0, "new": 1.0}, {"old": 1.0, "new": 0.0})})
             built.scaler.configure((model,))
@@ -175,7 +175,7 @@ async def test_the_top_band_is_on_demand_and_the_rest_on_spot(tmp_path: Path) ->
         }
         for band, wanted in ((0, "m-0"), (1, "m-1"), (2, "m-1")):
             for _ in range(3):
-                async with built.dispatcher.slot(Query(model="m"), band=band, deadline_s=1e12) as slot:
+                with await built.dispatcher.slot(Query(model="m"), band=band, deadline_s=1e12) as slot:
                     assert slot.replica.id == wanted
         built.supervisor.reclaim("m-1", 5.0)
         built.scaler.reclaimed("m", "m-1")

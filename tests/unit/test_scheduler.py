@@ -143,18 +143,20 @@ def test_who_waited_too_long_is_passed_over() -> None:
 
 def test_the_wait_is_estimated_from_the_service_the_slots_and_who_is_ahead() -> None:
     queue = Scheduler("m", 100)
-    assert queue.expected_wait_s(0, "t", 1) == 0.0
+    assert queue.expected_wait_s(0, Query(model="m", tenant="t"), 1) == 0.0
     queue.observe_service(4.0)
     for _ in range(100):
         queue.observe_service(8.0)
-    turn_s = queue.expected_wait_s(0, "t", 4)
+    turn_s = queue.expected_wait_s(0, Query(model="m", tenant="t"), 4)
     assert turn_s == pytest.approx(2.0, rel=0.01)
     for _ in range(9):
         enqueue(queue, band=1, tenant="greedy")
     enqueue(queue, band=0)
     ahead = {("greedy", 1): 10, ("modest", 1): 2, ("greedy", 0): 1, ("modest", 2): 10}
     for (tenant, band), count in ahead.items():
-        assert queue.expected_wait_s(band, tenant, 4) == pytest.approx((count + 1) * turn_s)
+        assert queue.expected_wait_s(band, Query(model="m", tenant=tenant), 4) == pytest.approx(
+            (count + 1) * turn_s
+        )
 
 
 def test_who_would_wait_longer_than_it_may_is_refused_at_once() -> None:

@@ -15,7 +15,7 @@ from backends.engines import LaunchCommand, LaunchProfile
 from backends.launchers import AttachedLauncher, LocalLauncher, MakeCommand, Process
 from backends.load import ReplicaLoad
 from backends.probing import ProbeReply
-from backends.replica import Phase, Replica
+from backends.replica import Event, Phase, Replica
 from backends.scrapes import MUTE_S
 from backends.supervisor import Supervisor
 from backends.wanted import ReplicaSpec
@@ -241,19 +241,19 @@ def test_requests_eject_and_a_probe_readmits(tmp_path: Path) -> None:
         supervisor = house.supervisor
         await house.until("a", Phase.READY)
         before = supervisor.replicas
-        supervisor.report("a", True)
+        supervisor.report("a", Event.SUCCEEDED)
         assert supervisor.replicas is before
         for _ in range(3):
-            supervisor.report("a", False, "500")
+            supervisor.report("a", Event.FAILED, "500")
         assert (house.phase("a"), before["a"].phase) == (Phase.EJECTED, Phase.READY)
         await supervisor.probe_once()
         assert house.phase("a") is Phase.EJECTED
         house.clock.now_s += 1.0
         await supervisor.probe_once()
         assert house.phase("a") is Phase.READY
-        supervisor.report("a", False, "refused", refused=True)
+        supervisor.report("a", Event.REFUSED, "refused")
         assert house.phase("a") is Phase.EJECTED
-        supervisor.report("unknown", False)
+        supervisor.report("unknown", Event.FAILED)
         await supervisor.stop()
 
     asyncio.run(run())
@@ -267,13 +267,13 @@ def test_a_replica_that_serves_is_not_probed_until_it_is_silent(tmp_path: Path) 
         supervisor = house.supervisor
         await house.until("a", Phase.READY)
         asked = len(probe.asked)
-        supervisor.report("a", True)
+        supervisor.report("a", Event.SUCCEEDED)
         await supervisor.probe_once()
         assert len(probe.asked) == asked
         await supervisor.probe_once()
         assert len(probe.asked) == asked + 1
-        supervisor.report("a", True)
-        supervisor.report("a", False, "refused", refused=True)
+        supervisor.report("a", Event.SUCCEEDED)
+        supervisor.report("a", Event.REFUSED, "refused")
         await supervisor.probe_once()
         assert len(probe.asked) == asked + 2, "one that is not ready is always asked"
         await supervisor.stop()

@@ -11,6 +11,7 @@ from litestar import get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
+from backends.clients.kubernetes import KubeError
 from backends.replica import Phase, Replica
 from backends.starts import Step
 from backends.supervisor import CannotSleep
@@ -180,12 +181,18 @@ def _model_actions(process: Process) -> list[HTTPRouteHandler]:
         responses=frame.ACTS,
         status_code=200,
         tags=["fleet"],
-        sync_to_thread=False,
     )
-    def scale_model(request: AdminRequest, model_name: str, data: JSONBody[Scale]) -> ShownModel:
+    async def scale_model(request: AdminRequest, model_name: str, data: JSONBody[Scale]) -> ShownModel:
         """Holds until it is given back with null, or until the gateway ends; running requests finish."""
         _launched(process, request, model_name)
-        process.scaler.pin(model_name, data.replicas)
+        cluster = process.cluster
+        if cluster is None or model_name not in cluster:
+            process.scaler.pin(model_name, data.replicas)
+        else:
+            try:
+                await cluster.pin(model_name, data.replicas)
+            except KubeError as error:
+                raise Conflict(f"The cluster did not take it: {error}.") from None
         return next(one for one in _models(process) if one.name == model_name)
 
     docs: dict[str, Any] = {"responses": frame.ACTS, "status_code": 200, "tags": ["fleet"]}
@@ -238,10 +245,16 @@ def _known_model(process: Process, request: AdminRequest, name: str) -> None:
 
 def _launched(process: Process, request: AdminRequest, name: str) -> None:
     _known_model(process, request, name)
-    if process.scaler.shown(name) is None:
+    if _scaling(process, name) is None:
         raise Conflict(
             f"Model {name!r} is not launched here; its replicas are declared in the configuration."
         )
+
+
+def _scaling(process: Process, model: str) -> dict[str, object] | None:
+    """Give how many replicas a model should have; None for one that is neither launched here nor pods."""
+    found = process.cluster.shown(model) if process.cluster is not None else None
+    return found or process.scaler.shown(model)
 
 
 def _shown_by_id(process: Process, replica_id: str) -> ShownReplica:
@@ -262,7 +275,7 @@ def _models(process: Process) -> Iterable[ShownModel]:
             context_tokens=model.settings.context_tokens,
             price_version=process.control.prices.find(model.name, "", process.control.wall()).version,
             replicas=phases,
-            scaling=process.scaler.shown(model.name),
+            scaling=_scaling(process, model.name),
         )
 
 

@@ -1,5 +1,6 @@
 """``/admin/v1/usage``: sums by day and dimension, by metadata, per month; and the rows as a file."""
 
+import itertools
 from typing import Annotated, Any
 
 from litestar import get
@@ -12,7 +13,6 @@ from gateway.api.admin.frame import AdminRequest, Filter, Page
 from gateway.errors import InvalidRequest
 from gateway.process import Control, Process
 from gateway.tenancy import organisations, usage
-from gateway.tenancy.access import EVERYTHING
 from gateway.tenancy.export import Format, written
 from gateway.tenancy.usage import Dimension, Invoice, Share, Sum
 
@@ -92,11 +92,20 @@ def _export(control: Control, path: str, form: Format, media: str) -> HTTPRouteH
     """Make the handler that gives the rows in one form."""
 
     @get(path, summary=f"Export ledger rows as {form}", media_type=media, responses=frame.LISTS, **DOCS)
-    def export_usage(request: AdminRequest, from_s: Moment = 0.0, to_s: Moment = 1e11) -> Stream:
-        """The rows of a half-open span of time, oldest first."""
+    def export_usage(  # one parameter per filter
+        request: AdminRequest,
+        from_s: Moment = 0.0,
+        to_s: Moment = 1e11,
+        org: Filter = None,
+        project: Filter = None,
+        key_id: Filter = None,
+        model: Filter = None,
+    ) -> Stream:
+        """The rows of a half-open span of time, oldest first; they come as they are read."""
         reach = frame.permitted(request, "usage.read")
-        own = {"org": None if reach.org == EVERYTHING else reach.org, "key_id": reach.key_id}
-        of = {name: value for name, value in own.items() if value is not None}
-        return Stream(written(control.opened(), form, (from_s, to_s), of), media_type=media)
+        filters = {"org": org, "project": project, "key_id": key_id, "model": model}
+        pieces = written(usage.rows(control.opened(), reach, filters, (from_s, to_s)), form)
+        first = next(pieces)  # a database that is away is told by the status
+        return Stream(itertools.chain((first,), pieces), media_type=media)
 
     return export_usage

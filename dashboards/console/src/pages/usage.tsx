@@ -39,7 +39,7 @@ export default function Usage() {
     <>
       <Heading title="Usage & invoice" about="Days are in UTC, as they are billed.">
         <SegmentedControl size="xs" aria-label="Span of time" value={String(days)} onChange={(value) => set({ days: value })} data={[{ value: "7", label: "7 d" }, { value: "30", label: "30 d" }, { value: "90", label: "90 d" }]} />
-        {["jsonl", "csv"].map((form) => <Export key={form} form={form} from_s={from_s} />)}
+        {["jsonl", "csv"].map((form) => <Export key={form} form={form} from_s={from_s} org={org} />)}
       </Heading>
       {isPending ? <Loading /> : error ? <Failed error={error} again={() => void refetch()} /> : data.daily.length === 0 ? (
         <Card><Empty title="Nothing was used">Choose a longer span{org ? `, or take the filter on ${org} away` : ""}; or send a request from the <To to="/playground">playground</To>.</Empty></Card>
@@ -55,10 +55,10 @@ export default function Usage() {
 }
 
 /** A download with whatever proves who asks: a link alone has no admin key. */
-function Export({ form, from_s }: { form: string; from_s: number }) {
+function Export({ form, from_s, org }: { form: string; from_s: number; org?: string }) {
   const path = form === "csv" ? "/admin/v1/usage/export.csv" : "/admin/v1/usage/export";
   const save = async () => {
-    const blob = (await got(api.GET(path, { params: { query: { from_s } }, parseAs: "blob" }))) as unknown as Blob;
+    const blob = (await got(api.GET(path, { params: { query: { from_s, org } }, parseAs: "blob" }))) as unknown as Blob;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
     link.download = `usage.${form}`;
