@@ -29,7 +29,7 @@ test: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp console
 
 soak: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp console
 	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"
-	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" MINUTES="$(MINUTES)" SEED="$(SEED)" .venv/bin/python -m pytest -m soak $(ARGS)
+	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" MINUTES="$(MINUTES)" SEED="$(SEED)" .venv/bin/python -m pytest -m soak -o faulthandler_timeout=1800 $(ARGS)
 
 bench: $(if $(PROFILE),.venv/dev.stamp,.venv/switchgear.stamp)
 	@.venv/bin/python -m bench $(if $(PROFILE),--profile) $(if $(LITELLM),--litellm $(filter-out 1,$(LITELLM))) $(ARGS)

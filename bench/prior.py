@@ -36,7 +36,7 @@ class Recorder(Learner):
 
     def learn(self, judged: Sequence[tuple[Evidence, bool]], weight: float) -> None:
         """Keep and learn."""
-        self.seen += [(evidence.dense, right) for evidence, right in judged]
+        self.seen += [(np.array(evidence.dense), right) for evidence, right in judged]
         super().learn(judged, weight)
 
 

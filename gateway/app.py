@@ -15,6 +15,7 @@ import msgspec
 from litestar import Litestar, Router
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
+from redis.exceptions import RedisError
 
 from backends.clients import Clients
 from backends.clients.base import InferenceClient
@@ -35,7 +36,8 @@ from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
 from gateway.grading import Grading
 from gateway.judging import Judge
-from gateway.likeness import Keep, Likeness, store_of
+from gateway.learning import Learning
+from gateway.likeness import Keep, Likeness
 from gateway.loops import Loop, running
 from gateway.metering import metering_from
 from gateway.outbound.webhooks import post
@@ -43,8 +45,11 @@ from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
 from gateway.recordings import Recordings
 from gateway.request_log import RequestLog
+from gateway.salt import own_salt
 from gateway.scaling import Fleet, Scaler
-from gateway.settings import CacheSettings, Settings
+from gateway.settings import CacheSettings, ModelSettings, Settings
+from gateway.shadows import Shadows
+from gateway.sharpening import Sharpening
 from gateway.spot import SpotWatch
 from gateway.staging import ConfigFile
 from gateway.state.logs import Logs, MemoryLogs
@@ -63,7 +68,8 @@ from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
 from gateway.tracing import tracing_from
 from semantic_cache.saving import OwnFile
-from semantic_cache.stores.shared import SharedLog
+from semantic_cache.stores.redis import Link
+from semantic_cache.stores.shared import Complained, SharedLog
 
 ROUTES = (
     inference.handlers,
@@ -77,6 +83,7 @@ ROUTES = (
 )
 
 PULSE_S = 0.5
+CACHE_TIMEOUT_S = 0.005  # a look-up in Redis; longer is a miss
 
 
 class Edges(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +123,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("keys", 1.0, books.refresh_keys),
         Loop("rollouts", 1.0, house.follow_rollouts),
         Loop("spot", 2.0, house.spot.look),
-        Loop("expiry", 60.0, books.expire),
+        Loop("expiry", 2.0, books.expire),
+        Loop("standings", 60.0, books.note_standings),
         Loop("idempotency", 1.0, house.recordings.step),
         Loop("retention", 600.0, books.retain),
         Loop("proof", 300.0, books.prove),
@@ -125,6 +133,8 @@ def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
         Loop("webhooks", 1.0, notices.deliver),
         Loop("likeness", 0.1, house.settle),
         Loop("audits", 0.5, house.audit),
+        Loop("shadows", 0.5, house.shadows.step),
+        Loop("labels", 5.0, house.learning.step),
         Loop("likeness-file", 60.0, house.save_likeness),
     )
 
@@ -143,7 +153,11 @@ class House:
         self.metering = metering_from(edges.environ, self.telemetry, edges.wall)
         self.log = RequestLog(self.telemetry, (edges.now, edges.wall))
         self.news = _news(settings, edges)
-        self.store = store_of("exact", settings.cache.max_bytes, self.news)
+        cache = settings.cache
+        self.link = _link(settings, edges)
+        file = OwnFile(state_dir / "semantic.cache")
+        self._keep = Keep(cache.max_bytes, cache.max_entries, file, self.news, self.link)
+        self.store = self._keep.store("exact")
         self.keys = keys = KeyTable()
         prices = PriceTable()
         self.shared = _shared(settings, edges, self.telemetry)
@@ -194,12 +208,11 @@ class House:
         self._followed: int | None = None  # the revision of the database that the shares are of
         self.scaler.shares = self.rollouts.in_use
         self.spot = SpotWatch(self.supervisor, edges.wall)
-        self.chooser = Chooser(None, self.dispatcher.ready)
-        file = OwnFile(state_dir / "semantic.cache")
-        self._keep = Keep(settings.cache.max_bytes, file, self.news)
+        self.chooser = Chooser(None, self.dispatcher)
         self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
         judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
         self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
+        self._learn(state_dir)
         self.logs = _logs(settings, edges)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
@@ -209,10 +222,13 @@ class House:
             chooser=self.chooser,
             attempts=self.batching,
             coalescing=self.coalescing,
+            sharpening=self.sharpening,
+            shadows=self.shadows,
             telemetry=self.telemetry,
             tracing=self.tracing,
             log=self.log,
         )
+        self._season(state_dir)
         control = Control(
             engine=self.books.engine,
             directory=directory,
@@ -226,6 +242,14 @@ class House:
         self.recordings = Recordings(self.logs, self.pipeline, control.opened, edges.wall)
         self.process = self._process(settings, control)
         self.adopt(settings)
+
+    def _learn(self, state_dir: Path) -> None:
+        """Make what sharpens the classifier and teaches it."""
+        edges = self._edges
+        self.grading: Grading | None = None
+        self.learning = Learning(state_dir / "routing-labels.jsonl", lambda: self.grading, self.telemetry)
+        self.sharpening = Sharpening(self.batching, lambda: self.grading, self.telemetry)
+        self.shadows = Shadows(self.batching, self.learning, self.telemetry, edges.draw, edges.wall)
 
     def keeper(self, model: str) -> Scaler | Cluster:
         """Give whoever knows how many replicas of a model there are, and wakes it."""
@@ -250,6 +274,7 @@ class House:
             telemetry=self.telemetry,
             control=control,
             log=self.log,
+            learning=self.learning,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             rollouts=self.rollouts,
@@ -258,10 +283,24 @@ class House:
             tell_siblings=edges.tell_siblings,
             file=_file(settings, edges),
             loops=loops(self, *self._shared_loops()),
-            part_errors=self.books.errors
-            if self.shared is None
-            else ChainMap(self.books.errors, self.shared.errors),
+            part_errors=ChainMap(
+                self.books.errors, *(part.errors for part in (self.shared, self.link) if part is not None)
+            ),
             exchanges=set(),
+        )
+
+    def _season(self, state_dir: Path) -> None:
+        """Give what is kept its salt, and have bad answers told to whoever gave them."""
+        shelf, news = self.pipeline.shelf, self.news
+        salt = own_salt(state_dir / "cache.salt")
+        shelf.season(salt)
+        if news is None:
+            return
+        news.salt, news.on_salt = salt, shelf.season
+        shelf.kept.tell = lambda tenant, request_id: news.tell(Complained(tenant, request_id))
+        heard = shelf.kept.complaints
+        news.listen(
+            lambda one: heard.append((one.tenant, one.request_id)) if isinstance(one, Complained) else None
         )
 
     def _changed(self, before: Replica, after: Replica) -> None:
@@ -280,6 +319,8 @@ class House:
         if (news := self.news) is not None:
             yield Loop("cache-send", 0.05, news.send)
             yield Loop("cache-receive", 0.05, news.receive)
+        if self.link is not None:
+            yield Loop("cache-redis", 1.0, self.look_at_redis)
         if self.metering is not None:
             yield self.metering.loop
         if self._edges.tallies is not None:
@@ -288,7 +329,8 @@ class House:
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
-            self.chooser.grader = Grading.load(self._edges.now)
+            self.grading = Grading.load(self._edges.now, settings.server.workers)
+            self.chooser.grader = self.process.grading = self.grading
         catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
         self.dispatcher.configure(settings.models)
         self.spot.settings = settings.spot
@@ -301,7 +343,7 @@ class House:
         self._credentials.update(declared.credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache, settings.coalescing)
         self.recordings.adopt(settings.idempotency, settings.streams)
-        self._adopt_likeness(settings.cache)
+        self._adopt_likeness(settings.cache, settings.models)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
@@ -334,20 +376,26 @@ class House:
             self._declare()
         self._followed = revision
 
-    def _adopt_likeness(self, cache: CacheSettings) -> None:
+    def _adopt_likeness(self, cache: CacheSettings, models: Iterable[ModelSettings]) -> None:
         """Switch the semantic tier on or off; what it knows stays while the process lives."""
         if cache.semantic is None or not cache.exact_ttl_s:
             self.pipeline.shelf.kept.likeness = None
             return
         if self._likeness is None:
             self._likeness = Likeness(self.batching, self.telemetry, self._edges.draw, self._keep)
-        self._likeness.adopt(cache.semantic)
+        self._likeness.adopt(cache.semantic, models)
         self.pipeline.shelf.kept.likeness = self._likeness
 
     async def settle(self) -> None:
-        """Let the semantic tier learn from what was answered."""
+        """Let the semantic tier learn from what was answered, and hear complaints of other gateways."""
+        await self.pipeline.shelf.kept.hear()
         if self._likeness is not None:
             await self._likeness.settle()
+
+    async def look_at_redis(self) -> None:
+        """See whether the texts in Redis are there."""
+        if self._likeness is not None:
+            await self._likeness.look()
 
     async def save_likeness(self) -> None:
         """Keep on disk what the semantic tier knows."""
@@ -386,6 +434,9 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         if house.shared is not None:
             with contextlib.suppress(RedisAway):
                 await house.shared.step(edges.wall())
+        if house.news is not None:
+            with contextlib.suppress(RedisError, OSError):
+                await house.news.agree()
         await house.books.open()
         await house.load_likeness()
         await house.supervisor.sweep()
@@ -408,6 +459,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         await house.clients.close()
         if house.news is not None:
             await house.news.close()
+        if house.link is not None:
+            await house.link.close()
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()
@@ -486,6 +539,15 @@ def _news(settings: Settings, edges: Edges) -> SharedLog | None:
     return SharedLog(redis.url, password, redis.timeout_ms / 1000)
 
 
+def _link(settings: Settings, edges: Edges) -> Link | None:
+    """Make the way to the texts and answers in Redis, where they are to be kept there."""
+    redis, semantic = settings.redis, settings.cache.semantic
+    if redis is None or semantic is None or semantic.store != "redis":
+        return None
+    password = edges.environ[redis.password_env] if redis.password_env else None
+    return Link(redis.url, password, CACHE_TIMEOUT_S, edges.now)
+
+
 def _admin_digest(environ: Mapping[str, str]) -> bytes | None:
     key = environ.get("SWITCHGEAR_ADMIN_KEY")
     return hashlib.sha256(key.encode()).digest() if key else None
@@ -515,4 +577,6 @@ def _wire_probes(house: House, wall: Callable[[], float]) -> None:
     )
     if (news := house.news) is not None:
         telemetry.probe("switchgear_cache_lost_news", lambda: [((), float(news.lost))])
+    if (link := house.link) is not None:
+        telemetry.probe("switchgear_cache_redis_lost", lambda: [((), float(link.lost))])
     telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])

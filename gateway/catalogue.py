@@ -8,7 +8,7 @@ from backends.engines import Engine
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.openai.continuation import Able
 from gateway.openai.schemas import Inference
-from gateway.settings import ModelSettings, Objective, Settings
+from gateway.settings import ModelSettings, Objective, RouteSettings, Settings
 from gateway.tenancy.keys import Key
 
 
@@ -43,11 +43,17 @@ class Target(msgspec.Struct, frozen=True):
     route: str
     models: tuple[Model, ...]
     fallback: tuple[Model, ...] = ()
-    objective: Objective | None = None
+    settings: RouteSettings | None = None
     names: tuple[str, ...] = ()
     fallback_names: tuple[str, ...] = ()
     allowed_as: str = ""
     by_key: Mapping[str, "Target"] = {}
+
+    @property
+    def objective(self) -> Objective:
+        """What a route aims at."""
+        assert self.settings is not None
+        return self.settings.objective
 
     @property
     def context_tokens(self) -> int | None:
@@ -85,7 +91,7 @@ class Catalogue:
                 route.name,
                 tuple(self.models[tier] for tier in route.tiers),
                 tuple(self.models[name] for name in route.fallback),
-                route.objective,
+                route,
                 route.tiers,
                 route.fallback,
                 route.name,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from gateway.settings import ConfigError, ModelSettings, RouteSettings, Settings
+from gateway.settings import ConfigError, ModelSettings, Objective, RouteSettings, Settings
 from gateway.tenancy.pricing import PriceError, price_of_model
 from gateway.tenancy.webhooks import MASTER_ENV, MASTER_MIN_CHARACTERS
 from routing.policies import POLICIES
@@ -58,12 +58,24 @@ def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         yield from (f"models[{index}].{finding}" for finding in _model(model, environ))
     for index, route in enumerate(settings.routes):
         yield from (f"routes[{index}].{finding}" for finding in _route(route, settings))
+    yield from _semantic(settings)
     yield from _keys(settings, {*names}, environ)
     if 0 < len(environ.get(MASTER_ENV, "")) < MASTER_MIN_CHARACTERS:
         yield f"webhooks: give {MASTER_ENV} {MASTER_MIN_CHARACTERS} characters or more; it can be guessed"
     token = settings.server.metrics_token_env
     if token is not None and not environ.get(token):
         yield f"server.metrics_token_env: the variable {token} is not set"
+
+
+def _semantic(settings: Settings) -> Iterator[str]:
+    semantic = settings.cache.semantic
+    if semantic is None:
+        return
+    if semantic.store == "redis" and settings.redis is None:
+        yield "cache.semantic.store: 'redis' needs [redis]; add it, or set 'memory'"
+    kinds = {model.name: model.kind for model in settings.models}
+    if semantic.embedding != "static" and kinds.get(semantic.embedding) != "embedding":
+        yield f"cache.semantic.embedding: no model of kind 'embedding' is named {semantic.embedding!r}"
 
 
 def _keys(settings: Settings, known: set[str], environ: Mapping[str, str]) -> Iterator[str]:
@@ -143,10 +155,16 @@ def _route(route: RouteSettings, settings: Settings) -> Iterator[str]:
                 yield f"{field}: {name!r} is an {kinds[name]} model; a route needs chat models"
     if len(set(route.tiers)) != len(route.tiers):
         yield "tiers: a model is named twice"
-    aims = [
-        one
-        for one in (route.objective.large_share, route.objective.quality, route.objective.threshold)
-        if one is not None
-    ]
-    if len(aims) != 1:
-        yield "objective: give exactly one of large_share, quality, threshold"
+    if len(route.objective.stated) != 1:
+        yield f"objective: give exactly one of {', '.join(Objective.__struct_fields__)}"
+    unpriced = [model.name for model in settings.models if model.name in route.tiers and model.price is None]
+    if route.objective.cost_per_request_usd is not None and unpriced:
+        yield f"objective: to hold a cost, give {', '.join(unpriced)} a price"
+    if route.grade == "precise" and kinds.get(route.embedder or "") != "embedding":
+        yield "embedder: the precise grade needs one; name an embedding model (all-MiniLM-L6-v2)"
+    if (
+        route.shadow is not None
+        and route.shadow.judge is not None
+        and kinds.get(route.shadow.judge) != "chat"
+    ):
+        yield f"shadow.judge: no chat model is named {route.shadow.judge!r}"

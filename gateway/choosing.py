@@ -1,81 +1,179 @@
-"""Which model answers: hard constraints first, then the score of the classifier against the objective."""
+"""Which model answers: hard constraints first, then the score of the classifier against the objective.
 
-from collections.abc import Callable, Mapping
+The order: a named model; the client's wish; what can take the request (context, tools, images, schema); what
+is ready and within its promise of time; then the score. Within a conversation the tier does not fall. A text
+that the classifier cannot read counts as one that needs the largest tier, as far as the objective allows.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from gateway.catalogue import Model, Target
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, ModelNotAllowed
 from gateway.openai.schemas import ChatFields, CompletionFields, Inference
+from gateway.settings import Objective
+from gateway.tenancy.keys import Key
 from routing.complexity import query_text
+from routing.conversations import Conversations, turns
+from routing.objectives import Placement
+
+TIER, OBJECTIVE = b"x-switchgear-tier", b"x-switchgear-objective"
+_encode = msgspec.json.Encoder().encode
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """The model, the score where one was needed, and why in one word."""
+class Reading(msgspec.Struct, frozen=True, eq=False):
+    """What the classifier read: the expected gain in [0, 1], and the columns that it follows from.
+
+    ``sure`` is false of a text that it cannot read; ``late`` tells that the precise grade did not come in
+    time and this is the fast one's. ``own`` is the shipped score, where a tenant's labels taught another.
+    """
+
+    score: float
+    columns: NDArray[np.float32]
+    sure: bool = True
+    late: bool = False
+    precise: bool = False
+    own: float | None = None
+
+    @property
+    def shipped(self) -> float:
+        """The score without what the tenant's own labels taught."""
+        return self.score if self.own is None else self.own
+
+
+class Choice(msgspec.Struct, frozen=True, eq=False):
+    """The model, why in one word, and where the classifier was asked, what it said.
+
+    ``threshold`` is the score of the boundary that decided, ``aim`` the objective that was held.
+    """
 
     model: Model
     score: float | None
     reason: str
+    threshold: float | None = None
+    aim: Objective | None = None
+    reading: Reading | None = None
 
 
 class Grader(Protocol):
-    """Scores texts and turns scores into tiers, per route."""
+    """Reads texts and turns scores into tiers, per route."""
 
     embedded_s: float
     """When a text was embedded last, monotonic; one that is remembered is not."""
 
-    def score(self, text: str) -> float:
-        """Give the expected gain of the largest tier, in [0, 1]."""
+    def read(self, text: str) -> Reading:
+        """Read a text."""
 
-    def tier(self, target: Target, score: float) -> int:
-        """Give the index of the tier, 0 the cheapest, that the route's objective wants for this score."""
+    def adapted(self, reading: Reading, target: Target, tenant: str) -> Reading:
+        """Give the reading with what the tenant's own labels taught."""
 
-    def thresholds(self, target: Target) -> list[float]:
-        """Give the scores from which on each tier above the cheapest is wanted now."""
+    def place(self, target: Target, aim: Objective, score: float, least: int) -> Placement:
+        """Place a query on the tier, ``least`` at least, that the objective wants for its score."""
+
+    def spent(self, target: Target, aim: Objective, model: Model, usd: float) -> None:
+        """Learn what a routed request has cost."""
+
+
+class Fleet(Protocol):
+    """What is known of the replicas of a model; see ``Dispatcher``."""
+
+    def ready(self, model: str) -> bool:
+        """Tell whether any is ready."""
+
+    def ttft_s(self, model: str) -> float | None:
+        """Give the longest recent time to the first byte; None while unknown."""
 
 
 class Chooser:
-    """Chooses the model of a request; ``ready`` tells whether a model has a ready replica."""
+    """Chooses the model of a request."""
 
-    def __init__(self, grader: Grader | None, ready: Callable[[str], bool]) -> None:
+    def __init__(self, grader: Grader | None, fleet: Fleet) -> None:
         self.grader = grader
-        self._ready = ready
+        self.conversations = Conversations()
+        self._fleet = fleet
 
     @property
     def embedded_s(self) -> float:
         """When a text was embedded last, monotonic."""
         return self.grader.embedded_s if self.grader is not None else 0.0
 
-    def choose(self, target: Target, request: Inference, headers: Mapping[bytes, bytes]) -> Choice:
-        """Choose; raises InvalidRequest for a tier that the route does not have."""
+    def choose(
+        self,
+        target: Target,
+        request: Inference,
+        headers: Mapping[bytes, bytes],
+        key: Key,
+        reading: Reading | None = None,
+    ) -> Choice:
+        """Choose; ``reading`` is what was read before. Raises InvalidRequest or ModelNotAllowed."""
         if not target.route:
             return Choice(target.models[0], None, "named")
-        wish = headers.get(b"x-switchgear-tier")
+        wish = headers.get(TIER)
         if wish is not None:
-            return self._wished(target, wish.decode("latin-1"))
-        fitting = [model for model in target.models if _fits(model, request)] or [target.models[-1]]
-        ready = [model for model in fitting if self._ready(model.name)]
+            return self._wished(target, wish.decode("latin-1"), key)
+        aim = _aim(target, headers.get(OBJECTIVE), key)
+        able, lack = _able(target.models, request)
+        ready = [model for model in able if self._fleet.ready(model.name)]
         if not ready:
-            spare = [model for model in target.fallback if self._ready(model.name)]
-            return Choice(spare[0], None, "fallback") if spare else Choice(fitting[0], None, "none-ready")
+            spare = [model for model in target.fallback if self._fleet.ready(model.name)]
+            return Choice(spare[0], None, "fallback") if spare else Choice(able[0], None, "none-ready")
+        if len(ready) > 1 and (prompt := [model for model in ready if self._prompt(model)]):
+            if len(prompt) == 1:
+                return Choice(prompt[0], None, "slo")
+            ready = prompt
         if len(ready) == 1 or self.grader is None:
-            reason = "only-ready" if len(fitting) > 1 else "context"
-            return Choice(ready[0], None, reason)
-        score = self.grader.score(text_of(request))
-        wanted = target.models[self.grader.tier(target, score)]
-        if wanted in ready:
-            return Choice(wanted, score, "score")
-        above = [model for model in ready if target.models.index(model) > target.models.index(wanted)]
-        return Choice(above[0] if above else ready[-1], score, "next-ready")
+            return Choice(ready[0], None, lack if len(able) == 1 and lack else "only-ready")
+        least = self.conversations.tier(_turns(target, request, key)[0]) if _has_past(request) else 0
+        reading = reading or self.grader.read(text_of(request))
+        reading = self.grader.adapted(reading, target, key.tenant)
+        placed = self.grader.place(target, aim, reading.score if reading.sure else 1.0, least)
+        wanted = target.models[placed.tier]
+        reason = _reason(reading, placed, least)
+        if wanted not in ready:
+            above = [model for model in ready if target.models.index(model) > placed.tier]
+            wanted, reason = above[0] if above else ready[-1], "next-ready"
+        tier = target.models.index(wanted)
+        if tier and (now := _turns(target, request, key)[1]) is not None:
+            self.conversations.note(now, tier)
+        return Choice(wanted, reading.score, reason, placed.threshold, aim, reading)
 
-    def _wished(self, target: Target, wish: str) -> Choice:
+    def next(self, target: Target, choice: Choice) -> Choice | None:
+        """Give the choice of the next larger tier that is ready, for an answer that is not good enough."""
+        above = target.models[target.models.index(choice.model) + 1 :]
+        for model in above:
+            if self._fleet.ready(model.name):
+                return msgspec.structs.replace(choice, model=model, reason="cascade")
+        return None
+
+    def spent(self, target: Target, choice: Choice, usd: float) -> None:
+        """Hear what a request has cost, where the objective is about that."""
+        aim = choice.aim
+        if aim is not None and aim.cost_per_request_usd is not None and self.grader is not None:
+            self.grader.spent(target, aim, choice.model, usd)
+
+    def _prompt(self, model: Model) -> bool:
+        """Tell whether a model keeps its promise of time, as far as is known."""
+        promised_ms = model.settings.slo_ttft_ms
+        ttft_s = self._fleet.ttft_s(model.name) if promised_ms is not None else None
+        return promised_ms is None or ttft_s is None or ttft_s * 1000 <= promised_ms
+
+    def _wished(self, target: Target, wish: str, key: Key) -> Choice:
         for model in target.models:
             if model.name == wish:
+                if model is target.models[-1] and key.most_large_share < 1.0:
+                    raise ModelNotAllowed(
+                        f"This key may not ask for the tier {wish!r}: its most_large_share is"
+                        f" {key.most_large_share:g}. Leave the header out.",
+                        param=TIER.decode(),
+                    )
                 return Choice(model, None, "client")
         names = ", ".join(model.name for model in target.models)
         raise InvalidRequest(
-            f"The route {target.name!r} has no tier {wish!r}; it has {names}.", param="x-switchgear-tier"
+            f"The route {target.name!r} has no tier {wish!r}; it has {names}.", param=TIER.decode()
         )
 
 
@@ -90,8 +188,98 @@ def text_of(request: Inference) -> str:
     return ""
 
 
-def _fits(model: Model, request: Inference) -> bool:
-    if not model.settings.tools and isinstance(request.typed, ChatFields) and request.typed.tools:
+def parse_aim(text: str) -> Objective:
+    """Read an objective as the header says it: ``large_share=0.5``. Raises InvalidRequest."""
+    name, _, value = text.partition("=")
+    try:
+        return msgspec.convert({name.strip(): float(value)}, Objective)
+    except (ValueError, msgspec.ValidationError):
+        known = ", ".join(Objective.__struct_fields__)
+        raise InvalidRequest(
+            f"The header {OBJECTIVE.decode()} must be a name and a number, such as 'large_share=0.5';"
+            f" names are {known}, shares and qualities lie in [0, 1].",
+            param=OBJECTIVE.decode(),
+        ) from None
+
+
+def _aim(target: Target, wish: bytes | None, key: Key) -> Objective:
+    """Give the objective in force: the request's, the key's, the route's; in steps of a hundredth."""
+    if wish is None and key.large_share is None and key.most_large_share == 1.0:
+        return target.objective
+    if wish is not None:
+        aim = parse_aim(wish.decode("latin-1"))
+        if key.most_large_share < 1.0 and (aim.large_share is None or aim.large_share > key.most_large_share):
+            raise ModelNotAllowed(
+                f"This key may ask for no more than large_share={key.most_large_share:g}.",
+                param=OBJECTIVE.decode(),
+            )
+        return aim if aim.large_share is None else Objective(large_share=round(aim.large_share, 2))
+    aim = target.objective if key.large_share is None else Objective(large_share=key.large_share)
+    if key.most_large_share < 1.0:
+        wanted = key.most_large_share if aim.large_share is None else aim.large_share
+        return Objective(large_share=min(wanted, key.most_large_share))
+    return aim
+
+
+def _able(models: Sequence[Model], request: Inference) -> tuple[list[Model], str]:
+    """Give the models that can take a request, the last where none can, and what another one lacks."""
+    able = [model for model in models if not _lack(model, request)]
+    if len(able) == len(models):
+        return able, ""
+    return able or [models[-1]], next(lack for model in models if (lack := _lack(model, request)))
+
+
+def _lack(model: Model, request: Inference) -> str:
+    """Say what a model lacks to take a request; nothing where it can."""
+    settings, typed = model.settings, request.typed
+    limit = settings.context_tokens
+    if limit is not None and request.prompt_tokens_estimate > limit:
+        return "context"
+    if settings.tools and settings.json_schema and settings.images:
+        return ""
+    if isinstance(typed, ChatFields):
+        if not settings.tools and typed.tools:
+            return "tools"
+        shape = b"" if settings.json_schema else bytes(request.fields.get("response_format", b""))
+        if b"json_" in shape:
+            return "json-schema"
+        if not settings.images and any(_pictured(one.content) for one in typed.messages):
+            return "images"
+    return ""
+
+
+def _pictured(content: object) -> bool:
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") not in ("text", None) for part in content
+    )
+
+
+def _has_past(request: Inference) -> bool:
+    typed = request.typed
+    if not isinstance(typed, ChatFields) or len(typed.messages) < 3:
         return False
-    limit = model.settings.context_tokens
-    return limit is None or request.prompt_tokens_estimate <= limit
+    return any(one.role == "assistant" for one in typed.messages)
+
+
+def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, bytes | None]:
+    """Name the user's last turn but one and the last one."""
+    typed = request.typed
+    if not isinstance(typed, ChatFields):
+        return None, None
+    scope = f"{key.tenant}\0{target.route}\0".encode()
+    contents = (
+        (
+            one.role,
+            one.content.encode(errors="replace") if isinstance(one.content, str) else _encode(one.content),
+        )
+        for one in typed.messages
+    )
+    return turns(scope, contents)
+
+
+def _reason(reading: Reading, placed: Placement, least: int) -> str:
+    if not reading.sure:
+        return "unsure"
+    if placed.tier == least and reading.score < placed.threshold and least:
+        return "conversation"
+    return "late" if reading.late else "score"

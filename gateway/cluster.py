@@ -27,6 +27,7 @@ from gateway.settings import ConfigError, KubernetesSettings, ModelSettings, Pod
 
 PINS = "switchgear.io/pinned"
 WAKE_AGAIN_S = 5.0
+PROBED_S = 10.0
 USE = ("prompt_tokens_total", "generation_tokens_total", "running", "waiting")
 
 
@@ -43,6 +44,7 @@ class Known(msgspec.Struct, eq=False):
 
     declared: PodSettings
     pods: tuple[Pod, ...] = ()
+    changed_s: float = float("-inf")
     woken_s: float = float("-inf")
     used: object = None
     """What its engines had counted when it was last seen in use."""
@@ -121,11 +123,13 @@ class Cluster:
         return known is not None and known.declared.when_asleep == "hold" and self._pins().get(model) != 0
 
     def expected_ready_s(self, model: str) -> float | None:
-        """Seconds until a model that has no pods serves; None for one that is not of this cluster."""
-        known = self._models.get(model)
-        if known is None or known.pods:
+        """Seconds until a model of which no replica is ready serves; None where nobody can say."""
+        known, now_s = self._models.get(model), self._hooks.now()
+        if known is None:
             return None
-        return max(known.woken_s + self._load_times.expected_s(model) - self._hooks.now(), 1.0)
+        if known.pods:  # the cluster calls them ready: our own probe comes within a second
+            return 1.0 if now_s < known.changed_s + PROBED_S else None
+        return max(known.woken_s + self._load_times.expected_s(model) - now_s, 1.0)
 
     def wake(self, model: str) -> None:
         """Have one replica at least, once however often it is asked, unless an operator holds it at none."""
@@ -230,7 +234,8 @@ class Cluster:
                 self._load_times.remember(name, self._hooks.now() - known.woken_s)
             if not mine:
                 known.resumed = False
-            known.pods = mine
+            if mine != known.pods:
+                known.pods, known.changed_s = mine, self._hooks.now()
         self._evicted &= {pod.id for known in self._models.values() for pod in known.pods}
 
     def _pins(self) -> dict[str, int]:

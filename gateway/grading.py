@@ -1,77 +1,173 @@
-"""The shipped classifier behind the seam of ``choosing``: scores texts, keeps each route's objective."""
+"""The shipped classifier behind the seam of ``choosing``: reads texts, holds each route's objective.
 
+An objective is held for all that follow it together: the route's own, and each that keys and requests ask
+for. Of those that nobody asked for lately the state is forgotten.
+"""
+
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Self
 
-from gateway.catalogue import Target
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.catalogue import Model, Target
+from gateway.choosing import Reading
+from gateway.embeddings import Reader, reader
 from gateway.settings import Objective
 from routing import complexity
-from routing.complexity import Classifier, ShareController
-from routing.embedding import Facts, StaticEmbedder, load_classifier, load_facts
+from routing.complexity import Classifier
+from routing.embedding import Facts, StaticEmbedder, join, load_classifier, load_examples, load_facts
+from routing.explaining import Example, Explanation, effects, nearest
+from routing.features import NAMES
+from routing.feedback import Feedback
+from routing.objectives import Aim, Placement, Shares, Spending, Steps
 
 MEMO_TEXTS, MEMO_CHARS = 4096, 1000  # the same question need not be read twice: at most 16 MiB
+MOST_AIMS = 256
+TYPICAL_TOKENS = (300, 200)  # of prompt and answer, until a tier's own requests have told their cost
+_FOREIGN, _WORDS, _NUMBERS = (NAMES.index(name) for name in ("foreign", "words", "numbers"))
+_NO_WORDS = 0.7  # the feature is log(2) then
+_MOST_FOREIGN = 4.9  # a tenth of the characters is of a script that the table does not know
 
 
 class Grading:
-    """One embedder and classifier for all routes; a controller for each boundary between two tiers."""
+    """One reader and classifier for all routes; ``processes`` tells how many part the traffic."""
 
     def __init__(
-        self, embedder: StaticEmbedder, classifier: Classifier, facts: Facts, now: Callable[[], float]
+        self,
+        reader: Reader,
+        classifier: Classifier,
+        facts: Facts,
+        now: Callable[[], float],
+        processes: int = 1,
     ) -> None:
-        self._embedder = embedder
-        self._classifier = classifier
-        self._facts = facts
+        self._reader = reader
+        self.classifier = classifier
+        self.facts = facts
         self._now = now
         self.embedded_s = 0.0
-        self._controllers: dict[tuple[str, Objective, int], list[ShareController]] = {}
-        self._known = lru_cache(MEMO_TEXTS)(self._scored)
+        self._processes = processes
+        self._aims: OrderedDict[tuple[str, tuple[str, ...], Objective], Aim] = OrderedDict()
+        self._known = lru_cache(MEMO_TEXTS)(self._read)
+        self.curves: dict[str, list[float]] = {}
+        """Quality by share as a route's own labels tell it."""
+        self.challengers: dict[tuple[str, str], Feedback] = {}
+        """What a tenant's labels taught, by route and tenant."""
+        self._precise: Classifier | None = None
+        self._examples: tuple[list[Example], NDArray[np.float32]] | None = None
 
     @classmethod
-    def load(cls, now: Callable[[], float]) -> Self:
-        """Load the shipped weights. Raises OSError or ValueError where they are missing or broken."""
-        return cls(StaticEmbedder.load(), load_classifier(), load_facts(), now)
+    def load(cls, now: Callable[[], float], processes: int = 1, table: Reader | None = None) -> Self:
+        """Load the shipped weights; ``table`` in place of the process's reader, where a thread has its own.
 
-    def score(self, text: str) -> float:
-        """Give the expected gain of the largest tier, in [0, 1]; see ``Grader.score``."""
-        return self._known(text) if len(text) <= MEMO_CHARS else self._scored(text)
+        Raises OSError or ValueError where they are missing or broken.
+        """
+        return cls(table or reader(), load_classifier(), load_facts(), now, processes)
 
-    def _scored(self, text: str) -> float:
-        columns = self._embedder.columns(text)
+    def read(self, text: str) -> Reading:
+        """See ``Grader.read``."""
+        return self._known(text) if len(text) <= MEMO_CHARS else self._read(text)
+
+    def _read(self, text: str) -> Reading:
+        columns = self._reader.columns(text)
         self.embedded_s = self._now()
-        return self._classifier.score(columns)
+        said = float(columns[_WORDS]) > _NO_WORDS or float(columns[_NUMBERS]) > 0.0
+        sure = said and float(columns[_FOREIGN]) < _MOST_FOREIGN
+        return Reading(self.classifier.score(columns), columns, sure)
 
-    def tier(self, target: Target, score: float) -> int:
-        """Give the tier's index, 0 the cheapest; see ``Grader.tier``."""
-        objective, tiers = target.objective or Objective(large_share=0.0), len(target.models)
-        if objective.threshold is not None:
-            return complexity.choose(score, _steps(objective.threshold, tiers))
-        controllers = self._kept(target.route, objective, tiers)
-        # Every boundary hears of every query, or its share would be one of a part of the stream.
-        above = [controller.decide(score).above for controller in controllers]
-        return above.index(False) if False in above else len(above)
+    def sharpened(self, fast: Reading, vector: NDArray[np.float32]) -> Reading:
+        """Give the precise grade's reading, from the encoder's unit vector. Raises ValueError."""
+        if self._precise is None:
+            self._precise = load_classifier(name="precise.npz")
+        columns = join(fast.columns[None, :], vector[None, :])[0]
+        if len(columns) != (wanted := len(self._precise.head.slopes)):
+            had = len(vector)
+            raise ValueError(
+                f"the precise grade reads vectors of {had + wanted - len(columns)}, not of {had}"
+            )
+        return Reading(self._precise.score(columns), columns, fast.sure, precise=True)
+
+    def adapted(self, reading: Reading, target: Target, tenant: str) -> Reading:
+        """See ``Grader.adapted``; only the fast grade's readings are adapted."""
+        challenger = self.challengers.get((target.route, tenant)) if self.challengers else None
+        if challenger is None or reading.precise or not reading.sure:
+            return reading
+        score = float(challenger.score(reading.columns[None, :], np.array([reading.score]))[0])
+        return msgspec.structs.replace(reading, score=score, own=reading.score)
+
+    def explain(self, reading: Reading) -> Explanation:
+        """Say why a text has its score, as the fast grade sees it; takes a millisecond."""
+        columns = reading.columns[: len(self.classifier.head.slopes)].copy()
+        if reading.precise:  # there the fast grade's vector is a half
+            columns[len(NAMES) :] *= 2.0**0.5
+        typical = np.array(self.facts.typical, np.float32)
+        found = effects(self.classifier, columns, typical) if len(typical) else []
+        if self._examples is None:
+            examples, reader = load_examples(), StaticEmbedder.load()  # ours reads for the event loop
+            self._examples = examples, np.stack([reader.embed(one.text) for one in examples])
+        known, vectors = self._examples
+        return Explanation(found, nearest(columns[len(NAMES) :], vectors, known))
+
+    def place(self, target: Target, aim: Objective, score: float, least: int) -> Placement:
+        """See ``Grader.place``."""
+        return self.aim(target, aim).place(score, least)
 
     def thresholds(self, target: Target) -> list[float]:
         """Give the scores from which on each tier above the cheapest is wanted now; nothing is remembered."""
-        objective, tiers = target.objective or Objective(large_share=0.0), len(target.models)
+        return self.aim(target, target.objective).thresholds()
+
+    def spent(self, target: Target, aim: Objective, model: Model, usd: float) -> None:
+        """Learn what a routed request has cost."""
+        if model in target.models:
+            self.aim(target, aim).spent(target.models.index(model), usd)
+
+    def aim(self, target: Target, objective: Objective) -> Aim:
+        """Give what holds an objective on a route."""
+        key = (target.route, target.names, objective)
+        held = self._aims.get(key)
+        if held is None:
+            held = self._aims[key] = self._start(target, objective)
+            if len(self._aims) > MOST_AIMS:
+                self._aims.popitem(last=False)
+        elif len(self._aims) > MOST_AIMS // 2:
+            self._aims.move_to_end(key)
+        return held
+
+    def share_for(self, route: str, quality: float) -> float:
+        """Give the share of the largest tier that reaches a share of its quality, as far as is known."""
+        return complexity.share_for_quality(self.curves.get(route, self.facts.quality_by_share), quality)
+
+    def recalibrate(self, route: str) -> None:
+        """Have the qualities of a route held by its own curve from now on."""
+        for (name, _, objective), aim in self._aims.items():
+            if name == route and objective.quality is not None and isinstance(aim, Shares):
+                aim.aim(self.share_for(route, objective.quality))
+
+    def recent(self) -> dict[str, list[float]]:
+        """Give the latest scores of each route, where a share is held."""
+        held = self._aims.items()
+        return {route: aim.recent for (route, _, _), aim in held if isinstance(aim, Shares)}
+
+    def _start(self, target: Target, objective: Objective) -> Aim:
+        prior, tiers = self.facts.score_quantiles, len(target.models)
         if objective.threshold is not None:
-            return _steps(objective.threshold, tiers)
-        return [one.threshold() for one in self._kept(target.route, objective, tiers)]
-
-    def _kept(self, route: str, objective: Objective, tiers: int) -> list[ShareController]:
-        key = (route, objective, tiers)
-        controllers = self._controllers.get(key)
-        if controllers is None:
-            controllers = self._controllers[key] = self._start(objective, tiers)
-        return controllers
-
-    def _start(self, objective: Objective, tiers: int) -> list[ShareController]:
+            return Steps(objective.threshold, tiers)
+        if objective.cost_per_request_usd is not None:
+            costs = [typical_usd(model) for model in target.models]
+            return Spending(objective.cost_per_request_usd, costs, prior, self._processes)
         share = objective.large_share
         if share is None:
-            share = complexity.share_for_quality(self._facts.quality_by_share, objective.quality or 0.0)
-        prior = self._facts.score_quantiles
-        return [ShareController.start(one, prior) for one in complexity.tier_shares(share, tiers)]
+            share = self.share_for(target.route, objective.quality or 0.0)
+        return Shares(share, tiers, prior, self._processes)
 
 
-def _steps(threshold: float, tiers: int) -> list[float]:
-    return [threshold * boundary / (tiers - 1) for boundary in range(1, tiers)]
+def typical_usd(model: Model) -> float:
+    """Give what a typical request of a model costs by the price of the file."""
+    price = model.settings.price
+    if price is None:
+        return 0.0
+    prompt, answer = TYPICAL_TOKENS
+    return price.request + (price.input * prompt + price.output * answer) / 1e6

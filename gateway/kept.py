@@ -1,10 +1,11 @@
 """What both cache tiers keep, for those who look after it: list, inspect, purge, judge, complain.
 
 A complaint names a request. Which kept answer a request led to is remembered for the latest _MOST_NOTES
-requests of this process; a complaint about another one is heard, and changes nothing.
+requests of this process; a complaint about another one is passed on to the gateways that share the cache.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -14,6 +15,7 @@ from semantic_cache.cache import Found
 from semantic_cache.stores.base import Entry, Store
 
 _MOST_NOTES = 20_000
+_MOST_COMPLAINTS = 1_000
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +72,10 @@ class Kept:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.likeness: Likeness | None = None
+        self.tell: Callable[[str, str], None] | None = None
+        """Tells other gateways of a tenant's complaint about a request that is not known here."""
+        self.complaints: deque[tuple[str, str]] = deque(maxlen=_MOST_COMPLAINTS)
+        """What others told."""
         self.saved_tokens = {"hit-exact": 0, "hit-semantic": 0}
         self._notes: OrderedDict[str, _Note] = OrderedDict()
 
@@ -116,6 +122,18 @@ class Kept:
             near = {key for key, entry in await self.likeness.cache.listed() if selection.fits(entry)}
         await self._drop(keys | near)
         return len(keys) + len(near)
+
+    async def hear(self) -> None:
+        """Take the complaints that other gateways passed on."""
+        while self.complaints:
+            await self.complain(*self.complaints.popleft(), right=False)
+
+    def pass_on(self, tenant: str, request_id: str) -> bool:
+        """Tell the other gateways of a bad answer where it is not known here. Tells whether that was so."""
+        if request_id in self._notes or self.tell is None:
+            return False
+        self.tell(tenant, request_id)
+        return True
 
     async def complain(self, tenant: str, request_id: str, right: bool) -> bool:
         """Take a user's word on an answer; a bad one goes at once. Tells whether one went."""

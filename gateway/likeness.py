@@ -8,28 +8,33 @@ failed one is dropped: the loop says so, and the cache knows one outcome less.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import aclosing
 
 import msgspec
 
+from gateway.bands import BANDS
 from gateway.batching import Batching
+from gateway.embeddings import Served, reader
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
 from gateway.openai.schemas import Inference
-from gateway.settings import SemanticSettings
+from gateway.openai.usage import Usage
+from gateway.settings import ModelSettings, SemanticSettings
 from gateway.telemetry import Telemetry
-from gateway.trip import Call
-from routing.embedding import Floats, StaticEmbedder
+from gateway.trip import Call, Trip
 from semantic_cache import policy as caching
 from semantic_cache import saving
 from semantic_cache.cache import Asked, Found, SemanticCache
+from semantic_cache.embedding import Embedding, EmbeddingFailed
 from semantic_cache.ledger import Bounds
+from semantic_cache.metric import Vectors
 from semantic_cache.saving import OwnFile
-from semantic_cache.stores.base import Entry
+from semantic_cache.stores.base import Entry, Index, Store
 from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
+from semantic_cache.stores.redis import Link, RedisIndex, RedisStore
 from semantic_cache.stores.shared import SharedIndex, SharedLog, SharedStore
 
 log = logging.getLogger("switchgear.cache")
@@ -37,8 +42,9 @@ log = logging.getLogger("switchgear.cache")
 AUDIT_TIMEOUT_S = 120.0
 _MOST_AUDITS = 64
 _FRAMES_AT_ONCE = 100
-_MOST_TEXTS = 50_000
 _BYTES_OF_TEXT = 8_000  # longer questions are not looked up by likeness
+_TWICE = 0.15  # of the audits ask twice: how often do two answers to one question seem to differ?
+_HOUR_S = 3600.0
 
 AnyReceiver = StreamReceiver | WholeReceiver
 
@@ -51,19 +57,54 @@ class Audit(msgspec.Struct, frozen=True):
     receiver: AnyReceiver
     key: bytes
     kept: Callable[[AnyReceiver], Entry | None]
+    cost_nanousd: Callable[[Usage], int]
+
+
+class Asker(msgspec.Struct, frozen=True):
+    """Who asks for what; `name` is the model or route, `salt` goes into all names of what is kept."""
+
+    tenant: str
+    name: str
+    salt: bytes = b""
+
+    @property
+    def route(self) -> str:
+        """What shares a judge."""
+        return f"{self.tenant}/{self.name}"
 
 
 class Keep(msgspec.Struct, frozen=True):
     """Where things are kept: in how much memory, in which file, with whom."""
 
     max_bytes: int
+    max_entries: int
     file: OwnFile
     shared: SharedLog | None = None
+    redis: Link | None = None
+
+    def store(self, name: str) -> MemoryStore:
+        """Give a store for answers in memory."""
+        if self.shared is None:
+            return MemoryStore(self.max_bytes, self.max_entries)
+        return SharedStore(self.max_bytes, self.max_entries, name, self.shared)
+
+    def index(self) -> MemoryIndex:
+        """Give an index of texts in memory."""
+        if self.shared is None:
+            return MemoryIndex(self.max_entries, self.max_bytes)
+        return SharedIndex(self.max_entries, self.max_bytes, self.shared)
 
 
-def store_of(name: str, max_bytes: int, shared: SharedLog | None) -> MemoryStore:
-    """Give a store for answers."""
-    return MemoryStore(max_bytes) if shared is None else SharedStore(max_bytes, name, shared)
+class Compared:
+    """See ``Answers``: fresh and kept answers are compared by the static table, whatever the questions'."""
+
+    def text_of(self, body: bytes) -> str:
+        """Give the words of a kept answer."""
+        return answers.text_of(body)
+
+    def vector(self, text: str) -> Vectors:
+        """Give its vector."""
+        return reader().vector(text)
 
 
 class Likeness:
@@ -76,29 +117,48 @@ class Likeness:
         draw: Callable[[], float],
         keep: Keep,
     ) -> None:
-        self._embedder = embedder = StaticEmbedder.load()
+        self._keep, self._draw = keep, draw
         self.embedded_s = 0.0
         """When a text was embedded last, monotonic."""
-        self._shared, size = keep.shared, (embedder.dimensions, _MOST_TEXTS, keep.max_bytes)
-        self._index = MemoryIndex(*size) if keep.shared is None else SharedIndex(*size, keep.shared)
-        store = store_of("semantic", keep.max_bytes, keep.shared)
-        self._cache = SemanticCache(store, self._index, self._embed, draw, answers.text_of)
+        self._memory: tuple[Store, Index] = keep.store("semantic"), keep.index()
         self._settings = SemanticSettings()
         self._attempts = attempts
-        self._file, self._saved = keep.file, 0
+        self._saved = 0
         self._audits: deque[Audit] = deque(maxlen=_MOST_AUDITS)
+        self._spent_tokens, self._hour = 0, 0
+        self._kind: tuple[object, ...] = ()
+        self._emptied = False  # texts of another embedding are to go
         telemetry.probe("switchgear_semantic_texts", lambda: [((), float(len(self._index)))])
         telemetry.probe("switchgear_cache_false_hit_ratio", self._false_hits)
         telemetry.probe("switchgear_cache_error_bound", lambda: [((), self._settings.error_bound)])
         telemetry.probe("switchgear_cache_error_estimate", self._errors)
+        telemetry.probe("switchgear_cache_judge_noise", lambda: [((), self._cache.noise)])
         self._count = telemetry.count
 
-    def adopt(self, settings: SemanticSettings) -> None:
-        """Put settings in force."""
+    def adopt(self, settings: SemanticSettings, models: Iterable[ModelSettings]) -> None:
+        """Put settings in force; another embedding or store begins with nothing."""
         self._settings = settings
+        model = next((one for one in models if one.name == settings.embedding), None)
+        embedding: Embedding = reader() if model is None else Served(model, self._attempts)
+        kind = (embedding.name, settings.store, model)
+        if kind != self._kind:
+            if self._kind:
+                log.warning(
+                    "the semantic cache begins a new index, of %s in %s", embedding.name, settings.store
+                )
+                self._emptied = settings.store == "memory"
+            self._kind = kind
+            self._begin(embedding)
         self._cache.adopt(Bounds(error=settings.error_bound, precision=1 - settings.precision))
 
-    async def look_up(self, request: Inference, name: str, tenant: str, now_s: float) -> Found | None:
+    def _begin(self, embedding: Embedding) -> None:
+        store, self._index = self._memory
+        if self._settings.store == "redis" and (link := self._keep.redis) is not None:
+            store, self._index = RedisStore(link, embedding.name), RedisIndex(link, embedding.name)
+        self._embedding = embedding
+        self._cache = SemanticCache(store, self._index, self, self._draw, Compared())
+
+    async def look_up(self, request: Inference, asker: Asker, now_s: float) -> Found | None:
         """Look a request up; None where it is not one that likeness could answer."""
         question = schemas.lone_question(request)
         if question is None:
@@ -106,13 +166,24 @@ class Likeness:
         text, surroundings = question
         if len(text) > _BYTES_OF_TEXT or caching.situational(text):
             return None
-        scope = caching.scope_key(tenant, name, surroundings)
+        surroundings += self._embedding.name.encode()  # texts of two embeddings never meet
+        scope = caching.scope_key(asker.tenant, asker.name, surroundings, asker.salt)
         ttl_s = self._settings.volatile_ttl_s if caching.volatile(text) else self._settings.ttl_s
-        asked = Asked(f"{tenant}/{name}", scope, text, schemas.owner(request), ttl_s)
-        return await self._cache.look_up(asked, now_s)
+        asked = Asked(asker.route, scope, text, schemas.owner(request), ttl_s)
+        try:
+            return await self._cache.look_up(asked, now_s)
+        except EmbeddingFailed:
+            self._count("switchgear_cache_embedding_failures_total", ())
+            return None
 
-    def _embed(self, text: str) -> Floats:
-        vector = self._embedder.embed(text)
+    @property
+    def name(self) -> str:
+        """The name of the embedding in force; see ``Embedding``."""
+        return self._embedding.name
+
+    async def embed(self, text: str) -> Vectors:
+        """Embed by it, and note when; see ``Embedding.embed``."""
+        vector = await self._embedding.embed(text)
         self.embedded_s = self._attempts.now()
         return vector
 
@@ -140,16 +211,32 @@ class Likeness:
 
     async def settle(self) -> None:
         """Learn from what was handed in."""
+        if self._emptied:
+            self._emptied = False
+            await self._cache.purge()
         await self._cache.settle()
 
     async def audit_once(self) -> None:
         """Run the audits that wait. Raises what the model's failure raised; that audit is gone."""
         while self._audits:
-            await self._run(self._audits.popleft())
+            audit = self._audits.popleft()
+            entry = await self._run(audit)
+            if entry is None:
+                continue
+            self._cache.offer(audit.found, audit.key, entry, 0.0)
+            if self._draw() < _TWICE and (again := await self._run(audit)) is not None:
+                self._cache.doubled(entry, again)
 
-    async def _run(self, audit: Audit) -> None:
+    async def _run(self, audit: Audit) -> Entry | None:
+        """Ask the model again, unless this hour's tokens for it are spent."""
         now_s = self._attempts.now()
-        call = msgspec.structs.replace(audit.call, band="batch", deadline_s=now_s + AUDIT_TIMEOUT_S)
+        if (hour := int(now_s // _HOUR_S)) != self._hour:
+            self._hour, self._spent_tokens = hour, 0
+        if self._spent_tokens >= self._settings.audit_tokens_per_hour:
+            self._count("switchgear_cache_audits_total", ("capped",))
+            return None
+        deadline_s = now_s + AUDIT_TIMEOUT_S
+        call = msgspec.structs.replace(audit.call, band=BANDS["batch"], deadline_s=deadline_s, trip=Trip())
 
         async def keep(piece: bytes) -> bool:
             audit.receiver.keep(piece)
@@ -163,14 +250,15 @@ class Likeness:
         self._count("switchgear_cache_audits_total", ("answered",))
         if (usage := audit.receiver.final) is not None:
             spent = usage.prompt_tokens + usage.completion_tokens
+            self._spent_tokens += spent
             self._count("switchgear_cache_audit_tokens_total", (), spent)
-        entry = audit.kept(audit.receiver)
-        if entry is not None:
-            self._cache.offer(audit.found, audit.key, entry, 0.0)
+            self._count("switchgear_cache_audit_nanousd_total", (), audit.cost_nanousd(usage))
+        return audit.kept(audit.receiver)
 
     async def save(self) -> None:
         """Write all of it to the file, unless nothing has come in. Raises OSError; the old one stays."""
-        if self._cache.changes == self._saved or not self._file.mine():
+        file = self._keep.file
+        if self._cache.changes == self._saved or not file.mine():
             return
         changes, frames = self._cache.changes, list[bytes]()
         async with aclosing(self._cache.frames()) as packed:
@@ -178,21 +266,30 @@ class Likeness:
                 frames.append(frame)
                 if len(frames) % _FRAMES_AT_ONCE == 0:
                     await asyncio.sleep(0)
-        await asyncio.to_thread(saving.write, self._file.path, frames)
+        await asyncio.to_thread(saving.write, file.path, frames)
         self._saved = changes
 
     async def load(self, now_s: float) -> None:
         """Take in what was saved, where this is the process that saves."""
-        path = self._file.path
-        if not self._file.mine() or not path.exists():
+        file, shared = self._keep.file, self._keep.shared
+        if not file.mine() or not file.path.exists():
             return
-        if self._shared is not None:
-            self._shared.muted = True  # the others have files and a stream of their own
-        texts = await self._cache.resume(saving.read(path), now_s)
-        if self._shared is not None:
-            self._shared.muted = False
+        if shared is not None:
+            shared.muted = True  # the others have files and a stream of their own
+        try:
+            texts = await self._cache.resume(saving.read(file.path), now_s)
+            log.info("the semantic cache begins with %d texts of %s", texts, file.path)
+        except ValueError as error:
+            log.warning("the semantic cache begins a new index: %s is not read, %s", file.path, error)
+        finally:
+            if shared is not None:
+                shared.muted = False
         self._saved = self._cache.changes
-        log.info("the semantic cache begins with %d texts of %s", texts, path)
+
+    async def look(self) -> None:
+        """See whether Redis is there, where texts are kept there."""
+        if isinstance(self._index, RedisIndex):
+            await self._index.look()
 
     def _errors(self) -> list[tuple[tuple[str, ...], float]]:
         """Give the wrong hits expected by the audits, for each query, of the worst route."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.catalogue import Target
-from gateway.choosing import Choice
+from gateway.choosing import Choice, Reading
 from gateway.errors import CODES, translate
 from gateway.openai.schemas import Common, Inference
 from gateway.telemetry import (
@@ -56,6 +56,7 @@ class Passage(msgspec.Struct, eq=False):
     streamed: bool = False
     max_tokens: int | None = None
     temperature: float | None = None
+    reading: Reading | None = None
     choice: Choice | None = None
     trip: Trip | None = None
     cache: str = "none"
@@ -120,7 +121,10 @@ class Passage(msgspec.Struct, eq=False):
             more = b"x-switchgear-route: %b\r\n" % self.route.encode()
             if choice is not None:
                 if choice.score is not None:
-                    more += b"x-switchgear-score: %.4f\r\n" % choice.score
+                    more += b"x-switchgear-score: %.4f\r\nx-switchgear-threshold: %.4f\r\n" % (
+                        choice.score,
+                        choice.threshold or 0.0,
+                    )
                 more += b"x-switchgear-reason: %b\r\n" % choice.reason.encode()
         if hit is not None:
             age_s = max(0.0, wall_s - hit.stored_s)

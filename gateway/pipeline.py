@@ -4,24 +4,28 @@
 reservation, slot, connection) is taken inside it and given back when it is left, by whatever exit.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
-from gateway import sharing
+from gateway import cascading, sharing
 from gateway.bands import BANDS, band_of
 from gateway.batching import Batching
 from gateway.calls import Calls, Incoming
-from gateway.catalogue import Catalogue, Target
-from gateway.choosing import Choice, Chooser
+from gateway.catalogue import Catalogue, Model, Target
+from gateway.choosing import Choice, Chooser, text_of
 from gateway.coalescing import Coalescing, Head
 from gateway.errors import InsufficientQuota, InvalidApiKey, NotPermitted
 from gateway.openai import schemas
+from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form, StreamTap
 from gateway.openai.schemas import Inference
 from gateway.passage import Passage
 from gateway.request_log import RequestLog
 from gateway.settings import CacheSettings, CoalescingSettings
+from gateway.shadows import Shadows, job_of
+from gateway.sharpening import Sharpening
 from gateway.shelf import Shelf
 from gateway.telemetry import Telemetry
 from gateway.tenancy.accounts import end_user_hash
@@ -30,7 +34,7 @@ from gateway.tenancy.keys import Key, KeyTable
 from gateway.tenancy.refusals import rate_lines
 from gateway.tracing import Tracing
 from gateway.trip import Call, Deliver, Trip
-from semantic_cache.stores.base import Store
+from semantic_cache.stores.base import Entry, Store
 
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
 JSON = b"content-type: application/json\r\n"
@@ -68,6 +72,8 @@ class Pipeline:
         chooser: Chooser,
         attempts: Batching,
         coalescing: Coalescing,
+        sharpening: Sharpening,
+        shadows: Shadows,
         telemetry: Telemetry,
         tracing: Tracing | None = None,
         log: RequestLog | None = None,
@@ -77,6 +83,7 @@ class Pipeline:
         self._chooser = chooser
         self._attempts = attempts
         self._coalescing = coalescing
+        self._sharpening, self._shadows = sharpening, shadows
         self._telemetry = telemetry
         self._tracing = tracing
         self._log = log
@@ -89,6 +96,7 @@ class Pipeline:
     def adopt(self, catalogue: Catalogue, cache: CacheSettings, coalesced: CoalescingSettings) -> None:
         """Put a configuration in force; requests under way finish on the one they began with."""
         self.catalogue = catalogue
+        self._sharpening.models = self._shadows.models = catalogue.models
         self.shelf.adopt(cache)
         self._calls.keep_bytes = cache.max_answer_bytes
         self._coalesced = coalesced
@@ -122,7 +130,10 @@ class Pipeline:
                 else:
                     body = self.shelf.answer(passage, entry, request)
                     self._audit(passage, incoming, request)
-                    await out.whole(self._head(passage, request), body)
+                    if request.stream and self.shelf.paced:
+                        await self._replay(passage, entry, request, out)
+                    else:
+                        await out.whole(self._head(passage, request), body)
                     passage.answered_s = now()
         except BaseException as error:
             passage.failed(error)
@@ -135,6 +146,16 @@ class Pipeline:
             if self._log is not None:
                 self._log.offer(passage)
 
+    async def _replay(self, passage: Passage, entry: Entry, request: Inference, out: Outlet) -> None:
+        """Stream a kept answer at the pace of a model."""
+        pieces, pause_s = self.shelf.pieces(passage, entry, request)
+        out.accept(passage.first_line(EVENT_STREAM))
+        passage.first_byte_s = self._now()
+        await out.begin(self._head(passage, request))
+        for piece in pieces:
+            await out.piece(piece)
+            await asyncio.sleep(pause_s)
+
     async def _serve(self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet) -> None:
         """Have a model answer, and hand on what it says."""
         key, _, charge = passage.of()
@@ -142,28 +163,109 @@ class Pipeline:
         if request.stream:
             out.accept(passage.first_line(EVENT_STREAM))
         headers = incoming.headers
-        if sharing.may_share(self._coalesced, headers, request):
+        settings = passage.of()[1].settings
+        if settings is not None and settings.grade == "precise":
+            passage.reading = await self._sharpening.read(settings, text_of(request))
+        cascade = settings.cascade if settings is not None else None
+        if cascade is None and sharing.may_share(self._coalesced, headers, request):
             member = _Member(self, passage, incoming, request, out)
-            name = sharing.name_of(key, passage.of()[1], headers, request, passage.cache_key)
+            target = passage.of()[1]
+            exact = passage.cache_key or self.shelf.key_of(key, target, request)
+            name = sharing.name_of(key, target, headers, request, exact)
             await self._coalescing.run(name, member)
             receiver = member.form
         else:
             choice = self._choose(passage, incoming, request)
-            receiver = self._calls.receiver(request, choice, charge)
-            call = self._calls.make(incoming, request, key, choice, receiver)
-            charge.serving = passage.trip = call.trip
-            call.trace = passage.trace
-            await self._attempts.run(call, self._delivery(passage, request, receiver, out))
+            served = None
+            if cascade is not None and cascading.applies(choice, request):
+                served = await self._first(passage, incoming, request, out)
+                choice = passage.choice or choice
+            if served is None:
+                receiver = self._calls.receiver(request, choice, charge)
+                call = self._call(passage, incoming, request, receiver)
+                await self._attempts.run(call, self._delivery(passage, request, receiver, out))
+            else:
+                receiver = served
         passage.answered_s = self._now()
         if not charge.stopped:
             charge.progress(*receiver.usage(request.prompt_tokens_estimate))
             passage.finish_reasons = receiver.finish_reasons
+            if passage.choice is not None and passage.choice.aim is not None:
+                self._chooser.spent(passage.of()[1], passage.choice, charge.cost_usd)
             await self.shelf.offer(passage, receiver)
+            if settings is not None and settings.shadow is not None:
+                self._shadow(passage, incoming, request, receiver)
+
+    def _call(
+        self,
+        passage: Passage,
+        incoming: Incoming,
+        request: Inference,
+        receiver: StreamReceiver | WholeReceiver,
+    ) -> Call:
+        """Make the call of the chosen model, and note it."""
+        key, _, charge = passage.of()
+        assert passage.choice is not None
+        call = self._calls.make(incoming, request, key, passage.choice, receiver)
+        charge.serving = passage.trip = call.trip
+        call.trace = passage.trace
+        return call
+
+    async def _first(
+        self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet
+    ) -> StreamReceiver | WholeReceiver | None:
+        """Have the cheap tier answer; None where another one is chosen, for what it is unsure of."""
+        _, target, charge = passage.of()
+        choice = passage.choice
+        assert choice is not None
+        assert target.settings is not None
+        cascade = target.settings.cascade
+        assert cascade is not None
+        following = self._chooser.next(target, choice)
+        if following is None:
+            return None
+        asked = cascading.asking(request)
+        receiver = self._calls.receiver(asked, choice, charge)
+        held = cascading.Held(request)
+        call = self._call(passage, incoming, asked, receiver)
+        doubt = await cascading.first(self._attempts.run, call, receiver, held, cascade)
+        cascading.count(self._telemetry, target.route, doubt, receiver, request.prompt_tokens_estimate)
+        if not doubt:
+            deliver = self._delivery(passage, request, receiver, out)
+            for piece in held.pieces():
+                await deliver(piece)
+            return receiver
+        passage.choice = following
+        charge.answered_by(following.model.name)
+        return None
+
+    def _shadow(self, passage: Passage, incoming: Incoming, request: Inference, receiver: Form) -> None:
+        """Have the other tier asked too, where that is drawn."""
+        key, target, charge = passage.of()
+        choice = passage.choice
+        if choice is None or choice.reading is None or not self._shadows.wanted(target):
+            return
+        job = job_of(target, key.tenant, choice.reading, request, receiver, choice.model)
+        if job is None:
+            return
+
+        def make(model: Model) -> tuple[Call, StreamReceiver | WholeReceiver]:
+            other = Choice(model, None, "shadow")
+            taker = self._calls.receiver(request, other, charge)
+            return self._calls.make(incoming, request, key, other, taker), taker
+
+        def usd_of(model: Model, taker: StreamReceiver | WholeReceiver) -> float:
+            usage, _ = taker.usage(request.prompt_tokens_estimate)
+            return self._billing.cost_usd(model.name, key.org, usage)
+
+        self._shadows.offer(job(make=make, usd_of=usd_of))
 
     def _choose(self, passage: Passage, incoming: Incoming, request: Inference) -> Choice:
         """Choose the model, and note it."""
         _, target, charge = passage.of()
-        choice = passage.choice = self._chooser.choose(target, request, incoming.headers)
+        choice = passage.choice = self._chooser.choose(
+            target, request, incoming.headers, passage.of()[0], passage.reading
+        )
         if target.route:
             if choice.score is not None and self._chooser.embedded_s > passage.steps[-1][1]:
                 passage.steps.append(("embed", self._chooser.embedded_s))
@@ -231,7 +333,7 @@ class Pipeline:
         if found is None or not found.verdict.audit:
             return
         key, target, charge = passage.of()
-        choice = self._chooser.choose(target, request, incoming.headers)
+        choice = self._chooser.choose(target, request, incoming.headers, key)
         receiver = self._calls.receiver(request, choice, charge)
         call = self._calls.make(incoming, request, key, choice, receiver)
         self.shelf.audit(passage, choice.model.name, call, receiver)

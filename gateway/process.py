@@ -11,6 +11,8 @@ from backends.supervisor import Supervisor
 from gateway.choosing import Chooser
 from gateway.cluster import Cluster
 from gateway.database import DatabaseError
+from gateway.grading import Grading
+from gateway.learning import Learning
 from gateway.loops import Loop
 from gateway.pipeline import Pipeline
 from gateway.recordings import Recordings
@@ -68,6 +70,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     telemetry: Telemetry
     control: Control
     log: RequestLog
+    learning: Learning
     now: Callable[[], float]
     metrics_token: str | None
     rollouts: Rollouts
@@ -77,6 +80,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     file: ConfigFile | None = None
     loops: Sequence[Loop] = ()
     part_errors: Mapping[str, str] = {}
+    grading: Grading | None = None  # while there are routes
     draining: bool = False
     exchanges: set[Abortable] = set()
 

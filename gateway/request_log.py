@@ -17,6 +17,7 @@ from typing import IO, Literal
 
 import msgspec
 
+from gateway.choosing import Reading
 from gateway.openai.usage import Usage
 from gateway.passage import Passage
 from gateway.settings import LoggingSettings
@@ -43,6 +44,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     asked: str
     model: str
     route: str = ""
+    objective: str = ""
     reason: str = ""
     candidates: tuple[str, ...] = ()
     cache: str
@@ -63,6 +65,7 @@ class RequestLine(Decided, frozen=True, kw_only=True, omit_defaults=True):
     trace_id: str = ""
     span_id: str = ""
     score: float | None = None
+    threshold: float | None = None
     cache_entry: str = ""
     queue_ms: float
     first_byte_ms: float
@@ -88,7 +91,7 @@ def line(passage: Passage, offset_s: float) -> bytes:
     if trace is not None:
         more = b'"trace_id":"%032x","span_id":"%016x",' % (trace.trace_id, trace.span_id)
     if choice is not None and choice.score is not None:
-        more += b'"score":%.6f,' % choice.score
+        more += b'"score":%.6f,"threshold":%.6f,' % (choice.score, choice.threshold or 0.0)
     if passage.hit is not None:
         more += b'"cache_entry":"%b",' % passage.hit.id.encode()
     usage = charge.usage if charge is not None else _NOTHING
@@ -112,7 +115,7 @@ def line(passage: Passage, offset_s: float) -> bytes:
 
 def _decided(passage: Passage) -> bytes:
     key, trip, charge = passage.key, passage.trip, passage.charge
-    route = passage.route
+    route, choice = passage.route, passage.choice
     return _encoded(
         passage.status,
         passage.error,
@@ -123,7 +126,8 @@ def _decided(passage: Passage) -> bytes:
         passage.cache,
         passage.streamed,
         (key.org, key.project, key.id) if key is not None else ("", "", ""),
-        passage.choice.reason if passage.choice is not None and route else "",
+        choice.aim.told if choice is not None and choice.aim is not None else "",
+        choice.reason if choice is not None and route else "",
         tuple([one.name for one in passage.target.models]) if passage.target is not None and route else (),
         tuple(trip.tried) if trip is not None else (),
         tuple([one.outcome or "given_up" for one in trip.tries]) if trip is not None else (),
@@ -135,8 +139,8 @@ def _decided(passage: Passage) -> bytes:
 @lru_cache(2048)
 def _encoded(
     status: int, error: str, operation: str, asked: str, model: str, route: str, cache: str, streamed: bool,
-    key: tuple[str, str, str], reason: str, candidates: tuple[str, ...], replicas: tuple[str, ...],
-    outcomes: tuple[str, ...], price_version: str, source: str,
+    key: tuple[str, str, str], objective: str, reason: str, candidates: tuple[str, ...],
+    replicas: tuple[str, ...], outcomes: tuple[str, ...], price_version: str, source: str,
 ) -> bytes:  # fmt: skip
     """Encode the fields of ``Decided``, without its braces: a log of equal requests says them once."""
     decided = Decided(
@@ -148,6 +152,7 @@ def _encoded(
         asked=asked,
         model=model,
         route=route,
+        objective=objective,
         reason=reason,
         candidates=candidates,
         cache=cache,
@@ -182,7 +187,7 @@ class RequestLog:
         self._out = out
         self._settings = LoggingSettings()
         self._buffer: deque[Passage] = deque()
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[bytes, Reading | None]] = OrderedDict()
         self._lock = threading.Lock()  # between the thread and who asks; the event loop takes it never
         self._wake = threading.Event()
         self._stopped = False
@@ -208,7 +213,12 @@ class RequestLog:
         """Give what is kept of a request of this process; None where it is long ago, or of another one."""
         self._drain()
         kept = self._kept.get(request_id)
-        return _decode(kept) if kept is not None else None
+        return _decode(kept[0]) if kept is not None else None
+
+    def reading(self, request_id: str) -> Reading | None:
+        """Give what the classifier read, of a request that ``find`` finds; None where it was not asked."""
+        kept = self._kept.get(request_id)
+        return kept[1] if kept is not None else None
 
     def start(self) -> None:
         """Start writing."""
@@ -237,7 +247,8 @@ class RequestLog:
         wanted, lines = self._settings.requests, []
         while self._buffer:
             passage = self._buffer.popleft()
-            said = self._kept[passage.request_id] = line(passage, offset_s)
+            said, choice = line(passage, offset_s), passage.choice
+            self._kept[passage.request_id] = said, choice.reading if choice is not None else None
             if wanted == "all" or (wanted == "failed" and passage.error):
                 lines.append(said)
         while len(self._kept) > KEPT_LINES:

@@ -39,6 +39,7 @@ ESTIMATED = "switchgear.billing.estimated"
 # What was decided
 ROUTE = "switchgear.route"
 SCORE = "switchgear.routing.score"
+THRESHOLD = "switchgear.routing.threshold"
 REASON = "switchgear.routing.reason"
 CANDIDATES = "switchgear.routing.candidates"
 CACHE = "switchgear.cache"

@@ -6,6 +6,7 @@ values; an error names the file, the key's path and the remedy. Relations betwee
 """
 
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -171,6 +172,8 @@ class ModelSettings(Table, frozen=True):
     price: PriceSettings | None = None
     context_tokens: Positive | None = None
     tools: bool = True
+    images: bool = True
+    json_schema: bool = True
     policy: str = "adaptive"
     share_prefix_cache: bool = False
     queue_limit: Annotated[int, Meta(ge=0)] = 256
@@ -199,7 +202,42 @@ class Objective(Table, frozen=True):
 
     large_share: Share | None = None
     quality: Share | None = None
+    cost_per_request_usd: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     threshold: Share | None = None
+
+    @property
+    def told(self) -> str:
+        """The objective in words: ``large_share=0.3``."""
+        return _told(self)
+
+    @property
+    def stated(self) -> list[tuple[str, float]]:
+        """What is stated, by name."""
+        pairs = [(name, getattr(self, name)) for name in self.__struct_fields__]
+        return [(name, value) for name, value in pairs if value is not None]
+
+
+@lru_cache(256)
+def _told(objective: Objective) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in objective.stated)
+
+
+class Cascade(Table, frozen=True):
+    """``cascade = {...}``: the cheapest tier answers first; an answer that it is unsure of goes to the next.
+
+    ``min_logprob`` is the least mean log-probability of its tokens that counts as sure.
+    """
+
+    min_logprob: Annotated[float, Meta(le=0, ge=-100)] = -0.8
+    timeout_s: Seconds = 20.0
+
+
+class Shadow(Table, frozen=True):
+    """``shadow = {...}``: a share of the route's traffic is also asked of the other tier, and judged."""
+
+    share: Share = 0.02
+    judge: str | None = None
+    max_usd_per_day: Usd = 1.0
 
 
 class RouteSettings(Table, frozen=True):
@@ -209,6 +247,11 @@ class RouteSettings(Table, frozen=True):
     tiers: Annotated[tuple[str, ...], Meta(min_length=2)]
     objective: Objective = Objective(large_share=0.3)
     fallback: tuple[str, ...] = ()
+    grade: Literal["fast", "precise"] = "fast"
+    embedder: str | None = None
+    grade_timeout_ms: Annotated[float, Meta(gt=0, le=10_000)] = 50.0
+    cascade: Cascade | None = None
+    shadow: Shadow | None = None
 
 
 class SemanticSettings(Table, frozen=True):
@@ -218,6 +261,9 @@ class SemanticSettings(Table, frozen=True):
     precision: Share = 0.95
     ttl_s: Seconds = 86400.0
     volatile_ttl_s: Seconds = 600.0
+    embedding: str = "static"
+    store: Literal["memory", "redis"] = "memory"
+    audit_tokens_per_hour: Annotated[int, Meta(ge=0)] = 1_000_000
 
 
 class CacheSettings(Table, frozen=True):
@@ -226,7 +272,9 @@ class CacheSettings(Table, frozen=True):
     exact_ttl_s: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
     max_temperature: Annotated[float, Meta(ge=0)] = 1.0
     max_bytes: Positive = 64 * 1024 * 1024
+    max_entries: Positive = 100_000
     max_answer_bytes: Positive = 1024 * 1024
+    replay_tokens_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     opt_out: tuple[str, ...] = ()
     semantic: SemanticSettings | None = None
 
@@ -303,6 +351,8 @@ class KeySettings(Table, frozen=True):
     weight: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     models: tuple[str, ...] = ()
     resumable: bool | None = None
+    large_share: Share | None = None
+    most_large_share: Share | None = None
 
 
 class Settings(Table, frozen=True):

@@ -1,8 +1,8 @@
 """Which requests may share an upstream call, what they have in common, and each one's form of the answer.
 
-Shared are requests of one scope, one target, one canonical body, one band of priority and one wish of a tier.
-Deterministic ones by default; a request may ask for it, or decline. One that wants a fresh answer, or has a
-time limit of its own, is never shared.
+Shared are requests of one scope, one target, one canonical body, one band of priority and one wish of a tier
+or an objective. Deterministic ones by default; a request may ask for it, or decline. One that wants a fresh
+answer, or has a time limit of its own, is never shared.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.bands import band_of
 from gateway.catalogue import Target
-from gateway.openai import schemas
+from gateway.choosing import OBJECTIVE, TIER
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Assembled, Form, Unfolded
@@ -39,13 +39,11 @@ def may_share(settings: CoalescingSettings, headers: Mapping[bytes, bytes], requ
 
 
 def name_of(
-    key: Key, target: Target, headers: Mapping[bytes, bytes], request: Inference, exact: bytes | None
+    key: Key, target: Target, headers: Mapping[bytes, bytes], request: Inference, exact: bytes
 ) -> str:
-    """Name what identical requests have in common; ``exact`` is the key of the cache, where it is known."""
-    if exact is None:
-        exact = caching.exact_key(key.tenant, target.name, schemas.canonical(request))
-    tier = headers.get(b"x-switchgear-tier", b"") if target.route else b""
-    return f"{exact.hex()}:{band_of(key.band, request.service_tier)}:{tier.decode('latin-1')}"
+    """Name what identical requests have in common; ``exact`` is the key that the cache would have."""
+    wish = headers.get(TIER) or headers.get(OBJECTIVE, b"") if target.route else b""
+    return f"{exact.hex()}:{band_of(key.band, request.service_tier)}:{wish.decode('latin-1')}"
 
 
 def other_form(request: Inference, model: str, cost_usd: Callable[[Usage], float]) -> Form:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import partial
 
 from gateway.calls import Incoming
+from gateway.catalogue import Target
 from gateway.kept import Kept
-from gateway.likeness import Audit
+from gateway.likeness import Asker, Audit
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
@@ -15,7 +16,7 @@ from gateway.openai.usage import Usage
 from gateway.passage import Passage
 from gateway.settings import CacheSettings
 from gateway.tenancy.keys import Key
-from gateway.tenancy.pricing import NANO
+from gateway.tenancy.pricing import NANO, amount_nanousd
 from gateway.trip import Call
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
@@ -30,12 +31,36 @@ class Shelf:
         self._store = store
         self.kept = Kept(store)
         self._now, self._wall = now, wall
+        self._salt = b""
         self._hits: dict[tuple[str, str, str, bytes], bytes] = {}
         self._cache = CacheSettings()
 
     def adopt(self, cache: CacheSettings) -> None:
         """Put settings in force."""
         self._cache = cache
+
+    def season(self, salt: bytes) -> None:
+        """Put a salt in force: what was kept under another one is found no more."""
+        self._salt = salt
+        self._hits.clear()
+
+    def key_of(self, key: Key, target: Target, request: Inference) -> bytes:
+        """Give the key of a request."""
+        return caching.exact_key(key.tenant, target.name, schemas.canonical(request), self._salt)
+
+    @property
+    def paced(self) -> bool:
+        """Whether kept answers are streamed at the pace of a model."""
+        return self._cache.replay_tokens_per_s > 0
+
+    def pieces(self, passage: Passage, entry: Entry, request: Inference) -> tuple[list[bytes], float]:
+        """Give the events of a kept answer, and the seconds between two."""
+        charge = passage.of()[2]
+        body = answers.renewed(entry.body, charge.request_id, int(self._wall()))
+        events = answers.to_events(
+            body, include_usage=request.include_usage, cost_usd=charge.cost_of, by_words=True
+        )
+        return events, max(entry.completion_tokens, 1) / len(events) / self._cache.replay_tokens_per_s
 
     async def look_up(self, passage: Passage, incoming: Incoming, request: Inference) -> Entry | None:
         """Give a kept answer; notes on the passage under which key a new one may be kept."""
@@ -49,9 +74,7 @@ class Shelf:
             passage.cache = "bypass"
             return None
         asked = (key.tenant, target.name, incoming.endpoint.path, incoming.body)
-        exact = self._hits.get(asked) or caching.exact_key(
-            key.tenant, target.name, schemas.canonical(request)
-        )
+        exact = self._hits.get(asked) or self.key_of(key, target, request)
         entry = await self._store.get(exact, self._wall())
         passage.steps.append(("cache", self._now()))
         passage.cache = "miss" if entry is None else "hit-exact"
@@ -87,7 +110,8 @@ class Shelf:
         if entry is not None:
             likeness.passed(tenant, name)
             return entry
-        found = passage.found_near = await likeness.look_up(request, name, tenant, self._wall())
+        asker = Asker(tenant, name, self._salt)
+        found = passage.found_near = await likeness.look_up(request, asker, self._wall())
         if likeness.embedded_s > passage.steps[-1][1]:
             passage.steps.append(("embed", likeness.embedded_s))
         passage.steps.append(("likeness", self._now()))
@@ -103,7 +127,17 @@ class Shelf:
         """Have the question of a semantic hit asked again, of a model, beside the way of the request."""
         found, cache_key, likeness = passage.found_near, passage.cache_key, self.kept.likeness
         if found is not None and cache_key is not None and likeness is not None:
-            likeness.audit(Audit(found, call, receiver, cache_key, partial(self._entry, passage, model)))
+            price = passage.of()[2].price
+            likeness.audit(
+                Audit(
+                    found,
+                    call,
+                    receiver,
+                    cache_key,
+                    partial(self._entry, passage, model),
+                    lambda usage: amount_nanousd(price, usage, "upstream", "batch"),
+                )
+            )
 
     def answer(self, passage: Passage, entry: Entry, request: Inference) -> bytes:
         """Make the answer of a kept one, as the client asked for it, and book it."""

@@ -32,8 +32,9 @@ STEPS = (
 _STEPS = {name: Step(name) for name in STEPS}
 
 _REQUEST_ID, _CACHE_ENTRY = Key(names.REQUEST_ID), Key(names.CACHE_ENTRY)
+_SCORE, _THRESHOLD = Key(names.SCORE), Key(names.THRESHOLD)
+_FIRST_CHUNK = Key(names.TIME_TO_FIRST_CHUNK)
 _SIMILARITY, _VERDICT = Key(names.CACHE_SIMILARITY), Key(names.CACHE_VERDICT)
-_SCORE, _FIRST_CHUNK = Key(names.SCORE), Key(names.TIME_TO_FIRST_CHUNK)
 _INPUT, _CACHED, _OUTPUT = Key(names.INPUT_TOKENS), Key(names.CACHED_TOKENS), Key(names.OUTPUT_TOKENS)
 _AMOUNT, _COST = Key(names.AMOUNT), Key(names.COST_USD)
 
@@ -117,6 +118,7 @@ def _request(passage: Passage) -> bytes:
     pieces = [_decision(_decided(passage)), _REQUEST_ID.text(passage.request_id)]
     if choice is not None and choice.score is not None:
         pieces.append(_SCORE.double(choice.score))
+        pieces.append(_THRESHOLD.double(choice.threshold or 0.0))
     if passage.first_byte_s and passage.streamed:
         pieces.append(_FIRST_CHUNK.double(passage.first_byte_s - passage.started_s))
     if hit is not None:

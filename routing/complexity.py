@@ -162,6 +162,7 @@ class Choice(msgspec.Struct, frozen=True):
 WINDOW = 512
 SLACK = 28.0
 _NUDGE = 200.0  # queries over which what is owed is paid back
+_MOST_OWED = 500.0  # of what was forced, more is not paid back
 
 
 class ShareController(msgspec.Struct):
@@ -178,28 +179,37 @@ class ShareController(msgspec.Struct):
     ordered: list[float]  # the same, sorted
     oldest: int = 0
     owed: float = 0.0  # share x queries - sent above
+    slack: float = SLACK
 
     @classmethod
-    def start(cls, share: float, prior: Sequence[float]) -> Self:
-        """Give a controller for `share` in [0, 1]; `prior` are quantiles of scores at even steps."""
+    def start(cls, share: float, prior: Sequence[float], processes: int = 1) -> Self:
+        """Give a controller for `share` in [0, 1]; `prior` are quantiles of scores at even steps.
+
+        Each of several `processes` that part one stream among them has its part of the slack.
+        """
         if not 0.0 <= share <= 1.0:
             raise ValueError(f"a share lies in [0, 1], not {share}")
         count = WINDOW // 8  # enough for a sane start, soon outvoted by the stream itself
         scores = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(prior)), prior).tolist()
-        return cls(share, [scores[step * 37 % count] for step in range(count)], sorted(scores))
+        ring = [scores[step * 37 % count] for step in range(count)]
+        return cls(share, ring, sorted(scores), slack=SLACK / processes)
 
-    def decide(self, score: float) -> Choice:
-        """Decide for the next query and remember it."""
+    def decide(self, score: float, forced: bool = False) -> Choice:
+        """Decide for the next query and remember it; one that is `forced` goes above, and is paid back."""
         threshold = self.threshold()
-        above = score >= threshold
+        above = forced or score >= threshold
         debt = self.owed + self.share
-        if debt - above > SLACK:
+        if debt - above > self.slack:
             above = True
-        elif debt - above < -SLACK:
-            above = False
-        self.owed = debt - above
+        elif debt - above < -self.slack:
+            above = forced
+        self.owed = max(debt - above, -_MOST_OWED)
         self._remember(score)
         return Choice(above, threshold)
+
+    def raised(self) -> None:
+        """Count the last query as above after all; it is paid back."""
+        self.owed = max(self.owed - 1.0, -_MOST_OWED)
 
     def threshold(self) -> float:
         """Give the score that the next query must reach."""

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routing.complexity import Classifier, Head
+from routing.explaining import Example
 from routing.features import COUNTS, MAX_CHARS, MUTED, NAMES, NEUTRAL, clip, count, lexical, tokens
 
 Floats = NDArray[np.float32]
@@ -173,6 +174,13 @@ class Facts(msgspec.Struct, frozen=True):
     version: str
     score_quantiles: list[float]  # at even steps from 0 to 1, on validation rows
     quality_by_share: list[float]  # at even steps of the share of the large model, on the same rows
+    quality_spread: float = 0.0  # half the 95 % interval of that quality, at its widest
+    typical: list[float] = []  # the mean lexical features of the rows that the head learnt from
+
+
+def load_examples(directory: Path | None = None) -> list[Example]:
+    """Load the requests written for the kinds of work, by default the shipped ones."""
+    return msgspec.json.decode(((directory or WEIGHTS) / "examples.json").read_bytes(), type=list[Example])
 
 
 def load_facts(directory: Path | None = None) -> Facts:

@@ -8,10 +8,12 @@ The store is the tier's own: one body for each answer, however many texts lead t
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
 from semantic_cache import saving
+from semantic_cache.embedding import Embedding
 from semantic_cache.judge import NEIGHBOURS, Judge, Verdict
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
@@ -21,10 +23,12 @@ from semantic_cache.reading import Reading
 from semantic_cache.stores.base import Alias, Entry, Index, Store
 from semantic_cache.verify import agree
 
-_SAMPLE = "The same question in other words"  # tells embeddings apart
 _MOST_ROUTES = 256
+_UNSURE = 20  # judgements of one question with itself that the estimate of the judge's noise begins with
+_NOISE = 0.05
 _MOST_WAITING = 512  # outcomes; what comes beyond is not learned from
 _COMPARED = 8  # answers
+_MOST_SAID = 1_000
 _AT_ONCE = 8  # outcomes settled before the loop may breathe
 
 
@@ -59,22 +63,41 @@ class _Outcome(msgspec.Struct, frozen=True):
     worth: float
 
 
+class _Said(msgspec.Struct, frozen=True):
+    """An answer, as it is compared."""
+
+    reading: Reading
+    vector: Vectors
+
+
+class Answers(Protocol):
+    """How answers are compared; by numbers that are at hand, for each is compared with several."""
+
+    def text_of(self, body: bytes) -> str:
+        """Give the words of a kept answer."""
+
+    def vector(self, text: str) -> Vectors:
+        """Give its unit vector."""
+
+
 class SemanticCache:
-    """Judges by route over one index and one store. ``text_of`` gives the words of a kept body."""
+    """Judges by route over one index and one store."""
 
     def __init__(
         self,
         store: Store,
         index: Index,
-        embed: Callable[[str], Vectors],
+        embedding: Embedding,
         draw: Callable[[], float],
-        text_of: Callable[[bytes], str],
+        answers: Answers,
     ) -> None:
         self._store = store
         self._index = index
-        self._embed = embed
+        self._embedding = embedding
         self._draw = draw
-        self._text_of = text_of
+        self._answers = answers
+        self._doubled = self._differed = 0
+        self._known: dict[bytes, _Said] = {}  # by the body
         self._judges: dict[str, Judge] = {}
         self._waiting: deque[_Outcome] = deque(maxlen=_MOST_WAITING)
         self._pending: dict[bytes, None] = {}  # served and not judged: hashes of scope and text
@@ -99,8 +122,8 @@ class SemanticCache:
             judge.ledger.pass_exact()
 
     async def look_up(self, asked: Asked, now_s: float) -> Found:
-        """Decide on a question; gives the entry to serve, or none."""
-        reading, vector = Reading.of(asked.text), self._embed(asked.text)
+        """Decide on a question; gives the entry to serve, or none. Raises EmbeddingFailed."""
+        reading, vector = Reading.of(asked.text), await self._embedding.embed(asked.text)
         near = await self._index.near(asked.scope, vector, NEIGHBOURS, now_s)
         judge = self._judge(asked.route, len(vector))
         mark = asked.scope + asked.text.encode()
@@ -130,6 +153,16 @@ class SemanticCache:
         """Learn from what was handed in. Call it again and again."""
         for _ in range(min(_AT_ONCE, len(self._waiting))):
             await self._settle(self._waiting.popleft())
+
+    def doubled(self, one: Entry, other: Entry) -> None:
+        """Take two fresh answers to one question: where they seem to differ, the judge errs, or the model."""
+        self._doubled += 1
+        self._differed += not _same(self._said(one.body), self._said(other.body))
+
+    @property
+    def noise(self) -> float:
+        """How often an answer that is right is judged wrong, as double-judged questions show."""
+        return (self._differed + _UNSURE * _NOISE) / (self._doubled + _UNSURE)
 
     async def listed(self) -> Sequence[tuple[bytes, Entry]]:
         """Give the kept answers with their keys."""
@@ -167,37 +200,40 @@ class SemanticCache:
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Give the whole tier, frame by frame, as ``resume`` takes it; take a breath between them."""
-        yield saving.packed(self._head())
-        for key, entry in await self._store.listed():
-            yield saving.packed(saving.Answer(key, entry))
-        for scope, alias in await self._index.listed():
-            yield saving.packed(saving.Text.of(scope, alias))
+        yield saving.packed(saving.head(self._embedding.name))
+        if not self._store.durable:
+            for key, entry in await self._store.listed():
+                yield saving.packed(saving.Answer(key, entry))
+        for frame in self._index.frames():
+            yield saving.packed(frame)
         for route, judge in list(self._judges.items()):
             yield saving.packed(saving.Learned(route, judge.state()))
 
     async def resume(self, frames: Iterable[saving.Frame], now_s: float) -> int:
-        """Take in what ``frames`` gave; gives how many texts. Of another embedding or version: none."""
+        """Take in what ``frames`` gave; gives how many texts. Raises ValueError for another embedding's."""
         frames, texts = iter(frames), 0
-        if next(frames, None) != self._head():
+        first = next(frames, None)
+        if not isinstance(first, saving.Head):
             return 0
+        if first != saving.head(self._embedding.name):
+            raise ValueError(f"it is of another version, or of the embedding {first.embedding!r}")
         for frame in frames:
             match frame:
                 case saving.Answer(key, entry) if entry.expires_s > now_s:
                     await self._store.put(key, entry)
                 case saving.Text() if frame.expires_s > now_s:
-                    await self._index.add(frame.scope, frame.alias())
+                    self._index.resume(frame)
                     texts += 1
+                case saving.Linked():
+                    self._index.resume(frame)
                 case saving.Learned(route, state):
                     with contextlib.suppress(KeyError, TypeError, ValueError):
-                        judge = Judge(self._bounds, Learner(PRIOR), len(self._embed(_SAMPLE)))
+                        judge = Judge(self._bounds, Learner(PRIOR), state["dimensions"])
                         judge.resume(state)
                         self._judges[route] = judge
                 case _:
                     pass
         return texts
-
-    def _head(self) -> saving.Head:
-        return saving.head(self._embed(_SAMPLE))
 
     def _judge(self, route: str, dimensions: int) -> Judge:
         judge = self._judges.get(route)
@@ -211,16 +247,18 @@ class SemanticCache:
         self.changes += 1
         found, now_s = outcome.found, outcome.entry.stored_s
         judge = self._judge(found.asked.route, len(found.vector))
-        words = self._text_of(outcome.entry.body)
-        reading, vector = Reading.of(words), self._embed(words)
+        said = self._said(outcome.entry.body)
         same: str | None = None
         for answer in list(dict.fromkeys(one.answer for one in found.near))[:_COMPARED]:
             kept = await self._store.get(bytes.fromhex(answer), now_s)
             if kept is None:
                 await self._forget(judge, answer)
                 continue
-            other = self._text_of(kept.body)
-            if agree(reading, Reading.of(other), float(vector @ self._embed(other))):
+            if (known := self._known.get(kept.body)) is None:
+                if len(self._known) >= _MOST_SAID:
+                    self._known.clear()
+                known = self._known[kept.body] = self._said(kept.body)
+            if _same(said, known):
                 same = answer
                 break
         judge.learn(found.verdict, same)
@@ -244,9 +282,17 @@ class SemanticCache:
             ),
         )
 
+    def _said(self, body: bytes) -> _Said:
+        words = self._answers.text_of(body)
+        return _Said(Reading.of(words), self._answers.vector(words))
+
     async def _forget(self, judge: Judge, answer: str) -> None:
         judge.forget(answer)
         await self._index.drop({answer})
+
+
+def _same(one: _Said, other: _Said) -> bool:
+    return agree(one.reading, other.reading, float(one.vector @ other.vector))
 
 
 def _unproven(near: Sequence[Alias], owner: str) -> frozenset[str]:

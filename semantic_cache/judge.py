@@ -27,6 +27,8 @@ _LONE = 0.3  # the margin of an answer without a rival
 _MOST_WORDS = 50_000
 _MOST_READINGS = 4_000
 _AUDITS_FIRST, _AUDITS_LAST, _AUDITS_HITS = 0.19, 0.045, 1000.0
+_MOST_LOGS = 4_000
+_LOGS = [math.log(n + 1.0) for n in range(_MOST_LOGS + 1)]
 
 
 class Known(Protocol):
@@ -114,8 +116,8 @@ class Judge(Lasting):
             self.ledger.pass_empty()
             return Verdict(False, False, -math.inf, "", None)
         examined = self._examine(reading, vector, near)
-        scores = [self._learner.logit(evidence) for _, _, evidence in examined]
-        best = int(np.argmax(scores))
+        scores = self._learner.logits([evidence for _, _, evidence in examined])
+        best = scores.index(max(scores))
         score, (answer, entry, _) = scores[best], examined[best]
         sound = not self._answers[answer].probation and answer not in barred
         serve = sound and score >= self.ledger.threshold and not swapped(reading, self._read(entry.text))
@@ -161,6 +163,7 @@ class Judge(Lasting):
         parts = {"ledger": self.ledger, "learner": self._learner, "metric": self._metric}
         return {
             **super().state(),
+            "dimensions": self._dimensions,
             **{name: part.state() for name, part in parts.items()},
             "answers": {name: one.state() for name, one in self._answers.items()},
             "words": dict(self._words),
@@ -185,7 +188,7 @@ class Judge(Lasting):
 
     def _count(self, reading: Reading) -> None:
         self._texts += 1
-        self._words.update(list(dict.fromkeys(reading.words)))
+        self._words.update(dict.fromkeys(reading.words, 1))
         if len(self._words) > _MOST_WORDS:
             self._words = Counter(dict(self._words.most_common(_MOST_WORDS // 2)))
 
@@ -197,9 +200,6 @@ class Judge(Lasting):
                 self._readings.clear()
             reading = self._readings[text] = Reading.of(text)
         return reading
-
-    def _rarity(self, word: str) -> float:
-        return math.log((self._texts + 50) / (self._words[word] + 1.0))
 
     def _audited(self, score: float, draw: float, again: bool) -> bool:
         """Draw an audit within the share that is allowed, rather where a hit is more likely wrong."""
@@ -221,28 +221,37 @@ class Judge(Lasting):
     ) -> list[tuple[str, Known, Evidence]]:
         """Give the answers worth a look (answer, its nearest text, evidence)."""
         vectors = np.array([one.vector for one in near])
-        cosines = vectors @ vector
-        for one in near:
-            if one.answer not in self._answers:  # kept by another gateway that shares the store
-                self.adopt(one.answer, one.vector)
-        answers = list(dict.fromkeys(one.answer for one in near))
+        place: dict[str, int] = {}
+        first: list[int] = []  # of each answer: its nearest text, for they come best first
+        of: list[int] = []
+        for row, one in enumerate(near):
+            n = place.get(one.answer)
+            if n is None:
+                n = place[one.answer] = len(place)
+                first.append(row)
+                if one.answer not in self._answers:  # kept by another gateway that shares the store
+                    self.adopt(one.answer, one.vector)
+            of.append(n)
+        answers = list(place)
         learned, central = self._closeness(vector, near, vectors, answers)
-        place = {answer: n for n, answer in enumerate(answers)}
-        of = np.array([place[one.answer] for one in near])
         votes = np.bincount(of, np.exp((learned - 1) * _SHARPNESS), len(answers))
-        nearest = np.full(len(answers), -1.0)
-        np.maximum.at(nearest, of, cosines)
         nearest_learned = np.full(len(answers), -1.0)
         np.maximum.at(nearest_learned, of, learned)
         chosen = np.argsort(-votes, kind="stable")[:_CANDIDATES].tolist()
-        if (top := int(np.argmax(nearest))) not in chosen:
-            chosen.append(top)
+        if 0 not in chosen:  # the answer of the nearest text
+            chosen.append(0)
         total = float(votes.sum())
-        ranks = [_Ranked(values.tolist()) for values in (votes, nearest, nearest_learned, central)]
+        cosines = vectors[first] @ vector
+        ranks = [_Ranked(values.tolist()) for values in (votes, cosines, nearest_learned, central)]
         counted, closest, closest_learned, centred = ranks
+        words, size = self._words, math.log(self._texts + 50)
+
+        def rarity(word: str) -> float:
+            return size - _LOGS[min(words.get(word, 0), _MOST_LOGS)]
+
         found = []
         for n in chosen:
-            entry = near[int(np.argmax(np.where(of == n, cosines, -2.0)))]
+            entry = near[first[n]]
             known = self._answers[answers[n]]
             mine = counted.values[n]
             nearness = Nearness(
@@ -259,9 +268,7 @@ class Judge(Lasting):
                 agreed=(known.right + 1) / (known.judged + 2),
                 judged=known.judged,
             )
-            found.append(
-                (answers[n], entry, compare(reading, self._read(entry.text), nearness, self._rarity))
-            )
+            found.append((answers[n], entry, compare(reading, self._read(entry.text), nearness, rarity)))
         return found
 
     def _closeness(

@@ -2,22 +2,23 @@
 
 A logistic model over the evidence, one for each route and pooled over its entries. It starts from shipped
 weights (``prior``) and is pulled back to them where nothing speaks against.
-Every judged comparison is also kept for a while and learned again: a few hundred have to suffice.
+Every judged comparison is also kept for a while and learned again: a few hundred have to suffice. All that is
+learned from one question is one step, over rows of a table: a step costs the same for a few rows as for one.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from semantic_cache.lasting import Lasting
-from semantic_cache.verify import BUCKETS, NAMES, Evidence, Floats
+from semantic_cache.verify import BUCKETS, MOST_BUCKETS, NAMES, Evidence, Floats
 
 _RATE = 0.15  # of the dense weights; AdaGrad divides it by what was learned before
 _HASHED_RATE = 0.3
 _PULL = 1e-4  # back to the prior
 _HASHED_PULL = 1e-3
 _MEMORY = 6_000  # comparisons
+_FIRST = 64
 _REHEARSALS = 2
 
 
@@ -35,45 +36,78 @@ class Learner(Lasting):
         self._dense_seen = np.ones(len(NAMES))
         self._hashed = np.zeros(BUCKETS)
         self._hashed_seen = np.ones(BUCKETS)
-        self._kept: list[tuple[Evidence, float, float]] = []
+        self._kept = _Table(_FIRST)
         self._count = 0
+        self._rehearsed = 0
 
-    def logit(self, evidence: Evidence) -> float:
-        """Give the log odds that the answer is right."""
-        return float(self._dense @ evidence.dense + self._hashed[evidence.buckets] @ evidence.weights)
+    def logits(self, examined: Sequence[Evidence]) -> list[float]:
+        """Give the log odds that each answer is right."""
+        dense = np.array([one.dense for one in examined]) @ self._dense
+        hashed = [
+            self._hashed.take(one.buckets) @ one.weights if one.buckets else 0.0  # words may be lacking
+            for one in examined
+        ]
+        return [float(a + b) for a, b in zip(dense, hashed, strict=True)]
 
     def learn(self, judged: Sequence[tuple[Evidence, bool]], weight: float) -> None:
-        """Learn from comparisons that were judged, each counting `weight`."""
-        for evidence, right in judged:
-            self._step(evidence, float(right), weight)
-            self._keep((evidence, float(right), weight))
-            for rehearsal in range(_REHEARSALS):
-                draw = _spread(self._count * _REHEARSALS + rehearsal)
-                self._step(*self._kept[draw % len(self._kept)])
+        """Learn from comparisons that were judged, each counting `weight`, and from some of the earlier."""
+        rows = [self._keep(evidence, right, weight) for evidence, right in judged]
+        size = min(self._count, _MEMORY)
+        for _ in range(_REHEARSALS * len(judged)):
+            self._rehearsed += 1
+            rows.append(_spread(self._rehearsed) % size)
+        self._step(rows)
 
-    def _keep(self, item: tuple[Evidence, float, float]) -> None:
-        if len(self._kept) < _MEMORY:
-            self._kept.append(item)
-        else:
-            self._kept[self._count % _MEMORY] = item
+    def _keep(self, evidence: Evidence, right: bool, weight: float) -> int:
+        row = self._count % _MEMORY
+        if row >= len(self._kept.right):
+            self._kept = self._kept.grown(min(2 * row, _MEMORY))
+        kept, count = self._kept, len(evidence.buckets)
+        kept.dense[row] = evidence.dense
+        kept.buckets[row, :count] = evidence.buckets
+        kept.weights[row, :count] = evidence.weights
+        kept.weights[row, count:] = 0.0
+        kept.right[row] = right
+        kept.counts[row] = weight
         self._count += 1
+        return row
 
-    def _step(self, evidence: Evidence, right: float, weight: float) -> None:
-        error = (_chance(self.logit(evidence)) - right) * weight
-        slope = error * evidence.dense + _PULL * (self._dense - self._prior)
-        self._dense_seen += slope * slope
-        self._dense -= _RATE * slope / np.sqrt(self._dense_seen)
-        at = evidence.buckets
-        slope = (error + _HASHED_PULL * self._hashed[at]) * evidence.weights
-        self._hashed_seen[at] += slope * slope
-        self._hashed[at] -= _HASHED_RATE * slope / np.sqrt(self._hashed_seen[at])
+    def _step(self, rows: list[int]) -> None:
+        """Go down the slope of the log loss of all rows (AdaGrad)."""
+        kept = self._kept
+        dense, buckets, weights = kept.dense[rows], kept.buckets[rows], kept.weights[rows]
+        logits = dense @ self._dense + np.einsum("ij,ij->i", self._hashed[buckets], weights)
+        errors = (1 / (1 + np.exp(-np.clip(logits, -30.0, 30.0))) - kept.right[rows]) * kept.counts[rows]
+        slopes = errors[:, None] * dense
+        slopes += _PULL * (self._dense - self._prior)
+        self._dense_seen += np.einsum("ij,ij->j", slopes, slopes)
+        self._dense -= _RATE * slopes.sum(axis=0) / np.sqrt(self._dense_seen)
+        used = weights > 0
+        at, weights = buckets[used], weights[used]
+        slope = (np.repeat(errors, used.sum(axis=1)) + _HASHED_PULL * self._hashed[at]) * weights
+        np.add.at(self._hashed_seen, at, slope * slope)
+        np.subtract.at(self._hashed, at, _HASHED_RATE * slope / np.sqrt(self._hashed_seen[at]))
+
+
+class _Table:
+    """Comparisons in rows; a row's unused buckets have no weight."""
+
+    def __init__(self, rows: int) -> None:
+        self.dense = np.zeros((rows, len(NAMES)), np.float32)
+        self.buckets = np.zeros((rows, MOST_BUCKETS), np.int16)
+        self.weights = np.zeros((rows, MOST_BUCKETS), np.float32)
+        self.right = np.zeros(rows, np.float32)
+        self.counts = np.zeros(rows, np.float32)
+
+    def grown(self, rows: int) -> "_Table":
+        """Give the same table with room for more rows."""
+        table = _Table(rows)
+        for name, values in vars(self).items():
+            getattr(table, name)[: len(values)] = values
+        return table
 
 
 def _spread(number: int) -> int:
     """Spread a counter evenly: rehearsal needs variety, not chance."""
     number = (number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     return (number ^ (number >> 31)) * 0xBF58476D1CE4E5B9 >> 20 & 0xFFFFFFFF
-
-
-def _chance(logit: float) -> float:
-    return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))

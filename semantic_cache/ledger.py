@@ -24,6 +24,8 @@ from semantic_cache.verify import Floats
 _LOWEST, _STEP, _BINS = -3.0, 0.25, 52  # log odds: up to 10
 _LEVELS = _LOWEST + _STEP * np.arange(_BINS)
 _WORD = 1 / (1 + np.exp(_LEVELS + _STEP / 2))  # the model's own word on how many of a bin are wrong
+_ORDERED = np.triu(np.ones((_BINS, _BINS), bool))
+_PATIENCE = 8  # right outcomes after which the threshold is set anew; after a wrong one it is at once
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +39,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """How cautious the ledger is; the same everywhere."""
 
     aim: float = 0.7  # of the bound
-    confidence: float = 1.28  # standard deviations above the estimate
+    precise_aim: float = 0.9  # of the bound on wrong hits / hits
+    confidence: float = 1.5  # standard deviations above the estimate
     window: float = 3000.0  # queries
     short: float = 400.0
     horizon: float = 2000.0  # queries over which what was not spent may be spent
@@ -78,6 +81,8 @@ class Ledger(Lasting):
         self.alarms = 0
         self._doubt = 1.0
         self.threshold = math.inf
+        self._news = 0  # outcomes since the threshold was set
+        self._expected = self._rates(self._long)
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Take what lasts, and judge it by the bounds of today."""
@@ -113,13 +118,15 @@ class Ledger(Lasting):
             self._unjudged[max(at, 0)] -= 1
         if at < 0:
             return
-        expected = self._rates(self._long)[at]
+        expected = self._expected[at]
         for window in (self._long, self._short, self._life):
             window[-2, at] += 1
             window[-1, at] += not right
         if score >= self.threshold - 1.0:
             self._watch(right, float(expected))
-        self._decide()
+        self._news += 1
+        if self._news >= _PATIENCE or not (right or score < self.threshold):
+            self._decide()
 
     def _watch(self, right: bool, expected: float) -> None:
         """Sum up the evidence that things go wrong three times as often as expected."""
@@ -161,14 +168,14 @@ class Ledger(Lasting):
 
     def _decide(self) -> None:
         """Set the threshold: the lowest whose bounded error fits what is allowed from here on."""
-        tuning, bound = self._tuning, self.bounds.error
+        tuning, bound, self._news = self._tuning, self.bounds.error, 0
+        rates = self._expected = self._rates(self._long)
         if self.total < 50:
             return
         allowed = (
             tuning.aim * bound * (self.total + tuning.horizon) - self.wrong_estimate()
         ) / tuning.horizon
         allowed = max(0.0, min(allowed, tuning.most * bound))
-        rates = self._rates(self._long)
         strength = tuning.prior
         spread = rates * (1 - rates) / (self._long[1] + strength + 1)
         recent = (self._short[2] + 15 * rates) / (self._short[1] + 15)
@@ -181,7 +188,7 @@ class Ledger(Lasting):
         open_from = int(closed[-1]) + 1 if len(closed) else 0
         if self.bounds.precision < 1:
             hits = _above(seen) + self._faded_hits
-            precise = np.flatnonzero(upper <= tuning.aim * self.bounds.precision * hits)
+            precise = np.flatnonzero(upper <= tuning.precise_aim * self.bounds.precision * hits)
             precise = precise[precise >= open_from]  # not ordered: far up there are too few hits to tell
             open_from = int(precise[0]) if len(precise) else _BINS
         self.threshold = float(_LEVELS[open_from]) if open_from < _BINS else math.inf
@@ -198,13 +205,11 @@ def _bin(score: float) -> int:
 
 
 def _falling(rates: Floats, weights: Floats) -> Floats:
-    """Pool adjacent bins until the rates fall with the score (isotonic regression)."""
-    blocks: list[list[float]] = []
-    for rate, weight in zip(rates.tolist(), weights.tolist(), strict=True):
-        blocks.append([rate, weight, 1])
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            rate_b, weight_b, count_b = blocks.pop()
-            rate_a, weight_a, count_a = blocks[-1]
-            total = weight_a + weight_b
-            blocks[-1] = [(rate_a * weight_a + rate_b * weight_b) / total, total, count_a + count_b]
-    return np.repeat([block[0] for block in blocks], [int(block[2]) for block in blocks])
+    """Give the nearest rates that fall with the score (isotonic regression, by its min-max form)."""
+    sums = np.concatenate(([0.0], np.cumsum(rates * weights)))
+    totals = np.concatenate(([0.0], np.cumsum(weights)))
+    spans = np.where(_ORDERED, totals[None, 1:] - totals[:-1, None], 1.0)
+    means = np.where(_ORDERED, (sums[None, 1:] - sums[:-1, None]) / spans, -np.inf)  # [from, to]
+    highest = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]
+    falling: Floats = np.minimum.accumulate(highest, axis=0).diagonal().copy()
+    return falling

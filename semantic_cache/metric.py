@@ -19,6 +19,7 @@ _EVIDENCE = 100.0  # texts after which the scatter seen counts as much as no pre
 _FLOOR = 0.3  # of the mean scatter, added to every direction
 _FIRST = 20.0
 _MOST_LENGTHS = 50_000
+_AT_ONCE = 128  # steps summed up together
 
 
 class Metric(Lasting):
@@ -27,7 +28,9 @@ class Metric(Lasting):
     LASTS = ("_scatter", "_weight", "_due")
 
     def __init__(self, dimensions: int) -> None:
-        self._scatter = np.zeros((dimensions, dimensions))
+        self._scatter = np.zeros((dimensions, dimensions), np.float32)
+        self._steps = np.zeros((_AT_ONCE, dimensions), np.float32)
+        self._taken = 0
         self._weight = 0.0
         self._due = _FIRST
         self.projection: Vectors | None = None
@@ -41,10 +44,12 @@ class Metric(Lasting):
 
     def learn(self, vector: Vectors, centre: Vectors, texts: int) -> None:
         """Take in that `vector` shares an answer with `texts` others, whose mean is `centre`."""
-        step = (vector - centre).astype(np.float64)
-        weight = 1 / np.sqrt(texts)  # many texts of one answer say less of the next answer
-        self._scatter += weight * texts / (texts + 1) * np.outer(step, step)
+        weight = texts**-0.5  # many texts of one answer say less of the next answer
+        self._steps[self._taken] = (vector - centre) * np.float32((weight * texts / (texts + 1)) ** 0.5)
+        self._taken += 1
         self._weight += weight
+        if self._taken == _AT_ONCE:
+            self._sum_up()
         if self._weight >= self._due:
             self._refresh()
             self._due = self._weight * 1.5
@@ -76,7 +81,18 @@ class Metric(Lasting):
             known.update(zip([names[row] for row in new], found, strict=True))
         return np.array([known[name] for name in names], np.float32)
 
+    def state(self) -> dict[str, Any]:
+        """Give what lasts."""
+        self._sum_up()
+        return super().state()
+
+    def _sum_up(self) -> None:
+        steps = self._steps[: self._taken]
+        self._scatter += steps.T @ steps
+        self._taken = 0
+
     def _refresh(self) -> None:
+        self._sum_up()
         size = len(self._scatter)
         seen = self._scatter / self._weight
         mean = float(np.trace(seen)) / size

@@ -24,18 +24,18 @@ def reusable(finish_reasons: list[str]) -> bool:
     return not any(reason in ("length", "content_filter", "abort", "error") for reason in finish_reasons)
 
 
-def exact_key(tenant: str, model: str, canonical: bytes) -> bytes:
-    """Give the key of a request: 32 bytes."""
+def exact_key(tenant: str, model: str, canonical: bytes, salt: bytes = b"") -> bytes:
+    """Give the key of a request: 32 bytes. With a secret salt, nobody can tell from it what was asked."""
     hasher = hashlib.sha256()
-    for part in (tenant.encode(), model.encode(), canonical):
+    for part in (salt, tenant.encode(), model.encode(), canonical):
         hasher.update(len(part).to_bytes(8, "big"))
         hasher.update(part)
     return hasher.digest()
 
 
-def scope_key(tenant: str, model: str, surroundings: bytes) -> bytes:
+def scope_key(tenant: str, model: str, surroundings: bytes, salt: bytes = b"") -> bytes:
     """Give the partition of a question: all that surrounds its text; 32 bytes."""
-    return exact_key(tenant, model, b"scope" + surroundings)
+    return exact_key(tenant, model, b"scope" + surroundings, salt)
 
 
 _SITUATIONAL = listed("now today tonight tomorrow yesterday currently current latest recent recently")

@@ -6,7 +6,6 @@ version, or of another embedding, is not read: its numbers would mean nothing he
 
 import fcntl
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ import numpy as np
 
 from semantic_cache.stores.base import Alias, Entry
 
-_VERSION = 1
+_VERSION = 2
 
 
 class Head(msgspec.Struct, frozen=True, tag=True):
     """The first frame."""
 
     version: int
-    embedding: int
+    embedding: str
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -45,18 +44,27 @@ class Text(msgspec.Struct, frozen=True, tag=True):
     worth: float
     stored_s: float
     expires_s: float
+    label: int = 0  # in the graph of its scope
 
     @classmethod
-    def of(cls, scope: bytes, alias: Alias) -> "Text":
-        """Pack an alias."""
+    def of(cls, scope: bytes, alias: Alias, label: int = 0, *, plain: bool = False) -> "Text":
+        """Pack an alias; `plain`: without its vector."""
         fields = msgspec.structs.asdict(alias)
-        return cls(scope=scope, **{**fields, "vector": alias.vector.tobytes()})
+        vector = b"" if plain else alias.vector.tobytes()
+        return cls(scope=scope, label=label, **{**fields, "vector": vector})
 
-    def alias(self) -> Alias:
-        """Unpack it."""
+    def alias(self, vector: bytes | None = None) -> Alias:
+        """Unpack it; `vector` where it was left out."""
         fields = msgspec.structs.asdict(self)
-        del fields["scope"]
-        return Alias(**{**fields, "vector": np.frombuffer(self.vector, np.float32)})
+        del fields["scope"], fields["label"]
+        return Alias(**{**fields, "vector": np.frombuffer(vector or self.vector, np.float32)})
+
+
+class Linked(msgspec.Struct, frozen=True, tag=True):
+    """The graph over the texts of a scope, behind all of them."""
+
+    scope: bytes
+    graph: bytes
 
 
 class Learned(msgspec.Struct, frozen=True, tag=True):
@@ -87,14 +95,14 @@ class OwnFile:
         return True
 
 
-Frame = Head | Answer | Text | Learned
+Frame = Head | Answer | Text | Linked | Learned
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 
-def head(sample: np.ndarray[Any, Any]) -> Head:
-    """Give the first frame; `sample` is the vector of some text that is always the same."""
-    return Head(_VERSION, zlib.crc32(sample.tobytes()))
+def head(embedding: str) -> Head:
+    """Give the first frame of what was kept by an embedding of this name."""
+    return Head(_VERSION, embedding)
 
 
 def packed(frame: Frame) -> bytes:

@@ -6,6 +6,7 @@ The numbers are evidence for a verifier that learns what they mean on its route;
 import math
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ Floats = NDArray[np.float64]
 _MOST_TWINS = 400  # pairs of differing words; beyond that two texts have little to do with each other
 _AGREEING = 0.85  # cosine of two answers
 BUCKETS = 1 << 14  # hashed words: how they count where they differ, and where they agree
+MOST_BUCKETS = 32  # of one comparison
 
 _OPPOSITES = (
     "increase decrease,increasing decreasing,best worst,better worse,good bad,advantages disadvantages,"
@@ -75,25 +77,22 @@ class Nearness(msgspec.Struct, frozen=True):
 class Evidence(msgspec.Struct, frozen=True):
     """The verifier's input: dense numbers of about unit size, and hashed words with their weights."""
 
-    dense: Floats
-    buckets: NDArray[np.intp]
-    weights: Floats
+    dense: list[float]  # one for each of NAMES
+    buckets: list[int]  # MOST_BUCKETS at the most, differing words first
+    weights: list[float]
 
 
 def compare(asked: Reading, known: Reading, near: Nearness, rarity: Callable[[str], float]) -> Evidence:
     """Give the evidence on whether the answer to `known` answers `asked`; `rarity` is a word's IDF."""
     extra, missing, mended = _differences(asked, known)
-    shared = sorted(
-        asked.distinct & known.distinct
-    )  # sets have no order of their own, and sums round by order
+    shared = sorted(asked.distinct & known.distinct)  # sets have no order, and sums round by order
     lexical = _lexical(asked, known, (extra, missing, shared), mended, rarity)
     differing = extra + missing
-    buckets = [_bucket(word, b"-") for word in differing] + [_bucket(word, b"+") for word in shared]
-    weights = [1 / math.sqrt(len(differing) or 1)] * len(differing)
-    weights += [1 / math.sqrt(len(shared) or 1)] * len(shared)
-    return Evidence(
-        np.array([*_spatial(near), *lexical]), np.array(buckets, np.intp), np.array(weights, np.float64)
-    )
+    buckets = [_bucket("-" + word) for word in differing] + [_bucket("+" + word) for word in shared]
+    weights = [len(differing) ** -0.5] * len(differing) if differing else []
+    if shared:
+        weights += [len(shared) ** -0.5] * len(shared)
+    return Evidence(_spatial(near) + lexical, buckets[:MOST_BUCKETS], weights[:MOST_BUCKETS])
 
 
 NAMES = (
@@ -179,19 +178,22 @@ def _differences(asked: Reading, known: Reading) -> tuple[list[str], list[str], 
     extra, missing = sorted(asked.distinct - known.distinct), sorted(known.distinct - asked.distinct)
     mended = 0
     if extra and missing and len(extra) * len(missing) <= _MOST_TWINS:
-        for word in list(extra):
-            twin = next((other for other in missing if _alike(word, other)), None)
-            if twin is not None:
-                extra.remove(word)
-                missing.remove(twin)
-                mended += 1
+        for word in extra[:]:
+            first, last = word[0], word[-1]
+            for other in missing:
+                if (other[0] == first or other[-1] == last) and _alike(word, other):
+                    extra.remove(word)
+                    missing.remove(other)
+                    mended += 1
+                    break
     return extra, missing, mended
 
 
 def _alike(one: str, other: str) -> bool:
-    """Tell whether two words are most likely one: the same but for two letters, or of the same stem."""
-    if one[0] != other[0] and one[-1] != other[-1]:
-        return False
+    """Tell whether two words are most likely one: the same but for two letters, or of the same stem.
+
+    They begin or end alike.
+    """
     longer, shorter = max(len(one), len(other)), min(len(one), len(other))
     if shorter < 4 or longer - shorter > 3 or one[0].isdigit():
         return False
@@ -240,5 +242,6 @@ def swapped(one: Reading, other: Reading) -> bool:
     return False
 
 
-def _bucket(word: str, side: bytes) -> int:
-    return zlib.crc32(side + word.encode()) % BUCKETS
+@lru_cache(1 << 16)
+def _bucket(word: str) -> int:
+    return zlib.crc32(word.encode()) % BUCKETS

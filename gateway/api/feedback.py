@@ -1,5 +1,6 @@
-"""``POST /v1/feedback``: a user's word on an answer; a bad one's kept copy goes at once."""
+"""``POST /v1/feedback``: a user's word on an answer: a bad one's kept copy goes at once, routing learns."""
 
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
@@ -7,8 +8,12 @@ from litestar import Request, post
 from litestar.handlers import HTTPRouteHandler
 from msgspec import Meta
 
+from gateway.choosing import Reading
 from gateway.errors import InvalidRequest, NotPermitted
+from gateway.learning import label_of
 from gateway.process import Process
+from gateway.request_log import RequestLine, RequestLog
+from gateway.tenancy.keys import Key
 
 BAD_BELOW = 0.5
 
@@ -27,7 +32,11 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
     @post("/v1/feedback", status_code=200, include_in_schema=False)
     async def give_feedback(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """Only on answers that the same tenant was given; ``quarantined`` tells whether a kept one went."""
+        """Only on answers that the same tenant was given.
+
+        ``quarantined`` tells whether a kept answer went, ``learnt`` whether routing takes note, ``passed_on``
+        that the request was another gateway's, which has been told.
+        """
         key = pipeline.authenticate(dict(request.scope["headers"]))
         if "inference" not in key.scopes:
             raise NotPermitted("This API key is not for inference: its scopes lack 'inference'.")
@@ -35,7 +44,38 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             word = msgspec.json.decode(await request.body(), type=Feedback)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"The body must be a feedback: {error}.") from None
-        gone = await pipeline.shelf.kept.complain(key.tenant, word.request_id, word.score >= BAD_BELOW)
-        return {"object": "feedback", "request_id": word.request_id, "quarantined": gone}
+        kept, right = pipeline.shelf.kept, word.score >= BAD_BELOW
+        passed_on = not right and kept.pass_on(key.tenant, word.request_id)
+        gone = await kept.complain(key.tenant, word.request_id, right)
+        decided = await asyncio.to_thread(_decided, process.log, word.request_id)
+        learnt = decided is not None and _learn(process, key, word, *decided)
+        told = {"object": "feedback", "request_id": word.request_id, "quarantined": gone, "learnt": learnt}
+        return {**told, "passed_on": True} if passed_on else told
 
     return [give_feedback]
+
+
+def _decided(log: RequestLog, request_id: str) -> tuple[RequestLine, Reading] | None:
+    """Give how a request was decided, and what the classifier read; None where it was not asked."""
+    decision, reading = log.find(request_id), log.reading(request_id)
+    return None if decision is None or reading is None else (decision, reading)
+
+
+def _learn(process: Process, key: Key, word: Feedback, decision: RequestLine, reading: Reading) -> bool:
+    """Take the word as a label, where a model's answer to the same tenant is meant; tells whether it is."""
+    tiers = decision.candidates
+    own = (decision.org, decision.project) == (key.org, key.project)
+    if not own or decision.source != "upstream" or decision.model not in (tiers[0], tiers[-1]):
+        return False
+    large = decision.model == tiers[-1]
+    label = label_of(
+        reading,
+        ts=process.control.wall(),
+        route=decision.route,
+        tenant=key.tenant,
+        source="feedback",
+        large_served=large,
+    )
+    told = {"large": word.score} if large else {"small": word.score}
+    process.learning.note(msgspec.structs.replace(label, **told))
+    return True

@@ -37,6 +37,8 @@ def register(parser: argparse.ArgumentParser) -> None:
         ("--prepaid-usd", float, "prepaid credit"),
         ("--floor-usd", float, "credit that must remain"),
         ("--weight", float, "share within its priority band"),
+        ("--large-share", float, "share of the largest tier that routes aim at for it"),
+        ("--most-large-share", float, "the most of it that a request may wish for"),
         ("--expires-days", float, "days until it expires"),
     ):
         create.add_argument(flag, type=kind, help=what)

@@ -1,4 +1,4 @@
-"""``switchgear route``: score queries offline, replay a stream through the controller, calibrate on labels.
+"""``switchgear route``: score queries offline, replay a stream, calibrate on labels, what if.
 
 All files are JSONL, one object a line; "-" is stdin or stdout. No configuration and no network is needed.
 """
@@ -20,6 +20,7 @@ from gateway.scoring import Scorer, ScoringError
 from routing import complexity
 from routing.complexity import ShareController
 from routing.embedding import load_facts
+from routing.forecast import Known, forecast, picture
 
 
 class Row(msgspec.Struct):
@@ -44,7 +45,15 @@ def register(parser: argparse.ArgumentParser) -> None:
         "calibrate", help="find the threshold for a goal on queries with small_score and large_score"
     )
     calibrate.set_defaults(run=_calibrate)
-    for action in (score, replay, calibrate):
+    what_if = actions.add_parser(
+        "what-if", help="share, quality and cost that an objective would give, with the curve"
+    )
+    what_if.add_argument("--picture", metavar="F", help="also draw the curve, as SVG")
+    what_if.add_argument(
+        "--costs", type=_costs, metavar="X,Y", help="USD of a request of each tier, cheapest first"
+    )
+    what_if.set_defaults(run=_what_if)
+    for action in (score, replay, calibrate, what_if):
         action.add_argument("--in", dest="source", metavar="F", required=True, help="JSONL to read")
         action.add_argument("--grade", choices=("fast", "precise"), default="fast")
         action.add_argument("--engine", metavar="DIR", type=Path, default=Path(".engine"),
@@ -52,14 +61,16 @@ def register(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--encoder", metavar="DIR", type=Path,
                             default=Path(".switchgear/models/embed"),
                             help="the embedding model, for precise (default: %(default)s)")  # fmt: skip
-    for action in (score, replay):
+    for action in (score, replay, what_if):
         action.add_argument("--out", metavar="F", required=True, help="JSONL to write")
-    for action in (replay, calibrate):
+    for action in (replay, calibrate, what_if):
         goal = action.add_mutually_exclusive_group(required=True)
         goal.add_argument(
             "--large-share", type=_share, metavar="X", help="share of queries for the large model"
         )
         goal.add_argument("--quality", type=_share, metavar="X", help="share of the large model's quality")
+        if action is what_if:
+            goal.add_argument("--cost", type=float, metavar="USD", help="cost of a request, in the mean")
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -104,6 +115,40 @@ def _calibrate(options: argparse.Namespace) -> int:
     )
     found = complexity.calibrate(scores, small.tolist(), large.tolist(), **goal)
     _write(sys.stdout.buffer, msgspec.to_builtins(found))
+    return 0
+
+
+def _what_if(options: argparse.Namespace) -> int:
+    rows, scores = [], []
+    with _scorer(options) as scorer:
+        for some, values in _scored(options.source, scorer):
+            rows += some
+            scores += values.tolist()
+    if not rows:
+        raise CommandError(f"{options.source}: holds no rows")
+    labelled = all(row.small_score is not None and row.large_score is not None for row in rows)
+    aims = {
+        "large_share": options.large_share,
+        "quality": options.quality,
+        "cost_per_request_usd": options.cost,
+    }
+    aim = next((name, value) for name, value in aims.items() if value is not None)
+    facts = load_facts()
+    try:
+        found = forecast(
+            aim,
+            np.array(scores),
+            _outcomes(rows, options.source) if labelled else None,
+            Known(facts.quality_by_share, facts.quality_spread),
+            options.costs,
+        )
+    except ValueError as error:
+        raise CommandError(f"--cost: {error}; give them with --costs") from None
+    with _writer(options.out) as out:
+        _write(out, msgspec.to_builtins(found))
+    if options.picture is not None:
+        with _writer(options.picture) as out:
+            out.write(picture(found).encode())
     return 0
 
 
@@ -176,6 +221,13 @@ def _opened(path: str, mode: str, standard: IO[bytes]) -> Iterator[IO[bytes]]:
 
 def _write(out: IO[bytes], row: object) -> None:
     out.write(msgspec.json.encode(row) + b"\n")
+
+
+def _costs(text: str) -> list[float]:
+    values = [float(one) for one in text.split(",")]
+    if len(values) < 2 or min(values) < 0 or values != sorted(values):
+        raise argparse.ArgumentTypeError(f"{text} is not two or more costs, cheapest first")
+    return values
 
 
 def _share(text: str) -> float:

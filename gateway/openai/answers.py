@@ -53,6 +53,7 @@ def text_of(body: bytes) -> str:
     return choices[0].content if choices else ""
 
 
+_WORD = re.compile(r"\s*\S+|\s+$")
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
@@ -142,6 +143,13 @@ def from_stream(stream: bytes, usage: Usage | None = None) -> bytes:
 
 def to_stream(body: bytes, *, include_usage: bool, cost_usd: Callable[[Usage], float]) -> bytes:
     """Make the stream that a buffered answer amounts to: role, content, finish, usage, ``[DONE]``."""
+    return b"".join(to_events(body, include_usage=include_usage, cost_usd=cost_usd))
+
+
+def to_events(
+    body: bytes, *, include_usage: bool, cost_usd: Callable[[Usage], float], by_words: bool = False
+) -> list[bytes]:
+    """Give its events; ``by_words``: the content in pieces as a model writes it, about a token each."""
     whole = msgspec.json.decode(body)
     usage = whole.pop("usage", None)
     choices = whole.pop("choices", [])
@@ -151,11 +159,13 @@ def to_stream(body: bytes, *, include_usage: bool, cost_usd: Callable[[Usage], f
     events = []
     for choice in choices:
         pieces = _split_chat(choice) if chat else [choice]
+        if by_words and chat:
+            pieces = [part for piece in pieces for part in _by_words(piece)]
         events += [_event({**whole, "choices": [piece]}) for piece in pieces]
     if include_usage and usage is not None:
         usage["cost"] = cost_usd(msgspec.convert(usage, UsageFields).usage())
         events.append(_event({**whole, "choices": [], "usage": usage}))
-    return b"".join([*events, DONE])
+    return [*events, DONE]
 
 
 def renewed(body: bytes, new_id: str, created_s: int) -> bytes:
@@ -194,6 +204,30 @@ def _split_chat(choice: dict[str, Any]) -> list[dict[str, Any]]:
     middle = {**first, "delta": delta, "logprobs": choice.get("logprobs")}
     rest = {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
     return [first, middle, {**rest, "delta": {}, "logprobs": None}]
+
+
+def _by_words(piece: dict[str, Any]) -> list[dict[str, Any]]:
+    """Split the content of a chunk: by its logprobs where it has some, else by its words."""
+    delta = piece["delta"]
+    content = delta.get("content")
+    if not content:
+        return [piece]
+    logprobs = piece.get("logprobs") or {}
+    tokens = logprobs.get("content") or []
+    words = [one["token"] for one in tokens]
+    if "".join(words) != content:
+        words, tokens = _WORD.findall(content), []
+    rest = {name: value for name, value in delta.items() if name != "content"}
+    pieces = [
+        {
+            **piece,
+            "delta": {"content": word},
+            "logprobs": {**logprobs, "content": [tokens[n]]} if tokens else None,
+        }
+        for n, word in enumerate(words)
+    ]
+    last = {**piece, "delta": rest, "logprobs": None if tokens else piece.get("logprobs")}
+    return [*pieces, last] if rest or last["logprobs"] else pieces
 
 
 def _merge_choice(choice: dict[str, Any], piece: dict[str, Any]) -> None:

@@ -36,6 +36,8 @@ log = logging.getLogger("switchgear.books")
 T = TypeVar("T")
 
 ORPHANS_EVERY_S = 5.0
+SETTLED_S = 3.0  # after which every process has carried what it has settled
+CLOCKS_S = 3600.0  # by how much the clocks of several gateways may differ
 PROOF_DAYS = 2
 
 
@@ -74,6 +76,8 @@ class Books:
         self._imported: Settings | None = None
         self._opened = False
         self._looked_for_orphans_s = -math.inf
+        self._expired_s = 0.0  # what expired before is taken back
+        self._failed_s = 0.0  # when the database failed last
         self._loop: asyncio.AbstractEventLoop
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="books")
         self._keys_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keys")
@@ -123,9 +127,13 @@ class Books:
                 )
 
     async def expire(self) -> None:
-        """Take back what is left of grants that have expired; keep what is known for a start without SQL."""
+        """Take back what is left of grants that have expired."""
         if self._opened:
             await self._run("database", self._expire)
+
+    async def note_standings(self) -> None:
+        """Keep what every account has spent, for a start without SQL."""
+        if self._opened:
             await self._run("database", lambda: self._standings(self._wall()))
 
     async def retain(self) -> None:
@@ -221,9 +229,19 @@ class Books:
             log.warning("the database comes from a backup: %d requests after it are carried again", found)
 
     def _expire(self) -> None:
+        # What was used of a grant must be booked before what is left of it is taken back: what this process
+        # has settled is carried now, the others have some seconds for theirs, also after an outage.
+        now_s = self._wall()
+        if now_s - SETTLED_S < self._failed_s:
+            return
+        self._carrier.step()
         with self.engine.begin() as connection:
-            if transfers.expire(connection, self._wall()):
+            found = transfers.expire(connection, now_s, grace_s=SETTLED_S, since_s=self._expired_s)
+            if found:
                 changes.bump(connection)
+        self._expired_s = now_s - CLOCKS_S
+        if found:
+            self._directory.refresh(self.engine)
 
     def _retain(self) -> None:
         with self.engine.connect() as connection:
@@ -251,6 +269,7 @@ class Books:
             result = await asyncio.get_running_loop().run_in_executor(thread or self._thread, work)
         except (SQLAlchemyError, database.DatabaseError) as error:
             self.errors[part] = database.reason(error)
+            self._failed_s = self._wall()
             raise
         self.errors.pop(part, None)
         return result

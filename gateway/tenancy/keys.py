@@ -78,6 +78,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     expires_s: float | None = None
     tenant: str = ""
     resumable: bool = False
+    large_share: float | None = None
+    most_large_share: float = 1.0
 
 
 class KeyTable:
@@ -143,6 +145,8 @@ def terms_of(settings: KeySettings) -> Terms:
         weight=settings.weight,
         models=settings.models or None,
         resumable=settings.resumable,
+        large_share=settings.large_share,
+        most_large_share=settings.most_large_share,
     )
 
 
@@ -214,4 +218,6 @@ def _resolved(record: KeyRecord, registry: Registry) -> Key:
         expires_s=record.expires_s,
         tenant=accounts[::-1][scope],
         resumable=terms.resumable(levels),
+        large_share=terms.large_share(levels),
+        most_large_share=terms.most_large_share(levels),
     )

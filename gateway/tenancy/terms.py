@@ -67,6 +67,12 @@ class Terms(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         | None
     ) = None
     resumable: Annotated[bool, Meta(description="Whether all streams can be resumed.")] | None = None
+    large_share: (
+        Annotated[float, Meta(ge=0, le=1, description="Share of the largest tier that routes aim at.")] | None
+    ) = None
+    most_large_share: (
+        Annotated[float, Meta(ge=0, le=1, description="The most that a request may wish for.")] | None
+    ) = None
     end_user: Annotated[Rates, Meta(description="Limits of each end user, known or not.")] | None = None
 
 
@@ -132,6 +138,18 @@ def resumable(levels: Iterable[Terms]) -> bool:
     """Tell whether the lowest level that says anything makes streams resumable."""
     said = [terms.resumable for terms in levels if terms.resumable is not None]
     return bool(said and said[-1])
+
+
+def large_share(levels: Iterable[Terms]) -> float | None:
+    """Give the share of the largest tier that the lowest level which says anything aims at."""
+    said = [terms.large_share for terms in levels if terms.large_share is not None]
+    return said[-1] if said else None
+
+
+def most_large_share(levels: Iterable[Terms]) -> float:
+    """Give the least of what the levels allow."""
+    said = [terms.most_large_share for terms in levels if terms.most_large_share is not None]
+    return min(said, default=1.0)
 
 
 def end_user_rates(levels: Iterable[Terms]) -> Rates | None:

@@ -21,7 +21,8 @@ from gateway.tenancy.keys import KeyRecord
 from gateway.tenancy.paging import Window, page
 
 Kind = Literal["grant", "top_up", "refund", "expiry", "correction", "write_off"]
-MAX_NANOUSD = 2**60  # a thousand million USD; sums of many still fit SQL's 64 bits
+MAX_NANOUSD = 2**60  # a thousand million USD
+MAX_HELD_NANOUSD = 2**62  # by one account in all: twice that would not fit SQL's 64 bits
 
 # The other side of a movement. The customer's account is credited, but for an expiry.
 OTHER_SIDE: dict[str, str] = {
@@ -87,6 +88,9 @@ def transfer(connection: sa.Connection, given: Transfer) -> str:
         return _booked(connection, row)
     for account, amount in sorted(((debit, -row["amount_nanousd"]), (credit, row["amount_nanousd"]))):
         _move(connection, account, amount)
+    _check_held(connection, debit, credit)
+    if given.expires_s is not None and given.expires_s <= given.ts:  # but a repetition may come late
+        raise TransferError("expires_s: it is in the past; give a moment to come")
     return id_
 
 
@@ -162,12 +166,18 @@ def lines(
     return [as_struct(row, Line) for row in rows], behind
 
 
-def expire(connection: sa.Connection, now_s: float) -> list[str]:
-    """Take back what is left of grants that have expired; gives the accounts that changed."""
-    done = sa.select(transfers.c.idempotency_key).where(transfers.c.kind == "expiry")
+def expire(
+    connection: sa.Connection, now_s: float, *, grace_s: float = 0.0, since_s: float = 0.0
+) -> list[str]:
+    """Take back what is left of grants that expired ``grace_s`` ago; gives the accounts that changed.
+
+    What expired before ``since_s`` is known to be taken back, and not looked at.
+    """
+    taken = transfers.alias()
+    done = sa.exists().where(taken.c.idempotency_key == "expiry:" + transfers.c.id)
     statement = (
         sa.select(transfers)
-        .where(transfers.c.expires_s <= now_s, ("expiry:" + transfers.c.id).not_in(done))
+        .where(transfers.c.expires_s <= now_s - grace_s, transfers.c.expires_s > since_s, ~done)
         .order_by(transfers.c.expires_s, transfers.c.ts, transfers.c.id)
     )
     changed = []
@@ -237,7 +247,14 @@ def _check(given: Transfer) -> None:
     if given.account in accounts.HOUSE:
         raise TransferError("account: it belongs to the house; name an organisation, a project or a key")
     if given.expires_s is not None and given.kind not in ("grant", "top_up"):
-        raise TransferError(f"expires: a {given.kind} cannot expire; leave it out")
+        raise TransferError(f"expires_s: a {given.kind} cannot expire; leave it out")
+
+
+def _check_held(connection: sa.Connection, *names: str) -> None:
+    statement = sa.select(balances.c.account, balances.c.transferred_nanousd)
+    for account, amount in connection.execute(statement.where(balances.c.account.in_(names))):
+        if abs(amount) > MAX_HELD_NANOUSD:
+            raise TransferError(f"amount_usd: {account} would move more than the books can hold")
 
 
 def _booked(connection: sa.Connection, row: dict[str, Any]) -> str:

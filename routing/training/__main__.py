@@ -14,8 +14,10 @@ import numpy as np
 
 from routing.complexity import Head, bare, quality_curve
 from routing.embedding import WEIGHTS, Facts, StaticEmbedder, load_classifier
+from routing.features import NAMES
 from routing.training import head as heads
 from routing.training.data import EXCLUDED, Queries, parts, read, requests
+from routing.training.data import examples as known_examples
 from routing.training.measure import (
     HEADINGS,
     Measured,
@@ -93,8 +95,23 @@ def write(head: Head, examples: heads.Examples, out: Path) -> None:
         version=digest[:12],
         score_quantiles=np.linspace(0, 1, 65).round(4).tolist(),
         quality_by_share=curve[steps].round(4).tolist(),
+        quality_spread=round(spread(raw, queries.small[rows], queries.large[rows]), 4),
+        typical=examples.x[queries.learnable(), : len(NAMES)].mean(axis=0).round(4).tolist(),
     )
+    (out / "examples.json").write_bytes(msgspec.json.encode(known_examples()) + b"\n")
     (out / "facts.json").write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=1) + b"\n")
+
+
+def spread(scores: heads.Doubles, small: heads.Doubles, large: heads.Doubles) -> float:
+    """Give half the 95 % bootstrap interval of the quality by share, where it is widest."""
+    rng = np.random.default_rng(0)
+    curves = []
+    for _ in range(200):
+        drawn = rng.integers(0, len(scores), len(scores))
+        curve = quality_curve(scores[drawn], small[drawn], large[drawn])
+        curves.append(curve[np.linspace(0, len(curve) - 1, 21).astype(int)])
+    low, high = np.percentile(curves, [2.5, 97.5], axis=0)
+    return float((high - low).max() / 2)
 
 
 def evaluate(queries: Queries, out: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.explaining import Example
+
 # Not for shipped weights: the data's licence is CC BY-NC. It is scored, never learned from.
 EXCLUDED = frozenset({"alpaca_eval"})
 
@@ -135,6 +137,12 @@ def requests() -> tuple[list[str], NDArray[np.float64], NDArray[np.intp]]:
     rows = [(text, kind["gain"], number) for number, kind in enumerate(kinds) for text in kind["requests"]]
     texts, gains, numbers = zip(*rows, strict=True)
     return list(texts), np.array(gains, np.float64), np.array(numbers)
+
+
+def examples() -> list[Example]:
+    """Give the written requests as they are shipped, to explain scores by."""
+    kinds = tomllib.loads((Path(__file__).parent / "priors.toml").read_text(encoding="utf-8"))["kinds"]
+    return [Example(text, kind["name"], kind["gain"]) for kind in kinds for text in kind["requests"]]
 
 
 def parts(texts: Sequence[str], most: int = 12_000) -> list[str]:

@@ -1,7 +1,7 @@
 """The seams of what is kept: answers by key, and the texts that lead to them."""
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -39,7 +39,13 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Store(Protocol):
-    """Keeps entries by key, within a bound of its own."""
+    """Keeps entries by key, within a bound of its own.
+
+    A store that is away gives nothing and takes nothing.
+    """
+
+    durable: bool
+    """Whether what it keeps outlives the process without being saved."""
 
     async def get(self, key: bytes, now_s: float) -> Entry | None:
         """Give the entry if it is there and has not expired."""
@@ -63,6 +69,12 @@ class Index(Protocol):
     A store that is away gives nothing and takes nothing: a request goes on as a miss.
     """
 
+    durable: bool
+    """Whether what it keeps outlives the process without being saved."""
+
+    def __len__(self) -> int:
+        """Give how many texts there are, as far as is known."""
+
     async def near(self, scope: bytes, vector: NDArray[np.float32], count: int, now_s: float) -> list[Alias]:
         """Give the `count` texts of the scope with the highest cosine, best first, none of them expired."""
 
@@ -77,3 +89,9 @@ class Index(Protocol):
 
     async def purge(self) -> int:
         """Forget everything; gives how many texts there were."""
+
+    def frames(self) -> Iterable[Any]:
+        """Give what a file should keep, as ``saving.Frame``; nothing of what is durable."""
+
+    def resume(self, frame: Any) -> None:
+        """Take in one of them."""

@@ -1,61 +1,114 @@
-"""Texts in this process, found by exact search: one block of unit rows for each scope.
+"""Texts in this process, one block of unit rows for each scope.
 
+A search reads all rows of its scope; in a scope of more than `graph_from` texts a graph says which rows to
+read. The graph grows with the scope from half that size on, a text and an older one at a time, so that no
+request waits for it.
 Bounded in texts and in bytes over all scopes. When it is full, the text of least value among a few goes: what
-its answer saves, times how likely it is to be asked for again, by its size. A search reads all rows of its
-scope.
+its answer saves, times how likely it is to be asked for again, by its size.
 """
 
-import math
+import contextlib
+import heapq
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from semantic_cache.saving import Frame, Linked, Text
 from semantic_cache.stores.base import Alias
+from semantic_cache.stores.graph import Graph
 
 Vectors = NDArray[np.float32]
 _SAMPLE = 16  # texts looked at for one that has to go
 _FIRST_ROWS = 16
-_OVERHEAD_BYTES = 400  # a text's own objects
+_OVERHEAD_BYTES = 600  # a text's own objects
 _MOST_OF_OWNER = 1_000  # texts that one user, where requests name him, may bring into a scope
+GRAPH_FROM = 8_192
 
 
 class _Scope:
-    """Rows [0, count) are in use; a row that goes is filled by the last one."""
+    """Rows [0, count) are in use; a row that goes is filled by the last one. A label is a text's for ever."""
 
     def __init__(self, dimensions: int) -> None:
         self.rows = np.zeros((_FIRST_ROWS, dimensions), np.float32)
         self.aliases: list[Alias] = []
+        self.labels: list[int] = []
+        self.row_of: dict[int, int] = {}
         self.owners: Counter[str] = Counter()
-        self.next_s = math.inf  # nothing expires before
+        self.graph: Graph | None = None
+        self.dimensions = dimensions
+        self._covered = 0  # rows before are in the graph
 
-    def add(self, alias: Alias) -> None:
+    def add(self, label: int, alias: Alias) -> None:
         count = len(self.aliases)
         if count == len(self.rows):
             self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
         self.rows[count] = alias.vector
         self.aliases.append(alias)
+        self.labels.append(label)
+        self.row_of[label] = count
         self.owners[alias.owner] += 1
-        self.next_s = min(self.next_s, alias.expires_s)
 
-    def remove(self, row: int) -> None:
-        self.owners[self.aliases[row].owner] -= 1
-        last = self.aliases.pop()
+    def link(self, graph: Graph) -> None:
+        """Take a graph over; texts that have gone meanwhile leave it."""
+        graph.remove([label for label in graph.labels() if label not in self.row_of])
+        self.graph, self._covered = graph, 0
+
+    def grow(self, label: int, graph_from: int) -> None:
+        """Put a text into the graph, and one of the older ones that are not in it yet."""
+        if len(self.labels) <= graph_from // 2:
+            return
+        if self.graph is None:
+            self.graph, self._covered = Graph(self.dimensions), 0
+        self.graph.add(label, self.rows[self.row_of[label]])
+        while self._covered < len(self.labels):
+            older, row = self.labels[self._covered], self._covered
+            self._covered += 1
+            if older not in self.graph:
+                self.graph.add(older, self.rows[row])
+                return
+
+    def remove(self, label: int) -> Alias:
+        row = self.row_of.pop(label)
+        gone = self.aliases[row]
+        self.owners[gone.owner] -= 1
+        last, last_label = self.aliases.pop(), self.labels.pop()
         if row < len(self.aliases):
-            self.aliases[row] = last
+            self.aliases[row], self.labels[row] = last, last_label
             self.rows[row] = self.rows[len(self.aliases)]
+            self.row_of[last_label] = row
+            if self.graph is not None and last_label not in self.graph:
+                self._covered = min(self._covered, row)
+        if self.graph is not None and label in self.graph:
+            self.graph.remove([label])
+        return gone
+
+    def nearest(self, vector: Vectors, count: int, graph_from: int) -> list[Alias]:
+        used = len(self.aliases)
+        if self.graph is not None and used > graph_from and len(self.graph) == used:
+            rows = np.array([self.row_of[one] for one in self.graph.near(vector, count)])
+            far = self.rows[rows] @ -vector
+            return [self.aliases[row] for row in rows[far.argsort(kind="stable")[:count]].tolist()]
+        far = self.rows[:used] @ -vector
+        best = np.arange(used) if used <= count else np.argpartition(far, count - 1)[:count]
+        return [self.aliases[row] for row in best[far[best].argsort(kind="stable")].tolist()]
 
 
 class MemoryIndex:
-    """See ``Index``."""
+    """See ``Index``; a scope takes vectors of one length."""
 
-    def __init__(self, dimensions: int, max_texts: int, max_bytes: int = 1 << 62) -> None:
+    durable = False
+
+    def __init__(self, max_texts: int, max_bytes: int = 1 << 62, graph_from: int = GRAPH_FROM) -> None:
         self._max_bytes = max_bytes
         self.size_bytes = 0
-        self._dimensions = dimensions
         self._max_texts = max_texts
+        self._graph_from = graph_from
         self._scopes: dict[bytes, _Scope] = {}
+        self._of: dict[str, dict[int, bytes]] = {}  # of each answer: its labels and their scopes
+        self._due: list[tuple[float, int, bytes]] = []  # a heap: when each text expires
+        self._labels = 0
         self._turn = 0
         self._count = 0
 
@@ -64,41 +117,69 @@ class MemoryIndex:
 
     async def near(self, scope: bytes, vector: Vectors, count: int, now_s: float) -> list[Alias]:
         """Give the nearest texts; see ``Index.near``."""
+        if self._due and self._due[0][0] <= now_s:
+            self._expire(now_s)
         kept = self._scopes.get(scope)
-        if kept is None:
+        if kept is None or len(vector) != kept.dimensions:
             return []
-        if now_s >= kept.next_s:
-            self._expire(scope, now_s)
-        used = len(kept.aliases)
-        far = kept.rows[:used] @ -vector
-        best = np.arange(used) if used <= count else np.argpartition(far, count - 1)[:count]
-        return [kept.aliases[row] for row in best[far[best].argsort(kind="stable")].tolist()]
+        return kept.nearest(vector, count, self._graph_from)
 
     async def add(self, scope: bytes, alias: Alias) -> None:
         """Keep a text; see ``Index.add``."""
         self._add(scope, alias)
 
     def _add(self, scope: bytes, alias: Alias) -> None:
-        kept = self._scopes.setdefault(scope, _Scope(self._dimensions))
+        kept = self._scopes.get(scope)
+        if kept is None:
+            kept = self._scopes[scope] = _Scope(len(alias.vector))
+        if len(alias.vector) != kept.dimensions:
+            return
         if alias.owner and kept.owners[alias.owner] >= _MOST_OF_OWNER:
             return
-        kept.add(alias)
+        self._labels += 1
+        self._put(scope, kept, alias)
+        kept.grow(self._labels, self._graph_from)
+
+    def _put(self, scope: bytes, kept: _Scope, alias: Alias) -> None:
+        kept.add(self._labels, alias)
+        self._of.setdefault(alias.answer, {})[self._labels] = scope
+        heapq.heappush(self._due, (alias.expires_s, self._labels, scope))
         self._count += 1
         self.size_bytes += _size_bytes(alias)
         while self._count > self._max_texts or (self._count and self.size_bytes > self._max_bytes):
             self._evict(alias.stored_s)
+
+    def frames(self) -> Iterator[Frame]:
+        """Give the texts, then the graphs, as ``resume`` takes them."""
+        for scope, kept in list(self._scopes.items()):
+            for label, alias in zip(list(kept.labels), list(kept.aliases), strict=True):
+                yield Text.of(scope, alias, label)
+        for scope, kept in list(self._scopes.items()):
+            if kept.graph is not None:
+                yield Linked(scope, kept.graph.saved())
+
+    def resume(self, frame: Text | Linked) -> None:
+        """Take in one of ``frames``; a graph that does not fit is made anew, as texts come."""
+        if isinstance(frame, Text):
+            alias = frame.alias()
+            kept = self._scopes.setdefault(frame.scope, _Scope(len(alias.vector)))
+            newest, self._labels = self._labels, frame.label
+            if len(alias.vector) == kept.dimensions and frame.label not in kept.row_of:
+                self._put(frame.scope, kept, alias)
+            self._labels = max(newest, frame.label)
+        elif (kept_of := self._scopes.get(frame.scope)) is not None:
+            with contextlib.suppress(ValueError):
+                kept_of.link(Graph.restored(kept_of.dimensions, frame.graph))
 
     async def drop(self, answers: Collection[str]) -> int:
         """Forget the texts of answers; see ``Index.drop``."""
         return self._unlink(answers)
 
     def _unlink(self, answers: Collection[str]) -> int:
-        dropped = 0
-        for scope, kept in list(self._scopes.items()):
-            for row in [row for row, alias in enumerate(kept.aliases) if alias.answer in answers][::-1]:
-                self._remove(scope, row)
-                dropped += 1
-        return dropped
+        gone = [pair for answer in answers for pair in self._of.get(answer, {}).items()]
+        for label, scope in gone:
+            self._remove(scope, label)
+        return len(gone)
 
     async def listed(self) -> list[tuple[bytes, Alias]]:
         """Give the texts; see ``Index.listed``."""
@@ -111,23 +192,35 @@ class MemoryIndex:
     def _clear(self) -> int:
         count, self._count = self._count, 0
         self._scopes.clear()
+        self._of.clear()
+        self._due.clear()
         self.size_bytes = 0
         return count
 
-    def _remove(self, scope: bytes, row: int) -> None:
+    def _remove(self, scope: bytes, label: int) -> None:
         kept = self._scopes[scope]
-        self.size_bytes -= _size_bytes(kept.aliases[row])
-        kept.remove(row)
+        gone = kept.remove(label)
+        self.size_bytes -= _size_bytes(gone)
+        labels = self._of[gone.answer]
+        del labels[label]
+        if not labels:
+            del self._of[gone.answer]
         self._count -= 1
         if not kept.aliases:
             del self._scopes[scope]
+        if len(self._due) > 2 * self._count + 1_000:  # most of it is of texts that went before their time
+            self._due = [one for one in self._due if self._has(one[2], one[1])]
+            heapq.heapify(self._due)
 
-    def _expire(self, scope: bytes, now_s: float) -> None:
-        kept = self._scopes[scope]
-        for row in range(len(kept.aliases) - 1, -1, -1):
-            if kept.aliases[row].expires_s <= now_s:
-                self._remove(scope, row)
-        kept.next_s = min((alias.expires_s for alias in kept.aliases), default=math.inf)
+    def _has(self, scope: bytes, label: int) -> bool:
+        kept = self._scopes.get(scope)
+        return kept is not None and label in kept.row_of
+
+    def _expire(self, now_s: float) -> None:
+        while self._due and self._due[0][0] <= now_s:
+            _, label, scope = heapq.heappop(self._due)
+            if self._has(scope, label):
+                self._remove(scope, label)
 
     def _evict(self, now_s: float) -> None:
         """Let the least valuable of a few go; which few, a turning counter decides."""
@@ -136,18 +229,18 @@ class MemoryIndex:
         for _ in range(_SAMPLE):
             self._turn += 1
             scope = scopes[self._turn % len(scopes)]
-            aliases = self._scopes[scope].aliases
-            row = self._turn * 7919 % len(aliases)
-            found.append((_value(aliases[row], now_s), self._turn, scope, row))
-        _, _, scope, row = min(found)
-        self._remove(scope, row)
+            kept = self._scopes[scope]
+            row = self._turn * 7919 % len(kept.aliases)
+            found.append((self._value(kept.aliases[row], now_s), self._turn, scope, kept.labels[row]))
+        _, _, scope, label = min(found)
+        self._remove(scope, label)
+
+    def _value(self, alias: Alias, now_s: float) -> float:
+        """Give what keeping a text is worth: who is asked in many words, and lately, is asked again."""
+        age_s = max(0.0, now_s - alias.stored_s)
+        reuse = len(self._of[alias.answer]) / (1.0 + age_s / 3600.0)
+        return (alias.worth + 1.0) * reuse / _size_bytes(alias)
 
 
 def _size_bytes(alias: Alias) -> int:
     return 2 * alias.vector.nbytes + len(alias.text) + _OVERHEAD_BYTES  # the vector is in the block too
-
-
-def _value(alias: Alias, now_s: float) -> float:
-    """Give what keeping a text is worth: the younger, the likelier it is asked for again."""
-    age_s = max(0.0, now_s - alias.stored_s)
-    return (alias.worth + 1.0) / (1.0 + age_s / 3600.0) / _size_bytes(alias)

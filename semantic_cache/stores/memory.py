@@ -1,18 +1,27 @@
-"""Entries in this process: least recently used goes first, bounded in bytes."""
+"""Entries in this process, bounded in number and in bytes.
+
+When it is full, one of the least recently used goes: of a few, the one whose answer cost the fewest tokens
+for its size.
+"""
 
 from collections import OrderedDict
 from collections.abc import Collection
+from itertools import islice
 
 from semantic_cache.stores.base import Entry
 
 OVERHEAD_BYTES = 400  # an entry's own objects beside its body
+_SAMPLE = 8  # entries looked at for one that has to go
+_OUTPUT = 4  # an answer's token costs about so many of a prompt's
 
 
 class MemoryStore:
     """A bounded dictionary."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    durable = False
+
+    def __init__(self, max_bytes: int, max_entries: int = 1 << 62) -> None:
+        self._max_bytes, self._max_entries = max_bytes, max_entries
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self.size_bytes = 0
 
@@ -40,8 +49,9 @@ class MemoryStore:
             return
         self._entries[key] = entry
         self.size_bytes += _size_bytes(entry)
-        while self.size_bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+        while self.size_bytes > self._max_bytes or len(self._entries) > self._max_entries:
+            oldest = list(islice(self._entries.items(), min(_SAMPLE, len(self._entries) - 1)))
+            self._drop(min(oldest, key=lambda pair: _value(pair[1]))[0])
 
     async def drop(self, keys: Collection[bytes]) -> int:
         """Forget entries; see ``Store.drop``."""
@@ -68,6 +78,10 @@ class MemoryStore:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.size_bytes -= _size_bytes(entry)
+
+
+def _value(entry: Entry) -> float:
+    return (entry.prompt_tokens + _OUTPUT * entry.completion_tokens) / _size_bytes(entry)
 
 
 def _size_bytes(entry: Entry) -> int:

@@ -21,6 +21,7 @@ from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
 
 STREAM = "switchgear:cache"
+SALT = "switchgear:cache-salt"
 _MOST_UNSENT = 2_000
 _MOST_IN_STREAM = 20_000
 _MOST_PIECE_BYTES = 64 * 1024
@@ -48,13 +49,20 @@ class Unlinked(msgspec.Struct, frozen=True, tag=True):
     answers: list[str]
 
 
+class Complained(msgspec.Struct, frozen=True, tag=True):
+    """A tenant says that the answer to a request was bad; who gave it knows which one that was."""
+
+    tenant: str
+    request_id: str
+
+
 class Emptied(msgspec.Struct, frozen=True, tag=True):
     """A store, or the index (without a name), was purged."""
 
     store: str
 
 
-News = Put | Dropped | Unlinked | Emptied | Text
+News = Put | Dropped | Unlinked | Emptied | Complained | Text
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(News).decode
 
@@ -70,6 +78,9 @@ class SharedLog:
         self._hearers: list[Callable[[News], None]] = []
         self.lost = 0
         self.muted = False
+        self.salt = b""
+        self.on_salt: Callable[[bytes], None] = lambda _salt: None
+        self._salted = False
 
     def listen(self, hear: Callable[[News], None]) -> None:
         """Have news of others told to ``hear``."""
@@ -99,6 +110,8 @@ class SharedLog:
 
     async def receive(self) -> None:
         """Hear what there is. Raises RedisError or OSError; it is heard at the next call then."""
+        if not self._salted:
+            await self.agree()
         while True:
             found: Any = await self._redis.xread({STREAM: self._read}, count=_AT_ONCE)
             if not found:
@@ -109,10 +122,19 @@ class SharedLog:
                 if fields.get(b"o") != self._origin:
                     self._hear(fields.get(b"n", b""))
 
+    async def agree(self) -> None:
+        """Take the salt that was told Redis first, perhaps this one. Raises RedisError or OSError."""
+        await self._redis.set(SALT, self.salt, nx=True)
+        agreed = await self._redis.get(SALT)
+        if isinstance(agreed, bytes) and agreed != self.salt:
+            self.salt = agreed
+            self.on_salt(agreed)
+        self._salted = True
+
     async def _heard_all(self) -> None:
         """Begin anew where Redis has forgotten the stream: its numbers may run behind ours."""
         if self._read != b"0-0" and not await self._redis.exists(STREAM):
-            self._read = b"0-0"
+            self._read, self._salted = b"0-0", False
 
     def _hear(self, piece: bytes) -> None:
         try:
@@ -135,8 +157,8 @@ class SharedLog:
 class SharedStore(MemoryStore):
     """A MemoryStore whose news are told; ``name`` is the same in all processes."""
 
-    def __init__(self, max_bytes: int, name: str, log: SharedLog) -> None:
-        super().__init__(max_bytes)
+    def __init__(self, max_bytes: int, max_entries: int, name: str, log: SharedLog) -> None:
+        super().__init__(max_bytes, max_entries)
         self._name, self._log = name, log
         log.listen(self._hear)
 
@@ -171,8 +193,8 @@ class SharedStore(MemoryStore):
 class SharedIndex(MemoryIndex):
     """A MemoryIndex whose news are told."""
 
-    def __init__(self, dimensions: int, max_texts: int, max_bytes: int, log: SharedLog) -> None:
-        super().__init__(dimensions, max_texts, max_bytes)
+    def __init__(self, max_texts: int, max_bytes: int, log: SharedLog) -> None:
+        super().__init__(max_texts, max_bytes)
         self._log = log
         log.listen(self._hear)
 
@@ -193,7 +215,7 @@ class SharedIndex(MemoryIndex):
 
     def _hear(self, news: News) -> None:
         match news:
-            case Text() if len(news.vector) == 4 * self._dimensions:
+            case Text():
                 self._add(news.scope, news.alias())
             case Unlinked(answers):
                 self._unlink(answers)

@@ -37,7 +37,11 @@ RESET = struct.pack("ii", 1, 0)
 
 
 def script(*plan: str, **options: Any) -> str:
-    """Give a prompt with a script; options: tag, n (tokens), gap_s, size (bytes a token), lockstep."""
+    """Give a prompt with a script; options: tag, n (tokens), gap_s, size (bytes a token), lockstep.
+
+    ``says`` and ``logprobs`` are the text, and the mean log-probability, of answer number k; ``width`` is an
+    embedding's.
+    """
     return "say @@" + json.dumps({"plan": plan or ("ok",), **options}) + "@@"
 
 
@@ -167,7 +171,13 @@ class Upstream:
             faults, weights = zip(*self.mix, strict=True)
             plan = self.draw.choices(faults, weights)
         fault = str(plan[min(number, len(plan) - 1)])
-        seen.script = {**options, "fault": fault}
+        said, told = options.get("says"), options.get("logprobs")
+        seen.script = {
+            **options,
+            "fault": fault,
+            "said": said[min(number, len(said) - 1)] if said else None,
+            "logprob": told[min(number, len(told) - 1)] if told and seen.body.get("logprobs") else None,
+        }
         return fault
 
     def _protocol(self) -> asyncio.StreamReaderProtocol:
@@ -253,6 +263,7 @@ class Answer:
         self.count = int(count or 0)
         body, options = seen.body, seen.script
         self.n, self.size = int(options.get("n", 5)), int(options.get("size", 0))
+        self.said, self.logprob = options.get("said"), options.get("logprob")
         self.tag = str(options.get("tag", ""))
         self.chat = seen.path.endswith("/chat/completions")
         self.streamed = bool(body.get("stream"))
@@ -359,7 +370,9 @@ class Answer:
         for k in range(self.start, self.end):
             size = HUGE_BYTES if self.fault == "huge" and k == 1 else self.size
             ids = {"token_ids": [100 + k]} if self.ids else {}
-            yield _event({**base, "choices": [self._choice({"content": _word(k, size)}, None) | ids]})
+            word = _word(k, size) if self.said is None else self.said if k == 0 else " "
+            piece = self._choice({"content": word}, None) | ids | self._surety()
+            yield _event({**base, "choices": [piece]})
         usage: dict[str, Any] = {"usage": self._usage()}
         together = self.fault == "usage-in-choices"
         end = {**base, "choices": [self._choice({}, self.reason)], **(usage if together else {})}
@@ -373,6 +386,11 @@ class Answer:
         if not self.chat:
             return {"index": 0, "text": delta.get("content", ""), "logprobs": None, "finish_reason": finish}
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+    def _surety(self) -> dict[str, Any]:
+        if self.logprob is None:
+            return {}
+        return {"logprobs": {"content": [{"token": "w", "logprob": self.logprob, "top_logprobs": []}]}}
 
     def _usage(self) -> dict[str, Any]:
         details = {"prompt_tokens_details": {"cached_tokens": CACHED_TOKENS}}
@@ -418,13 +436,15 @@ class Answer:
         if self.seen.path.endswith("/embeddings"):
             given = self.seen.body["input"]
             texts = given if isinstance(given, list) else [given]
+            more = int(self.seen.script.get("width", 2)) - 2
             data = [
-                {"object": "embedding", "index": index, "embedding": [float(len(one)), -1.0]}
+                {"object": "embedding", "index": index, "embedding": [float(len(one)), -1.0, *[0.0] * more]}
                 for index, one in enumerate(texts)
             ]
             return {"object": "list", "data": data, "model": self.base["model"], **usage}
         content = text(self.n, HUGE_BYTES // self.n if self.fault == "huge" else self.size)
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "stop"}
+        content = content if self.said is None else self.said
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "stop", **self._surety()}
         if not self.chat:
             return {
                 **self.base,

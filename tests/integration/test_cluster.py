@@ -324,6 +324,7 @@ def test_pods_come_and_go_by_readiness_and_by_the_taints_of_their_machines(
         server.put(f"{SPACE}/two", slice_of("small-v1", "a", "b"))  # while slices are rearranged
         server.put(f"{SPACE}/other", slice_of("another", "x"))
         await house.known("a", "b")
+        await until_async(lambda: house.cluster.pods("small")[0].machine.spot)  # nodes come by another watch
         first = house.cluster.pods("small")[0]
         assert (first.id, first.url, first.machine.spot) == ("a.llm", "http://127.0.0.1:8000/v1", True)
         server.put(f"{SPACE}/three", slice_of("small-v1", "c", ready=False))

@@ -17,8 +17,11 @@ from typing import Any
 
 import pytest
 
+from gateway import database
+from gateway.tenancy import ledger
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
+from tests.integration.admin import emptied
 from tests.integration.gateway import COMMAND, Gateway, Upstreams, config, end, model, running, unique
 
 CLIENTS = 4
@@ -93,16 +96,27 @@ def proved(gateway: Gateway) -> dict[str, Any]:
     return found
 
 
-def crash_loop(directory: Path, seed: int, deaths: int) -> None:
+def booked(url: str) -> list[dict[str, Any]]:
+    engine = database.connect(url)
+    try:
+        return list(ledger.export(engine, 0.0, 1e12))
+    finally:
+        engine.dispose()
+
+
+def crash_loop(directory: Path, seed: int, deaths: int, url: str = "") -> None:
     upstreams = Upstreams(1)
     text = config(model("small", upstreams.ports), directory=directory)
+    own = f"sqlite:///{directory / 'gateway.db'}"
+    url = url or own
+    text = text.replace(own, url)
     with running(Gateway(directory, text), upstreams) as (gateway, _):
         load = killed_again_and_again(gateway, seed, deaths)
         until(gateway.ready)
-        until(lambda: load.begun <= {row["request_id"] for row in gateway.rows()})
+        until(lambda: load.begun <= {row["request_id"] for row in booked(url)})
         report = proved(gateway)
-    rows = {row["request_id"]: row for row in gateway.rows()}
-    assert len(rows) == len(gateway.rows())
+    rows = {row["request_id"]: row for row in booked(url)}
+    assert len(rows) == len(booked(url))
     for request_id, cost in load.costs.items():
         assert rows[request_id]["amount_nanousd"] == cost
     assert report["gap_nanousd"] == 0
@@ -125,10 +139,14 @@ def over_s() -> float:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("round_", range(100))
-def test_hundreds_of_deaths_lose_nothing(tmp_path: Path, over_s: float, round_: int) -> None:
+def test_hundreds_of_deaths_lose_nothing(
+    tmp_path: Path, over_s: float, round_: int, request: pytest.FixtureRequest
+) -> None:
+    """Ten deaths a round, over SQLite and PostgreSQL by turns."""
     if round_ and time.monotonic() > over_s:
         pytest.skip("the minutes are over")
-    crash_loop(tmp_path, int(os.environ.get("SEED", "1")) * 1000 + round_, 10)
+    url = emptied(request.getfixturevalue("postgres")) if round_ % 2 else ""
+    crash_loop(tmp_path, int(os.environ.get("SEED", "1")) * 1000 + round_, 10, url)
 
 
 def test_a_database_that_is_away_loses_nothing(tmp_path: Path) -> None:

@@ -28,6 +28,11 @@ BROKE = '[[keys]]\nname = "broke"\nkey_env = "TEST_LIMITED_KEY"\nbudget_usd = 0.
 EMPTY = {
     "Audited false hits",  # no semantic cache is configured here
     "Texts known",  # the same
+    "Regret",
+    "Labels",
+    "Shadow traffic",
+    "Cascades",
+    "Precise grades",  # the route is a plain one
     "Launch until ready",  # nothing is launched
 }
 

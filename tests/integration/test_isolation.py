@@ -9,7 +9,7 @@ import pytest
 from gateway.tenancy.access import ROLES, Caller
 from tests.fakes.processes import until
 from tests.integration.admin import Browser, Tenant, ask, change, chat, emptied, good, open_gateway
-from tests.integration.gateway import Gateway, Upstreams, running, unique
+from tests.integration.gateway import Gateway, Upstreams, call, running, unique
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -148,6 +148,36 @@ def test_no_header_of_a_client_changes_who_it_is(door: Gateway, pair: tuple[Tena
     assert (status, headers["x-switchgear-cache"]) == (200, "miss")
     until(lambda: good(door, "GET", f"requests?key_id={mine.key_id}")["data"] != [])
     assert {row["org"] for row in good(door, "GET", f"requests?key_id={mine.key_id}")["data"]} == {mine.org}
+
+
+def test_what_a_request_left_behind_answers_others_as_if_it_were_not_there(
+    door: Gateway, pair: tuple[Tenant, Tenant]
+) -> None:
+    """Request ids, streams, idempotency keys: the very bytes that an id gets which never was."""
+    mine, other = pair
+    prompt, key = unique(), unique()
+    status, headers, _ = chat(door, other.key, prompt, **{"idempotency-key": key})
+    assert status == 200
+    request_id = headers["x-request-id"]
+
+    def told(path: str, one: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
+        sent = {"authorization": f"Bearer {mine.key}", "content-type": "application/json"}
+        data = b"" if body is None else json.dumps(body).encode()
+        got = call(door.port, "GET" if body is None else "POST", path, data, sent)
+        return got[0], got[2].decode().replace(one, "ID")
+
+    never = "req_" + "0" * 32
+    for one in (request_id, never):
+        assert (
+            told("/v1/feedback", one, {"request_id": one, "score": 0.0})[1].count('"quarantined":false') == 1
+        )
+    for path in ("/v1/streams/", "/v1/files/", "/v1/batches/", "/v1/responses/"):
+        assert told(path + request_id, request_id) == told(path + never, never)
+        assert told(path + never, never)[0] == 404
+    again = chat(door, mine.key, prompt, **{"idempotency-key": key})
+    assert (again[0], again[1]["x-switchgear-cache"]) == (200, "miss")
+    assert again[1]["x-request-id"] != request_id
+    assert chat(door, other.key, prompt)[1]["x-switchgear-cache"] == "hit-exact", "still kept for its own"
 
 
 # ---------------------------------------------------------------- people

@@ -189,7 +189,7 @@ def test_a_movement_is_booked_once(engine: sa.Engine) -> None:
     ("fields", "named"),
     [({"amount_nanousd": 0}, "amount_usd"), ({"amount_nanousd": -1}, "amount_usd"),
      ({"amount_nanousd": 2**61}, "amount_usd"), ({"kind": "correction", "amount_nanousd": 0}, "amount_usd"),
-     ({"account": "revenue"}, "account"), ({"kind": "refund", "expires_s": 5.0}, "expires")],
+     ({"account": "revenue"}, "account"), ({"kind": "refund", "expires_s": 5.0}, "expires_s")],
 )  # fmt: skip
 def test_a_movement_that_makes_no_sense_is_refused(
     engine: sa.Engine, fields: dict[str, Any], named: str

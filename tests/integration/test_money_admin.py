@@ -4,6 +4,7 @@ import csv
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -76,7 +77,7 @@ def test_complaint_16_a_budget_that_is_inherited_binds_like_an_own_one(door: Gat
 @pytest.mark.parametrize(
     ("body", "param"),
     [({"kind": "grant", "amount_usd": 0}, "amount_usd"), ({"kind": "grant", "amount_usd": -1}, "amount_usd"),
-     ({"kind": "refund", "amount_usd": 1, "expires_s": 5}, "expires")],
+     ({"kind": "refund", "amount_usd": 1, "expires_s": 5}, "expires_s")],
 )  # fmt: skip
 def test_a_movement_that_makes_no_sense_is_refused(
     door: Gateway, body: dict[str, object], param: str
@@ -84,6 +85,42 @@ def test_a_movement_that_makes_no_sense_is_refused(
     tenant = Tenant(door)
     status, _, answer = ask(door, "POST", "credits", {**body, "key_id": tenant.key_id})
     assert (status, answer["error"]["param"]) == (400, param)
+
+
+def test_credit_that_has_expired_is_not_spent(door: Gateway) -> None:
+    tenant = Tenant(door, credit="prepaid")
+    grant = {"kind": "grant", "amount_usd": 1, "key_id": tenant.key_id, "idempotency_key": unique()}
+    status, _, body = ask(door, "POST", "credits", {**grant, "expires_s": time.time() - 1})
+    assert (status, body["error"]["param"]) == (400, "expires_s")
+    soon: dict[str, Any] = {**grant, "expires_s": time.time() + 2}
+    first = good(door, "POST", "credits", soon)
+    answered = 0
+    while served(door, tenant.key) == 200:
+        answered += 1
+        assert time.time() < soon["expires_s"] + 60
+    assert answered
+    until(lambda: good(door, "GET", f"usage?key_id={tenant.key_id}")["data"][0]["requests"] == answered)
+    (expiry,) = good(door, "GET", f"credits?kind=expiry&org={quote(tenant.org)}")["data"]
+    late = sum(
+        row["ts"] > expiry["ts"] for row in good(door, "GET", f"requests?key_id={tenant.key_id}")["data"]
+    )
+    left = good(door, "GET", f"balance?account=key:{tenant.key_id}")["balance_nanousd"]
+    assert -COST * (late + 1) <= left <= 0, "what was used of it before is not taken back"
+    assert good(door, "POST", "credits", soon)["id"] == first["id"]
+    assert served(door, tenant.key) == 429
+
+
+def test_more_credit_than_the_books_can_hold_is_refused(door: Gateway) -> None:
+    tenant = Tenant(door, credit="prepaid")
+    grant = {"kind": "grant", "amount_usd": 1e9, "key_id": tenant.key_id}
+    replies = [ask(door, "POST", "credits", grant) for _ in range(6)]
+    statuses = [status for status, _, _ in replies]
+    assert set(statuses) == {201, 400}
+    assert replies[statuses.index(400)][2]["error"]["param"] == "amount_usd"
+    held = statuses.count(201) * 10**18
+    assert good(door, "GET", f"balance?account=key:{tenant.key_id}")["balance_nanousd"] == held
+    assert served(door, tenant.key) == 200
+    good(door, "POST", "credits", {"kind": "correction", "amount_usd": -1e9, "key_id": tenant.key_id})
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 
 from tests.fakes.processes import until
+from tests.fakes.upstream import script
 from tests.integration.admin import Tenant, ask, change, chat, emptied, good, models, open_gateway
-from tests.integration.gateway import COMMAND, Gateway, Upstreams, running, unique
+from tests.integration.gateway import COMMAND, Gateway, Upstreams, call, chat_body, running, unique
+from tests.integration.redis_server import RedisServer
+
+COST = 15_500
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -65,6 +69,65 @@ def _at_once(two: tuple[Gateway, Gateway], path: str, etag: str) -> list[tuple[i
 
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(one, range(8)))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_complaint_14_fifty_at_once_over_two_gateways_on_a_balance_for_ten(
+    tmp_path: Path, request: pytest.FixtureRequest, database: str
+) -> None:
+    """Redis shares the balance; it is killed afterwards, comes back empty, and SQL says what is left."""
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    if database == "postgresql":
+        url = emptied(request.getfixturevalue("postgres"))
+    redis, upstreams = RedisServer(tmp_path), Upstreams(1)
+    with ExitStack() as stack:
+        stack.callback(redis.close)
+        found = []
+        for name in ("a", "b"):
+            more = f'[redis]\nurl = "{redis.url}"\ntimeout_ms = 5000\n'
+            gateway = open_gateway(tmp_path / name, url, upstreams, more=more)
+            found.append(stack.enter_context(running(gateway, upstreams))[0])
+            until(gateway.ready)
+        tenant = Tenant(found[0], credit="prepaid")
+        tag = unique()
+        prompt = script("ok", n=5, lockstep=True, tag=tag)
+        # The most that one can cost: no more tokens than bytes come in, and five go out.
+        reserved = len(chat_body("small", prompt, max_tokens=5, seed=10)) * 1000 + 5 * 2000
+        credit = {"kind": "grant", "amount_usd": 10 * reserved / 1e9, "key_id": tenant.key_id}
+        good(found[0], "POST", "credits", credit)
+        for gateway in found:
+            until(lambda gateway=gateway: models(gateway, tenant.key) == 200, 20.0)  # type: ignore[misc]  # bound now
+
+        def once(number: int) -> int:
+            body = chat_body("small", prompt, max_tokens=5, seed=number + 10)
+            sent = {"authorization": f"Bearer {tenant.key}"}
+            return call(found[number % 2].port, "POST", "/v1/chat/completions", body, sent)[0]
+
+        with ThreadPoolExecutor(50) as pool:
+            asked = [pool.submit(once, number) for number in range(50)]
+            until(lambda: sum(one.done() for one in asked) >= 40, 60.0)
+            upstreams.control(release=tag, times=1000)
+            statuses = [one.result() for one in asked]
+        served = statuses.count(200)
+        assert set(statuses) == {200, 429}
+        assert 0 < served <= 10
+
+        def left() -> int:
+            return int(good(found[0], "GET", f"balance?account=key:{tenant.key_id}")["balance_nanousd"])
+
+        until(lambda: left() == 10 * reserved - served * COST, 60.0)
+        redis.stop()
+        redis.start()
+        until(lambda: all(gateway.ready() for gateway in found), 60.0)
+        until(lambda: [chat_cost(gateway, tenant.key) for gateway in found] == [200, 200], 60.0)
+        good(found[0], "POST", "credits", {**credit, "kind": "correction", "amount_usd": -left() / 1e9})
+        until(lambda: [chat_cost(gateway, tenant.key) for gateway in found] == [429, 429], 60.0)
+
+
+def chat_cost(gateway: Gateway, key: str) -> int:
+    body = chat_body("small", script("ok", tag=unique()), max_tokens=5)
+    return call(gateway.port, "POST", "/v1/chat/completions", body, {"authorization": f"Bearer {key}"})[0]
 
 
 def state(gateway: Gateway) -> tuple[int, str, dict[str, Any]]:

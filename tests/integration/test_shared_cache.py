@@ -42,8 +42,8 @@ class Process:
 
     def __init__(self, url: str) -> None:
         self.log = SharedLog(url, None, 1.0)
-        self.store = SharedStore(1_000_000, "exact", self.log)
-        self.index = SharedIndex(4, 100, 1_000_000, self.log)
+        self.store = SharedStore(1_000_000, 1_000, "exact", self.log)
+        self.index = SharedIndex(100, 1_000_000, self.log)
 
     async def near(self) -> list[str]:
         return [one.answer for one in await self.index.near(b"s", np.eye(4, dtype=np.float32)[0], 9, 0.0)]

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from routing.embedding import StaticEmbedder
+import pytest
+
 from semantic_cache import saving
 from semantic_cache.cache import SemanticCache
 from semantic_cache.ledger import Bounds
@@ -10,7 +11,8 @@ from semantic_cache.saving import OwnFile
 from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
 from tests.fakes.loop import now
-from tests.unit.test_semantic_cache import EMBED, FORMS, TOPICS, ask, learned, look_up, make
+from tests.fakes.words import Words
+from tests.unit.test_semantic_cache import FORMS, TOPICS, ask, learned, look_up, make
 
 
 def saved(cache: SemanticCache, path: Path) -> Path:
@@ -56,14 +58,12 @@ def test_a_broken_file_is_read_as_far_as_it_is_sound(tmp_path: Path) -> None:
 
 def test_a_file_of_another_embedding_is_not_read(tmp_path: Path) -> None:
     path = saved(learned(), tmp_path / "semantic.cache")
-    reversed_ = StaticEmbedder.load()
-    other = SemanticCache(
-        MemoryStore(10_000_000), MemoryIndex(256, 1000), lambda text: reversed_.embed(text)[::-1].copy(),
-        lambda: 0.9, bytes.decode,
-    )  # fmt: skip
+    words = Words("backwards", lambda vector: vector[::-1].copy())
+    other = SemanticCache(MemoryStore(10_000_000), MemoryIndex(1000), words, lambda: 0.9, words)
     other.adopt(Bounds(error=0.3))
-    assert now(other.resume(saving.read(path), 0.0)) == 0
-    assert EMBED("a").shape == (256,)
+    with pytest.raises(ValueError, match="embedding 'words'"):
+        now(other.resume(saving.read(path), 0.0))
+    assert not look_up(other, ask(FORMS[0].format(TOPICS[0]))).near
 
 
 def test_one_process_of_a_directory_owns_the_file(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 
+import msgspec
+import numpy as np
 import pytest
 
 from backends.engines import ENGINES
-from gateway.catalogue import Catalogue, Target
-from gateway.choosing import Choice, Chooser, text_of
-from gateway.errors import InvalidRequest
+from gateway.catalogue import Catalogue, Model, Target
+from gateway.choosing import Choice, Chooser, Reading, text_of
+from gateway.errors import InvalidRequest, ModelNotAllowed
 from gateway.openai.schemas import CHAT, COMPLETIONS, Inference, parse
+from gateway.settings import Objective
 from gateway.settings import parse as parse_settings
 from gateway.tenancy.keys import Key
+from routing.objectives import Placement
 from tests.fakes.configs import MODEL
 
 TOML = (
@@ -28,21 +32,40 @@ ALL = {"small", "middle", "large", "spare"}
 class Grades:
     """A grader that gives what it was made with, and notes what it was asked."""
 
-    def __init__(self, score: float, tier: int) -> None:
-        self._score, self._tier = score, tier
+    def __init__(self, score: float, tier: int, sure: bool = True) -> None:
+        self.tier, self._reading = tier, Reading(score, np.zeros(1, np.float32), sure)
         self.asked: list[str] = []
+        self.placed: list[tuple[Objective, float]] = []
+        self.told: list[tuple[str, float]] = []
         self.embedded_s = 0.0
 
-    def score(self, text: str) -> float:
+    def read(self, text: str) -> Reading:
         self.asked.append(text)
-        return self._score
+        return self._reading
 
-    def thresholds(self, target: Target) -> list[float]:
-        return [0.5]
+    def adapted(self, reading: Reading, target: Target, tenant: str) -> Reading:
+        return reading
 
-    def tier(self, target: Target, score: float) -> int:
-        assert (target.route, score) == ("auto", self._score)
-        return self._tier
+    def place(self, target: Target, aim: Objective, score: float, least: int) -> Placement:
+        assert target.route == "auto"
+        self.placed.append((aim, score))
+        return Placement(max(self.tier, least), 0.5)
+
+    def spent(self, target: Target, aim: Objective, model: Model, usd: float) -> None:
+        self.told.append((model.name, usd))
+
+
+class Ready:
+    """The models that are ready, and how long those take that are slow."""
+
+    def __init__(self, names: set[str], ttft_s: Mapping[str, float] | None = None) -> None:
+        self._names, self._ttft_s = names, ttft_s or {}
+
+    def ready(self, model: str) -> bool:
+        return model in self._names
+
+    def ttft_s(self, model: str) -> float | None:
+        return self._ttft_s.get(model)
 
 
 def request(text: str = "hi", model: str = "auto") -> Inference:
@@ -51,10 +74,14 @@ def request(text: str = "hi", model: str = "auto") -> Inference:
 
 
 def choose(
-    asked: Inference, grades: Grades | None, ready: set[str], headers: Mapping[bytes, bytes] | None = None
+    asked: Inference,
+    grades: Grades | None,
+    ready: set[str],
+    headers: Mapping[bytes, bytes] | None = None,
+    key: Key = ANY,
 ) -> Choice:
-    chooser = Chooser(grades, ready.__contains__)
-    return chooser.choose(CATALOGUE.target(asked, ANY), asked, headers or {})
+    chooser = Chooser(grades, Ready(ready))
+    return chooser.choose(CATALOGUE.target(asked, ANY), asked, headers or {}, key)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +162,106 @@ def test_a_request_with_tools_goes_where_tools_can_be_called() -> None:
     chosen = []
     for tools in (b'[{"type": "function", "function": {"name": "f"}}]', b"[]", b"null"):
         asked = parse(CHAT, body % tools)
-        chooser = Chooser(Grades(0.1, 0), ALL.__contains__)
-        chosen.append(chooser.choose(catalogue.target(asked, ANY), asked, {}).model.name)
+        chooser = Chooser(Grades(0.1, 0), Ready(ALL))
+        chosen.append(chooser.choose(catalogue.target(asked, ANY), asked, {}, ANY).model.name)
     assert chosen == ["middle", "small", "small"]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "fields", "reason"),
+    [
+        ("images", b'"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]',
+         "images"),
+        ("json_schema", b'"messages": [{"role": "user", "content": "hi"}],'
+         b' "response_format": {"type": "json_schema", "json_schema": {}}', "json-schema"),
+        ("tools", b'"messages": [{"role": "user", "content": "hi"}], "tools": [{"type": "function"}]',
+         "tools"),
+    ],
+)  # fmt: skip
+def test_what_only_one_model_can_goes_there_and_says_so(lacking: str, fields: bytes, reason: str) -> None:
+    text = TOML
+    for name in ("small", "middle"):
+        text = text.replace(f'name = "{name}"\n', f'name = "{name}"\n{lacking} = false\n', 1)
+    target = Catalogue(parse_settings(text, "x"), ENGINES)
+    asked = parse(CHAT, b'{"model": "auto", %b}' % fields)
+    choice = Chooser(Grades(0.1, 0), Ready(ALL)).choose(target.target(asked, ANY), asked, {}, ANY)
+    assert (choice.model.name, choice.reason) == ("large", reason)
+
+
+def test_a_tier_that_breaks_its_promise_of_time_is_left_out() -> None:
+    text = TOML.replace('name = "small"\n', 'name = "small"\nslo_ttft_ms = 200\n', 1)
+    catalogue, chosen = Catalogue(parse_settings(text, "x"), ENGINES), []
+    for ttft_s in (0.1, 0.3):
+        asked = request()
+        chooser = Chooser(Grades(0.1, 0), Ready(ALL, {"small": ttft_s}))
+        chosen.append(chooser.choose(catalogue.target(asked, ANY), asked, {}, ANY).model.name)
+    assert chosen == ["small", "middle"]
+
+
+def test_the_request_goes_before_the_key_and_the_key_before_the_route() -> None:
+    header = b"x-switchgear-objective"
+    key = msgspec.structs.replace(ANY, large_share=0.1)
+    for headers, who, told in (
+        ({}, ANY, "large_share=0.3"),
+        ({}, key, "large_share=0.1"),
+        ({header: b"quality=0.9"}, key, "quality=0.9"),
+        ({header: b"large_share=0.501"}, ANY, "large_share=0.5"),
+        ({header: b"cost_per_request_usd=0.001"}, ANY, "cost_per_request_usd=0.001"),
+        ({}, msgspec.structs.replace(ANY, most_large_share=0.2), "large_share=0.2"),
+    ):
+        aim = choose(request(), Grades(0.1, 0), ALL, headers, who).aim
+        assert aim is not None
+        assert aim.told == told
+    for wish in (b"", b"x", b"large_share=2", b"large_share=nan", b"share=0.5", b"quality=", b"\xff=1"):
+        with pytest.raises(InvalidRequest, match="names are large_share, quality"):
+            choose(request(), Grades(0.1, 0), ALL, {header: wish})
+
+
+def test_a_request_wishes_for_no_more_than_its_key_allows() -> None:
+    key = msgspec.structs.replace(ANY, most_large_share=0.2)
+    wishes = ({b"x-switchgear-tier": b"large"}, {b"x-switchgear-objective": b"large_share=0.3"},
+              {b"x-switchgear-objective": b"quality=0.3"})  # fmt: skip
+    for headers in wishes:
+        with pytest.raises(ModelNotAllowed):
+            choose(request(), Grades(0.1, 0), ALL, headers, key)
+    less = choose(request(), Grades(0.1, 0), ALL, {b"x-switchgear-objective": b"large_share=0.1"}, key)
+    assert less.aim == Objective(large_share=0.1)
+    assert choose(request(), None, ALL, {b"x-switchgear-tier": b"middle"}, key).model.name == "middle"
+
+
+def talk(*contents: str) -> Inference:
+    roles = ("user", "assistant")
+    messages = [{"role": roles[place % 2], "content": one} for place, one in enumerate(contents)]
+    return parse(CHAT, msgspec.json.encode({"model": "auto", "messages": messages}))
+
+
+def test_within_a_conversation_the_tier_rises_and_does_not_fall() -> None:
+    grades = Grades(0.1, 0)
+    chooser = Chooser(grades, Ready(ALL))
+
+    def chosen(*contents: str) -> tuple[str, str]:
+        asked = talk(*contents)
+        choice = chooser.choose(CATALOGUE.target(asked, ANY), asked, {}, ANY)
+        return choice.model.name, choice.reason
+
+    assert chosen("a") == ("small", "score")
+    grades.tier = 1
+    assert chosen("a", "b", "c") == ("middle", "score")
+    grades.tier = 0
+    assert chosen("a", "b", "c", "d", "e") == ("middle", "conversation")
+    assert chosen("a", "b", "c", "d", "e", "f", "g") == ("middle", "conversation")
+    assert chosen("a", "b", "C", "d", "e") == ("small", "score")  # another one
+
+
+def test_what_cannot_be_read_counts_as_hard_and_says_so() -> None:
+    grades = Grades(0.1, 2, sure=False)
+    choice = choose(request(), grades, ALL)
+    assert (choice.reason, choice.score, grades.placed[0][1]) == ("unsure", 0.1, 1.0)
+
+
+def test_costs_are_told_only_where_they_are_the_objective() -> None:
+    grades, asked = Grades(0.1, 0), request()
+    chooser, target = Chooser(grades, Ready(ALL)), CATALOGUE.target(asked, ANY)
+    for headers in ({}, {b"x-switchgear-objective": b"cost_per_request_usd=0.1"}):
+        chooser.spent(target, chooser.choose(target, asked, headers, ANY), 0.2)
+    assert grades.told == [("small", 0.2)]

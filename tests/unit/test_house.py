@@ -33,6 +33,7 @@ def test_the_wheel_has_exactly_the_five_packages(shipped: set[str]) -> None:
     [
         "routing/weights/head.npz",
         "routing/weights/table.npy",
+        "routing/weights/examples.json",
         "backends/engines/locks/cpu.txt",
         "backends/engines/locks/cuda.txt",
         "backends/launchers/warden.py",
@@ -54,7 +55,7 @@ def test_a_generic_name_resolves_to_this_tree(name: str) -> None:
 def test_the_gateway_never_loads_torch() -> None:
     code = (
         "import sys, time, gateway.app, gateway.commands.up; from gateway.grading import Grading;"
-        "Grading.load(time.monotonic).score('What is the capital of France?');"
+        "Grading.load(time.monotonic).read('What is the capital of France?');"
         "heavy = ('torch', 'vllm', 'sentence_transformers', 'transformers');"
         "print([name for name in heavy if name in sys.modules])"
     )

@@ -16,6 +16,7 @@ from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
 from semantic_cache.verify import agree, swapped
 from tests.fakes.loop import now
+from tests.fakes.words import Words
 
 EMBED = StaticEmbedder.load().embed
 TOPICS = [
@@ -30,7 +31,8 @@ FORMS = [
 
 
 def make(draw: Callable[[], float] = lambda: 0.9) -> SemanticCache:
-    cache = SemanticCache(MemoryStore(10_000_000), MemoryIndex(256, 1000), EMBED, draw, bytes.decode)
+    words = Words()
+    cache = SemanticCache(MemoryStore(10_000_000), MemoryIndex(1000), words, draw, words)
     cache.adopt(Bounds(error=0.3))
     return cache
 

@@ -10,6 +10,7 @@ from gateway.api.admin import (
     fleet,
     frame,
     keys,
+    learning,
     live,
     movements,
     organisations,
@@ -46,6 +47,7 @@ RESOURCES = (
     versions.handlers,
     plans.handlers,
     whatif.handlers,
+    learning.handlers,
     config.handlers,
     cache.handlers,
 )

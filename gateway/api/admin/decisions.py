@@ -13,14 +13,19 @@ from gateway.process import Process
 from gateway.request_log import RequestLine
 from gateway.tenancy import usage
 from gateway.tenancy.usage import RequestRow
+from routing.explaining import Explanation
 
 DOCS: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """``decision`` is null where the request is long ago, or another process answered it."""
+    """``decision`` is null where the request is long ago, or another process answered it.
+
+    ``explanation`` says which features mattered for a score, and which known examples are nearest.
+    """
 
     decision: RequestLine | None
+    explanation: Explanation | None
     booked: RequestRow | None
 
 
@@ -41,6 +46,9 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             decision = None
         if decision is None and not rows:
             raise NotFound(f"There is no request {request_id!r}, or it is not settled yet.")
-        return Decided(decision=decision, booked=rows[0] if rows else None)
+        reading = process.log.reading(request_id) if decision is not None else None
+        grading = process.grading
+        explained = grading.explain(reading) if grading is not None and reading is not None else None
+        return Decided(decision=decision, explanation=explained, booked=rows[0] if rows else None)
 
     return [show_request]

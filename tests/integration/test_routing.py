@@ -1,0 +1,248 @@
+"""Routing through the door: objectives, explanations, what-if, conversations, cascade, shadow, feedback."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.fakes.processes import until
+from tests.fakes.upstream import script
+from tests.integration.gateway import Gateway, Upstreams, config, model, running, unique
+
+House = tuple[Gateway, Upstreams]
+ADMIN = "admin-" + "a" * 40
+AS_ADMIN = {"authorization": f"Bearer {ADMIN}"}
+OBJECTIVE = "x-switchgear-objective"
+ROUTES = """
+[[routes]]
+name = "auto"
+tiers = ["small", "large"]
+objective = { threshold = 0.5 }
+
+[[routes]]
+name = "cheap"
+tiers = ["small", "large"]
+objective = { large_share = 0.0 }
+cascade = { min_logprob = -0.5 }
+
+[[routes]]
+name = "shadowed"
+tiers = ["small", "large"]
+objective = { large_share = 0.0 }
+shadow = { share = 1.0 }
+
+[[routes]]
+name = "judged"
+tiers = ["small", "large"]
+objective = { large_share = 0.0 }
+shadow = { share = 1.0, judge = "large", max_usd_per_day = 0.00001 }
+
+[[routes]]
+name = "sharp"
+tiers = ["small", "large"]
+grade = "precise"
+embedder = "embed"
+grade_timeout_ms = 1000
+"""
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    directory, upstreams = tmp_path_factory.mktemp("routing"), Upstreams(3)
+    ports = upstreams.ports
+    models = model("small", ports[:1]) + model("large", ports[1:2])
+    models += model("embed", ports[2:], kind="embedding") + ROUTES
+    gateway = Gateway(directory, config(models, directory=directory), SWITCHGEAR_ADMIN_KEY=ADMIN)
+    with running(gateway, upstreams):
+        until(gateway.ready)
+        yield gateway, upstreams
+
+
+def admin(gateway: Gateway, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    sent = json.dumps(body).encode() if body is not None else b""
+    status, _, got = gateway.call(method, f"/admin/v1{path}", sent, AS_ADMIN)
+    return status, json.loads(got)
+
+
+def said(body: bytes, stream: bool) -> str:
+    if not stream:
+        return str(json.loads(body)["choices"][0]["message"]["content"])
+    events = [json.loads(one[6:]) for one in body.decode().split("\n\n") if one.startswith("data: {")]
+    return "".join(piece["choices"][0]["delta"].get("content", "") for piece in events if piece["choices"])
+
+
+def test_a_request_may_state_its_own_objective_and_hears_the_threshold(house: House) -> None:
+    gateway, _ = house
+    prompt = script(tag=unique())
+    for objective, chosen in (("threshold=0", "large"), ("threshold=1", "small"), ("large_share=1", "large"),
+                              ("large_share=0", "small"), ("cost_per_request_usd=100", "large")):  # fmt: skip
+        status, headers, _ = gateway.chat("auto", prompt, headers={OBJECTIVE: objective})
+        assert (status, headers["x-switchgear-model"]) == (200, chosen), objective
+        assert 0.0 <= float(headers["x-switchgear-threshold"]) <= 2.0
+    status, _, body = gateway.chat("auto", prompt, headers={OBJECTIVE: "largeshare=1"})
+    assert (status, json.loads(body)["error"]["param"]) == (400, OBJECTIVE)
+
+
+def test_a_decision_is_explained_by_features_and_known_examples(house: House) -> None:
+    gateway, _ = house
+    words = "How many ways are there to seat 7 couples at a table so that no couple sits together? Prove it. "
+    _, headers, _ = gateway.chat("auto", words + script(tag=unique()))
+    request_id = headers["x-request-id"]
+    gateway.row(request_id)
+    status, shown = admin(gateway, "GET", f"/requests/{request_id}")
+    assert status == 200
+    decision, why = shown["decision"], shown["explanation"]
+    assert decision["objective"] == "threshold=0.5"
+    assert decision["threshold"] == 0.5
+    assert len(why["effects"]) == 5
+    assert len(why["examples"]) == 3
+    assert all(one["kind"] and -1 <= one["similarity"] <= 1.001 for one in why["examples"])
+
+
+def test_what_if_for_a_prompt_and_for_a_file(house: House) -> None:
+    gateway, _ = house
+    status, one = admin(gateway, "POST", "/routing/what-if", {"prompt": "Thanks!", "route": "auto"})
+    assert status == 200
+    assert (one["routes"][0]["tier"], one["routes"][0]["thresholds"]) == ("small", [0.5])
+    assert one["explanation"]["examples"]
+    rows = [
+        {"prompt": f"Compute {n} * {n + 1}", "small_score": float(n % 2), "large_score": 1.0}
+        for n in range(40)
+    ]
+    wanted = {"rows": rows, "route": "auto", "objective": {"large_share": 0.25}, "picture": True}
+    status, many = admin(gateway, "POST", "/routing/what-if", wanted)
+    assert status == 200
+    verdict = many["routes"][0]
+    assert (verdict["forecast"]["share"], verdict["forecast"]["queries"]) == (0.25, 40)
+    assert verdict["forecast"]["labelled"]
+    assert verdict["forecast"]["cost_usd"] > 0
+    assert {"share", "quality", "random", "oracle", "cost_usd"} == set(verdict["forecast"]["curve"][0])
+    assert verdict["picture"].startswith("<svg ")
+    wrong: list[dict[str, Any]] = [
+        {},
+        {"prompt": "x", "rows": rows},
+        {"rows": []},
+        {"prompt": "x", "objective": {}},
+        {"prompt": "x", "route": "none"},
+    ]
+    for bad in wrong:
+        assert admin(gateway, "POST", "/routing/what-if", bad)[0] in (400, 404), bad
+
+
+def test_a_conversation_does_not_fall_back(house: House) -> None:
+    gateway, _ = house
+    first = {"role": "user", "content": script(tag=unique())}
+
+    def ask(*messages: dict[str, str], objective: str) -> dict[str, str]:
+        body = json.dumps({"model": "auto", "messages": messages}).encode()
+        return gateway.call("POST", "/v1/chat/completions", body, {OBJECTIVE: objective})[1]
+
+    assert ask(first, objective="threshold=0")["x-switchgear-model"] == "large"
+    later = (first, {"role": "assistant", "content": "w0"}, {"role": "user", "content": "and then?"})
+    headers = ask(*later, objective="threshold=1")
+    assert (headers["x-switchgear-model"], headers["x-switchgear-reason"]) == ("large", "conversation")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
+@pytest.mark.parametrize(
+    ("options", "model_name", "reason"),
+    [
+        ({"says": ["Paris."], "logprobs": [-0.1]}, "small", "score"),
+        ({"says": ["Maybe.", "Paris."], "logprobs": [-2.0, -0.1]}, "large", "cascade"),
+        ({"says": ["I'm sorry, I cannot do that.", "Paris."], "logprobs": [-0.1]}, "large", "cascade"),
+        ({"says": ["", "Paris."], "logprobs": [-0.1]}, "large", "cascade"),
+    ],
+)
+def test_a_cascade_keeps_a_sure_answer_and_replaces_a_doubtful_one(
+    house: House, options: dict[str, Any], model_name: str, reason: str, stream: bool
+) -> None:
+    gateway, _ = house
+    prompt = script(tag=unique(), n=1, **options)
+    status, headers, body = gateway.chat("cheap", prompt, stream=stream, temperature=0)
+    assert (status, headers["x-switchgear-model"]) == (200, model_name)
+    assert headers["x-switchgear-reason"] == reason
+    assert said(body, stream) == "Paris."
+    assert b'"logprob"' not in body
+    row = gateway.row(headers["x-request-id"])
+    assert (row["model"], row["completion_tokens"], row["status"]) == (model_name, 1, "ok")
+
+
+def test_a_shadow_asks_the_other_tier_and_teaches(house: House) -> None:
+    gateway, upstreams = house
+    tag = unique()
+    status, headers, _ = gateway.chat("shadowed", script(tag=tag, says=["It is 12.", "It is 13."], n=1))
+    assert (status, headers["x-switchgear-model"]) == (200, "small")
+    until(lambda: gateway.metric("switchgear_shadow_total", route="shadowed", outcome="judged") == 1)
+    assert len(upstreams.seen(tag)["requests"]) == 2
+    assert gateway.metric("switchgear_shadow_nanousd_total", route="shadowed") > 0
+    assert [row["request_id"] for row in gateway.rows()].count(headers["x-request-id"]) <= 1
+
+    def learnt() -> bool:
+        lessons = admin(gateway, "GET", "/routing/learning")[1]["data"]
+        return any(one["route"] == "shadowed" and one["both"] == 1 for one in lessons)
+
+    until(learnt)
+    (lesson,) = [
+        one for one in admin(gateway, "GET", "/routing/learning")[1]["data"] if one["route"] == "shadowed"
+    ]
+    assert lesson["regret"] == 1.0  # the large one's number was another
+    assert gateway.metric("switchgear_routing_regret", route="shadowed") == 1.0
+    kept = (gateway.directory / "state" / "routing-labels.jsonl").read_text()
+    assert "It is" not in kept
+    assert tag not in kept
+
+
+def test_a_judge_decides_and_the_cost_of_a_day_is_capped(house: House) -> None:
+    gateway, _ = house
+    gateway.chat("judged", script(tag=unique(), says=["a", "b", "0.25"], n=1))
+    until(lambda: gateway.metric("switchgear_shadow_total", route="judged", outcome="judged") == 1)
+    gateway.chat("judged", script(tag=unique(), says=["a", "b"], n=1))
+    until(lambda: gateway.metric("switchgear_shadow_total", route="judged", outcome="capped") == 1)
+
+
+def test_feedback_becomes_a_label_of_the_tenant_that_was_answered(house: House) -> None:
+    gateway, _ = house
+    _, headers, _ = gateway.chat("auto", script(tag=unique()))
+
+    def tell(request_id: str) -> bool:
+        body = json.dumps({"request_id": request_id, "score": 0.2}).encode()
+        status, _, got = gateway.call("POST", "/v1/feedback", body)
+        assert status == 200
+        return bool(json.loads(got)["learnt"])
+
+    assert tell(headers["x-request-id"])
+    assert not tell("unknown")
+    assert gateway.metric("switchgear_routing_labels_total", route="auto", source="feedback") == 1
+    _, named, _ = gateway.chat("small", script(tag=unique()))
+    assert not tell(named["x-request-id"])
+
+
+def test_what_was_learnt_can_be_reset_and_that_is_audited(house: House) -> None:
+    gateway, _ = house
+    assert admin(gateway, "POST", "/routing/learning/reset", {"route": "none"})[0] == 404
+    _, headers, _ = gateway.chat("auto", script(tag=unique()))
+    body = json.dumps({"request_id": headers["x-request-id"], "score": 1}).encode()
+    gateway.call("POST", "/v1/feedback", body)
+    until(lambda: admin(gateway, "POST", "/routing/learning/reset", {"route": "auto"})[0] == 200)
+    lines = admin(gateway, "GET", "/audit?action=routing.reset")[1]["data"]
+    assert lines[0]["subject"] == "auto"
+
+
+def test_the_precise_grade_reads_a_vector_and_a_failure_is_visible(house: House) -> None:
+    gateway, _ = house
+    for width, outcome in ((384, "read"), (2, "failed")):
+        status, headers, _ = gateway.chat("sharp", script(tag=unique(), width=width))
+        assert status == 200
+        assert headers["x-switchgear-reason"] == ("score" if outcome == "read" else "late")
+        assert gateway.metric("switchgear_precise_grades_total", route="sharp", outcome=outcome) == 1
+
+
+def test_a_cascade_goes_on_where_the_first_tier_fails_and_is_counted(house: House) -> None:
+    gateway, _ = house
+    # The last test: a replica that fails is out of routing for a while.
+    _, headers, _ = gateway.chat("cheap", script("500", "500", "500", "ok", tag=unique()))
+    assert headers["x-switchgear-model"] == "large"
+    assert gateway.metric("switchgear_cascade_total", route="cheap", outcome="failed") == 1
+    wanted = gateway.chat("cheap", script(tag=unique()), logprobs=True)
+    assert wanted[0] == 200
