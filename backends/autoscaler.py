@@ -94,7 +94,7 @@ def decide(rules: Scaling, bounds: Bounds, before: State, seen: Seen) -> State:
     busy_s = seen.now_s if seen.running or seen.waiting or not before.demands else before.busy_s
     demand, reason = _demand(rules, before, seen)
     idle = seen.now_s - busy_s >= rules.idle_s and not seen.running and not seen.waiting
-    demand = max(demand, 0 if idle or not here else 1)
+    demand = 0 if idle else max(demand, 1 if here else 0)
     since_s = seen.now_s - before.demands[-1][0] if before.demands else 0.0
     peak = max(float(demand), before.peak * math.exp(-since_s / rules.peak_memory_s))
     window_s = max(rules.out_window_s, rules.in_window_s, seen.load_s)

@@ -112,6 +112,10 @@ class Roster:
             kind=spec.kind,
         )
 
+    def ready_in_s(self, replica_id: str) -> float | None:
+        """Seconds until it serves: 0 where it does; None where nobody can say."""
+        return self._ready_in_s(self.replicas[replica_id])
+
     def _ready_in_s(self, seen: Replica) -> float | None:
         run = self._runs.get(seen.id)
         return ready_in_s(

@@ -65,6 +65,53 @@ def _shape(
 
 
 KINDS = ("diurnal", "burst", "ramp", "flash crowd")
+UNSEEN = ("sawtooth", "steps", "two states", "spikes", "two humps", "walk", "fall")
+"""Held away: no setting of ours was chosen on them."""
+
+
+def unseen(kind: str, seconds: int, seed: int) -> list[float]:
+    """Requests per second of a kind that the settings were not chosen on."""
+    chance = random.Random(f"{kind}{seed}")  # noqa: S311 - simulated load
+    base, top = chance.uniform(0.4, 2.0), chance.uniform(4.0, 9.0)
+    shape = _unseen_shape(kind, seconds, chance, base, top)
+    found, drift = [], 0.0
+    for second in range(seconds):
+        drift = 0.95 * drift + chance.gauss(0.0, 0.04)
+        found.append(max(shape(second) * (1 + drift), 0.0))
+    return found
+
+
+def _unseen_shape(
+    kind: str, seconds: int, chance: random.Random, base: float, top: float
+) -> Callable[[int], float]:
+    period, start = chance.uniform(600, 2400), chance.uniform(0, 600)
+    levels = [chance.uniform(base, top) for _ in range(8)]
+    spikes = [chance.uniform(0, seconds) for _ in range(chance.randint(3, 8))]
+    path = [base]
+    for _ in range(seconds if kind in ("two states", "walk") else 0):
+        flips = top if path[-1] == base else base
+        step = min(max(path[-1] + chance.gauss(0, 0.06), 0.2), 10.0)
+        path.append((flips if chance.random() < 1 / 400 else path[-1]) if kind == "two states" else step)
+    rise = top - base
+    shapes: dict[str, Callable[[int], float]] = {
+        "sawtooth": lambda at: base + rise * ((at + start) % period) / period,
+        "steps": lambda at: levels[at * len(levels) // seconds],
+        "two states": lambda at: path[at],
+        "walk": lambda at: path[at],
+        "spikes": lambda at: min(
+            base + sum(rise * math.exp((one - at) / 120) for one in spikes if at >= one), 1.3 * top
+        ),
+        "two humps": lambda at: (
+            base
+            + rise
+            * max(
+                math.exp(-(((at / seconds - 0.3) / 0.08) ** 2)),
+                0.8 * math.exp(-(((at / seconds - 0.7) / 0.12) ** 2)),
+            )
+        ),
+        "fall": lambda at: top if at < 0.4 * seconds else base,
+    }
+    return shapes[kind]
 
 
 def run(rates_per_s: Sequence[float], rule: Rule, seed: int) -> Trial:

@@ -276,8 +276,7 @@ class Supervisor(Roster):
         if spec.launch is None or spec.launcher != "local":
             return spec
         if spec.launch.prefetch and spec.launch.local:
-            weights = spec.launch.weights
-            self._tasks.start(f"prefetch {spec.id}", asyncio.to_thread(prefetch, weights))
+            prefetch(spec.launch.weights)
         here = [run.spec.launch for run in self._runs.values() if run.spec.launch is not None]
         return replace(spec, launch=assigned(spec.launch, self._gpus, here))
 

@@ -34,6 +34,7 @@ from gateway.choosing import Chooser
 from gateway.cluster import Cluster, Hooks, cluster_of
 from gateway.coalescing import Coalescing
 from gateway.dispatcher import Dispatcher
+from gateway.fleet_apart import FleetApart
 from gateway.grading import Grading
 from gateway.judging import Judge
 from gateway.learning import Learning
@@ -186,9 +187,11 @@ class House:
             now=edges.now,
             draw=edges.draw,
             expected_ready_s=self._expected_ready_s,
-            holds=lambda model: self.keeper(model).holds(model),
+            holds=lambda model: self.apart.holds(model) or self.keeper(model).holds(model),
             wake=lambda model: self.keeper(model).wake(model),
         )
+        self.apart = FleetApart(self.dispatcher, lambda: self.process.control.opened(), edges.wall, name)
+        self.apart.declare = self._declare
         self.scaler = Scaler(
             Fleet(
                 lambda: self.supervisor.replicas,
@@ -256,6 +259,8 @@ class House:
         return self.cluster if self.cluster is not None and model in self.cluster else self.scaler
 
     def _expected_ready_s(self, model: str) -> float | None:
+        if self.apart.models and (wait_s := self.apart.expected_ready_s(model)) is not None:
+            return wait_s
         wait_s = self.supervisor.expected_ready_s(model)
         return wait_s if wait_s is not None or self.cluster is None else self.cluster.expected_ready_s(model)
 
@@ -282,7 +287,7 @@ class House:
             reload=self.reload,
             tell_siblings=edges.tell_siblings,
             file=_file(settings, edges),
-            loops=loops(self, *self._shared_loops()),
+            loops=loops(self, *self._shared_loops(settings)),
             part_errors=ChainMap(
                 self.books.errors, *(part.errors for part in (self.shared, self.link) if part is not None)
             ),
@@ -308,7 +313,7 @@ class House:
         self.dispatcher.update(self.supervisor.replicas)
         gauges.started(self.telemetry, before, after)
 
-    def _shared_loops(self) -> Iterable[Loop]:
+    def _shared_loops(self, settings: Settings) -> Iterable[Loop]:
         """Give the loops that one of several processes has."""
         if (shared := self.shared) is not None:
             yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
@@ -319,6 +324,8 @@ class House:
         if (news := self.news) is not None:
             yield Loop("cache-send", 0.05, news.send)
             yield Loop("cache-receive", 0.05, news.receive)
+        if settings.fleet.apart:
+            yield Loop("fleet", 0.5, self.apart.step)
         if self.link is not None:
             yield Loop("cache-redis", 1.0, self.look_at_redis)
         if self.metering is not None:
@@ -334,7 +341,9 @@ class House:
         catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
         self.dispatcher.configure(settings.models)
         self.spot.settings = settings.spot
-        self.scaler.configure(settings.models)
+        apart = {one.name: one for one in settings.models if settings.fleet.apart and one.launch is not None}
+        self.apart.models = apart
+        self.scaler.configure(tuple(one for one in settings.models if one.name not in apart))
         self.process.settings = settings
         if self.cluster is not None:
             self.cluster.configure(settings.models)
@@ -356,13 +365,16 @@ class House:
         """Tell the fleet which replicas are wanted now."""
         edges = self._edges
         self.supervisor.declare(
-            declared.specs(
-                self.process.settings,
-                edges.environ,
-                edges.engine_python,
-                self.scaler,
-                self.cluster.pods if self.cluster is not None else lambda model: (),
-            )
+            [
+                *declared.specs(
+                    self.process.settings,
+                    edges.environ,
+                    edges.engine_python,
+                    self.scaler,
+                    self.cluster.pods if self.cluster is not None else lambda model: (),
+                ),
+                *self.apart.specs(),
+            ]
         )
         self.dispatcher.update(self.supervisor.replicas)
 
@@ -372,7 +384,8 @@ class House:
         if revision is None or revision == self._followed:
             return
         if self.rollouts.adopt(await asyncio.to_thread(rollouts.read, self.books.engine)):
-            self.scaler.configure(self.process.settings.models)
+            models = self.process.settings.models
+            self.scaler.configure(tuple(one for one in models if one.name not in self.apart.models))
             self._declare()
         self._followed = revision
 

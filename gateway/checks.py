@@ -97,8 +97,11 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if redis is None:
         yield "server.workers: several workers share their limits in Redis; add [redis], or set it to 1"
     for index, model in enumerate(settings.models):
-        if model.launch is not None:
-            yield f"models[{index}].launch: launched engines belong to one process; set server.workers to 1"
+        if model.launch is not None and not settings.fleet.apart:
+            yield (
+                f"models[{index}].launch: launched engines belong to one process; set server.workers to 1, "
+                "or fleet.apart"
+            )
 
 
 def _model(model: ModelSettings, environ: Mapping[str, str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ def specs(
     for model in settings.models:
         if model.kubernetes is not None:
             found += [_pod(model, model.kubernetes, pod) for pod in pods(model.name)]
-        if model.launch is not None:
+        if model.launch is not None and scaler.has(model.name):
             found += [_launched(model, id_, engine_python, scaler) for id_ in scaler.ids(model.name)]
         shares = scaler.shares(model)
         found += [

@@ -127,6 +127,10 @@ class Scaler:
             found[model.name] = scaled
         self._models = found
 
+    def has(self, model: str) -> bool:
+        """Tell whether the model is launched here."""
+        return model in self._models
+
     def ids(self, model: str) -> tuple[str, ...]:
         """Give the ids of the replicas that are wanted."""
         return tuple(self._models[model].seats)

@@ -54,6 +54,12 @@ class ServerSettings(Table, frozen=True):
     managed_config: bool = False
 
 
+class FleetSettings(Table, frozen=True):
+    """``[fleet]``: ``apart`` where ``switchgear fleet run`` launches the engines, not the gateway."""
+
+    apart: bool = False
+
+
 class SpotSettings(Table, frozen=True):
     """``[spot]``: which cloud's notices are listened to, for the replicas that run on this machine."""
 
@@ -363,6 +369,7 @@ class Settings(Table, frozen=True):
     redis: RedisSettings | None = None
     kubernetes: KubernetesSettings = KubernetesSettings()
     spot: SpotSettings | None = None
+    fleet: FleetSettings = FleetSettings()
     models: tuple[ModelSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
     cache: CacheSettings = CacheSettings()

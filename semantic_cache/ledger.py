@@ -39,8 +39,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """How cautious the ledger is; the same everywhere."""
 
     aim: float = 0.7  # of the bound
-    precise_aim: float = 0.9  # of the bound on wrong hits / hits
-    confidence: float = 1.5  # standard deviations above the estimate
+    confidence: float = 1.28  # standard deviations above the estimate
     window: float = 3000.0  # queries
     short: float = 400.0
     horizon: float = 2000.0  # queries over which what was not spent may be spent
@@ -188,7 +187,7 @@ class Ledger(Lasting):
         open_from = int(closed[-1]) + 1 if len(closed) else 0
         if self.bounds.precision < 1:
             hits = _above(seen) + self._faded_hits
-            precise = np.flatnonzero(upper <= tuning.precise_aim * self.bounds.precision * hits)
+            precise = np.flatnonzero(upper <= tuning.aim * self.bounds.precision * hits)
             precise = precise[precise >= open_from]  # not ordered: far up there are too few hits to tell
             open_from = int(precise[0]) if len(precise) else _BINS
         self.threshold = float(_LEVELS[open_from]) if open_from < _BINS else math.inf

@@ -13,6 +13,7 @@ COMMANDS = {
     "chat": "ask a model through the openai client",
     "keys": "make, list and revoke API keys",
     "cache": "replay a stream of questions through the semantic cache",
+    "doctor": "look at every part of an installation, write a bundle for whoever helps",
     "ledger": "export the ledger, hold the books against each other",
     "bench": "try scheduling policies on simulated traffic",
     "route": "score, replay and calibrate routing by complexity",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from backends import scaling_trials
+from backends import scaling_trials, spot_trials
 from gateway.commands.base import CommandError
 from routing import traces
 from routing.policies import POLICIES
@@ -35,6 +35,14 @@ SCALING_COLUMNS = (
 )
 
 
+SPOT_COLUMNS = (
+    ("cost", "cost", "{:.0%}"),
+    ("reclaimed", "reclaimed", "{:.1f}"),
+    ("moved", "moved", "{:.1f}"),
+    ("lost", "lost", "{:.2f}"),
+)
+
+
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -55,9 +63,21 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     autoscale.add_argument("--seed", type=int, default=1, help="of the first trace")
     autoscale.add_argument("--seeds", type=int, default=3, help="runs of each kind (figures are their means)")
+    autoscale.add_argument(
+        "--unseen", action="store_true", help="kinds of load that no setting was chosen on, instead"
+    )
     autoscale.add_argument("--seconds", type=int, default=5400, help="length of a bundled trace")
     autoscale.add_argument("--json", action="store_true", help="print JSON")
     autoscale.set_defaults(run=_autoscale)
+    spot = actions.add_parser("spot", help="what spot replicas save, and what becomes of streams")
+    spot.add_argument(
+        "--trace", type=Path, metavar="F", help="a line a minute: the chance of a reclaim in each of 3 zones"
+    )
+    spot.add_argument("--seed", type=int, default=1, help="of the first trace")
+    spot.add_argument("--seeds", type=int, default=20, help="runs (figures are their means)")
+    spot.add_argument("--minutes", type=int, default=2880, help="length of a bundled trace")
+    spot.add_argument("--json", action="store_true", help="print JSON")
+    spot.set_defaults(run=_spot)
 
 
 def _schedule(options: argparse.Namespace) -> int:
@@ -79,6 +99,35 @@ def _schedule(options: argparse.Namespace) -> int:
     if options.json:
         print(msgspec.json.encode(found).decode())
     return 0
+
+
+def _spot(options: argparse.Namespace) -> int:
+    if options.seeds < 1 or options.minutes < 60:
+        raise CommandError("--seeds must be 1 or more, --minutes 60 or more")
+    names = list(spot_trials.SpotTrial.__struct_fields__)
+    rows: dict[str, dict[str, float]] = {}
+    for policy, mix in spot_trials.POLICIES.items():
+        seeds = range(options.seed, options.seed + options.seeds)
+        runs = [spot_trials.run(_market(options, seed), mix, seed) for seed in seeds]
+        rows[policy] = {name: statistics.mean(float(getattr(one, name)) for one in runs) for name in names}
+    print(msgspec.json.encode(rows).decode() if options.json else _table("reclaims", rows, SPOT_COLUMNS))
+    return 0
+
+
+def _market(options: argparse.Namespace, seed: int) -> spot_trials.Reclaims:
+    """Give the trace of a file, or a bundled one by seed."""
+    if options.trace is None:
+        return spot_trials.reclaims(options.minutes, seed)
+    try:
+        lines = options.trace.read_text(encoding="utf-8").splitlines()
+        rows = [[float(one) for one in line.split()] for line in lines if line.strip()]
+    except OSError as error:
+        raise CommandError(f"{options.trace}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CommandError(f"{options.trace}: {error}; give three chances a line, one of each zone") from None
+    if not rows or any(len(row) != 3 or not all(0 <= one <= 1 for one in row) for row in rows):
+        raise CommandError(f"{options.trace}: give three chances from 0 to 1 a line, a line a minute")
+    return rows
 
 
 def _autoscale(options: argparse.Namespace) -> int:
@@ -112,8 +161,9 @@ def _seeds(options: argparse.Namespace) -> range:
 def _rates(options: argparse.Namespace) -> Iterable[tuple[str, Callable[[int], list[float]]]]:
     """Give each trace's name and its rates by seed."""
     if options.trace is None:
-        for kind in scaling_trials.KINDS:
-            yield kind, partial(scaling_trials.rates, kind, options.seconds)
+        make = scaling_trials.unseen if options.unseen else scaling_trials.rates
+        for kind in scaling_trials.UNSEEN if options.unseen else scaling_trials.KINDS:
+            yield kind, partial(make, kind, options.seconds)
         return
     try:
         lines = options.trace.read_text(encoding="utf-8").split()

@@ -11,6 +11,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import quote
 
+from gateway.commands import fleet_run
 from gateway.commands.base import CommandError
 from gateway.outbound import notices
 
@@ -21,6 +22,8 @@ ACTIONS = ("drain", "resume", "sleep", "wake", "reclaim")
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    apart = actions.add_parser("run", help="launch and scale the engines, apart from the gateways")
+    fleet_run.add_options(apart)
     _common(actions.add_parser("list", help="replicas and their phases"))
     for name in ACTIONS:
         one = actions.add_parser(name, help=f"{name} a replica")

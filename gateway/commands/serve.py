@@ -41,8 +41,11 @@ def run(options: argparse.Namespace) -> int:
         credentials.put_into(os.environ, beside)
     check(settings, str(path), os.environ)
     tell_warnings(settings, path)
-    if any(model.launch is not None for model in settings.models):
-        raise CommandError(f"{path}: has [models.launch]; run it with 'switchgear up'")
+    if any(model.launch is not None for model in settings.models) and not settings.fleet.apart:
+        raise CommandError(
+            f"{path}: has [models.launch]; run it with 'switchgear up', or set fleet.apart = true and run "
+            "'switchgear fleet run' beside it"
+        )
     listener = server.listen(settings.server.host, settings.server.port)
     root, count = server.root_url(listener), settings.server.workers
     edges = app.Edges(load=reread, source=str(path), file=path)

@@ -81,6 +81,8 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
     first = settings()
     check(first, str(config), os.environ)
     check_weights(first, str(config))
+    if first.fleet.apart:
+        raise CommandError(f"{config}: fleet.apart: run 'switchgear serve' and 'switchgear fleet run' for it")
     machine = this_machine()
     _check_fit(first, str(config), machine)
     if first.server.workers > 1:

@@ -1,15 +1,10 @@
 """Real vLLM under load: from 0 to 1 to 2 and back, one reclaimed, adapters; no client sees an error."""
 
 import contextlib
-import json
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import closing
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,6 +14,7 @@ from backends.weights import read_shape
 from tests.appliance import Appliance, fetch
 from tests.engine_env import engine_python
 from tests.fakes.processes import until
+from tests.integration.clients import Load
 
 CONFIG = """
 [server]
@@ -52,65 +48,6 @@ peak_share = 0.1
 peak_memory_s = 20
 """
 SLOW_S = 400.0
-
-
-class Load:
-    """Clients that ask one streamed question after the other until they are told to stop."""
-
-    def __init__(self, appliance: Appliance) -> None:
-        self._appliance = appliance
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self.ids: list[str] = []
-        self.heartbeats = 0
-        self.errors: list[str] = []
-
-    def more(self, clients: int) -> None:
-        """Add clients."""
-        for _ in range(clients):
-            thread = threading.Thread(target=self._ask_on, args=(len(self._threads),))
-            self._threads.append(thread)
-            thread.start()
-
-    def end(self) -> None:
-        """Let what is under way finish."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(SLOW_S)
-
-    def _ask_on(self, number: int) -> None:
-        asked = 0
-        while not self._stop.is_set():
-            asked += 1
-            try:
-                self._ask(f"{number}.{asked}")
-            except (OSError, ValueError) as error:
-                self.errors.append(repr(error))
-
-    def _ask(self, name: str) -> None:
-        """Ask and read to the end; what is not a whole answer is an error."""
-        parts = urlsplit(self._appliance.base_url)
-        body = {
-            "model": "m",
-            "messages": [{"role": "user", "content": f"Tell a story about the number {name}."}],
-            "max_tokens": 24,
-            "stream": True,
-        }
-        headers = {
-            "authorization": f"Bearer {self._appliance.api_key}",
-            "content-type": "application/json",
-        }
-        with closing(HTTPConnection(parts.hostname or "", parts.port, timeout=SLOW_S)) as connection:
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-            reply = connection.getresponse()
-            text = reply.read().decode()
-        lines = text.splitlines()
-        self.heartbeats += sum(1 for line in lines if line.startswith(":"))
-        whole = "data: [DONE]" in lines and '"finish_reason":"' in text.replace(" ", "")
-        if reply.status != 200 or not whole or '"error"' in text:
-            self.errors.append(f"{reply.status}: {text[-500:]}")
-            return
-        self.ids.append({name.lower(): value for name, value in reply.getheaders()}["x-request-id"])
 
 
 @contextlib.contextmanager
@@ -168,7 +105,7 @@ def proved(appliance: Appliance, load: Load) -> None:
 @pytest.mark.soak
 def test_from_zero_to_two_and_back_under_load(appliance: Appliance) -> None:
     assert replicas(appliance) == {}
-    load = Load(appliance)
+    load = Load(appliance.base_url, appliance.api_key)
     try:
         load.more(1)
         until(lambda: len(ready(appliance)) == 1, SLOW_S)
@@ -191,7 +128,7 @@ def test_a_reclaimed_engine_s_requests_finish_and_a_substitute_serves(appliance:
     order(appliance, "models/m/scale", {"replicas": 2})
     until(lambda: len(ready(appliance)) == 2, SLOW_S)
     gone = min(ready(appliance))
-    load = Load(appliance)
+    load = Load(appliance.base_url, appliance.api_key)
     try:
         load.more(4)
         until(lambda: len(load.ids) >= 6, SLOW_S)

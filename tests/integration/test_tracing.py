@@ -183,7 +183,7 @@ def test_errors_and_dear_requests_are_kept_and_the_rest_is_not(unsampled: House)
     cheap = gateway.chat("small", script("ok", n=1))[1]
     mistaken = gateway.chat("absent", "x")[1]
     until(gateway.ready)
-    failed = gateway.chat("large", script("fin:3"), stream=True)[1]
+    failed = gateway.chat("large", script("500", "500", "500", "500"), stream=True)[1]
     spans = collector.trace(failed["x-request-id"])
     request = spans["request"][0]
     assert request.status.code == Status.STATUS_CODE_ERROR

@@ -1,9 +1,12 @@
 """The autoscaler's promises, whatever the load does."""
 
-from hypothesis import given
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import scaling_trials
+from backends import scaling_trials, spot_trials
 from backends.autoscaler import Bounds, Hours, Scaling, Seen, State, decide
 
 LOOKS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), min_size=1, max_size=80)
@@ -68,16 +71,36 @@ def test_each_signal_asks_for_more() -> None:
     assert decide(capped, bounds, start, seen(0.0, 16, 200, 2)).desired == 3
 
 
-def test_fewer_violations_at_no_more_replica_hours_than_the_rules_of_the_field() -> None:
+@pytest.mark.parametrize(
+    ("kinds", "rates", "hours"),
+    [
+        (scaling_trials.KINDS, scaling_trials.rates, 1.02),
+        pytest.param(scaling_trials.UNSEEN, scaling_trials.unseen, 1.0, id="held away"),
+    ],
+)
+def test_fewer_violations_at_no_more_replica_hours_than_the_rules_of_the_field(
+    kinds: tuple[str, ...], rates: Callable[[str, int, int], list[float]], hours: float
+) -> None:
     totals = {}
     for name, make in scaling_trials.RULES.items():
         runs = [
-            scaling_trials.run(scaling_trials.rates(kind, 3600, seed), make(), seed)
-            for kind in scaling_trials.KINDS
-            for seed in (11, 12)
+            scaling_trials.run(rates(kind, 3600, seed), make(), seed) for kind in kinds for seed in (11, 12)
         ]
         totals[name] = sum(one.violations for one in runs), sum(one.replica_hours for one in runs)
     ours = totals.pop("switchgear")
-    for violations, hours in totals.values():
+    for violations, used in totals.values():
         assert ours[0] < violations
-        assert ours[1] <= hours * 1.02
+        assert ours[1] <= used * hours
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=8, deadline=None)
+def test_a_mix_of_spot_and_on_demand_saves_and_loses_no_stream(seed: int) -> None:
+    trace = spot_trials.reclaims(600, seed)
+    found = {name: spot_trials.run(trace, mix, seed) for name, mix in spot_trials.POLICIES.items()}
+    assert found["on demand only"].cost == 1.0
+    assert found["on demand only"].reclaimed == 0
+    ours = found["switchgear"]
+    assert ours.lost == 0
+    assert ours.cost < 0.75
+    assert ours.lost <= found["spot, one zone"].lost

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.openai.answers import WholeReceiver, from_stream, renewed, to_stream
+from gateway.openai.answers import WholeReceiver, from_stream, renewed, to_events, to_stream
 from gateway.openai.events import DONE, StreamBroken, StreamReceiver, payloads
 from gateway.openai.usage import Usage
 
@@ -190,3 +190,21 @@ def test_a_models_name_with_a_backslash_is_taken_literally() -> None:
     one = WholeReceiver("a\\1b", limit_bytes=10_000)
     one.feed(b'{"model": "up", "choices": []}')
     assert msgspec.json.decode(one.finish())["model"] == "a\\1b"
+
+
+def test_a_paced_answer_comes_by_words_or_by_its_tokens() -> None:
+    message = {"role": "assistant", "content": "Two words here. "}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    whole: dict[str, Any] = {"id": "x-1", "object": "chat.completion", "created": 1, "model": "m"}
+
+    def contents(answer: dict[str, Any]) -> list[str]:
+        events = to_events(encoded(answer), include_usage=False, cost_usd=lambda _: 0.0, by_words=True)
+        assert events[-1] == b"data: [DONE]\n\n"
+        chunks = [msgspec.json.decode(event.removeprefix(b"data: ")) for event in events[:-1]]
+        deltas = [chunk["choices"][0]["delta"].get("content") for chunk in chunks]
+        return [one for one in deltas if one]
+
+    assert contents({**whole, "choices": [choice]}) == ["Two", " words", " here.", " "]
+    tokens = [{"token": one, "logprob": -0.1} for one in ("Two w", "ords here", ". ")]
+    told = {**choice, "logprobs": {"content": tokens}}
+    assert contents({**whole, "choices": [told]}) == ["Two w", "ords here", ". "]

@@ -19,6 +19,7 @@ TABLES = [
     settings.ServerSettings,
     settings.DatabaseSettings,
     settings.RedisSettings,
+    settings.FleetSettings,
     settings.SpotSettings,
     settings.VersionSettings,
     settings.ModelSettings,

@@ -1,11 +1,14 @@
 """Which replicas there are: versions, spot, zones, GPUs and cores."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.assignment import assigned
 from backends.engines import ENGINES, CannotLaunch, LaunchProfile
+from backends.prefetch import prefetch
 from backends.seats import Mix, Seat, may_go, next_seat, shared_out
 from backends.starts import Start, said
 
@@ -89,3 +92,12 @@ def test_a_start_is_told_step_by_step() -> None:
         "warm-up": 1.0,
     }
     assert said(start.steps(999.0)).startswith("spawn 0.2 s, import 20.0 s")
+
+
+def test_weights_are_read_ahead_once(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 5_000_000)
+    (tmp_path / "unreadable.safetensors").mkdir()
+    thread = prefetch(str(tmp_path))
+    thread.join(30.0)
+    assert not thread.is_alive()
+    prefetch(str(tmp_path / "nowhere")).join(30.0)

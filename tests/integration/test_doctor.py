@@ -1,0 +1,69 @@
+"""``switchgear doctor`` beside a gateway that runs, and after it has ended: what it says, and what never."""
+
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from tests.fakes.processes import until
+from tests.fakes.upstream import script
+from tests.integration.gateway import COMMAND, KEY, LIMITED, ROOT, Gateway, Upstreams, config, model, running
+
+PASSWORD, API_KEY = "planted-password-1", "planted-key-2"
+
+
+def doctor(gateway: Gateway, out: Path) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Run it; gives its exit status, its report and the files of the bundle, none with a secret."""
+    base = f"http://127.0.0.1:{gateway.port}"
+    done = subprocess.run(
+        [COMMAND, "doctor", "--config", str(gateway.config), "--base-url", base, "--out", str(out), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("SWITCHGEAR")},
+            "TEST_KEY": KEY,
+            "TEST_LIMITED_KEY": LIMITED,
+            "UPSTREAM_KEY": API_KEY,
+            "PYTHONPATH": str(ROOT),
+        },
+    )
+    with tarfile.open(out) as bundle:
+        files = {one.name: bundle.extractfile(one).read().decode() for one in bundle}  # type: ignore[union-attr]
+    said = done.stdout + done.stderr + "".join(files.values())
+    assert not [secret for secret in (PASSWORD, API_KEY, KEY, LIMITED) if secret in said]
+    assert out.stat().st_mode & 0o777 == 0o600
+    return done.returncode, json.loads(files["report.json"]), files
+
+
+def test_it_says_how_everything_is_also_when_the_gateway_is_down(tmp_path: Path) -> None:
+    upstreams = Upstreams(1)
+    text = config(model("small", upstreams.ports), directory=tmp_path)
+    text = text.replace("max_concurrency = 64", 'max_concurrency = 64\napi_key_env = "UPSTREAM_KEY"')
+    with running(Gateway(tmp_path, text, UPSTREAM_KEY=API_KEY), upstreams) as (gateway, _):
+        until(gateway.ready)
+        gateway.chat("small", script("fin:3", "fin:3", "fin:3"), stream=True)
+        gateway.row(gateway.chat("small", script("ok"))[1]["x-request-id"])
+        engines = tmp_path / "state" / "engines"
+        engines.mkdir(exist_ok=True)
+        (engines / "small-9.log").write_text(f"starts with {API_KEY}\nredis://user:{PASSWORD}@host/0\n")
+        status, report, files = doctor(gateway, tmp_path / "up.tar.gz")
+        parts = {one["part"]: one for one in report["parts"]}
+        assert [one for one in parts.values() if not one["well"]] == []
+        assert status == 0
+        assert set(parts) == {
+            "configuration", "state directory", "database", "replica small-0", "gateway /readyz",
+            "gateway /metrics",
+        }  # fmt: skip
+        assert report["versions"]["switchgear"]
+        assert report["config"]["models"][0]["name"] == "small"
+        assert "switchgear_requests_total" in files["metrics.txt"]
+        assert json.loads(files["readyz.json"])["status"] == "ready"
+        assert files["engines/small-9.log"].startswith("starts with ***")
+    status, report, _ = doctor(gateway, tmp_path / "down.tar.gz")
+    bad = {one["part"] for one in report["parts"] if not one["well"]}
+    assert status == 1
+    assert bad == {"replica small-0", "gateway /readyz", "gateway /metrics"}
