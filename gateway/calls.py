@@ -18,7 +18,7 @@ from gateway.settings import ModelSettings
 from gateway.tenancy.billing import Charge
 from gateway.tenancy.keys import Key
 from gateway.tracecontext import passed_on
-from gateway.trip import Call, Receiver
+from gateway.trip import Call, Receiver, Trip
 from routing.decision import Query
 from routing.prefixes import marks
 
@@ -58,9 +58,15 @@ class Calls:
         )
 
     def make(
-        self, incoming: Incoming, request: Inference, key: Key, choice: Choice, receiver: Receiver
+        self,
+        incoming: Incoming,
+        request: Inference,
+        key: Key,
+        choice: Choice,
+        receiver: Receiver,
+        trip: Trip | None = None,
     ) -> Call:
-        """Give the call of the chosen model. Raises InvalidRequest."""
+        """Give the call of the chosen model; ``trip`` of another that failed. Raises InvalidRequest."""
         settings: ModelSettings = choice.model.settings
         headers = [(b"x-request-id", incoming.request_id.encode())]
         if not self._traced:
@@ -92,6 +98,7 @@ class Calls:
             hedge=settings.hedge,
             trail=Trail(request.choices, shows_ids=request.wants_token_ids) if request.stream else None,
             able=choice.model.able,
+            trip=Trip() if trip is None else trip.on(),
         )
 
     def _query(self, choice: Choice, request: Inference, key: Key) -> Query:

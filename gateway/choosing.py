@@ -141,6 +141,18 @@ class Chooser:
             self.conversations.note(now, tier)
         return Choice(wanted, reading.score, reason, placed.threshold, aim, reading)
 
+    def spare(self, target: Target, failed: Model, headers: Mapping[bytes, bytes]) -> Choice | None:
+        """Choose what answers instead of a model that failed; None where nothing does.
+
+        A tier that the client chose itself is not replaced.
+        """
+        if b"x-switchgear-tier" in headers:
+            return None
+        names = [model.name for model in target.fallback]
+        later = target.fallback[names.index(failed.name) + 1 :] if failed.name in names else target.fallback
+        spare = next((model for model in later if self._fleet.ready(model.name)), None)
+        return Choice(spare, None, "fallback") if spare is not None else None
+
     def next(self, target: Target, choice: Choice) -> Choice | None:
         """Give the choice of the next larger tier that is ready, for an answer that is not good enough."""
         above = target.models[target.models.index(choice.model) + 1 :]

@@ -51,6 +51,9 @@ class Member(Protocol):
     def lead(self) -> tuple[Head, Call]:
         """Say what is to be called; its receiver lets everything through. Raises what ``translate`` knows."""
 
+    def spare(self, call: Call, error: Exception) -> tuple[Head, Call] | None:
+        """Say what is to be called instead after a failure, if anything is."""
+
     def follow(self, head: Head, trip: Trip | None) -> tuple[Form, Deliver]:
         """Give where the answer goes; the trip is None for who joined."""
 
@@ -200,9 +203,9 @@ class Coalescing:
         log.append(HEAD + _encode(head))
         flight = self.flights[log.token] = Flight(log, call, members=[])
         log.buffer.on_deserted = lambda: self._deserted(flight)
-        flight.task = asyncio.create_task(self._fly(flight), name="shared call")
+        flight.task = asyncio.create_task(self._fly(flight, member), name="shared call")
 
-    async def _fly(self, flight: Flight) -> None:
+    async def _fly(self, flight: Flight, member: Member) -> None:
         log = flight.log
 
         async def deliver(piece: bytes) -> bool:
@@ -211,7 +214,16 @@ class Coalescing:
             return True
 
         try:
-            await self._attempts.run(flight.call, deliver)
+            while True:
+                try:
+                    await self._attempts.run(flight.call, deliver)
+                    break
+                except Exception as error:
+                    spare = member.spare(flight.call, error)
+                    if spare is None:
+                        raise
+                    head, flight.call = spare
+                    log.append(HEAD + _encode(head))
         except asyncio.CancelledError:
             flight.error = UpstreamFailed("The shared call was ended.")
             raise

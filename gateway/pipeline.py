@@ -15,7 +15,18 @@ from gateway.calls import Calls, Incoming
 from gateway.catalogue import Catalogue, Model, Target
 from gateway.choosing import Choice, Chooser, text_of
 from gateway.coalescing import Coalescing, Head
-from gateway.errors import InsufficientQuota, InvalidApiKey, NotPermitted
+from gateway.errors import (
+    InsufficientQuota,
+    InvalidApiKey,
+    ModelLoading,
+    NotPermitted,
+    Overloaded,
+    QueueTimeout,
+    RateLimited,
+    UpstreamFailed,
+    UpstreamTimeout,
+    translate,
+)
 from gateway.openai import schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
@@ -39,6 +50,8 @@ from semantic_cache.stores.base import Entry, Store
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
 JSON = b"content-type: application/json\r\n"
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+# What a model's own trouble looks like: its route's fallback may do better.
+ANOTHER_MODEL_MAY = (UpstreamFailed, UpstreamTimeout, Overloaded, ModelLoading, RateLimited, QueueTimeout)
 
 
 class Outlet(Protocol):
@@ -179,13 +192,7 @@ class Pipeline:
             served = None
             if cascade is not None and cascading.applies(choice, request):
                 served = await self._first(passage, incoming, request, out)
-                choice = passage.choice or choice
-            if served is None:
-                receiver = self._calls.receiver(request, choice, charge)
-                call = self._call(passage, incoming, request, receiver)
-                await self._attempts.run(call, self._delivery(passage, request, receiver, out))
-            else:
-                receiver = served
+            receiver = served or await self._asked(passage, incoming, request, out)
         passage.answered_s = self._now()
         if not charge.stopped:
             charge.progress(*receiver.usage(request.prompt_tokens_estimate))
@@ -195,6 +202,21 @@ class Pipeline:
             await self.shelf.offer(passage, receiver)
             if settings is not None and settings.shadow is not None:
                 self._shadow(passage, incoming, request, receiver)
+
+    async def _asked(
+        self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet
+    ) -> StreamReceiver | WholeReceiver:
+        """Ask the chosen model, and its route's fallback where it fails before the first byte."""
+        while True:
+            assert passage.choice is not None
+            receiver = self._calls.receiver(request, passage.choice, passage.of()[2])
+            call = self._call(passage, incoming, request, receiver)
+            try:
+                await self._attempts.run(call, self._delivery(passage, request, receiver, out))
+                return receiver
+            except Exception as error:
+                if self.spare(passage, incoming, call, error) is None:
+                    raise
 
     def _call(
         self,
@@ -206,7 +228,8 @@ class Pipeline:
         """Make the call of the chosen model, and note it."""
         key, _, charge = passage.of()
         assert passage.choice is not None
-        call = self._calls.make(incoming, request, key, passage.choice, receiver)
+        before = passage.trip if passage.trip is not None and not passage.trip.delivered else None
+        call = self._calls.make(incoming, request, key, passage.choice, receiver, before)
         charge.serving = passage.trip = call.trip
         call.trace = passage.trace
         return call
@@ -271,6 +294,20 @@ class Pipeline:
                 passage.steps.append(("embed", self._chooser.embedded_s))
             passage.steps.append(("classify", self._now()))
         charge.answered_by(choice.model.name)
+        return choice
+
+    def spare(self, passage: Passage, incoming: Incoming, call: Call, error: Exception) -> Choice | None:
+        """Choose the route's fallback after a failure before the first byte, and note it; None for none."""
+        _, target, charge = passage.of()
+        failed = passage.choice
+        hopeless = call.trip.delivered or self._now() >= call.deadline_s or failed is None
+        if hopeless or not target.fallback or not isinstance(translate(error), ANOTHER_MODEL_MAY):
+            return None
+        assert failed is not None
+        choice = self._chooser.spare(target, failed.model, incoming.headers)
+        if choice is not None:
+            passage.choice = choice
+            charge.answered_by(choice.model.name)
         return choice
 
     def _delivery(self, passage: Passage, request: Inference, receiver: Form, out: Outlet) -> Deliver:
@@ -379,14 +416,22 @@ class _Member:
     def lead(self) -> tuple[Head, Call]:
         """Choose the model and make the call, for everybody."""
         pipeline, passage, request = self._pipeline, self._passage, self._request
-        choice = pipeline._choose(passage, self._incoming, request)
+        return self._made(pipeline._choose(passage, self._incoming, request), None)
+
+    def spare(self, call: Call, error: Exception) -> tuple[Head, Call] | None:
+        """Choose another model after a failure; see ``Pipeline.spare``."""
+        choice = self._pipeline.spare(self._passage, self._incoming, call, error)
+        return None if choice is None else self._made(choice, call.trip)
+
+    def _made(self, choice: Choice, trip: Trip | None) -> tuple[Head, Call]:
+        pipeline, passage, request = self._pipeline, self._passage, self._request
         name = choice.model.name
         tap = (
             StreamTap(request.choices)
             if request.stream
             else pipeline._calls.receiver(request, choice, passage.of()[2])
         )
-        call = pipeline._calls.make(self._incoming, request, passage.of()[0], choice, tap)
+        call = pipeline._calls.make(self._incoming, request, passage.of()[0], choice, tap, trip)
         call.trace = passage.trace
         return Head(name, choice.score, choice.reason, request.stream), call
 

@@ -1,7 +1,7 @@
 """One request to a model: what is sent, what receives the answer, and what became of it so far."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
 import msgspec
 
@@ -74,6 +74,11 @@ class Trip(msgspec.Struct, eq=False):
     upstream_s: float = 0.0
     held: list[tuple[str, Event, str]] = []
     """What replicas did wrong that may be the request's own fault."""
+
+    def on(self) -> Self:
+        """Begin with another model; what was tried before still counts as tried."""
+        self.barren = self.deaths = 0
+        return self
 
 
 class Call(msgspec.Struct, kw_only=True, eq=False):

@@ -156,15 +156,18 @@ async def ask_all(gateway: Gateway, upstreams: Upstreams) -> dict[tuple[str, str
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Upstreams]]:
     directory = tmp_path_factory.mktemp("faults")
     names = sorted({(named("solo", fault, mode), named("duo", fault, mode)) for fault, mode, _ in CASES})
-    upstreams = Upstreams(3 * len(names) + 3)
+    upstreams = Upstreams(3 * len(names) + 6)
     times = {"first_byte_timeout_s": 3.0, "stall_timeout_s": 3.0}
     ports = iter(upstreams.ports)
     models = ""
     for solo, duo in names:
         models += model(solo, [next(ports)], max_attempts=1, **times)
         models += model(duo, [next(ports), next(ports)], **times)
+    models += model("weak", [next(ports)], max_attempts=1, **times) + model("spare", [next(ports)], **times)
+    models += model("strong", [next(ports)], max_attempts=1, **times)
     models += model("alone", [next(ports)], **times) + model("pair", [next(ports), next(ports)], **times)
-    gateway = Gateway(directory, config(models, directory=directory))
+    routes = '[[routes]]\nname = "auto"\ntiers = ["weak", "strong"]\nfallback = ["spare"]\n'
+    gateway = Gateway(directory, config(models + routes, directory=directory))
     with running(gateway, upstreams):
         until(gateway.ready)
         yield gateway, upstreams
@@ -338,6 +341,69 @@ def test_a_lone_replica_is_tried_again(house: tuple[Gateway, Upstreams]) -> None
         "2",
         "alone-0",
     )
+
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+
+
+@pytest.mark.parametrize("fault", ["fin:3", "error:3"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": SCHEMA},
+        {"tools": TOOLS},
+        {"frequency_penalty": 0.5},
+        {"structured_outputs": {"regex": "a"}},
+    ],
+    ids=lambda one: next(iter(one)),
+)
+def test_what_cannot_be_taken_up_in_the_middle(
+    house: tuple[Gateway, Upstreams], fields: dict[str, Any], fault: str
+) -> None:
+    """Drawn at random it ends with one error event; deterministic, it is run again and compared."""
+    gateway, upstreams = house
+    until(lambda: gateway.metric("switchgear_replicas", model="pair", phase="ready") == 2)
+    status, headers, body = gateway.chat("pair", fake.script(fault, "ok", n=N), stream=True, **fields)
+    events = body.split(b"\n\n")
+    assert (status, body.count(b'"error"'), b"[DONE]" in body) == (200, 1, False)
+    told = json.loads(events[-2].removeprefix(b"data: "))["error"]
+    assert (told["code"], "cannot be carried on" in told["message"]) == ("upstream_error", True)
+    row = gateway.row(headers["x-request-id"])
+    assert (row["status"], row["completion_tokens"], row["attempts"]) == ("error", 2, 1)
+    tag = unique()
+    prompt = fake.script(fault, "ok", n=N, tag=tag)
+    status, headers, body = gateway.chat("pair", prompt, stream=True, temperature=0, **fields)
+    chunks = [json.loads(one[6:]) for one in body.split(b"\n\n") if one.startswith(b"data: {")]
+    text = "".join(one["choices"][0]["delta"].get("content", "") for one in chunks if one["choices"])
+    assert (text, body.endswith(b"data: [DONE]\n\n")) == (fake.text(N), True)
+    assert [one["path"] for one in upstreams.seen(tag)["requests"]] == ["/v1/chat/completions"] * 2
+    assert gateway.row(headers["x-request-id"])["completion_tokens"] == N
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_route_falls_back_when_its_tier_fails(
+    house: tuple[Gateway, Upstreams], streamed: bool, temperature: int
+) -> None:
+    """Shared (temperature 0) or alone; a tier that the client chose itself is not replaced."""
+    gateway, _ = house
+    fields: dict[str, Any] = {"stream": streamed, "temperature": temperature}
+    status, headers, body = gateway.chat("auto", fake.script("500", "ok", n=N, tag=unique()), **fields)
+    assert (status, headers["x-switchgear-model"], headers["x-switchgear-reason"]) == (
+        200,
+        "spare",
+        "fallback",
+    )
+    assert headers["x-switchgear-attempts"] == "2"
+    assert b'"model":"spare"' in body.replace(b'": "', b'":"')
+    row = gateway.row(headers["x-request-id"])
+    assert (row["model"], row["status"], row["completion_tokens"]) == ("spare", "ok", N)
+    chosen = {"x-switchgear-tier": "weak"}
+    refused = gateway.chat("auto", fake.script("500", "ok", tag=unique()), headers=chosen, **fields)
+    assert refused[0] == 502
+    mistaken = gateway.chat("auto", fake.script("400", "ok", tag=unique()), **fields)
+    assert mistaken[0] == 400
 
 
 def test_a_clients_own_deadline_blames_no_replica(house: tuple[Gateway, Upstreams]) -> None:

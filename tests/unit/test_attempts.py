@@ -13,10 +13,10 @@ from gateway.app import Edges, opened
 from gateway.attempts import Attempts
 from gateway.calls import Incoming
 from gateway.dispatcher import Dispatcher
-from gateway.errors import ApiError
+from gateway.errors import ApiError, RateLimited
 from gateway.judging import Judge
 from gateway.openai.schemas import CHAT
-from gateway.settings import ModelSettings, parse
+from gateway.settings import HedgeSettings, ModelSettings, parse
 from gateway.telemetry import Telemetry
 from gateway.trip import Call
 from routing.decision import Query
@@ -30,9 +30,11 @@ class ScriptedReply:
         self.status = status
         self.headers: dict[str, str] = {}
         self.closed = 0
+        self.delay_s = 0.0
         self._pieces = list(pieces)
 
     async def read(self) -> bytes:
+        await asyncio.sleep(self.delay_s)
         if not self._pieces:
             await asyncio.Event().wait()
         piece = self._pieces.pop(0)
@@ -265,3 +267,107 @@ def test_leaving_the_pipeline_frees_at_once(tmp_path: Path) -> None:
             assert b'"cancelled"' in journal.read_bytes()
 
     asyncio.run(main())
+
+
+def refused(status: int, **headers: str) -> ScriptedReply:
+    reply = ScriptedReply(b"{}", status=status)
+    reply.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return reply
+
+
+def test_a_late_first_byte_has_a_second_replica_asked_and_the_loser_is_cancelled() -> None:
+    async def main() -> None:
+        slow, quick = ScriptedReply(), ScriptedReply(b"a", b"")
+        house = House(slow, quick)
+        call = house.call()
+        call.hedge = HedgeSettings(after_ms=100)
+        assert await house.collect(call) == [b"a", b"end"]
+        assert (slow.closed, quick.closed, house.dispatcher.running()) == (1, 1, {"small": 0})
+        assert [one.outcome for one in call.trip.tries] == ["lost", "ok"]
+        assert call.trip.tried[-1] == call.trip.tries[1].replica
+        assert house.blamed == []
+
+    run(main())
+
+
+def test_who_leaves_a_hedged_call_frees_both() -> None:
+    async def main() -> None:
+        replies = ScriptedReply(), ScriptedReply()
+        house = House(*replies)
+        call = house.call()
+        call.hedge = HedgeSettings(after_ms=100)
+        asking = asyncio.create_task(house.collect(call))
+        await asyncio.sleep(1.0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert [one.closed for one in replies] == [1, 1]
+        assert house.dispatcher.running() == {"small": 0}
+
+    run(main())
+
+
+def test_hedges_are_a_share_of_the_requests() -> None:
+    async def main() -> None:
+        house = House(*(ScriptedReply(b"a", b"") for _ in range(400)))
+        for reply in house.client.replies:
+            reply.delay_s = 0.5
+        for _ in range(100):
+            call = house.call()
+            call.hedge = HedgeSettings(after_ms=100, budget=0.1)
+            await house.collect(call)
+        assert 100 < len(house.client.urls) <= 120
+
+    run(main())
+
+
+def test_retries_are_a_tenth_of_the_requests_when_everything_fails() -> None:
+    async def main() -> None:
+        house = House(*(ScriptedReply(b"{}", status=500) for _ in range(400)), replicas=3)
+        for number in range(100):
+            call = house.call()
+            call.body = b"%d" % number
+            with pytest.raises(ApiError):
+                await house.collect(call)
+        assert 100 < len(house.client.urls) <= 120
+
+    run(main())
+
+
+def test_a_request_that_kills_every_server_does_not_meet_them_all() -> None:
+    async def main() -> None:
+        house = House(*(ScriptedReply(BROKEN) for _ in range(9)), replicas=4)
+        with pytest.raises(ApiError) as failed:
+            await house.collect(house.call())
+        assert failed.value.should_retry is False
+        assert len(house.client.urls) == 2
+        assert len(house.blamed) == 1, "the second failure may be the request's own fault"
+        with pytest.raises(ApiError):
+            await house.collect(house.call())
+        assert (len(house.client.urls), len(house.blamed)) == (3, 1)
+
+    run(main())
+
+
+def test_a_server_that_asks_to_be_left_alone_is() -> None:
+    async def main() -> None:
+        served = [ScriptedReply(b"a", b"") for _ in range(5)]
+        house = House(refused(429, retry_after="30"), *served)
+        for _ in range(5):
+            await house.collect(house.call())
+        first, *others = house.client.urls
+        assert first not in others
+        await asyncio.sleep(30.0)
+        assert house.dispatcher.rests_s("small") == 0.0
+
+    run(main())
+
+
+def test_where_all_ask_to_be_left_alone_for_long_the_client_is_told() -> None:
+    async def main() -> None:
+        house = House(refused(429, retry_after="30"), refused(429, retry_after="20"))
+        with pytest.raises(RateLimited) as told:
+            await house.collect(house.call())
+        assert told.value.retry_after_s == 20.0
+        assert len(house.client.urls) == 2
+
+    run(main())

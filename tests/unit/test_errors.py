@@ -225,3 +225,10 @@ def test_an_unknown_exception_stays_opaque_and_a_full_queue_says_when_to_come_ag
 def test_every_exception_of_the_clients_is_known() -> None:
     for kind in ClientError.__subclasses__():
         assert translate(kind("x")).status in (502, 504)
+
+
+def test_a_retry_after_that_is_a_date_is_held_against_the_servers_own_clock() -> None:
+    said = {"date": "Mon, 23 Nov 2026 10:00:00 GMT", "retry-after": "Mon, 23 Nov 2026 10:00:09 GMT"}
+    assert UpstreamRefused(429, b"{}", said).retry_after_s == 9.0
+    assert UpstreamRefused(429, b"{}", {**said, "retry-after": said["date"]}).retry_after_s == 0.0
+    assert UpstreamRefused(429, b"{}", {**said, "retry-after-ms": "1500"}).retry_after_s == 1.5

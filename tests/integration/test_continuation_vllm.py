@@ -1,0 +1,236 @@
+"""Streams of real vLLM, cut at every place: two replicas of the small model, behind lines that break."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.appliance import Appliance, fetch
+from tests.fakes.processes import until
+from tests.integration.gateway import Gateway, config, model
+
+pytestmark = pytest.mark.soak
+
+CUTS = 36
+CONFIG = """
+[server]
+port = 0
+state_dir = "{home}/state"
+[database]
+url = "sqlite:///{home}/switchgear.db"
+[[models]]
+name = "small"
+context_tokens = 2048
+[models.launch]
+weights = "{weights}"
+min_replicas = 2
+kv_cache_bytes = 1073741824
+[cache]
+exact_ttl_s = 0
+"""
+PROMPTS = (
+    "Tell me a story about a river.",
+    "Write ten emojis of animals, then ten of food, nothing else.",
+    "把这句话翻译成中文并解释: The weather is nice today.",
+    "日本語で自己紹介をしてください。",
+    "Count from one to thirty in words.",
+    "Écris une recette de crêpes, avec des accents.",
+)
+
+
+class Line:
+    """A TCP line to a replica that breaks after so many events of the next stream."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self.cut_after, self.cuts, self.events = port, 0, 0, 0
+        self.loop = asyncio.new_event_loop()
+        self.server = self.loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port: int = self.server.sockets[0].getsockname()[1]
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        async def end() -> None:
+            self.server.close()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far, out = await asyncio.open_connection("127.0.0.1", self.target)
+        there = asyncio.create_task(self._copy(reader, out, watched=False))
+        try:
+            await self._copy(far, writer, watched=True)
+        finally:
+            there.cancel()
+            for one in (writer, out):
+                one.transport.abort()
+
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, watched: bool
+    ) -> None:
+        seen = 0
+        try:
+            while data := await reader.read(65536):
+                if watched:
+                    seen += data.count(b"data: ")
+                    self.events += data.count(b"data: ")
+                writer.write(data)
+                await writer.drain()
+                if watched and self.cut_after and seen >= self.cut_after:
+                    self.cut_after, self.cuts = 0, self.cuts + 1
+                    return
+        except OSError:
+            pass
+
+
+class Pair:
+    """Two replicas, a line to each, a gateway behind both lines."""
+
+    def __init__(self, home: Path, directory: Path, weights: Path) -> None:
+        own = home / "switchgear.toml"
+        own.write_text(CONFIG.format(home=home, weights=weights))
+        self.appliance = Appliance(home, directory, "--config", str(own))
+
+    def start(self, directory: Path) -> None:
+        self.appliance.started()
+        self.roots = [self.appliance.direct(f"small-{n}").removesuffix("/v1") for n in range(2)]
+        self.lines = [Line(urlsplit(root).port or 0) for root in self.roots]
+        directory.mkdir()
+        models = model("small", [one.port for one in self.lines], upstream_model="small", stall_timeout_s=5.0)
+        self.gateway = Gateway(directory, config(models, directory=directory))
+        until(self.gateway.ready)
+
+    def stream(self, prompt: str, cut_after: int = 0, **fields: Any) -> "Told":
+        """Ask for a stream that breaks once; 0: that does not break."""
+        for line in self.lines:
+            line.cut_after = cut_after
+        status, headers, body = self.gateway.chat(
+            "small", prompt, stream=True, stream_options={"include_usage": True}, **fields
+        )
+        assert status == 200
+        cuts = sum(line.cuts for line in self.lines)
+        for line in self.lines:
+            line.cut_after, line.cuts = 0, 0
+        return Told(body, headers["x-request-id"], cuts)
+
+    def decode(self, ids: list[int]) -> str:
+        found = fetch(f"{self.roots[0]}/detokenize", {"model": "small", "tokens": ids})
+        return str(found.json["prompt"])
+
+
+class Told:
+    """What a client got of a stream."""
+
+    def __init__(self, body: bytes, request_id: str, cuts: int) -> None:
+        self.request_id, self.cuts = request_id, cuts
+        events = [one[6:] for one in body.decode().split("\n\n") if one.startswith("data: ")]
+        self.done = events[-1] == "[DONE]"
+        chunks = [json.loads(one) for one in events if one != "[DONE]"]
+        self.error = next((one["error"] for one in chunks if one.get("error")), None)
+        choices = [choice for one in chunks for choice in one.get("choices") or []]
+        self.text = "".join(one["delta"].get("content") or "" for one in choices)
+        self.ids = [id_ for one in choices for id_ in one.get("token_ids") or []]
+        self.reasons = [one["finish_reason"] for one in choices if one["finish_reason"]]
+        self.usage = next((one["usage"] for one in chunks if one.get("usage")), None)
+        self.names = {one["id"] for one in chunks if "id" in one}
+
+
+@pytest.fixture(scope="module")
+def pair(demo_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    home, directory = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("pair")
+    made = Pair(home, directory, demo_home / "models" / "small")
+    try:
+        made.start(tmp_path_factory.mktemp("front") / "gateway")
+        yield made
+        made.gateway.stop()
+        for line in made.lines:
+            line.close()
+    finally:
+        made.appliance.destroy()
+
+
+def check_whole(pair: Pair, told: Told, most_tokens: int) -> None:
+    """One stream, one end, one bill of as many tokens as were told."""
+    assert told.error is None
+    assert told.done
+    assert len(told.names) == 1
+    assert len(told.reasons) == 1
+    assert told.usage is not None
+    tokens = told.usage["completion_tokens"]
+    assert tokens <= most_tokens
+    assert (told.reasons == ["length"]) == (tokens == most_tokens) or told.reasons == ["stop"]
+    row = pair.gateway.row(told.request_id)
+    assert (row["status"], row["completion_tokens"]) == ("ok", tokens)
+    assert row["prompt_tokens"] == told.usage["prompt_tokens"]
+    assert not row["estimated"]
+
+
+def test_a_cut_stream_goes_on_from_the_tokens_that_were_delivered(pair: Pair) -> None:
+    draw, same, cuts = random.Random(1), 0, 0
+    for number in range(CUTS):
+        prompt = PROMPTS[number % len(PROMPTS)]
+        fields: dict[str, Any] = {"max_tokens": 40, "temperature": 0}
+        if number % 3 == 1:
+            fields["return_token_ids"] = True
+        if number % 4 == 3:
+            fields["stop"] = ["\n\n", "ten"]
+        whole = pair.stream(prompt, **fields)
+        told = pair.stream(prompt, cut_after=draw.randrange(2, 36), **fields)
+        check_whole(pair, told, 40)
+        assert told.usage is not None
+        assert whole.usage is not None
+        assert told.usage["prompt_tokens"] == whole.usage["prompt_tokens"]
+        if told.ids and "stop" not in fields:
+            assert len(told.ids) == told.usage["completion_tokens"]
+            assert pair.decode(told.ids).removesuffix("<|im_end|>").rstrip("\ufffd") == told.text
+        assert not any(word in told.text for word in fields.get("stop", ()))
+        cuts += told.cuts
+        same += told.cuts > 0 and told.text == whole.text
+    print(f"{cuts} streams were cut; {same} of them gave the text of the uninterrupted run")
+    assert cuts > CUTS / 2
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_server_that_stops_or_dies_in_mid_stream_loses_no_word(pair: Pair, how: signal.Signals) -> None:
+    """The server of whichever replica answers; it is the appliance's to start again."""
+    until(pair.gateway.ready, 300.0)
+    fields = {"max_tokens": 120, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    for line in pair.lines:
+        line.events = 0
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(pair.stream, PROMPTS[0], **fields)
+        until(lambda: max(line.events for line in pair.lines) > 8, 60.0)
+        serving = max(pair.lines, key=lambda line: line.events)
+        pids = [
+            int(one.parent.name)
+            for one in Path("/proc").glob("[0-9]*/cmdline")
+            if f"--port\0{serving.target}\0".encode() in one.read_bytes()
+        ]
+        assert pids
+        for pid in pids:
+            os.kill(pid, how)
+        try:
+            told = running.result(120)
+        finally:
+            for pid in pids if how is signal.SIGSTOP else ():
+                os.kill(pid, signal.SIGCONT)
+    check_whole(pair, told, 120)
+    assert len(told.ids) == 120
+    assert pair.decode(told.ids).rstrip("\ufffd") == told.text
+    assert pair.gateway.row(told.request_id)["attempts"] >= 2
