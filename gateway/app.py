@@ -52,6 +52,7 @@ from gateway.settings import CacheSettings, ModelSettings, Settings
 from gateway.shadows import Shadows
 from gateway.sharpening import Sharpening
 from gateway.spot import SpotWatch
+from gateway.staging import ConfigFile
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
 from gateway.state.redis import RedisAway, RedisLimits
@@ -95,6 +96,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str] = os.environ
     load: Callable[[], Settings] | None = None
     source: str = "the configuration"
+    file: Path | None = None
     engine_python: str = ""
     gpus: tuple[int, ...] = ()
     """Of this machine, for engines that are launched here."""
@@ -284,6 +286,7 @@ class House:
             follow_rollouts=self.follow_rollouts,
             reload=self.reload,
             tell_siblings=edges.tell_siblings,
+            file=_file(settings, edges),
             loops=loops(self, *self._shared_loops(settings)),
             part_errors=ChainMap(
                 self.books.errors, *(part.errors for part in (self.shared, self.link) if part is not None)
@@ -505,6 +508,11 @@ def build(process: Process) -> ASGIApp:
         return hot.get(scope["path"], rest)(scope, receive, send)
 
     return application
+
+
+def _file(settings: Settings, edges: Edges) -> ConfigFile | None:
+    path = edges.file
+    return None if path is None else ConfigFile(path, Path(settings.server.state_dir), edges.environ)
 
 
 def _logs(settings: Settings, edges: Edges) -> Logs:

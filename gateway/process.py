@@ -20,6 +20,7 @@ from gateway.request_log import RequestLog
 from gateway.rollouts import Rollouts
 from gateway.scaling import Scaler
 from gateway.settings import Settings
+from gateway.staging import ConfigFile
 from gateway.telemetry import Telemetry
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.keys import KeyTable
@@ -76,6 +77,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     follow_rollouts: Callable[[], Awaitable[None]]
     reload: Callable[[], None]
     tell_siblings: Callable[[], None]
+    file: ConfigFile | None = None
     loops: Sequence[Loop] = ()
     part_errors: Mapping[str, str] = {}
     grading: Grading | None = None  # while there are routes

@@ -51,6 +51,7 @@ class ServerSettings(Table, frozen=True):
     heartbeat_after_s: Seconds = 10.0
     metrics_token_env: str | None = None
     state_dir: str = ".switchgear/state"
+    managed_config: bool = False
 
 
 class FleetSettings(Table, frozen=True):

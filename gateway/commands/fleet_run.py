@@ -15,9 +15,9 @@ from backends.engines import environment
 from gateway import database, fleet_rows, server
 from gateway.checks import check, check_weights
 from gateway.commands.base import CommandError, log_to_stderr
-from gateway.commands.plan import this_machine
 from gateway.fleet_process import FleetHouse
 from gateway.loops import Loop, running
+from gateway.planning import this_machine
 from gateway.settings import Settings, load
 
 RENEW_S = 3.0

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         )
     listener = server.listen(settings.server.host, settings.server.port)
     root, count = server.root_url(listener), settings.server.workers
-    edges = app.Edges(load=reread, source=str(path))
+    edges = app.Edges(load=reread, source=str(path), file=path)
     if count == 1:
         uvloop.run(_serve(settings, listener, edges, None, partial(_say, root)))
         return 0

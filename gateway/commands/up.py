@@ -26,8 +26,8 @@ from gateway.commands import credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr
 from gateway.commands.credentials import Credentials
 from gateway.commands.demo_config import demo_config
-from gateway.commands.plan import misfits, this_machine
 from gateway.commands.serve import with_address
+from gateway.planning import misfits, this_machine
 from gateway.process import Process
 from gateway.settings import ConfigError, KeySettings, Settings, load
 from gateway.tenancy import keys
@@ -91,7 +91,11 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
         )
     listener = server.listen(first.server.host, first.server.port)
     edges = app.Edges(
-        load=settings, source=str(config), engine_python=str(python), gpus=tuple(range(len(machine.gpus)))
+        load=settings,
+        source=str(config),
+        file=config,
+        engine_python=str(python),
+        gpus=tuple(range(len(machine.gpus))),
     )
     uvloop.run(_up(first, listener, edges, own, started_s))
     _say("stopped")

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 from tests.browser import books
 from tests.browser.conftest import PASSWORD
 from tests.browser.visit import PAGES, kept, visit
-from tests.integration.admin import ask
+from tests.integration.admin import ask, good
 from tests.integration.gateway import ROOT, Gateway, call
 
 
@@ -40,7 +40,7 @@ def test_every_page_with_nothing_says_what_to_do(chromium: Browser, bare: Gatewa
             tab.open(path)
             kept(tab, f"empty-{path or 'overview'}")
         tab.open("")
-        expect(tab.page.get_by_text("Three steps to the first one")).to_be_visible()
+        expect(tab.page.get_by_text("Four steps to the first one")).to_be_visible()
         tab.open("alerts")
         expect(tab.page.get_by_text("you are told before it is used up")).to_be_visible()
 
@@ -79,6 +79,113 @@ def test_from_an_organisation_to_a_request_that_is_seen(chromium: Browser, bare:
         expect(tab.page.get_by_role("table").locator(f"a[href$='{request_id}']")).to_have_count(1)
         tab.open("")
         expect(tab.page.get_by_role("heading", name="Money (USD)")).to_be_visible()
+
+
+def test_the_first_run_ends_with_a_request_that_has_arrived(chromium: Browser, bare: Gateway) -> None:
+    with visit(chromium, bare) as tab:
+        tab.by_key().open("begin")
+        tab.page.get_by_label("Organisation").fill("beginners")
+        tab.press("Go on")
+        tab.press("Make the key")
+        expect(tab.page.get_by_text("copy it now")).to_be_visible()
+        tab.press("I have it: go on")
+        tab.press("Send")
+        tab.press("Watch it arrive")
+        expect(tab.page.get_by_text("It has arrived")).to_be_visible(timeout=20_000)
+        assert tab.barriers() == []
+        kept(tab, "begin-arrived")
+        tab.page.get_by_role("link", name="how it was decided").click()
+        for said in ("Timeline", "Decision", "What it cost"):
+            expect(tab.page.get_by_role("heading", name=said)).to_be_visible()
+        assert tab.barriers() == []
+        kept(tab, "request-replayed")
+
+
+def test_a_change_of_the_file_is_staged_applied_and_taken_back(chromium: Browser, bare: Gateway) -> None:
+    before = bare.config.read_text()
+    with visit(chromium, bare) as tab:
+        tab.by_key().open("settings")
+        editor = tab.page.get_by_label("gateway.toml")
+        editor.fill(before + "[nonsense]\n")
+        expect(tab.page.get_by_text("This would not work")).to_be_visible()
+        expect(tab.page.get_by_role("button", name="Apply")).to_be_disabled()
+        editor.fill(before.replace("large_share = 0.3", "large_share = 0.5"))
+        changes = tab.page.get_by_role("region", name="Staged changes")
+        expect(changes).to_contain_text("+objective = { large_share = 0.5 }")
+        assert tab.barriers() == []
+        kept(tab, "settings-staged")
+        tab.press("Apply")
+        expect(tab.within()).to_contain_text("routes.auto.objective.large_share")
+        tab.within().get_by_role("button", name="Apply").click()
+        expect(changes).to_have_count(0)
+        assert "large_share = 0.5" in bare.config.read_text()
+        tab.press("Roll back")
+        expect(tab.within()).to_contain_text("+objective = { large_share = 0.3 }")
+        tab.within().get_by_role("button", name="Roll back").click()
+        expect(tab.within()).to_have_count(0)
+        assert bare.config.read_text() == before
+        managed = before.replace("[server]\n", "[server]\nmanaged_config = true\n")
+        bare.write(managed)
+        tab.press("Read the file again")
+        tab.within().get_by_role("button", name="Read it").click()
+        tab.press("Done")
+        expect(tab.page.get_by_text("Managed elsewhere")).to_be_visible()
+        expect(tab.page.get_by_role("button", name="Roll back")).to_have_count(0)
+    bare.write(before)
+    good(bare, "POST", "config/reload")
+
+
+def test_the_fleet_is_steered_and_the_cache_is_judged(chromium: Browser, bare: Gateway) -> None:
+    with visit(chromium, bare) as tab:
+        tab.by_key().open("fleet")
+        row = tab.page.get_by_role("row", name=re.compile("large-1"))
+        row.get_by_role("button", name="Drain").click()
+        expect(tab.within()).to_contain_text("large-1")
+        tab.within().get_by_role("button", name="Drain").click()
+        row.get_by_role("button", name="Resume").click()
+        tab.within().get_by_role("button", name="Resume").click()
+        expect(row.get_by_role("button", name="Reclaim")).to_be_visible()
+        row.get_by_role("button", name="Details").click()
+        expect(tab.within()).to_contain_text("Last start")
+        tab.page.keyboard.press("Escape")
+        tab.press("Plan on this machine")
+        expect(tab.page.get_by_role("table", name="Plan")).to_contain_text("runs elsewhere")
+        kept(tab, "fleet-planned")
+        bare.chat("small", "What is kept?")
+        tab.open("cache?model=small")
+        entries = tab.page.get_by_role("table", name="Kept answers")
+        entries.get_by_role("button", name="Inspect").first.click()
+        expect(tab.within()).to_contain_text("Its words")
+        assert tab.barriers() == []
+        kept(tab, "cache-inspected")
+        tab.page.keyboard.press("Escape")
+        tab.press("Purge these")
+        expect(tab.within()).to_contain_text("model small")
+        tab.within().get_by_role("button", name="Purge").click()
+        expect(tab.within()).to_contain_text("answers are gone")
+        tab.press("Done")
+        expect(tab.page.get_by_text("No kept answer fits")).to_be_visible()
+
+
+def test_an_account_is_made_locked_out_and_changed(chromium: Browser, bare: Gateway) -> None:
+    with visit(chromium, bare) as tab:
+        tab.by_key().open("people")
+        tab.press("New account")
+        tab.within().get_by_label("Name").fill("Ada")
+        tab.within().get_by_label("E-mail").fill("ada@example.com")
+        tab.within().locator("input[name=password]").fill(PASSWORD)
+        tab.within().get_by_role("button", name="Make it").click()
+        expect(tab.page.get_by_role("row", name=re.compile("ada@example.com"))).to_be_visible()
+    wrong = {"org": "*", "email": "ada@example.com", "password": "not this one"}
+    for _ in range(5):
+        ask(bare, "POST", "session", wrong, key=None)
+    with visit(chromium, bare) as tab:
+        tab.page.goto(f"{tab.root}/console")
+        tab.page.get_by_label("E-mail").fill("ada@example.com")
+        tab.page.locator("input[name=password]").fill(PASSWORD)
+        tab.press("Sign in")
+        expect(tab.page.get_by_role("alert")).to_contain_text("locked")
+        kept(tab, "locked-out")
 
 
 def test_the_playground_streams_and_shows_what_was_decided(chromium: Browser, bare: Gateway) -> None:

@@ -13,7 +13,7 @@ from tests.integration.gateway import ROOT, Gateway
 AXE = ROOT / "dashboards" / "console" / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = (
     "", "requests", "alerts", "playground", "fleet", "routing", "cache", "tenants", "keys", "people",
-    "webhooks", "usage", "billing", "audit", "settings",
+    "webhooks", "usage", "billing", "audit", "settings", "health", "begin",
 )  # fmt: skip
 EXPECTED = "the server responded with a status of"  # the browser's own note about a 401 before signing in
 

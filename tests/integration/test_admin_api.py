@@ -313,3 +313,45 @@ def test_what_an_older_gateway_left_is_kept(tmp_path_factory: pytest.TempPathFac
     with running(open_gateway(directory, url, upstreams), upstreams) as (gateway, _):
         found = good(gateway, "GET", "keys/key_old")
         assert (found["org"], found["terms"]) == ("old", {"rpm": 7, "floor_nanousd": 0, "band": "batch"})
+
+
+def test_the_file_is_changed_through_the_door_and_taken_back(door: Gateway) -> None:
+    first = good(door, "GET", "config")
+    assert (first["read_only"], first["waiting"], first["finding"]) == (None, [], None)
+    text = first["text"].replace('name = "large"', 'name = "huge"')
+    trial = good(door, "POST", "config/trial", {"text": text})
+    assert (trial["finding"], "+name" in trial["diff"]) == (None, True)
+    assert "models.huge" in trial["changed"]
+    assert ask(door, "PUT", "config", {"text": text, "over": "another"})[0] == 412
+    status, _, body = ask(door, "PUT", "config", {"text": text + "[nonsense]\n", "over": first["digest"]})
+    assert (status, "nonsense" in body["error"]["message"]) == (400, True)
+    applied = good(door, "PUT", "config", {"text": text, "over": first["digest"]})
+    assert (applied["text"], door.config.read_text()) == (text, text)
+    assert [one["name"] for one in good(door, "GET", "models")["data"]] == ["huge", "small"]
+    earlier = applied["earlier"][0]["id"]
+    assert good(door, "GET", f"config/earlier/{earlier}")["text"] == first["text"]
+    assert ask(door, "POST", "config/rollback", {"id": "none", "over": applied["digest"]})[0] == 404
+    back = good(door, "POST", "config/rollback", {"id": earlier, "over": applied["digest"]})
+    assert back["text"] == first["text"]
+    until(door.ready)
+    [line] = good(door, "GET", "audit?action=config.rollback")["data"]
+    assert "models.huge" in line["after"]["changed"]
+    managed = first["text"].replace("[server]\n", "[server]\nmanaged_config = true\n")
+    assert managed != first["text"]
+    good(door, "PUT", "config", {"text": managed, "over": first["digest"]})
+    shown = good(door, "GET", "config")
+    assert "managed_config" in shown["read_only"]
+    assert ask(door, "PUT", "config", {"text": text, "over": shown["digest"]})[0] == 409
+    door.write(first["text"])
+    good(door, "POST", "config/reload")
+    until(door.ready)
+
+
+def test_plan_and_books_are_looked_at_through_the_door(door: Gateway) -> None:
+    plans = good(door, "GET", "plan")["data"]
+    assert [(one["model"], one["fits"], len(one["attached"])) for one in plans] == [
+        ("small", True, 1),
+        ("large", True, 1),
+    ]
+    found = good(door, "GET", "ledger/reconcile")
+    assert found["well"] is True, found

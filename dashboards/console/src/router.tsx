@@ -1,6 +1,6 @@
 // The pages of the console: one line each, loaded when they are opened. Every one has an address.
 import {
-  IconActivity, IconBell, IconCoin, IconDatabase, IconFileInvoice, IconHistory, IconKey, IconListSearch,
+  IconActivity, IconBell, IconCoin, IconDatabase, IconFileInvoice, IconHeartbeat, IconHistory, IconKey, IconListSearch,
   IconMessage, IconRoute, IconServer2, IconSettings, IconSitemap, IconUsers, IconWebhook,
 } from "@tabler/icons-react";
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent } from "@tanstack/react-router";
@@ -34,10 +34,12 @@ export const PLACES: Place[] = [
   { path: "/usage", title: "Usage & invoice", right: "usage.read", icon: IconFileInvoice, group: "Money", load: () => import("./pages/usage") },
   { path: "/billing", title: "Prices & credit", right: "money.read", icon: IconCoin, group: "Money", load: () => import("./pages/billing") },
   { path: "/audit", title: "Audit log", right: "audit.read", icon: IconHistory, group: "House", load: () => import("./pages/audit") },
-  { path: "/settings", title: "Settings & health", right: "usage.read", icon: IconSettings, group: "House", load: () => import("./pages/settings") },
+  { path: "/settings", title: "Settings", right: "usage.read", icon: IconSettings, group: "House", load: () => import("./pages/settings") },
+  { path: "/health", title: "Health", right: "fleet.read", icon: IconHeartbeat, group: "House", load: () => import("./pages/health") },
 ];
 
 const DETAILS: { path: string; load: Loader }[] = [
+  { path: "/begin", load: () => import("./pages/begin") },
   { path: "/requests/$id", load: () => import("./pages/request") },
   { path: "/tenants/$id", load: () => import("./pages/organisation") },
   { path: "/projects/$id", load: () => import("./pages/project") },

@@ -43,7 +43,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of this moment; ``ledger_gap_nanousd`` is null until it is known."""
+    """The state of this moment; ``ledger_gap_nanousd`` is null until it is known.
+
+    The cache's errors are null without the semantic tier: wrong hits allowed and, by its audits, expected for
+    each request; and expected for each hit by likeness.
+    """
 
     now_s: float
     status: str
@@ -51,6 +55,10 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     models: list[Load]
     cache_entries: int
     cache_bytes: int
+    cache_error_bound: float | None
+    cache_error_estimate: float | None
+    cache_false_hit_ratio: float | None
+    cache_audits: dict[str, int]
     ledger_gap_nanousd: int | None
 
 
@@ -92,7 +100,11 @@ def _live(process: Process) -> Live:
         found = samples.get(name, [])
         return sum(one.value for one in found if model is None or one.labels["model"] == model)
 
-    gap = samples.get("switchgear_ledger_gap_nanousd", [])
+    def seen(name: str) -> float | None:
+        found = samples.get(name, [])
+        return found[0].value if found else None
+
+    gap = seen("switchgear_ledger_gap_nanousd")
     return Live(
         now_s=process.control.wall(),
         status=health["status"],
@@ -109,7 +121,15 @@ def _live(process: Process) -> Live:
         ],
         cache_entries=int(gauge("switchgear_cache_entries")),
         cache_bytes=int(gauge("switchgear_cache_bytes")),
-        ledger_gap_nanousd=int(gap[0].value) if gap else None,
+        cache_error_bound=seen("switchgear_cache_error_bound"),
+        cache_error_estimate=seen("switchgear_cache_error_estimate"),
+        cache_false_hit_ratio=seen("switchgear_cache_false_hit_ratio"),
+        cache_audits={
+            one.labels["outcome"]: int(one.value)
+            for one in samples.get("switchgear_cache_audits", [])
+            if one.name.endswith("_total")
+        },
+        ledger_gap_nanousd=None if gap is None else int(gap),
     )
 
 

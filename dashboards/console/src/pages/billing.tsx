@@ -3,6 +3,7 @@ import { NumberInput, Select, Stack, Tabs, Text, TextInput } from "@mantine/core
 import { api, got, type Schemas } from "../api/client";
 import { moment, usd } from "../format";
 import { Action } from "../parts/action";
+import { Books } from "../parts/books";
 import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
@@ -149,8 +150,10 @@ function Book({ org }: { org?: string }) {
 }
 
 function Ledger({ org }: { org?: string }) {
+  const { may } = useSession();
   return (
     <Stack>
+      {may("fleet.read") && <Books />}
       <Card title="Ledger">
         <Listing<Schemas["LedgerEntry"]>
           label="Ledger entries"

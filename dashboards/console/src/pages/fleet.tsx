@@ -1,16 +1,18 @@
-// What is served, and by what: models, replicas by phase, their load.
-import { Group, SimpleGrid, Stack, Text } from "@mantine/core";
+// What is served, and by what: models, replicas by phase, their load and start, what can be done with them.
+import { Button, Code, Group, Modal, NumberInput, SimpleGrid, Stack, Table, Text } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
 import { api, got, type Schemas } from "../api/client";
-import { count, duration } from "../format";
+import { brief, count, duration } from "../format";
 import { Action } from "../parts/action";
 import { Status } from "../parts/badges";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
-import { Card, Empty, Failed, Heading } from "../parts/states";
+import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
 import { useSession } from "../session";
 
 type Replica = Schemas["ShownReplica"];
+type Model = Schemas["ShownModel"];
 
 export default function Fleet() {
   const { may } = useSession();
@@ -26,46 +28,92 @@ export default function Fleet() {
             everyMs={5_000}
             ask={(cursor) => got(api.GET("/admin/v1/replicas", { params: { query: { cursor, limit: 50 } } }))}
             id={(row) => row.id}
-            empty={<Empty title="No replica">Add one in the configuration file under <span className="code">[[models.replicas]]</span>, then read the file again in <To to="/settings">settings</To>.</Empty>}
+            empty={<Empty title="No replica">Add one in the <To to="/settings">settings</To> under <span className="code">[[models.replicas]]</span>; a model that sleeps at zero gets one with its next request.</Empty>}
             columns={[
               { name: "Replica", cell: (row) => <span className="code">{row.id}</span> },
-              { name: "Model", cell: (row) => <To to="/requests" search={{ model: row.model }}>{row.model}</To> },
-              { name: "Phase", cell: (row) => <><Status status={row.phase} />{row.reason && <Text size="xs" c="dimmed">{row.reason}</Text>}</> },
+              { name: "Model", cell: (row) => <><To to="/requests" search={{ model: row.model }}>{row.model}</To>{row.version && <Text size="xs" c="dimmed">{row.version}</Text>}</>, extra: true },
+              { name: "Phase", cell: (row) => <><Status status={row.phase} />{row.spot && <Text size="xs" c="dimmed">spot</Text>}{row.reason && <Text size="xs" c="dimmed">{row.reason}</Text>}</> },
+              { name: "Running", cell: (row) => count(row.running), numeric: true },
               { name: "For", cell: (row) => duration(row.in_phase_s), numeric: true, extra: true },
-              { name: "Address", cell: (row) => <span className="code">{row.url}</span>, extra: true },
-              { name: "Do", cell: (row) => (may("fleet.write") ? <Steer replica={row} /> : "—") },
+              { name: "Do", cell: (row) => <Group gap={6}>{may("fleet.write") && <Steer replica={row} />}<Inside replica={row} /></Group> },
             ]}
           />
         </Card>
+        <Plan />
       </Stack>
     </>
   );
 }
 
+type Verb = "drain" | "resume" | "sleep" | "wake";
+const VERBS: Record<Verb, { label: string; danger?: boolean; from: string[]; says: (replica: Replica) => string }> = {
+  drain: { label: "Drain", danger: true, from: ["ready"], says: (one) => `New requests go to other replicas of ${one.model}; the ${count(one.running)} that run on ${one.id} finish. If it is the last one, ${one.model} is not served until you resume it.` },
+  resume: { label: "Resume", from: ["draining"], says: (one) => `${one.id} gets requests again.` },
+  sleep: { label: "Sleep", danger: true, from: ["ready"], says: (one) => `${one.id} finishes what it runs, then gives its memory back; ${one.model} has one replica less until it wakes. An engine that cannot sleep says so.` },
+  wake: { label: "Wake", from: ["sleeping", "stopped"], says: (one) => `${one.id} loads again and serves.` },
+};
+
 function Steer({ replica }: { replica: Replica }) {
   const params = { path: { replica_id: replica.id } };
-  if (replica.phase === "ready") {
-    return (
-      <Action
-        size="compact-xs" label="Drain" danger confirm="Drain" title={`Drain ${replica.id}`}
-        act={() => got(api.POST("/admin/v1/replicas/{replica_id}/drain", { params: { path: params.path } }))}
-      >
-        <Text size="sm">New requests go to other replicas of {replica.model}; what runs on <span className="code">{replica.id}</span> finishes. If it is the last one, {replica.model} is not served until you resume it.</Text>
-      </Action>
-    );
-  }
-  if (replica.phase !== "draining") return <>—</>;
+  const doing: Record<Verb, () => Promise<unknown>> = {
+    drain: () => got(api.POST("/admin/v1/replicas/{replica_id}/drain", { params })),
+    resume: () => got(api.POST("/admin/v1/replicas/{replica_id}/resume", { params })),
+    sleep: () => got(api.POST("/admin/v1/replicas/{replica_id}/sleep", { params })),
+    wake: () => got(api.POST("/admin/v1/replicas/{replica_id}/wake", { params })),
+  };
   return (
-    <Action
-      size="compact-xs" variant="default" label="Resume" confirm="Resume" title={`Resume ${replica.id}`}
-      act={() => got(api.POST("/admin/v1/replicas/{replica_id}/resume", { params: { path: params.path } }))}
-    >
-      <Text size="sm">It gets requests again.</Text>
-    </Action>
+    <>
+      {(Object.keys(VERBS) as Verb[]).filter((verb) => VERBS[verb].from.includes(replica.phase)).map((verb) => {
+        const { label, danger, says } = VERBS[verb];
+        return (
+          <Action key={verb} size="compact-xs" label={label} danger={danger} variant={danger ? undefined : "default"} confirm={label} title={`${label} ${replica.id}`} act={doing[verb]}>
+            <Text size="sm">{says(replica)}</Text>
+          </Action>
+        );
+      })}
+      {replica.phase === "ready" && (
+        <Action
+          size="compact-xs" danger label="Reclaim" confirm="Reclaim" title={`Reclaim ${replica.id}`}
+          act={(given) => got(api.POST("/admin/v1/replicas/{replica_id}/reclaim", { params, body: { notice_s: Number(given.get("notice_s")) } }))}
+        >
+          <Text size="sm">As if its machine were taken away: no new requests for <span className="code">{replica.id}</span> at once, the {count(replica.running)} that run have the notice's time, then it is gone. A launched one gets a substitute.</Text>
+          <NumberInput name="notice_s" label="Notice (seconds)" min={0} max={3600} defaultValue={30} required hideControls />
+        </Action>
+      )}
+    </>
+  );
+}
+
+/** How its last start went, and what its engine said last. */
+function Inside({ replica }: { replica: Replica }) {
+  const [open, setOpen] = useState(false);
+  const start = replica.start ?? [];
+  const log = replica.log ?? [];
+  const whole_s = start.reduce((sum, one) => sum + one.seconds, 0);
+  return (
+    <>
+      <Button size="compact-xs" variant="default" onClick={() => setOpen(true)}>Details</Button>
+      <Modal opened={open} onClose={() => setOpen(false)} title={replica.id} closeButtonProps={{ "aria-label": "Close" }}>
+        <Stack gap="sm">
+          <Text size="sm">{replica.model}, <Status status={replica.phase} /> for {duration(replica.in_phase_s)}</Text>
+          <Text size="sm" className="code">{replica.url}</Text>
+          <Text fw={600} size="sm">Last start{start.length > 0 && `: ${duration(whole_s)}`}</Text>
+          {start.length === 0 ? <Text size="sm" c="dimmed">It runs elsewhere, or was not started by this gateway.</Text> : start.map((one) => (
+            <div key={one.step}>
+              <Group justify="space-between"><Text size="sm">{one.step}</Text><Text size="sm" className="num">{duration(one.seconds)}</Text></Group>
+              <div className="bar" aria-hidden><div style={{ width: `${whole_s ? (100 * one.seconds) / whole_s : 0}%` }} /></div>
+            </div>
+          ))}
+          <Text fw={600} size="sm">Last lines of its log</Text>
+          {log.length === 0 ? <Text size="sm" c="dimmed">{replica.phase === "ready" ? "It serves: nothing to tell." : "None here: it runs elsewhere."}</Text> : <pre className="log" tabIndex={0}>{log.join("\n")}</pre>}
+        </Stack>
+      </Modal>
+    </>
   );
 }
 
 function Models() {
+  const { may } = useSession();
   const { data, error, refetch } = useQuery({
     queryKey: ["models"],
     refetchInterval: 5_000,
@@ -78,23 +126,80 @@ function Models() {
     },
   });
   if (error && !data) return <Failed error={error} again={() => void refetch()} />;
+  if (!data) return <Loading />;
+  if (data.models.length === 0) return <Card><Empty title="No model">Add a <span className="code">[[models]]</span> table in the <To to="/settings">settings</To>.</Empty></Card>;
   return (
     <SimpleGrid cols={{ base: 1, sm: 2, lg: 3 }}>
-      {data?.models.map((model) => {
+      {data.models.map((model) => {
         const load = data.loads.get(model.name);
         return (
           <Card key={model.name} title={<span style={{ overflowWrap: "anywhere" }}>{model.name}</span>} side={<Text size="xs" c="dimmed">{model.kind} · {model.engine}</Text>}>
             <Stack gap={6}>
               <Group gap={6}>{Object.entries(model.replicas).map(([phase, number]) => <Status key={phase} status={phase} times={number} />)}</Group>
-              <Text size="sm">{load?.running ?? 0} running, {load?.queued ?? 0} waiting</Text>
+              <Text size="sm">{load?.running ?? 0} running, {load?.queued ?? 0} waiting · <To to="/requests" search={{ model: model.name }}>its requests</To></Text>
               <Text size="xs" c="dimmed">
                 Upstream <span className="code">{model.upstream_model}</span>
                 {model.context_tokens ? ` · ${count(model.context_tokens)} tokens of context` : ""} · price <span className="code">{model.price_version}</span>
               </Text>
+              {model.scaling && <Scaling model={model} scaling={model.scaling as unknown as ScalingNow} steer={may("fleet.write")} />}
             </Stack>
           </Card>
         );
       })}
     </SimpleGrid>
+  );
+}
+
+interface ScalingNow { desired: number; standby: number; min: number; max: number; pinned: number | null; reason: string }
+
+function Scaling({ model, scaling, steer }: { model: Model; scaling: ScalingNow; steer: boolean }) {
+  const set = (replicas: number | null) =>
+    got(api.POST("/admin/v1/models/{model_name}/scale", { params: { path: { model_name: model.name } }, body: { replicas } }));
+  return (
+    <>
+      <Text size="xs" c="dimmed">{scaling.desired} wanted, between {scaling.min} and {scaling.max}{scaling.standby > 0 && `, ${scaling.standby} on standby`}{scaling.pinned !== null ? "; set by hand" : scaling.reason && `; ${scaling.reason}`}</Text>
+      {steer && (
+        <Group gap={6}>
+          <Action size="compact-xs" variant="default" label="Scale" title={`Scale ${model.name}`} confirm="Set it" act={(given) => set(Number(given.get("replicas")))}>
+            <NumberInput name="replicas" label="Replicas" min={0} max={1000} allowDecimal={false} defaultValue={scaling.desired} required hideControls data-autofocus />
+            <Text size="sm">Holds until it is given back, or until the gateway ends. What runs on replicas that go finishes; with 0, {model.name} is not served until a request wakes it.</Text>
+          </Action>
+          {scaling.pinned !== null && (
+            <Action size="compact-xs" variant="default" label="Give back" title={`Give ${model.name} back`} confirm="Give it back" act={() => set(null)}>
+              <Text size="sm">The autoscaler chooses again, between {scaling.min} and {scaling.max}.</Text>
+            </Action>
+          )}
+        </Group>
+      )}
+    </>
+  );
+}
+
+/** Whether each model fits on this machine; looked for when asked, as it reads the weights' shapes. */
+function Plan() {
+  const { data, error, isFetching, refetch } = useQuery({ queryKey: ["plan"], enabled: false, queryFn: () => got(api.GET("/admin/v1/plan")) });
+  const bytes = (value: number | null | undefined) => (value == null ? "—" : `${brief(value)} B`);
+  return (
+    <Card title="Plan" side={<Button size="xs" variant="default" loading={isFetching} onClick={() => void refetch()}>Plan on this machine</Button>}>
+      {error && <Failed error={error} />}
+      {!data ? <Text size="sm" c="dimmed">Does each model fit here, how much does it hold, how is it started?</Text> : (
+        <Table.ScrollContainer minWidth={0} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: "region", "aria-label": "Plan" } }}>
+          <Table aria-label="Plan">
+            <Table.Thead><Table.Tr><Table.Th>Model</Table.Th><Table.Th>Fits</Table.Th><Table.Th className="num">Weights</Table.Th><Table.Th className="num">KV cache</Table.Th><Table.Th>At once</Table.Th></Table.Tr></Table.Thead>
+            <Table.Tbody>
+              {data.data.map((one) => (
+                <Table.Tr key={one.model}>
+                  <Table.Th scope="row" fw={400}>{one.model}{(one.command?.length ?? 0) > 0 && <details><summary>Command</summary><Code block style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{one.command?.join(" ")}</Code></details>}</Table.Th>
+                  <Table.Td>{one.attached?.length ? "runs elsewhere" : one.fits ? "yes" : "no"}{[...(one.problems ?? []), ...(one.notes ?? [])].map((text) => <Text size="xs" c="dimmed" key={text}>{text}</Text>)}</Table.Td>
+                  <Table.Td className="num">{bytes(one.weight_bytes)}</Table.Td>
+                  <Table.Td className="num">{bytes(one.kv_bytes)}</Table.Td>
+                  <Table.Td>{Object.entries(one.sequences ?? {}).map(([length, number]) => `${count(number)} of ${count(Number(length))} tokens`).join(", ") || "—"}</Table.Td>
+                </Table.Tr>
+              ))}
+            </Table.Tbody>
+          </Table>
+        </Table.ScrollContainer>
+      )}
+    </Card>
   );
 }

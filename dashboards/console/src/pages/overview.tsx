@@ -1,6 +1,6 @@
 // What happens now: traffic, errors, latency, spending, savings, the fleet, alerts.
 import { Anchor, Button, Code, Group, SegmentedControl, SimpleGrid, Stack, Text } from "@mantine/core";
-import { useQuery } from "@tanstack/react-query";
+import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { useRef } from "react";
 import { api, got, type Schemas } from "../api/client";
@@ -28,6 +28,7 @@ export default function Overview() {
   const span = SPANS[name] ?? SPANS["1h"]!;
   const activity = useQuery({
     queryKey: ["activity", name],
+    placeholderData: keepPreviousData,
     refetchInterval: LIVE_MS,
     queryFn: async () => {
       const to_s = Math.floor(Date.now() / 1000 / span.step_s + 1) * span.step_s;
@@ -215,13 +216,13 @@ function FirstSteps() {
     <Card title="No request in this span of time">
       <Stack gap="sm" align="flex-start">
         <Text size="sm">
-          {may("tenants.write") ? "Three steps to the first one; it shows up here within seconds." : "Choose a longer span, or send a request with your key:"}
+          {may("tenants.write") ? "Four steps to the first one; it shows up here within seconds." : "Choose a longer span, or send a request with your key:"}
         </Text>
         {may("tenants.write") && (
           <Group gap="xs">
-            {may("orgs.write") && <Button size="xs" component={Link} to="/tenants">1 · Make an organisation and a project</Button>}
-            <Button size="xs" variant="default" component={Link} to="/keys">2 · Make a key</Button>
-            <Button size="xs" variant="default" component={Link} to="/playground">3 · Try it in the playground</Button>
+            {may("orgs.write") && <Button size="xs" component={Link} to="/begin">Begin: organisation, key, first request</Button>}
+            <Button size="xs" variant="default" component={Link} to="/keys">Make a key</Button>
+            <Button size="xs" variant="default" component={Link} to="/playground">Try it in the playground</Button>
           </Group>
         )}
         <Code block w="100%" style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{example}</Code>

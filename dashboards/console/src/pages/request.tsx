@@ -3,8 +3,8 @@ import { Code, Group, SimpleGrid, Stack, Table, Text } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useParams } from "@tanstack/react-router";
 import type { ReactNode } from "react";
-import { api, got, type Schemas } from "../api/client";
-import { count, moment, percent, usd } from "../format";
+import { api, Failure, got, type Schemas } from "../api/client";
+import { count, duration, moment, percent, usd } from "../format";
 import { Copy } from "../parts/action";
 import { Source, Status } from "../parts/badges";
 import { To } from "../parts/link";
@@ -12,13 +12,22 @@ import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
 import { useSession } from "../session";
 
 type Row = Schemas["RequestRow"];
+type Line = Schemas["RequestLine"];
 
 export default function Request() {
   const { id } = useParams({ strict: false }) as { id: string };
   const { data, error, isPending, refetch } = useQuery({
     queryKey: ["requests", id],
-    queryFn: async () =>
-      (await got(api.GET("/admin/v1/requests", { params: { query: { request_id: id, limit: 1 } } }))).data[0] ?? null,
+    retry: false,
+    queryFn: async () => {
+      try {
+        return await got(api.GET("/admin/v1/requests/{request_id}", { params: { path: { request_id: id } } }));
+      } catch (failure) {
+        if (failure instanceof Failure && failure.status === 404) return null;
+        throw failure;
+      }
+    },
+    refetchInterval: (query) => (query.state.data?.booked ? false : 2_000),
   });
   if (isPending) return <Loading />;
   if (error) return <Failed error={error} again={() => void refetch()} />;
@@ -29,16 +38,20 @@ export default function Request() {
       </Empty>
     );
   }
-  return <Explained row={data} />;
+  if (data.booked === null) return <><Heading title={<span className="code">{id}</span>} /><Text size="sm">It has ended and is being booked.</Text></>;
+  return <Explained row={data.booked} line={data.decision} />;
 }
 
-function Explained({ row }: { row: Row }) {
+function Explained({ row, line }: { row: Row; line: Line | null }) {
   const curl = `curl ${location.origin}/v1/chat/completions -H "authorization: Bearer $KEY" -H "content-type: application/json" \\\n  -d '{"model": "${row.route || row.model}", "messages": [{"role": "user", "content": "..."}]}'`;
   return (
     <>
       <Heading title={<span className="code">{row.request_id}</span>} about={moment(row.ts)}><Status status={row.status} /></Heading>
       <SimpleGrid cols={{ base: 1, lg: 2 }}>
-        <Card title="What happened"><Steps row={row} /></Card>
+        <Stack>
+          <Card title="What happened"><Steps row={row} line={line} /></Card>
+          <Replay row={row} line={line} />
+        </Stack>
         <Stack>
           <Card title="What it cost"><Cost row={row} /></Card>
           <Card title="Whose it is">
@@ -60,7 +73,48 @@ function Explained({ row }: { row: Row }) {
   );
 }
 
-function Steps({ row }: { row: Row }) {
+/** Where the time went, and the decision as it was noted; of the latest requests of the process that answers. */
+function Replay({ row, line }: { row: Row; line: Line | null }) {
+  if (line === null) {
+    return <Card title="Decision"><Text size="sm" c="dimmed">Kept for the latest requests of each gateway process: this one is older, or another process answered it. Its bill stays.</Text></Card>;
+  }
+  const waited_ms = line.queue_ms;
+  const first_ms = Math.max(0, line.first_byte_ms - waited_ms);
+  const rest_ms = Math.max(0, line.total_ms - waited_ms - first_ms);
+  const parts: [string, number][] = [["Waited in the queue", waited_ms], ["Until the first byte", first_ms], ["Until the end", rest_ms]];
+  const tried = (line.replicas ?? []).map((replica, at) => `${replica}: ${line.outcomes?.[at] || "ok"}`);
+  return (
+    <>
+      <Card title="Timeline" side={<Text size="sm" className="num">{duration(line.total_ms / 1000)}</Text>}>
+        <Stack gap="xs">
+          {parts.map(([name, ms]) => (
+            <div key={name}>
+              <Group justify="space-between"><Text size="sm">{name}</Text><Text size="sm" className="num">{duration(ms / 1000)}</Text></Group>
+              <div className="bar" aria-hidden><div style={{ width: `${line.total_ms ? (100 * ms) / line.total_ms : 0}%` }} /></div>
+            </div>
+          ))}
+        </Stack>
+      </Card>
+      <Card title="Decision">
+        <Facts facts={[
+          ["Asked for", line.asked],
+          ["Among", (line.candidates ?? []).join(", ") || "only this one"],
+          ["Chosen", <b key="m">{line.model}</b>],
+          ["Why", line.reason || "named by the client"],
+          ["Score", line.score == null ? "not needed" : line.score.toFixed(3)],
+          ["Cache", <>{line.cache}{line.cache_entry && <> · <span className="code">{line.cache_entry.slice(0, 12)}</span></>}</>],
+          ["Attempts", tried.join("; ") || "none: no model ran"],
+          ["Status", line.error ? `${line.status}, ${line.error}` : String(line.status)],
+          ["Streamed", line.streamed ? "yes" : "no"],
+          ["Trace", line.trace_id ? <span key="t" className="code">{line.trace_id}</span> : "not traced"],
+        ]} />
+        {row.route && <Text size="sm" mt="sm"><To to="/routing" search={{ route: row.route }}>Try another prompt on this route</To></Text>}
+      </Card>
+    </>
+  );
+}
+
+function Steps({ row, line }: { row: Row; line: Line | null }) {
   const cached = row.source !== "upstream";
   return (
     <ol className="steps">
@@ -70,6 +124,7 @@ function Steps({ row }: { row: Row }) {
       </Step>
       <Step title="Looked up">
         {cached ? <>Answered as: <b><Source source={row.source} /></b>.</> : "No earlier answer fitted, so a model was asked."}
+        {line?.cache_entry && <> Kept answer <span className="code">{line.cache_entry.slice(0, 12)}</span>, see the <To to="/cache">cache</To>.</>}
       </Step>
       <Step title="Routed">
         {row.route ? (
@@ -86,7 +141,7 @@ function Steps({ row }: { row: Row }) {
         <Status status={row.status} /> with {count(row.completion_tokens)} tokens
         {row.reasoning_tokens > 0 && `, ${count(row.reasoning_tokens)} of them reasoning`}.
       </Step>
-      <Step title="Booked">{usd(row.amount_nanousd)} from <span className="code">key:{row.key_id}</span> to revenue.</Step>
+      <Step title="Booked">{usd(row.amount_nanousd)} from <span className="code">key:{row.key_id}</span> to <span className="code">revenue</span>, in the <To to="/billing" search={{ tab: "ledger", org: row.org }}>ledger of {row.org}</To>.</Step>
     </ol>
   );
 }

@@ -1,0 +1,10 @@
+/** A unified diff; what it means stands in the signs, the colours only repeat them. */
+export function Diff({ text }: { text: string }) {
+  return (
+    <pre className="diff" tabIndex={0} aria-label="What changes">
+      {text.split("\n").slice(2).map((line, at) => (
+        <span key={at} className={line.startsWith("+") ? "more" : line.startsWith("-") ? "less" : undefined}>{line || " "}</span>
+      ))}
+    </pre>
+  );
+}
