@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import ChainMap
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -38,25 +38,25 @@ from gateway.fleet_apart import FleetApart
 from gateway.grading import Grading
 from gateway.judging import Judge
 from gateway.learning import Learning
-from gateway.likeness import Keep, Likeness
-from gateway.loops import Loop, running
+from gateway.likeness import Keep
+from gateway.links import limits_of, link_of, logs_of, news_of
+from gateway.loops import running
 from gateway.metering import metering_from
 from gateway.outbound.webhooks import post
 from gateway.pipeline import Pipeline
 from gateway.process import Control, Process
 from gateway.recordings import Recordings
 from gateway.request_log import RequestLog
+from gateway.rounds import loops
 from gateway.salt import own_salt
 from gateway.scaling import Fleet, Scaler
-from gateway.settings import CacheSettings, ModelSettings, Settings
+from gateway.settings import Settings
 from gateway.shadows import Shadows
 from gateway.sharpening import Sharpening
 from gateway.spot import SpotWatch
 from gateway.staging import ConfigFile
-from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.memory import MemoryLimits
-from gateway.state.redis import RedisAway, RedisLimits
-from gateway.state.redis_logs import RedisLogs
+from gateway.state.redis import RedisAway
 from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
 from gateway.tenancy import webhooks
@@ -67,10 +67,10 @@ from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
 from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
+from gateway.tier import Tier
 from gateway.tracing import tracing_from
 from semantic_cache.saving import OwnFile
-from semantic_cache.stores.redis import Link
-from semantic_cache.stores.shared import Complained, SharedLog
+from semantic_cache.stores.shared import Complained
 
 ROUTES = (
     inference.handlers,
@@ -82,9 +82,6 @@ ROUTES = (
     console.handlers,
     admin.handlers,
 )
-
-PULSE_S = 0.5
-CACHE_TIMEOUT_S = 0.005  # a look-up in Redis; longer is a miss
 
 
 class Edges(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,40 +103,6 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     """Have the other workers read the file again too."""
 
 
-def loops(house: "House", *more: Loop) -> tuple[Loop, ...]:
-    """Everything that repeats beside the requests: name, period in seconds, step."""
-    supervisor, books, notices = house.supervisor, house.books, house.notices
-
-    async def scrape() -> None:
-        await supervisor.scrape_once()
-        house.dispatcher.observe(supervisor.loads)
-
-    return (
-        *more,
-        Loop("reconcile", 0.5, supervisor.reconcile_once),
-        Loop("scaling", 1.0, house.scaler.look),
-        Loop("probe", 1.0, supervisor.probe_once),
-        Loop("scrape", 2.0, scrape),
-        Loop("ledger", 0.5, books.carry),
-        Loop("keys", 1.0, books.refresh_keys),
-        Loop("rollouts", 1.0, house.follow_rollouts),
-        Loop("spot", 2.0, house.spot.look),
-        Loop("expiry", 2.0, books.expire),
-        Loop("standings", 60.0, books.note_standings),
-        Loop("idempotency", 1.0, house.recordings.step),
-        Loop("retention", 600.0, books.retain),
-        Loop("proof", 300.0, books.prove),
-        Loop("alerts", 5.0, notices.watch),
-        Loop("pulse", PULSE_S, gauges.pulse(house.telemetry, PULSE_S)),
-        Loop("webhooks", 1.0, notices.deliver),
-        Loop("likeness", 0.1, house.settle),
-        Loop("audits", 0.5, house.audit),
-        Loop("shadows", 0.5, house.shadows.step),
-        Loop("labels", 5.0, house.learning.step),
-        Loop("likeness-file", 60.0, house.save_likeness),
-    )
-
-
 class House:
     """The parts of one gateway process, and the way a configuration is put in force in them."""
 
@@ -153,15 +116,16 @@ class House:
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.metering = metering_from(edges.environ, self.telemetry, edges.wall)
         self.log = RequestLog(self.telemetry, (edges.now, edges.wall))
-        self.news = _news(settings, edges)
+        self.news = news_of(settings, edges.environ)
         cache = settings.cache
-        self.link = _link(settings, edges)
+        self.link = link_of(settings, edges.environ, edges.now)
         file = OwnFile(state_dir / "semantic.cache")
-        self._keep = Keep(cache.max_bytes, cache.max_entries, file, self.news, self.link)
-        self.store = self._keep.store("exact")
+        keep = Keep(cache.max_bytes, cache.max_entries, file, self.news, self.link)
+        self.store = keep.store("exact")
         self.keys = keys = KeyTable()
         prices = PriceTable()
-        self.shared = _shared(settings, edges, self.telemetry)
+        alone = lambda: self.telemetry.count("switchgear_limits_alone_total", ())  # noqa: E731
+        self.shared = limits_of(settings, edges.environ, alone)
         limits = MemoryLimits() if self.shared is None else self.shared
         self.accounts = limits.accounts
         name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
@@ -212,11 +176,10 @@ class House:
         self.scaler.shares = self.rollouts.in_use
         self.spot = SpotWatch(self.supervisor, edges.wall)
         self.chooser = Chooser(None, self.dispatcher)
-        self._likeness: Likeness | None = None  # once made it stays, also while it is switched off
         judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
         self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
         self._learn(state_dir)
-        self.logs = _logs(settings, edges)
+        self.logs = logs_of(settings, edges.environ)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
             keys=keys,
@@ -231,6 +194,7 @@ class House:
             tracing=self.tracing,
             log=self.log,
         )
+        self.tier = Tier(self.batching, self.telemetry, edges.draw, keep, self.pipeline.shelf.kept)
         self._season(state_dir)
         control = Control(
             engine=self.books.engine,
@@ -253,6 +217,11 @@ class House:
         self.learning = Learning(state_dir / "routing-labels.jsonl", lambda: self.grading, self.telemetry)
         self.sharpening = Sharpening(self.batching, lambda: self.grading, self.telemetry)
         self.shadows = Shadows(self.batching, self.learning, self.telemetry, edges.draw, edges.wall)
+
+    @property
+    def has_siblings(self) -> bool:
+        """Whether other workers share its numbers."""
+        return self._edges.tallies is not None
 
     def keeper(self, model: str) -> Scaler | Cluster:
         """Give whoever knows how many replicas of a model there are, and wakes it."""
@@ -287,7 +256,7 @@ class House:
             reload=self.reload,
             tell_siblings=edges.tell_siblings,
             file=_file(settings, edges),
-            loops=loops(self, *self._shared_loops(settings)),
+            loops=loops(self, settings, edges.wall),
             part_errors=ChainMap(
                 self.books.errors, *(part.errors for part in (self.shared, self.link) if part is not None)
             ),
@@ -313,26 +282,6 @@ class House:
         self.dispatcher.update(self.supervisor.replicas)
         gauges.started(self.telemetry, before, after)
 
-    def _shared_loops(self, settings: Settings) -> Iterable[Loop]:
-        """Give the loops that one of several processes has."""
-        if (shared := self.shared) is not None:
-            yield Loop("limits", 0.5, lambda: shared.step(self._edges.wall()))
-        if (cluster := self.cluster) is not None:
-            yield Loop("cluster", 1.0, cluster.follow)
-            yield Loop("lease", 3.0, cluster.lease.step)
-            yield Loop("workloads", 2.0, cluster.look)
-        if (news := self.news) is not None:
-            yield Loop("cache-send", 0.05, news.send)
-            yield Loop("cache-receive", 0.05, news.receive)
-        if settings.fleet.apart:
-            yield Loop("fleet", 0.5, self.apart.step)
-        if self.link is not None:
-            yield Loop("cache-redis", 1.0, self.look_at_redis)
-        if self.metering is not None:
-            yield self.metering.loop
-        if self._edges.tallies is not None:
-            yield Loop("tallies", 1.0, self.telemetry.publish)
-
     def adopt(self, settings: Settings) -> None:
         """Put settings in force: names, prices, routes, cache, credentials, keys."""
         if settings.routes and self.chooser.grader is None:
@@ -352,7 +301,7 @@ class House:
         self._credentials.update(declared.credentials(settings, self._edges.environ))
         self.pipeline.adopt(catalogue, settings.cache, settings.coalescing)
         self.recordings.adopt(settings.idempotency, settings.streams)
-        self._adopt_likeness(settings.cache, settings.models)
+        self.tier.adopt(settings.cache, settings.models)
         self.billing.refuse_unpriced = settings.billing.unpriced == "refuse"
         if self.tracing is not None:
             self.tracing.adopt(settings.tracing)
@@ -389,42 +338,6 @@ class House:
             self._declare()
         self._followed = revision
 
-    def _adopt_likeness(self, cache: CacheSettings, models: Iterable[ModelSettings]) -> None:
-        """Switch the semantic tier on or off; what it knows stays while the process lives."""
-        if cache.semantic is None or not cache.exact_ttl_s:
-            self.pipeline.shelf.kept.likeness = None
-            return
-        if self._likeness is None:
-            self._likeness = Likeness(self.batching, self.telemetry, self._edges.draw, self._keep)
-        self._likeness.adopt(cache.semantic, models)
-        self.pipeline.shelf.kept.likeness = self._likeness
-
-    async def settle(self) -> None:
-        """Let the semantic tier learn from what was answered, and hear complaints of other gateways."""
-        await self.pipeline.shelf.kept.hear()
-        if self._likeness is not None:
-            await self._likeness.settle()
-
-    async def look_at_redis(self) -> None:
-        """See whether the texts in Redis are there."""
-        if self._likeness is not None:
-            await self._likeness.look()
-
-    async def save_likeness(self) -> None:
-        """Keep on disk what the semantic tier knows."""
-        if self._likeness is not None:
-            await self._likeness.save()
-
-    async def load_likeness(self) -> None:
-        """Begin with what was kept."""
-        if self._likeness is not None:
-            await self._likeness.load(self._edges.wall())
-
-    async def audit(self) -> None:
-        """Run the audits of the semantic tier that wait."""
-        if self._likeness is not None:
-            await self._likeness.audit_once()
-
     def reload(self) -> None:
         """Read the file again and put it in force; raises ConfigError and changes nothing if it is bad."""
         if self._edges.load is None:
@@ -442,7 +355,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     """
     check(settings, edges.source, edges.environ)
     house = House(settings, edges)
-    _wire_probes(house, edges.wall)
+    gauges.of_house(house, edges.wall)
     try:
         if house.shared is not None:
             with contextlib.suppress(RedisAway):
@@ -451,7 +364,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
             with contextlib.suppress(RedisError, OSError):
                 await house.news.agree()
         await house.books.open()
-        await house.load_likeness()
+        await house.tier.load(edges.wall())
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()
@@ -468,7 +381,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
             await house.cluster.close()
         await house.supervisor.stop()
         with contextlib.suppress(OSError):
-            await house.save_likeness()
+            await house.tier.save()
         await house.clients.close()
         if house.news is not None:
             await house.news.close()
@@ -515,52 +428,6 @@ def _file(settings: Settings, edges: Edges) -> ConfigFile | None:
     return None if path is None else ConfigFile(path, Path(settings.server.state_dir), edges.environ)
 
 
-def _logs(settings: Settings, edges: Edges) -> Logs:
-    """Make the logs of this process, or of all that share a Redis."""
-    redis, kept_bytes = settings.redis, settings.streams.total_bytes
-    if redis is None:
-        return MemoryLogs(kept_bytes)
-    return RedisLogs(
-        redis.url,
-        password=edges.environ[redis.password_env] if redis.password_env else None,
-        timeout_s=redis.timeout_ms / 1000,
-        lease_s=settings.coalescing.lease_s,
-        kept_bytes=kept_bytes,
-    )
-
-
-def _shared(settings: Settings, edges: Edges, telemetry: Telemetry) -> RedisLimits | None:
-    """Make the limits that several processes share, where there is a Redis."""
-    redis = settings.redis
-    if redis is None:
-        return None
-    return RedisLimits(
-        redis.url,
-        password=edges.environ[redis.password_env] if redis.password_env else None,
-        timeout_s=redis.timeout_ms / 1000,
-        share=settings.server.workers,
-        alone=lambda: telemetry.count("switchgear_limits_alone_total", ()),
-    )
-
-
-def _news(settings: Settings, edges: Edges) -> SharedLog | None:
-    """Make the log of what the caches keep, where there is a Redis to share it."""
-    redis = settings.redis
-    if redis is None or not settings.cache.exact_ttl_s:
-        return None
-    password = edges.environ[redis.password_env] if redis.password_env else None
-    return SharedLog(redis.url, password, redis.timeout_ms / 1000)
-
-
-def _link(settings: Settings, edges: Edges) -> Link | None:
-    """Make the way to the texts and answers in Redis, where they are to be kept there."""
-    redis, semantic = settings.redis, settings.cache.semantic
-    if redis is None or semantic is None or semantic.store != "redis":
-        return None
-    password = edges.environ[redis.password_env] if redis.password_env else None
-    return Link(redis.url, password, CACHE_TIMEOUT_S, edges.now)
-
-
 def _admin_digest(environ: Mapping[str, str]) -> bytes | None:
     key = environ.get("SWITCHGEAR_ADMIN_KEY")
     return hashlib.sha256(key.encode()).digest() if key else None
@@ -572,24 +439,3 @@ def _heard(telemetry: Telemetry) -> tuple[Callable[[str], None], Callable[[str, 
         lambda name: telemetry.count("switchgear_loop_failures_total", (name,)),
         lambda name, spent_s: telemetry.observe("switchgear_loop_step_seconds", (name,), spent_s),
     )
-
-
-def _wire_probes(house: House, wall: Callable[[], float]) -> None:
-    telemetry, store = house.telemetry, house.store
-    gauges.of_requests(telemetry, house.dispatcher)
-    gauges.of_fleet(telemetry, house.supervisor)
-    gauges.of_money(telemetry, house.accounts, house.keys, wall)
-    gauges.of_process(telemetry, [loop.name for loop in house.process.loops])
-    telemetry.probe("switchgear_shared_calls", lambda: [((), float(len(house.coalescing.flights)))])
-    telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
-    telemetry.probe("switchgear_ledger_gap_nanousd", lambda: gauges.known(house.books.gap_nanousd))
-    telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
-    saved = house.pipeline.shelf.kept.saved_tokens
-    telemetry.probe(
-        "switchgear_cache_saved_tokens", lambda: [((tier,), float(n)) for tier, n in saved.items()]
-    )
-    if (news := house.news) is not None:
-        telemetry.probe("switchgear_cache_lost_news", lambda: [((), float(news.lost))])
-    if (link := house.link) is not None:
-        telemetry.probe("switchgear_cache_redis_lost", lambda: [((), float(link.lost))])
-    telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backends.load import Spread
 from backends.replica import Phase, Replica
@@ -19,10 +20,35 @@ from gateway.telemetry import Labels, Telemetry
 from gateway.telemetry import Spread as Shown
 from gateway.tenancy.keys import KeyTable
 
+if TYPE_CHECKING:
+    from gateway.app import House
+
 Values = Iterable[tuple[Labels, float]]
 
 WEEK_S = 7 * 86400.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def of_house(house: "House", wall: Callable[[], float]) -> None:
+    """Show all that is read off the parts of a gateway."""
+    telemetry, store = house.telemetry, house.store
+    of_requests(telemetry, house.dispatcher)
+    of_fleet(telemetry, house.supervisor)
+    of_money(telemetry, house.accounts, house.keys, wall)
+    of_process(telemetry, [loop.name for loop in house.process.loops])
+    telemetry.probe("switchgear_shared_calls", lambda: [((), float(len(house.coalescing.flights)))])
+    telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
+    telemetry.probe("switchgear_ledger_gap_nanousd", lambda: known(house.books.gap_nanousd))
+    telemetry.probe("switchgear_cache_entries", lambda: [((), float(len(store)))])
+    saved = house.pipeline.shelf.kept.saved_tokens
+    telemetry.probe(
+        "switchgear_cache_saved_tokens", lambda: [((tier,), float(n)) for tier, n in saved.items()]
+    )
+    if (news := house.news) is not None:
+        telemetry.probe("switchgear_cache_lost_news", lambda: [((), float(news.lost))])
+    if (link := house.link) is not None:
+        telemetry.probe("switchgear_cache_redis_lost", lambda: [((), float(link.lost))])
+    telemetry.probe("switchgear_cache_bytes", lambda: [((), float(store.size_bytes))])
 
 
 def of_requests(telemetry: Telemetry, dispatcher: Dispatcher) -> None:

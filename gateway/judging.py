@@ -10,9 +10,10 @@ from typing import Protocol
 
 from backends.clients.base import ConnectFailed, ReplyTimeout
 from backends.replica import Event
+from gateway.metrics import REQUEST_SECONDS
 from gateway.openai.continuation import Mismatch
 from gateway.restraint import Suspects
-from gateway.telemetry import REQUEST_SECONDS, Telemetry
+from gateway.telemetry import Telemetry
 from gateway.trip import Call, Try, UpstreamError
 
 MOST_REST_S = 60.0

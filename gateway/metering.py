@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.exporting import asked_for
 from gateway.loops import Loop
-from gateway.telemetry import METRICS, Telemetry
+from gateway.metrics import METRICS
+from gateway.telemetry import Telemetry
 
 if TYPE_CHECKING:  # the SDK takes a third of a second to import: only where something is exported
     from opentelemetry.sdk.metrics.export import MetricsData

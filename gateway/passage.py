@@ -11,15 +11,9 @@ import msgspec
 from gateway.catalogue import Target
 from gateway.choosing import Choice, Reading
 from gateway.errors import CODES, translate
+from gateway.metrics import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, SECONDS, TOKEN_SECONDS, TOKENS
 from gateway.openai.schemas import Common, Inference
-from gateway.telemetry import (
-    FIRST_TOKEN_SECONDS,
-    REQUEST_SECONDS,
-    SECONDS,
-    TOKEN_SECONDS,
-    TOKENS,
-    Telemetry,
-)
+from gateway.telemetry import Telemetry
 from gateway.tenancy.billing import Charge
 from gateway.tenancy.keys import Key
 from gateway.tracecontext import Trace

@@ -12,7 +12,7 @@ from dashboards.grafana.boards import BOARDS
 from dashboards.grafana.build import render
 from dashboards.grafana.panels import RATE, Board, Panel
 from gateway import database
-from gateway.telemetry import METRICS
+from gateway.metrics import METRICS
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
 from tests.integration.collector import collecting

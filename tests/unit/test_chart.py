@@ -18,8 +18,8 @@ from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonit
 from helm_python import Chart, HelmError, disable_logging, lint
 
 from gateway.checks import check
+from gateway.metrics import METRICS
 from gateway.settings import parse
-from gateway.telemetry import METRICS
 
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / "deploy" / "chart"

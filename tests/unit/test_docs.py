@@ -9,8 +9,8 @@ import pytest
 from backends.autoscaler import Hours, Scaling
 from backends.engines import LaunchProfile, Lora, Nodes, Speculative
 from gateway import semconv, settings
+from gateway.metrics import METRICS
 from gateway.spans import STEPS
-from gateway.telemetry import METRICS
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()

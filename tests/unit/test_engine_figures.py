@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from backends.engines import ENGINES
 from backends.load import Spread, read_figures
-from gateway.telemetry import ENGINE_METRICS, METRICS, Telemetry
+from gateway.metrics import ENGINE_METRICS, METRICS
+from gateway.telemetry import Telemetry
 
 NAMES = ENGINES["vllm"].figures
 TEXT = """

@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.telemetry import METRICS, SECONDS, Metric, Telemetry
+from gateway.metrics import METRICS, SECONDS, Metric
+from gateway.telemetry import Telemetry
 
 CONTRACT = {
     "switchgear_requests_total": ("model", "route", "status", "cache"),

@@ -1,0 +1,62 @@
+"""What several gateways share through a Redis, made from the settings; else this process's own."""
+
+from collections.abc import Callable, Mapping
+
+from gateway.settings import RedisSettings, Settings
+from gateway.state.logs import Logs, MemoryLogs
+from gateway.state.redis import RedisLimits
+from gateway.state.redis_logs import RedisLogs
+from semantic_cache.stores.redis import Link
+from semantic_cache.stores.shared import SharedLog
+
+CACHE_TIMEOUT_S = 0.005  # a look-up in Redis; longer is a miss
+
+
+def logs_of(settings: Settings, environ: Mapping[str, str]) -> Logs:
+    """Make the logs of this process, or of all that share a Redis."""
+    redis, kept_bytes = settings.redis, settings.streams.total_bytes
+    if redis is None:
+        return MemoryLogs(kept_bytes)
+    return RedisLogs(
+        redis.url,
+        password=_password(redis, environ),
+        timeout_s=redis.timeout_ms / 1000,
+        lease_s=settings.coalescing.lease_s,
+        kept_bytes=kept_bytes,
+    )
+
+
+def limits_of(
+    settings: Settings, environ: Mapping[str, str], alone: Callable[[], None]
+) -> RedisLimits | None:
+    """Make the limits that several processes share; ``alone`` hears when one has to count by itself."""
+    redis = settings.redis
+    if redis is None:
+        return None
+    return RedisLimits(
+        redis.url,
+        password=_password(redis, environ),
+        timeout_s=redis.timeout_ms / 1000,
+        share=settings.server.workers,
+        alone=alone,
+    )
+
+
+def news_of(settings: Settings, environ: Mapping[str, str]) -> SharedLog | None:
+    """Make the log of what the caches keep."""
+    redis = settings.redis
+    if redis is None or not settings.cache.exact_ttl_s:
+        return None
+    return SharedLog(redis.url, _password(redis, environ), redis.timeout_ms / 1000)
+
+
+def link_of(settings: Settings, environ: Mapping[str, str], now: Callable[[], float]) -> Link | None:
+    """Make the way to the texts and answers in Redis, where they are to be kept there."""
+    redis, semantic = settings.redis, settings.cache.semantic
+    if redis is None or semantic is None or semantic.store != "redis":
+        return None
+    return Link(redis.url, _password(redis, environ), CACHE_TIMEOUT_S, now)
+
+
+def _password(redis: RedisSettings, environ: Mapping[str, str]) -> str | None:
+    return environ[redis.password_env] if redis.password_env else None

@@ -1,0 +1,68 @@
+"""Everything that repeats beside the requests: name, period in seconds, step."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from gateway import gauges
+from gateway.loops import Loop
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.app import House
+
+PULSE_S = 0.5
+
+
+def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tuple[Loop, ...]:
+    """Give the loops of a gateway with these settings."""
+    supervisor, books, notices = house.supervisor, house.books, house.notices
+
+    async def scrape() -> None:
+        await supervisor.scrape_once()
+        house.dispatcher.observe(supervisor.loads)
+
+    return (
+        *_shared(house, settings, wall),
+        Loop("reconcile", 0.5, supervisor.reconcile_once),
+        Loop("scaling", 1.0, house.scaler.look),
+        Loop("probe", 1.0, supervisor.probe_once),
+        Loop("scrape", 2.0, scrape),
+        Loop("ledger", 0.5, books.carry),
+        Loop("keys", 1.0, books.refresh_keys),
+        Loop("rollouts", 1.0, house.follow_rollouts),
+        Loop("spot", 2.0, house.spot.look),
+        Loop("expiry", 2.0, books.expire),
+        Loop("standings", 60.0, books.note_standings),
+        Loop("idempotency", 1.0, house.recordings.step),
+        Loop("retention", 600.0, books.retain),
+        Loop("proof", 300.0, books.prove),
+        Loop("alerts", 5.0, notices.watch),
+        Loop("pulse", PULSE_S, gauges.pulse(house.telemetry, PULSE_S)),
+        Loop("webhooks", 1.0, notices.deliver),
+        Loop("likeness", 0.1, house.tier.settle),
+        Loop("audits", 0.5, house.tier.audit),
+        Loop("shadows", 0.5, house.shadows.step),
+        Loop("labels", 5.0, house.learning.step),
+        Loop("likeness-file", 60.0, house.tier.save),
+    )
+
+
+def _shared(house: "House", settings: Settings, wall: Callable[[], float]) -> Iterator[Loop]:
+    """Give the loops that one of several processes has."""
+    if (shared := house.shared) is not None:
+        yield Loop("limits", 0.5, lambda: shared.step(wall()))
+    if (cluster := house.cluster) is not None:
+        yield Loop("cluster", 1.0, cluster.follow)
+        yield Loop("lease", 3.0, cluster.lease.step)
+        yield Loop("workloads", 2.0, cluster.look)
+    if (news := house.news) is not None:
+        yield Loop("cache-send", 0.05, news.send)
+        yield Loop("cache-receive", 0.05, news.receive)
+    if settings.fleet.apart:
+        yield Loop("fleet", 0.5, house.apart.step)
+    if house.link is not None:
+        yield Loop("cache-redis", 1.0, house.tier.look)
+    if house.metering is not None:
+        yield house.metering.loop
+    if house.has_siblings:
+        yield Loop("tallies", 1.0, house.telemetry.publish)
