@@ -158,7 +158,7 @@ function Inspect({ entry, judge }: { entry: Kept; judge: boolean }) {
             <pre className="log" tabIndex={0}>{data.answer}</pre>
             {judge && (
               <Group gap="xs">
-                <Action size="xs" variant="default" label="Right" title="This answer is right" confirm="It is right" act={word(true)}><Text size="sm">It stays, and the cache learns from it.</Text></Action>
+                <Action size="xs" variant="default" label="Right" title="This answer is right" confirm="It is right" act={word(true)}><Text size="sm">It stays, and nothing is purged.</Text></Action>
                 <Action size="xs" danger label="Wrong" title="This answer is wrong" confirm="It is wrong" act={word(false)}><Text size="sm">The answer {entry.id.slice(0, 12)} of {entry.tenant} goes at once, with all questions that lead to it.</Text></Action>
               </Group>
             )}
