@@ -12,7 +12,7 @@ that waits for ``http.disconnect``, cost a sixth of what a small request costs.
 What is not HTTP, or has a head without end, is refused in OpenAI's shape like any other bad request.
 
 A client that reads nothing for a minute while an answer waits is let go: what its request holds (a slot at a
-replica) is not its own.
+replica) is not its own. So is one that does not send the rest of its head or body.
 
 A client that leaves is noticed although it has pipelined another request: uvicorn tells the newest request
 only, and stops reading, which hides the client's end.
@@ -33,6 +33,7 @@ from gateway.errors import ApiError, InvalidRequest, RequestTooLarge, error_body
 
 HEAD_LIMIT_BYTES = 64 * 1024
 CLIENT_READS_WITHIN_S = 60.0
+CLIENT_SENDS_WITHIN_S = 60.0  # the next piece of a body
 PIPELINE_LIMIT = 16
 JOIN_BELOW_BYTES = 64 * 1024
 BODILESS = (204, 304)
@@ -99,6 +100,15 @@ class Cycle(RequestResponseCycle):
             self.disconnected = True  # nothing more is written; the transport's end tells the handler
             self.transport.abort()
 
+    async def _sent(self) -> None:
+        """Wait for more of the body; a client that sends none for too long is let go."""
+        try:
+            async with asyncio.timeout(CLIENT_SENDS_WITHIN_S):
+                await self.message_event.wait()
+        except TimeoutError:
+            self.disconnected = True
+            self.transport.abort()
+
     # The hot path
     async def read(self, limit_bytes: int) -> bytes:
         """See ``Wire.read``."""
@@ -111,7 +121,7 @@ class Cycle(RequestResponseCycle):
         while self.more_body and not self.disconnected:
             self.flow.resume_reading()
             self.message_event.clear()
-            await self.message_event.wait()
+            await self._sent()
             if len(self.body) > limit_bytes:
                 raise _too_large(limit_bytes)
         if self.disconnected:
@@ -246,7 +256,6 @@ class JoinedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; a head that goes on over several reads is counted."""
-        self._idle_since_s = None
         super().data_received(data)
         if self._head_bytes is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
@@ -256,11 +265,13 @@ class JoinedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._head_bytes = 0
+        if self._idle_since_s is not None:
+            self._idle_since_s = self.loop.time()  # from here on the rest of the head is waited for
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """A head is whole: start its request, or queue it behind the one under way."""
-        self._head_bytes = None
+        self._head_bytes = self._idle_since_s = None
         parser, scope = self.parser, cast("dict[str, Any]", self.scope)
         version, url = parser.get_http_version(), httptools.parse_url(self.url)
         path = url.path.decode("ascii")
@@ -305,7 +316,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
             self._idle_since_s = self.loop.time()
 
     def close_if_idle(self, limit_s: float) -> None:
-        """Close a connection on which nothing has come for so long since its last answer, or ever."""
+        """Close a connection on which no whole head has come for so long since its last answer, or ever."""
         since_s = self._idle_since_s
         if since_s is not None and self.loop.time() - since_s >= limit_s and not self.transport.is_closing():
             self.transport.close()

@@ -325,3 +325,46 @@ def test_who_never_asks_is_closed_too() -> None:
         assert transport.closed
 
     asyncio.run(main())
+
+
+def test_a_client_that_does_not_send_its_body_is_let_go() -> None:
+    ends: list[str] = []
+
+    async def handler(scope: Any, _receive: Any, _send: Any) -> None:
+        try:
+            await scope["extensions"][WIRE]().read(1000)
+        except ClientGone:
+            ends.append("gone")
+
+    async def main() -> Transport:
+        protocol, transport = connected(handler)
+        protocol.data_received(b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc")
+        await asyncio.sleep(59)
+        protocol.data_received(b"d")
+        await asyncio.sleep(59)
+        assert not transport.closed  # each piece counts anew
+        await asyncio.sleep(2)
+        return transport
+
+    assert run(main()).closed
+    assert ends == ["gone"]
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /x HTTP/1.1\r\nho"])
+def test_a_client_that_does_not_send_its_head_is_let_go(sent: bytes) -> None:
+    async def handler(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise AssertionError("never called")
+
+    async def main() -> None:
+        protocol, transport = connected(handler)
+        await asyncio.sleep(50)
+        if sent:
+            protocol.data_received(sent)
+        await asyncio.sleep(30)
+        protocol.close_if_idle(75.0)
+        assert transport.closed == (not sent)  # a head that has begun is given its own time
+        await asyncio.sleep(50)
+        protocol.close_if_idle(75.0)
+        assert transport.closed
+
+    run(main())
