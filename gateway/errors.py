@@ -62,6 +62,7 @@ _code_of_status = {
     429: "rate_limit_exceeded",
 }
 
+SHUT_DOWN = "shut down"  # what a task is told that is cancelled because the process ends
 MAX_RETRY_AFTER_S = 120.0  # openai-python gives up instead of waiting longer
 
 

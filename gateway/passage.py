@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.catalogue import Target
 from gateway.choosing import Choice, Reading
-from gateway.errors import CODES, translate
+from gateway.errors import CODES, SHUT_DOWN, ShuttingDown, translate
 from gateway.metrics import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, SECONDS, TOKEN_SECONDS, TOKENS
 from gateway.openai.schemas import Common, Inference
 from gateway.telemetry import Telemetry
@@ -82,6 +82,9 @@ class Passage(msgspec.Struct, eq=False):
 
     def failed(self, error: BaseException) -> None:
         """Note how it ended: 499 stands for a client that left."""
+        if SHUT_DOWN in error.args:
+            self.status, self.error = ShuttingDown.status, ShuttingDown.code
+            return
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self.status, self.error = 499, "client_left"
             return

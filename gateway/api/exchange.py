@@ -11,7 +11,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
-from gateway.errors import ApiError, ShuttingDown, error_body, error_event, error_headers, translate
+from gateway.errors import (
+    SHUT_DOWN,
+    ApiError,
+    ShuttingDown,
+    error_body,
+    error_event,
+    error_headers,
+    translate,
+)
 
 log = logging.getLogger("switchgear.api")
 
@@ -64,7 +72,7 @@ class Abort:
         """End the exchange because the process ends."""
         if self.task is not None and self.error is None and not self.gone:
             self.error = ShuttingDown("The gateway is shutting down.", retry_after_s=1.0)
-            self.task.cancel()
+            self.task.cancel(SHUT_DOWN)
 
     def leave(self) -> None:
         """End the exchange because nobody listens."""

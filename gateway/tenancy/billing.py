@@ -13,7 +13,7 @@ from typing import Literal, Protocol, Self
 
 import msgspec
 
-from gateway.errors import ModelNotPriced, NotRecordable
+from gateway.errors import SHUT_DOWN, ModelNotPriced, NotRecordable
 from gateway.openai.usage import MAX_TOKENS, Usage
 from gateway.state.limits import Ask, Bound, Limits, Verdict
 from gateway.tenancy import accounts
@@ -220,7 +220,7 @@ class Charge:
     ) -> None:
         status: Status = "stopped" if self.stopped else "ok"
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            status = "cancelled"
+            status = "error" if SHUT_DOWN in error.args else "cancelled"
         elif error is not None:
             status = "error"
         self._billing.settle(self, status)

@@ -81,7 +81,7 @@ def test_a_stream_that_outlasts_the_drain_is_told(tmp_path: Path, upstreams: Ups
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b'"code":"shutting_down"' in answer
     until(lambda: "running" not in upstreams.states(tag) + upstreams.states(waiting))
-    assert {row["status"] for row in gateway.rows()} == {"cancelled"}
+    assert {row["status"] for row in gateway.rows()} == {"error"}
     assert len(gateway.rows()) == 3
     assert "Traceback" not in gateway.logged(), gateway.logged()
 
@@ -96,7 +96,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, upstreams: Upstreams) -> 
         until(lambda: gateway.call("GET", "/readyz")[0] == 503)
         assert gateway.stop(signal.SIGINT) == 0
         assert b'"code":"shutting_down"' in begun + read_all(connection)
-    assert [row["status"] for row in gateway.rows()] == ["cancelled"]
+    assert [row["status"] for row in gateway.rows()] == ["error"]
 
 
 @pytest.mark.parametrize("sent", [1, 100])
