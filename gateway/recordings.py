@@ -172,6 +172,11 @@ class Recordings:
                 raise missing
             if found.buffer.base > max(1, int(after)):
                 raise NotFound("The events behind this Last-Event-ID are not kept any more.")
+            if found.buffer.ended and int(after) > found.buffer.length:
+                raise InvalidRequest(
+                    "The stream has ended before this Last-Event-ID; it is not one of its events.",
+                    param="last-event-id",
+                )
             reader = found.buffer.join(max(found.buffer.base, min(int(after), found.buffer.length)))
         finally:
             held.leave()

@@ -44,6 +44,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, 
         yield both
 
 
+@pytest.fixture(scope="module")
+def ended(served: tuple[Gateway, Upstreams]) -> tuple[Gateway, str]:
+    """A stream that can be read and has ended."""
+    asked = request(script(tag=unique()), "x-switchgear-resumable: true", stream=True)
+    (made,) = crowd(served[0].port, [asked])
+    return served[0], made.headers["x-switchgear-stream-id"]
+
+
 def request(prompt: str, *more: str, **fields: Any) -> bytes:
     return chat_request("m", prompt, CLOSE, *more, **fields)
 
@@ -218,6 +226,30 @@ def test_only_the_key_that_began_it_may_read(served: tuple[Gateway, Upstreams]) 
     ]
     found = crowd(gateway.port, asked)
     assert [got.status for got in found] == [404, 401, 404, 400, 405]
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "", "1.5", "0x1", "9" * 16, "99999", "\u0663"])
+def test_what_is_no_event_of_the_stream_is_refused_by_name(ended: tuple[Gateway, str], value: str) -> None:
+    gateway, stream_id = ended
+    (found,) = crowd(gateway.port, [resume(gateway, stream_id, f"last-event-id: {value}")])
+    assert found.status == 400
+    assert json.loads(found.body)["error"]["param"] == "last-event-id"
+
+
+def test_another_keys_stream_and_none_are_told_alike(ended: tuple[Gateway, str]) -> None:
+    gateway, theirs = ended
+    nobodys = "req_" + unique()
+    for last in ("0", "3", "99999"):
+        found = crowd(
+            gateway.port,
+            [resume(gateway, one, f"last-event-id: {last}", key=LIMITED) for one in (theirs, nobodys)],
+        )
+        assert [got.status for got in found] == [404, 404]
+        one, other = (
+            json.loads(got.body)["error"]["message"].replace(name, "")
+            for got, name in zip(found, (theirs, nobodys), strict=True)
+        )
+        assert one == other
 
 
 def test_by_the_keys_own_setting(served: tuple[Gateway, Upstreams]) -> None:
