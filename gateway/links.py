@@ -43,9 +43,9 @@ def limits_of(
 
 
 def news_of(settings: Settings, environ: Mapping[str, str]) -> SharedLog | None:
-    """Make the log of what the caches keep."""
+    """Make the log of what caches keep; by it gateways also agree on the salt of names."""
     redis = settings.redis
-    if redis is None or not settings.cache.exact_ttl_s:
+    if redis is None:
         return None
     return SharedLog(redis.url, _password(redis, environ), redis.timeout_ms / 1000)
 

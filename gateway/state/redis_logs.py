@@ -19,6 +19,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.loops import ended
 from gateway.state.logs import Claim, Log, MemoryLogs
 
 log = logging.getLogger("switchgear.logs")
@@ -151,8 +152,7 @@ class RedisLogs:
     async def close(self) -> None:
         """See ``Logs.close``: what has ended is told, what has not is free when its lease is over."""
         if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
+            await ended([self._pump])
             if not self._away:
                 with contextlib.suppress(RedisError, OSError):
                     await self._exchange()
