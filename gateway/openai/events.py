@@ -88,6 +88,11 @@ class Splitter:
     def __init__(self) -> None:
         self._tail = b""
 
+    @property
+    def pending_bytes(self) -> int:
+        """How much of an event that is not complete is held."""
+        return len(self._tail)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Give the events that are complete now, without the blank line that ends each."""
         if self._tail:

@@ -75,10 +75,15 @@ class StreamTap:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes, give them back as soon as there is an answer in them. Raises StreamBroken."""
-        for event in self._splitter.feed(data):
-            for line in event.split(b"\n"):
-                if line.startswith(b"data:"):
-                    self._watch(line[5:].strip(), event)
+        passed = self._splitter.pending_bytes
+        events = self._splitter.feed(data)
+        for number, event in enumerate(events):
+            try:
+                for line in event.split(b"\n"):
+                    if line.startswith(b"data:"):
+                        self._watch(line[5:].strip(), event)
+            except StreamBroken as error:
+                raise StreamBroken(str(error), self._before(events[:number], passed)) from None
         if self._held is None:
             return data
         self._held.append(data)
@@ -86,6 +91,13 @@ class StreamTap:
             return b""
         held, self._held = self._held, None
         return b"".join(held)
+
+    def _before(self, events: list[bytes], passed: int) -> bytes:
+        """Give what came before a broken event and was not let through yet."""
+        if not self._begun:
+            return b""
+        held, self._held = self._held or [], None
+        return b"".join(held) + b"".join([event + b"\n\n" for event in events])[passed:]
 
     def finish(self) -> bytes:
         """Take the end. Raises StreamBroken where it came early."""

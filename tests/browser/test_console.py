@@ -144,7 +144,7 @@ def test_the_fleet_is_steered_and_the_cache_is_judged(chromium: Browser, bare: G
         tab.within().get_by_role("button", name="Drain").click()
         row.get_by_role("button", name="Resume").click()
         tab.within().get_by_role("button", name="Resume").click()
-        expect(row.get_by_role("button", name="Reclaim")).to_be_visible()
+        expect(row.get_by_role("button", name="Reclaim")).to_be_visible(timeout=30_000)
         row.get_by_role("button", name="Details").click()
         expect(tab.within()).to_contain_text("Last start")
         tab.page.keyboard.press("Escape")
