@@ -23,6 +23,7 @@ from backends.lease import Lease
 from backends.load import Figures
 from backends.load_times import LoadTimes
 from backends.watching import Watched
+from gateway.loops import ended
 from gateway.settings import ConfigError, KubernetesSettings, ModelSettings, PodSettings, Settings
 
 PINS = "switchgear.io/pinned"
@@ -205,9 +206,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Let another gateway act for all, and end what is under way."""
-        for task in self._following.values():
-            task.cancel()
-        await asyncio.gather(*self._following.values(), return_exceptions=True)
+        await ended(list(self._following.values()))
         await self._tasks.stop()
         with contextlib.suppress(KubeError):  # its time runs out by itself
             await self.lease.release()

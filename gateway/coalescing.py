@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.batching import Batching
 from gateway.errors import ApiError, UpstreamFailed, described, from_description, translate
+from gateway.loops import ended
 from gateway.openai.answers import to_stream
 from gateway.openai.continuation import Replay
 from gateway.openai.events import StreamBroken
@@ -187,10 +188,7 @@ class Coalescing:
 
     async def close(self) -> None:
         """Abort everything."""
-        tasks = [one.task for one in self.flights.values() if one.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended([one.task for one in self.flights.values() if one.task is not None])
 
     # ------------------------------------------------------------ the call
     def _lift(self, log: Log, member: Member) -> None:

@@ -66,8 +66,9 @@ async def running(
 
 
 async def ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended."""
+    """Cancel tasks until they have ended, however; what they raise is not told."""
     while left := [task for task in tasks if not task.done()]:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -33,6 +33,7 @@ from gateway.errors import (
     from_description,
     translate,
 )
+from gateway.loops import ended
 from gateway.openai import schemas
 from gateway.pipeline import EVENT_STREAM, Outlet, Pipeline
 from gateway.settings import IdempotencySettings, StreamSettings
@@ -198,10 +199,7 @@ class Recordings:
 
     async def close(self) -> None:
         """End what still runs."""
-        tasks = list(self._runs.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(list(self._runs.values()))
 
     # ------------------------------------------------------------ what is wanted
     def _wish(self, incoming: Incoming) -> _Wish:

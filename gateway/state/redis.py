@@ -23,6 +23,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
+from gateway.loops import ended
 from gateway.state import commands
 from gateway.state.commands import Command
 from gateway.state.limits import Ask, Bound, Standing, Verdict
@@ -206,8 +207,7 @@ class RedisLimits:
                 self._tell(command)
             await self.flushed()
         if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
+            await ended([self._sender])
         self._state = "away"
         if self._wire is not None:
             await self._wire.close()
