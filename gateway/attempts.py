@@ -30,8 +30,9 @@ from gateway.carrying import Leg
 from gateway.dispatcher import Dispatcher, Slot
 from gateway.errors import ApiError, ModelLoading, Overloaded, RateLimited, UpstreamFailed, translate
 from gateway.judging import Judge
-from gateway.openai.continuation import CannotContinue, ending
+from gateway.openai.continuation import ending
 from gateway.openai.events import StreamBroken
+from gateway.openai.ways import CannotContinue
 from gateway.restraint import Restraint
 from gateway.trip import ANOTHER_MAY_SUCCEED, Call, Deliver, Try, UpstreamError
 

@@ -1,8 +1,8 @@
 """Going on with a stream that broke off, on a replica that has been chosen for it.
 
-The pure part (``openai.continuation``) knows the ways; here the replica is asked what a way needs to know,
-how its tokens read and how many fit, and then for the rest. A way that a replica cannot go is left for the
-next one.
+The pure part (``openai.ways``, ``openai.continuation``) knows the ways; here the replica is asked what a way
+needs to know, how its tokens read and how many fit, and then for the rest. A way that a replica cannot go is
+left for the next one.
 """
 
 from typing import Any, Protocol
@@ -11,9 +11,10 @@ import msgspec
 
 from backends.clients.base import Reply
 from gateway.errors import UpstreamRefused
-from gateway.openai import continuation
-from gateway.openai.continuation import AGAIN, IDS, MESSAGE, Able, ByIds, CannotContinue, Onward, Replay, Rest
+from gateway.openai import ways
+from gateway.openai.continuation import ByIds, Onward, Replay, Rest, cut_short
 from gateway.openai.trail import Said, Trail
+from gateway.openai.ways import AGAIN, IDS, MESSAGE, Able, CannotContinue
 
 BODY_LIMIT_BYTES = 64 * 1024 * 1024
 MOST_BACK_TOKENS = 64
@@ -43,13 +44,13 @@ class Leg:
         """Plan it. Raises CannotContinue."""
         self._path, self._body, self._trail = path, body, trail
         self._fields = _decode(body)
-        self._ways = continuation.ways(self._fields, trail, able)
+        self._ways = ways.ways(self._fields, trail, able)
         self.way = self._ways[0]
         self._rest: Rest
 
     def cut_short(self) -> bytes:
         """Give the ends of choices that have all the tokens they may have: nobody needs to be asked."""
-        limit = continuation.limit_of(self._fields)
+        limit = ways.limit_of(self._fields)
         if limit is None or self.way == AGAIN:
             return b""
         full = [
@@ -57,7 +58,7 @@ class Leg:
             for index in range(self._trail.expected)
             if (said := self._trail.said(index)).tokens >= limit and not said.finished
         ]
-        return b"".join(continuation.cut_short(self._trail, index) for index in full)
+        return b"".join(cut_short(self._trail, index) for index in full)
 
     async def open(self, ask: Ask) -> Reply:
         """Ask for the rest, by the first way that the replica can go."""
@@ -84,19 +85,19 @@ class Leg:
             return await ask(self._path, self._body)
         if way == MESSAGE:
             self._rest = Onward(self._trail)
-            return await ask(self._path, continuation.message_body(self._fields, self._trail))
+            return await ask(self._path, ways.message_body(self._fields, self._trail))
         assert way == IDS
         return await self._by_ids(ask)
 
     async def _by_ids(self, ask: Ask) -> Reply:
         trail, index = self._trail, self._trail.unfinished
-        said, prompt = trail.said(index), continuation.prompt_of(trail)
+        said, prompt = trail.said(index), ways.prompt_of(trail)
         kept, skipped = await self._kept(ask, said, prompt)
-        limit = continuation.limit_of(self._fields)
+        limit = ways.limit_of(self._fields)
         if limit is None:
             limit = await self._context_tokens(ask) - len(prompt)
-        told = continuation.told(self._fields, trail, said)
-        body = continuation.ids_body(self._fields, prompt, list(said.ids[:kept]), limit - kept)
+        told = ways.told(self._fields, trail, said)
+        body = ways.ids_body(self._fields, prompt, list(said.ids[:kept]), limit - kept)
         self._rest = ByIds(trail, index, kept, skipped, told=told)
         return await ask("/completions", body)
 

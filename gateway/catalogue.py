@@ -6,8 +6,8 @@ import msgspec
 
 from backends.engines import Engine
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
-from gateway.openai.continuation import Able
 from gateway.openai.schemas import Inference
+from gateway.openai.ways import Able
 from gateway.settings import ModelSettings, Objective, RouteSettings, Settings
 from gateway.tenancy.keys import Key
 

@@ -8,9 +8,9 @@ import msgspec
 from backends.clients.base import ClientError
 from backends.replica import Event
 from gateway.errors import UpstreamRefused
-from gateway.openai.continuation import Able
 from gateway.openai.events import StreamBroken
 from gateway.openai.trail import Trail
+from gateway.openai.ways import Able
 from gateway.settings import HedgeSettings
 from gateway.tracecontext import Trace
 from routing.decision import Query

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from backends.clients.base import Pulse
-from gateway.openai.continuation import AGAIN, IDS, MESSAGE, Able, ByIds, CannotContinue, Mismatch, ways
+from gateway.openai.continuation import ByIds, Mismatch
 from gateway.openai.trail import Trail
+from gateway.openai.ways import AGAIN, IDS, MESSAGE, Able, CannotContinue, ways
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "model": "m"}
 TEXT: dict[str, Any] = {"prompt": "hi", "model": "m"}
