@@ -14,7 +14,7 @@ from gateway.batching import Batching
 from gateway.calls import Calls, Incoming
 from gateway.catalogue import Catalogue, Model, Target
 from gateway.choosing import Choice, Chooser, text_of
-from gateway.coalescing import Coalescing, Head
+from gateway.coalescing import Coalescing
 from gateway.errors import (
     InsufficientQuota,
     InvalidApiKey,
@@ -27,10 +27,11 @@ from gateway.errors import (
     UpstreamTimeout,
     translate,
 )
+from gateway.member import Member
 from gateway.openai import schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
-from gateway.openai.forms import Form, StreamTap
+from gateway.openai.forms import Form
 from gateway.openai.schemas import Inference
 from gateway.passage import Passage
 from gateway.request_log import RequestLog
@@ -44,7 +45,7 @@ from gateway.tenancy.billing import Billing, Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
 from gateway.tenancy.refusals import rate_lines
 from gateway.tracing import Tracing
-from gateway.trip import Call, Deliver, Trip
+from gateway.trip import Call, Deliver
 from semantic_cache.stores.base import Entry, Store
 
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
@@ -101,7 +102,7 @@ class Pipeline:
         self._tracing = tracing
         self._log = log
         self._now, self._wall = attempts.now, billing.now
-        self._calls = Calls(attempts, traced=tracing is not None)
+        self.calls = Calls(attempts, traced=tracing is not None)
         self.shelf = Shelf(store, self._now, self._wall)
         self.catalogue: Catalogue
         self._coalesced = CoalescingSettings()
@@ -111,7 +112,7 @@ class Pipeline:
         self.catalogue = catalogue
         self._sharpening.models = self._shadows.models = catalogue.models
         self.shelf.adopt(cache)
-        self._calls.keep_bytes = cache.max_answer_bytes
+        self.calls.keep_bytes = cache.max_answer_bytes
         self._coalesced = coalesced
         self._coalescing.limit_bytes = coalesced.max_bytes
 
@@ -181,14 +182,14 @@ class Pipeline:
             passage.reading = await self._sharpening.read(settings, text_of(request))
         cascade = settings.cascade if settings is not None else None
         if cascade is None and sharing.may_share(self._coalesced, headers, request):
-            member = _Member(self, passage, incoming, request, out)
+            member = Member(self, passage, incoming, request, out)
             target = passage.of()[1]
             exact = passage.cache_key or self.shelf.key_of(key, target, request)
             name = sharing.name_of(key, target, headers, request, exact)
             await self._coalescing.run(name, member)
             receiver = member.form
         else:
-            choice = self._choose(passage, incoming, request)
+            choice = self.choose(passage, incoming, request)
             served = None
             if cascade is not None and cascading.applies(choice, request):
                 served = await self._first(passage, incoming, request, out)
@@ -209,10 +210,10 @@ class Pipeline:
         """Ask the chosen model, and its route's fallback where it fails before the first byte."""
         while True:
             assert passage.choice is not None
-            receiver = self._calls.receiver(request, passage.choice, passage.of()[2])
+            receiver = self.calls.receiver(request, passage.choice, passage.of()[2])
             call = self._call(passage, incoming, request, receiver)
             try:
-                await self._attempts.run(call, self._delivery(passage, request, receiver, out))
+                await self._attempts.run(call, self.delivery(passage, request, receiver, out))
                 return receiver
             except Exception as error:
                 if self.spare(passage, incoming, call, error) is None:
@@ -229,7 +230,7 @@ class Pipeline:
         key, _, charge = passage.of()
         assert passage.choice is not None
         before = passage.trip if passage.trip is not None and not passage.trip.delivered else None
-        call = self._calls.make(incoming, request, key, passage.choice, receiver, before)
+        call = self.calls.make(incoming, request, key, passage.choice, receiver, before)
         charge.serving = passage.trip = call.trip
         call.trace = passage.trace
         return call
@@ -248,13 +249,13 @@ class Pipeline:
         if following is None:
             return None
         asked = cascading.asking(request)
-        receiver = self._calls.receiver(asked, choice, charge)
+        receiver = self.calls.receiver(asked, choice, charge)
         held = cascading.Held(request)
         call = self._call(passage, incoming, asked, receiver)
         doubt = await cascading.first(self._attempts.run, call, receiver, held, cascade)
         cascading.count(self._telemetry, target.route, doubt, receiver, request.prompt_tokens_estimate)
         if not doubt:
-            deliver = self._delivery(passage, request, receiver, out)
+            deliver = self.delivery(passage, request, receiver, out)
             for piece in held.pieces():
                 await deliver(piece)
             return receiver
@@ -274,8 +275,8 @@ class Pipeline:
 
         def make(model: Model) -> tuple[Call, StreamReceiver | WholeReceiver]:
             other = Choice(model, None, "shadow")
-            taker = self._calls.receiver(request, other, charge)
-            return self._calls.make(incoming, request, key, other, taker), taker
+            taker = self.calls.receiver(request, other, charge)
+            return self.calls.make(incoming, request, key, other, taker), taker
 
         def usd_of(model: Model, taker: StreamReceiver | WholeReceiver) -> float:
             usage, _ = taker.usage(request.prompt_tokens_estimate)
@@ -283,7 +284,7 @@ class Pipeline:
 
         self._shadows.offer(job(make=make, usd_of=usd_of))
 
-    def _choose(self, passage: Passage, incoming: Incoming, request: Inference) -> Choice:
+    def choose(self, passage: Passage, incoming: Incoming, request: Inference) -> Choice:
         """Choose the model, and note it."""
         _, target, charge = passage.of()
         choice = passage.choice = self._chooser.choose(
@@ -310,7 +311,7 @@ class Pipeline:
             charge.answered_by(choice.model.name)
         return choice
 
-    def _delivery(self, passage: Passage, request: Inference, receiver: Form, out: Outlet) -> Deliver:
+    def delivery(self, passage: Passage, request: Inference, receiver: Form, out: Outlet) -> Deliver:
         """Give what hands the pieces of an answer on, and has them billed."""
         charge = passage.of()[2]
 
@@ -371,8 +372,8 @@ class Pipeline:
             return
         key, target, charge = passage.of()
         choice = self._chooser.choose(target, request, incoming.headers, key)
-        receiver = self._calls.receiver(request, choice, charge)
-        call = self._calls.make(incoming, request, key, choice, receiver)
+        receiver = self.calls.receiver(request, choice, charge)
+        call = self.calls.make(incoming, request, key, choice, receiver)
         self.shelf.audit(passage, choice.model.name, call, receiver)
 
     def _stopped(self, passage: Passage, charge: Charge, receiver: Form) -> bytes:
@@ -397,62 +398,3 @@ class Pipeline:
             passage.lines(now_s, wall_s),
             charge.cost_usd,
         )
-
-
-class _Member:
-    """A request among those that share an upstream call; see ``coalescing.Member``."""
-
-    form: Form
-
-    def __init__(
-        self, pipeline: Pipeline, passage: Passage, incoming: Incoming, request: Inference, out: Outlet
-    ) -> None:
-        self._pipeline = pipeline
-        self._passage = passage
-        self._incoming = incoming
-        self._request = request
-        self._out = out
-
-    def lead(self) -> tuple[Head, Call]:
-        """Choose the model and make the call, for everybody."""
-        pipeline, passage, request = self._pipeline, self._passage, self._request
-        return self._made(pipeline._choose(passage, self._incoming, request), None)
-
-    def spare(self, call: Call, error: Exception) -> tuple[Head, Call] | None:
-        """Choose another model after a failure; see ``Pipeline.spare``."""
-        choice = self._pipeline.spare(self._passage, self._incoming, call, error)
-        return None if choice is None else self._made(choice, call.trip)
-
-    def _made(self, choice: Choice, trip: Trip | None) -> tuple[Head, Call]:
-        pipeline, passage, request = self._pipeline, self._passage, self._request
-        name = choice.model.name
-        tap = (
-            StreamTap(request.choices)
-            if request.stream
-            else pipeline._calls.receiver(request, choice, passage.of()[2])
-        )
-        call = pipeline._calls.make(self._incoming, request, passage.of()[0], choice, tap, trip)
-        call.trace = passage.trace
-        return Head(name, choice.score, choice.reason, request.stream), call
-
-    def follow(self, head: Head, trip: Trip | None) -> tuple[Form, Deliver]:
-        """Take the answer in the form that was asked for; who joined is billed as joined."""
-        passage, charge = self._passage, self._passage.of()[2]
-        if trip is None:
-            passage.choice = Choice(self._pipeline.catalogue.models[head.model], head.score, head.reason)
-            charge.answered_by(head.model)
-            charge.source, passage.cache, passage.cache_key = "joined", "joined", None
-        else:
-            charge.serving = passage.trip = trip
-        request, model = self._request, head.model
-        if head.streamed != request.stream:
-            self.form = sharing.other_form(request, model, charge.cost_of)
-        else:
-            assert passage.choice is not None
-            self.form = self._pipeline._calls.receiver(request, passage.choice, charge)
-        return self.form, self._pipeline._delivery(passage, self._request, self.form, self._out)
-
-    def pay(self, trip: Trip) -> None:
-        """Pay the full price from now on, for all of it."""
-        charge = self._passage.of()[2]
-        charge.source, charge.serving = "upstream", trip
