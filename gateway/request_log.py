@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import msgspec
 
@@ -91,7 +91,9 @@ def line(passage: Passage, offset_s: float) -> bytes:
     if trace is not None:
         more = b'"trace_id":"%032x","span_id":"%016x",' % (trace.trace_id, trace.span_id)
     if choice is not None and choice.score is not None:
-        more += b'"score":%.6f,"threshold":%.6f,' % (choice.score, choice.threshold or 0.0)
+        more += b'"score":%.6f,' % choice.score
+        if choice.threshold is not None:
+            more += b'"threshold":%.6f,' % choice.threshold
     if passage.hit is not None:
         more += b'"cache_entry":"%b",' % passage.hit.id.encode()
     usage = charge.usage if charge is not None else _NOTHING
@@ -114,57 +116,37 @@ def line(passage: Passage, offset_s: float) -> bytes:
 
 
 def _decided(passage: Passage) -> bytes:
+    """Encode the fields of ``Decided``, in their order, without its braces."""
     key, trip, charge = passage.key, passage.trip, passage.charge
-    route, choice = passage.route, passage.choice
-    return _encoded(
-        passage.status,
-        passage.error,
+    status, error, route, choice = passage.status, passage.error, passage.route, passage.choice
+    return _encoded((
+        "error" if status >= 500 else "warning" if error else "info",
+        "request",
         passage.operation,
+        key.org if key is not None else "",
+        key.project if key is not None else "",
+        key.id if key is not None else "",
         passage.name,
         passage.model,
         route,
-        passage.cache,
-        passage.streamed,
-        (key.org, key.project, key.id) if key is not None else ("", "", ""),
         choice.aim.told if choice is not None and choice.aim is not None else "",
         choice.reason if choice is not None and route else "",
         tuple([one.name for one in passage.target.models]) if passage.target is not None and route else (),
+        passage.cache,
+        passage.streamed,
         tuple(trip.tried) if trip is not None else (),
         tuple([one.outcome or "given_up" for one in trip.tries]) if trip is not None else (),
+        status,
+        error,
         charge.price.version if charge is not None else "",
         charge.source if charge is not None else "",
-    )
+    ))  # fmt: skip
 
 
 @lru_cache(2048)
-def _encoded(
-    status: int, error: str, operation: str, asked: str, model: str, route: str, cache: str, streamed: bool,
-    key: tuple[str, str, str], objective: str, reason: str, candidates: tuple[str, ...],
-    replicas: tuple[str, ...], outcomes: tuple[str, ...], price_version: str, source: str,
-) -> bytes:  # fmt: skip
-    """Encode the fields of ``Decided``, without its braces: a log of equal requests says them once."""
-    decided = Decided(
-        level="error" if status >= 500 else "warning" if error else "info",
-        operation=operation,
-        org=key[0],
-        project=key[1],
-        key_id=key[2],
-        asked=asked,
-        model=model,
-        route=route,
-        objective=objective,
-        reason=reason,
-        candidates=candidates,
-        cache=cache,
-        streamed=streamed,
-        replicas=replicas,
-        outcomes=outcomes,
-        status=status,
-        error=error,
-        price_version=price_version,
-        source=source,
-    )
-    return _encode(decided)[1:-1]
+def _encoded(values: tuple[Any, ...]) -> bytes:
+    """A log of equal requests encodes them once."""
+    return _encode(Decided(**dict(zip(Decided.__struct_fields__, values, strict=True))))[1:-1]
 
 
 @lru_cache(4)
