@@ -122,13 +122,43 @@ class House:
         file = OwnFile(state_dir / "semantic.cache")
         keep = Keep(cache.max_bytes, cache.max_entries, file, self.news, self.link)
         self.store = keep.store("exact")
+        name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
+        self.control = self._open_books(settings, state_dir, name)
+        self._gather_fleet(settings, state_dir, name)
+        self.chooser = Chooser(None, self.dispatcher)
+        judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
+        self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
+        self._learn(state_dir)
+        self.logs = logs_of(settings, edges.environ)
+        self.coalescing = Coalescing(self.logs, self.batching)
+        self.pipeline = Pipeline(
+            keys=self.keys,
+            billing=self.billing,
+            store=self.store,
+            chooser=self.chooser,
+            attempts=self.batching,
+            coalescing=self.coalescing,
+            sharpening=self.sharpening,
+            shadows=self.shadows,
+            telemetry=self.telemetry,
+            tracing=self.tracing,
+            log=self.log,
+        )
+        self.tier = Tier(self.batching, self.telemetry, edges.draw, keep, self.pipeline.shelf.kept)
+        self._season(state_dir)
+        self.recordings = Recordings(self.logs, self.pipeline, self.control.opened, edges.wall)
+        self.process = self._process(settings)
+        self.adopt(settings)
+
+    def _open_books(self, settings: Settings, state_dir: Path, name: str) -> Control:
+        """Make what knows keys, limits and money."""
+        edges = self._edges
         self.keys = keys = KeyTable()
         prices = PriceTable()
         alone = lambda: self.telemetry.count("switchgear_limits_alone_total", ())  # noqa: E731
         self.shared = limits_of(settings, edges.environ, alone)
         limits = MemoryLimits() if self.shared is None else self.shared
         self.accounts = limits.accounts
-        name = f"{int(edges.wall() * 1000)}-{os.getpid()}"
         journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
         directory = Directory(state_dir / "keys.json", keys)
         self.books = Books(
@@ -137,6 +167,20 @@ class House:
         master = webhooks.master_secret(edges.environ)
         self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
         self.billing = Billing(journal, limits, prices, edges.wall)
+        return Control(
+            engine=self.books.engine,
+            directory=directory,
+            keys=keys,
+            prices=prices,
+            wall=edges.wall,
+            admin_digest=_admin_digest(edges.environ),
+            one_writer=threading.Lock(),
+            webhook_master=master,
+        )
+
+    def _gather_fleet(self, settings: Settings, state_dir: Path, name: str) -> None:
+        """Make what runs replicas, chooses among them, and changes their number."""
+        edges = self._edges
         self.supervisor = Supervisor(
             (),
             launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
@@ -154,7 +198,7 @@ class House:
             holds=lambda model: self.apart.holds(model) or self.keeper(model).holds(model),
             wake=lambda model: self.keeper(model).wake(model),
         )
-        self.apart = FleetApart(self.dispatcher, lambda: self.process.control.opened(), edges.wall, name)
+        self.apart = FleetApart(self.dispatcher, self.control.opened, edges.wall, name)
         self.apart.declare = self._declare
         self.scaler = Scaler(
             Fleet(
@@ -175,40 +219,6 @@ class House:
         self._followed: int | None = None  # the revision of the database that the shares are of
         self.scaler.shares = self.rollouts.in_use
         self.spot = SpotWatch(self.supervisor, edges.wall)
-        self.chooser = Chooser(None, self.dispatcher)
-        judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
-        self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
-        self._learn(state_dir)
-        self.logs = logs_of(settings, edges.environ)
-        self.coalescing = Coalescing(self.logs, self.batching)
-        self.pipeline = Pipeline(
-            keys=keys,
-            billing=self.billing,
-            store=self.store,
-            chooser=self.chooser,
-            attempts=self.batching,
-            coalescing=self.coalescing,
-            sharpening=self.sharpening,
-            shadows=self.shadows,
-            telemetry=self.telemetry,
-            tracing=self.tracing,
-            log=self.log,
-        )
-        self.tier = Tier(self.batching, self.telemetry, edges.draw, keep, self.pipeline.shelf.kept)
-        self._season(state_dir)
-        control = Control(
-            engine=self.books.engine,
-            directory=directory,
-            keys=keys,
-            prices=prices,
-            wall=edges.wall,
-            admin_digest=_admin_digest(edges.environ),
-            one_writer=threading.Lock(),
-            webhook_master=master,
-        )
-        self.recordings = Recordings(self.logs, self.pipeline, control.opened, edges.wall)
-        self.process = self._process(settings, control)
-        self.adopt(settings)
 
     def _learn(self, state_dir: Path) -> None:
         """Make what sharpens the classifier and teaches it."""
@@ -233,7 +243,7 @@ class House:
         wait_s = self.supervisor.expected_ready_s(model)
         return wait_s if wait_s is not None or self.cluster is None else self.cluster.expected_ready_s(model)
 
-    def _process(self, settings: Settings, control: Control) -> Process:
+    def _process(self, settings: Settings) -> Process:
         """Give the process as its handlers see it."""
         edges = self._edges
         token = settings.server.metrics_token_env
@@ -246,7 +256,7 @@ class House:
             scaler=self.scaler,
             cluster=self.cluster,
             telemetry=self.telemetry,
-            control=control,
+            control=self.control,
             log=self.log,
             learning=self.learning,
             now=edges.now,
@@ -329,7 +339,7 @@ class House:
 
     async def follow_rollouts(self) -> None:
         """Put the shares of versions in force as the database has them, where anything there is new."""
-        revision = self.process.control.directory.revision
+        revision = self.control.directory.revision
         if revision is None or revision == self._followed:
             return
         if self.rollouts.adopt(await asyncio.to_thread(rollouts.read, self.books.engine)):
