@@ -20,6 +20,7 @@ from backends.clients.base import (
     Pulse,
     ReplyTimeout,
     ReplyTooLarge,
+    Taker,
 )
 
 SWEEP_S = 1.0
@@ -87,6 +88,7 @@ class Connection(asyncio.Protocol):
         self.keep_alive = True
         self.error: Exception | None = None
         self.waiter: asyncio.Future[None] | None = None
+        self.taker: Taker | None = None
         self.pulse = Pulse() if request.events else None
         self.idle_s = request.idle_s
         self.deadline_s = request.deadline_s
@@ -105,6 +107,8 @@ class Connection(asyncio.Protocol):
             return
         if not self.head_done and self.heard_bytes > HEADERS_LIMIT_BYTES:
             self.fail(ReplyTooLarge(f"headers over {HEADERS_LIMIT_BYTES} bytes"))
+        if self.chunks and (self.taker is None or not self._taken(self.taker)):
+            self.wake()
         if self.buffered_bytes > PAUSE_ABOVE_BYTES and not self.paused and self.transport is not None:
             self.paused = True
             self.transport.pause_reading()
@@ -149,7 +153,6 @@ class Connection(asyncio.Protocol):
             self.quiet_until = min(self.loop.time() + self.idle_s, self.deadline_s)
         self.chunks.append(body)
         self.buffered_bytes += len(body)
-        self.wake()
 
     def on_message_complete(self) -> None:
         if self.status >= 200:
@@ -161,6 +164,27 @@ class Connection(asyncio.Protocol):
         waiter = self.waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _taken(self, taker: Taker) -> bool:
+        """Offer what came to the taker, where the reader waits: what it reads stays in order."""
+        if self.waiter is None or self.waiter.done():
+            return False
+        try:
+            if not taker(self.all()):
+                return False
+        except Exception as error:
+            self.error = error
+        self.emptied()
+        return self.error is None
+
+    def all(self) -> bytes:
+        """Give what lies here of the body."""
+        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+
+    def emptied(self) -> None:
+        """What lay here was taken."""
+        self.chunks = []
+        self.buffered_bytes = 0
 
     def fail(self, error: Exception) -> None:
         """End the exchange with an error; the first one counts."""
@@ -207,15 +231,17 @@ class PlainReply:
             if connection.complete:
                 return b""
             await connection.wait()
-        chunks = connection.chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        connection.chunks = []
-        connection.buffered_bytes = 0
+        data = connection.all()
+        connection.emptied()
         if connection.paused and connection.transport is not None:
             connection.paused = False
             connection.quiet_until = min(connection.loop.time() + connection.idle_s, connection.deadline_s)
             connection.transport.resume_reading()
         return data
+
+    def offer(self, taker: Taker) -> None:
+        """See ``Reply.offer``."""
+        self._connection.taker = taker
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """Give the whole body; see ``Reply.read_all``."""
@@ -232,6 +258,7 @@ class PlainReply:
         """Give the connection back or abort it; further calls do nothing."""
         if not self._closed:
             self._closed = True
+            self._connection.taker = None
             self._client.release(self._connection)
 
 
