@@ -39,7 +39,7 @@ def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tupl
         Loop("alerts", 5.0, notices.watch),
         Loop("pulse", PULSE_S, gauges.pulse(house.telemetry, PULSE_S)),
         Loop("webhooks", 1.0, notices.deliver),
-        Loop("likeness", 0.1, house.tier.settle),
+        Loop("likeness", house.tier.period_s, house.tier.settle),
         Loop("audits", 0.5, house.tier.audit),
         Loop("shadows", 0.5, house.shadows.step),
         Loop("labels", 5.0, house.learning.step),
