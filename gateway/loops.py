@@ -1,8 +1,8 @@
 """Work that repeats beside the requests: named loops, listed in one place (``gateway.app.LOOPS``).
 
-Periods lie on one grid: a process that wakes seldom for many things costs less than one that wakes often, each
-time with cold caches. A step that fails is logged, counted and tried again at the next period; a loop that had
-no success for three periods makes readiness say so.
+Periods lie on one grid: a process that wakes seldom for many things costs less than one that wakes often,
+each time with cold caches. A step that fails is logged, counted and tried again at the next period; a loop
+that had no success for three periods makes readiness say so.
 """
 
 import asyncio
