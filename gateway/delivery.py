@@ -55,20 +55,20 @@ class Delivery:
 
     def taker(self, feed: Feed) -> Taker:
         """See ``trip.Direct``; whole events go this way, the usage and the end do not."""
+        receiver, charge, out = self._receiver, self._charge, self._out
+        estimate, progress, keep = self._request.prompt_tokens_estimate, charge.progress, receiver.keep
 
         def take(data: bytes) -> bool:
-            if data[-2:] != b"\n\n" or not self._clear(data) or b'"usage"' in data or b"[DONE]" in data:
+            if not out.clear or data[-2:] != b"\n\n" or b'"usage"' in data or b"[DONE]" in data:
                 return False
-            if out := feed(data):
-                self._charge.progress(*receiver.usage(estimate))
-                receiver.keep(out)
-                at_once(out)
+            # For each token there is a comma behind its id, or the end of an event.
+            most = charge.usage.completion_tokens + data.count(b",") + data.count(b"\n\n")
+            if most >= charge.covered_tokens:
+                return False
+            if piece := feed(data):
+                progress(*receiver.usage(estimate))
+                keep(piece)
+                out.at_once(piece)
             return True
 
-        receiver, estimate, at_once = self._receiver, self._request.prompt_tokens_estimate, self._out.at_once
         return take
-
-    def _clear(self, data: bytes) -> bool:
-        """Whether nobody waits: neither client nor money, for each token a comma or the end of an event."""
-        tokens = data.count(b",") + data.count(b"\n\n")
-        return self._out.clear and self._charge.usage.completion_tokens + tokens < self._charge.covered_tokens

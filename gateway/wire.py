@@ -62,8 +62,11 @@ class _JoinedWrites:
 
     def write_now(self, data: bytes) -> None:
         """Write at once, behind what is kept."""
-        self._pieces.append(data)
-        self._flush()
+        if self._pieces:
+            self._pieces.append(data)
+            self._flush()
+        elif not self._transport.is_closing():
+            self._transport.write(data)
 
     def close(self) -> None:
         """Write what is kept, then close."""
