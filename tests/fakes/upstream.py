@@ -5,10 +5,13 @@ prints ``{"control": port, "ports": [...]}``. What a request gets is said inside
 attempt number k of one ``x-request-id`` gets fault number k of the plan, the last one again and again. A
 request without a script gets the default one, or one drawn by weight and seed (``POST /control``).
 
+A port may have a mood (``POST /control {"mood": {"port": N, "fault": F}}``): a fault that counts before any
+plan, until it is an empty one.
+
 Faults (``:k`` counts events, from the start of the stream): ok, hang, hang-head, 400, 401, 404, 429,
 429-after, 500, 503-after, fin:k, rst:k, stall:k, early-end:k (of a well-formed body), early-done:k, comments,
 malformed:k, error:k, no-usage, usage-in-choices,
-usage-null, no-done, done-fin, done-hang, byte-by-byte, at-once, huge, short-body, long-body, garbage,
+usage-null, no-done, done-fin, done-hang, byte-by-byte, drip, at-once, huge, short-body, long-body, garbage,
 continue, early-hints, close, http10, idle-close, mute-close.
 
 Token k of every answer is word k, and its id is 100 + k: so a completion whose prompt holds such ids, or a
@@ -32,6 +35,7 @@ from urllib.parse import parse_qs, urlsplit
 PROMPT_TOKENS = 7
 CACHED_TOKENS = 3
 HUGE_BYTES = 1_500_000
+DRIP_S = 0.3
 _MARK = re.compile(r"@@(\{.*?\})@@")
 RESET = struct.pack("ii", 1, 0)
 
@@ -106,6 +110,7 @@ class Upstream:
         self.metrics = ""
         self.mix: list[tuple[str, float]] = []
         self.draw = random.Random(0)
+        self.moods: dict[int, str] = {}
 
     async def listen(self, port: int = 0) -> int:
         """Open a port; gives its number."""
@@ -138,6 +143,8 @@ class Upstream:
             self.seen = [one for one in self.seen if one.state == "running"]
             self.attempts.clear()
             self.scripts.clear()
+        if "mood" in wish:
+            self.moods[wish["mood"]["port"]] = wish["mood"]["fault"]
         self.default = wish.get("default", self.default)
         self.ids = wish.get("ids", self.ids)
         self.metrics = wish.get("metrics", self.metrics)
@@ -170,7 +177,7 @@ class Upstream:
         if self.mix and not seen.script:
             faults, weights = zip(*self.mix, strict=True)
             plan = self.draw.choices(faults, weights)
-        fault = str(plan[min(number, len(plan) - 1)])
+        fault = self.moods.get(seen.port) or str(plan[min(number, len(plan) - 1)])
         said, told = options.get("says"), options.get("logprobs")
         seen.script = {
             **options,
@@ -328,7 +335,7 @@ class Answer:
             if self.seen.script.get("lockstep"):
                 await self.upstream.gate(self.tag).acquire()
             yield event
-            await asyncio.sleep(self.seen.script.get("gap_s", 0.0))
+            await asyncio.sleep(DRIP_S if self.fault == "drip" else self.seen.script.get("gap_s", 0.0))
 
     async def _send_event(self, event: bytes, chunked: bool) -> None:
         data = b"%x\r\n%s\r\n" % (len(event), event) if chunked else event
@@ -410,7 +417,7 @@ class Answer:
     async def _buffered(self) -> bool:
         if self.seen.script.get("lockstep"):
             await self.upstream.gate(self.tag).acquire()
-        await asyncio.sleep(self.seen.script.get("gap_s", 0.0))
+        await asyncio.sleep(DRIP_S if self.fault == "drip" else self.seen.script.get("gap_s", 0.0))
         body = json.dumps(self.answer()).encode()
         if self.fault == "malformed":
             body = body[:-10]
