@@ -172,7 +172,9 @@ class Dispatcher:
         """
         while True:
             desk = self._desks.get(query.model)
-            grant = desk.line.take_over(query, version, self._draw(), self.now()) if desk is not None else None
+            grant = (
+                desk.line.take_over(query, version, self._draw(), self.now()) if desk is not None else None
+            )
             slot = self._held(desk, grant)
             if slot is not None:
                 return slot
