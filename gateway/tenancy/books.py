@@ -210,8 +210,8 @@ class Books:
         return found
 
     def _carry(self) -> None:
-        self._journal.sync()
         if not self._opened:
+            self._journal.sync()
             return
         self._carrier.step()
         if not 0 <= self._wall() - self._looked_for_orphans_s < ORPHANS_EVERY_S:
