@@ -39,7 +39,8 @@ from gateway.trip import ANOTHER_MAY_SUCCEED, Call, Deliver, Try, UpstreamError
 ERROR_BODY_LIMIT_BYTES = 256 * 1024
 BACKOFF_S = 0.05
 MOST_PAUSE_S = 5.0
-"""So long a call waits for a server that asked to be left alone; then its client is told to come again."""
+"""So long a call waits for a server that asked to be left alone, or a stream for one that is ready; then its
+client is told to come again."""
 MOST_DEATHS = 2
 """So many servers may break off under one request without a byte: it may be what kills them."""
 END_GRACE_S = 0.2
@@ -221,6 +222,8 @@ class Attempts:
     async def _not_well(self, call: Call, this: Try, reply: Reply) -> Reply:
         try:
             body = await reply.read_all(ERROR_BODY_LIMIT_BYTES)
+        except ClientError:
+            body = b""  # the status says enough
         finally:
             reply.close()
         error = UpstreamError(reply.status, body, reply.headers)
@@ -310,8 +313,8 @@ class Attempts:
             or self._judge.suspected(call)
             or not (isinstance(error, ConnectFailed) or restraint.may_retry())
         )
-        wait_s = max(BACKOFF_S * 2 ** (trip.barren - 1), self._dispatcher.rests_s(call.model))
-        if hopeless or wait_s > MOST_PAUSE_S or self.now() + wait_s >= call.deadline_s:
+        wait_s = self._rest_s(call)
+        if hopeless or self._too_long(call, wait_s):
             self._judge.given_up(call)
             raise _final(error) from error
         await asyncio.sleep(wait_s)
@@ -324,6 +327,11 @@ class Attempts:
         while True:
             trip.breaks += 1
             trip.barren += not trip.tries[-1].first_byte_s
+            wait_s = self._rest_s(call) if trip.barren else 0.0
+            if trip.breaks > call.max_attempts or self._judge.suspected(call) or self._too_long(call, wait_s):
+                self._judge.given_up(call)
+                raise _final(failure) from failure
+            await asyncio.sleep(wait_s)
             trail.read()
             try:
                 if await self._rest(call, deliver):
@@ -334,10 +342,13 @@ class Attempts:
                 raise _final(failure, why) from failure
             except ANOTHER_MAY_SUCCEED as error:
                 failure = error
-            hopeless = trip.breaks >= call.max_attempts or self._judge.suspected(call)
-            if hopeless or self.now() >= call.deadline_s:
-                self._judge.given_up(call)
-                raise _final(failure) from failure
+
+    def _rest_s(self, call: Call) -> float:
+        """Give how long to wait before the next attempt, after some that gave nothing."""
+        return max(BACKOFF_S * 2.0 ** (call.trip.barren - 1), self._dispatcher.rests_s(call.model))
+
+    def _too_long(self, call: Call, wait_s: float) -> bool:
+        return wait_s > MOST_PAUSE_S or self.now() + wait_s >= call.deadline_s
 
     async def _rest(self, call: Call, deliver: Deliver) -> bool:
         """Run the rest of a stream, a leg for each choice where need be; gives True at its end."""
@@ -361,7 +372,8 @@ class Attempts:
         """Run one leg on another replica of the version; False where nobody wants more."""
         trip = call.trip
         query = msgspec.structs.replace(call.query, exclude=frozenset(trip.tried))
-        slot = self._dispatcher.slot_to_go_on(query, trip.version)
+        until_s = min(self.now() + MOST_PAUSE_S, call.deadline_s)
+        slot = await self._dispatcher.slot_to_go_on(query, trip.version, until_s)
         this = Try(self.now())
         trip.tries.append(this)
         self._sent(call, this, slot)

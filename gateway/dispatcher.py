@@ -21,6 +21,8 @@ from routing.line import Grant, Line, Server, began
 from routing.policies import POLICIES
 from routing.scheduler import Ticket, WaitExpired
 
+POLL_S = 0.05
+
 
 class Patience(msgspec.Struct, frozen=True):
     """How long requests of one band wait: until they expire, and how long a wait is accepted at all."""
@@ -163,17 +165,22 @@ class Dispatcher:
         grant = desk.line.place_beside(query, self._draw(), self.now()) if desk is not None else None
         return self._held(desk, grant)
 
-    def slot_to_go_on(self, query: Query, version: str) -> "Slot":
+    async def slot_to_go_on(self, query: Query, version: str, until_s: float) -> "Slot":
         """Give a slot for an answer that is under way, on a replica of the version; it waits in no line.
 
-        Raises ModelLoading where there is none.
+        Where none is ready, one is waited for. Raises ModelLoading where none comes in time.
         """
-        desk = self._desks.get(query.model)
-        grant = desk.line.take_over(query, version, self._draw(), self.now()) if desk is not None else None
-        slot = self._held(desk, grant)
-        if slot is None:
-            raise self._loading(query.model)
-        return slot
+        while True:
+            desk = self._desks.get(query.model)
+            grant = (
+                desk.line.take_over(query, version, self._draw(), self.now()) if desk is not None else None
+            )
+            slot = self._held(desk, grant)
+            if slot is not None:
+                return slot
+            if desk is None or self.now() >= until_s:
+                raise self._loading(query.model)
+            await asyncio.sleep(POLL_S)
 
     def _held(self, desk: Desk | None, grant: Grant | None) -> "Slot | None":
         return None if desk is None or grant is None else Slot(self, grant, desk.replicas[grant.server.id])

@@ -186,8 +186,9 @@ class Line:
         servers = [one for one in self.servers if one.version == version]
         if not servers:
             return None
-        tried = query.exclude | self._at_rest(now_s)
-        fresh = [one for one in servers if one.id not in tried] or servers
+        resting = self._at_rest(now_s)
+        willing = [one for one in servers if one.id not in resting] or servers
+        fresh = [one for one in willing if one.id not in query.exclude] or willing
         free = [one for one in fresh if self._loads[one.id].running < one.limit] or fresh
         return self._take_best(free, msgspec.structs.replace(query, draw=draw), now_s)
 

@@ -5,10 +5,13 @@ prints ``{"control": port, "ports": [...]}``. What a request gets is said inside
 attempt number k of one ``x-request-id`` gets fault number k of the plan, the last one again and again. A
 request without a script gets the default one, or one drawn by weight and seed (``POST /control``).
 
+A port may have a mood (``POST /control {"mood": {"port": N, "fault": F}}``): a fault that counts before any
+plan, until it is an empty one.
+
 Faults (``:k`` counts events, from the start of the stream): ok, hang, hang-head, 400, 401, 404, 429,
 429-after, 500, 503-after, fin:k, rst:k, stall:k, early-end:k (of a well-formed body), early-done:k, comments,
 malformed:k, error:k, no-usage, usage-in-choices,
-usage-null, no-done, done-fin, done-hang, byte-by-byte, at-once, huge, short-body, long-body, garbage,
+usage-null, no-done, done-fin, done-hang, byte-by-byte, drip, at-once, huge, short-body, long-body, garbage,
 continue, early-hints, close, http10, idle-close, mute-close.
 
 Token k of every answer is word k, and its id is 100 + k: so a completion whose prompt holds such ids, or a
@@ -32,6 +35,7 @@ from urllib.parse import parse_qs, urlsplit
 PROMPT_TOKENS = 7
 CACHED_TOKENS = 3
 HUGE_BYTES = 1_500_000
+DRIP_S = 0.3
 _MARK = re.compile(r"@@(\{.*?\})@@")
 RESET = struct.pack("ii", 1, 0)
 
@@ -106,6 +110,7 @@ class Upstream:
         self.metrics = ""
         self.mix: list[tuple[str, float]] = []
         self.draw = random.Random(0)
+        self.moods: dict[int, str] = {}
 
     async def listen(self, port: int = 0) -> int:
         """Open a port; gives its number."""
@@ -138,6 +143,8 @@ class Upstream:
             self.seen = [one for one in self.seen if one.state == "running"]
             self.attempts.clear()
             self.scripts.clear()
+        if "mood" in wish:
+            self.moods[wish["mood"]["port"]] = wish["mood"]["fault"]
         self.default = wish.get("default", self.default)
         self.ids = wish.get("ids", self.ids)
         self.metrics = wish.get("metrics", self.metrics)
@@ -159,7 +166,7 @@ class Upstream:
             "connections": {port: len(writers) for port, writers in self.open.items()},
         }
 
-    def _choose(self, seen: Seen) -> str:
+    def choose(self, seen: Seen) -> str:
         """Give the fault of this attempt and note it in the request's script."""
         key = seen.headers.get("x-request-id", str(len(self.seen)))
         seen.script = self.scripts.setdefault(key, seen.script)
@@ -170,7 +177,7 @@ class Upstream:
         if self.mix and not seen.script:
             faults, weights = zip(*self.mix, strict=True)
             plan = self.draw.choices(faults, weights)
-        fault = str(plan[min(number, len(plan) - 1)])
+        fault = self.moods.get(seen.port) or str(plan[min(number, len(plan) - 1)])
         said, told = options.get("says"), options.get("logprobs")
         seen.script = {
             **options,
@@ -208,15 +215,15 @@ class Upstream:
             await self._plain(path, target, raw, writer)
             return True
         if path in ("/tokenize", "/detokenize"):
-            writer.write(
-                self._spelt(path, json.loads(raw), self.scripts.get(headers.get("x-request-id", ""), {}))
-            )
+            script = self.scripts.get(headers.get("x-request-id", ""), {})
+            status, told = self.spelt(path, json.loads(raw), script)
+            writer.write(_whole(status, json.dumps(told).encode()))
             await writer.drain()
             return True
         seen = Seen(port, path, headers, json.loads(raw))
-        fault = self._choose(seen)
+        fault = self.choose(seen)
         self.seen.append(seen)
-        answer = asyncio.create_task(Answer(self, seen, fault, writer).run())
+        answer = asyncio.create_task(Answer(self, seen, fault).run(writer))
         gone = asyncio.create_task(reader.gone.wait())
         await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
         left = not answer.done()
@@ -228,14 +235,15 @@ class Upstream:
         seen.state = "aborted" if broken else "done"
         return not broken and answer.result()
 
-    def _spelt(self, path: str, body: dict[str, Any], script: dict[str, Any]) -> bytes:
+    def spelt(self, path: str, body: dict[str, Any], script: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Give what ``/tokenize`` and ``/detokenize`` say."""
         if not self.ids:
-            return _whole(404, b"{}")
+            return 404, {}
         if path == "/tokenize":
-            return _whole(200, json.dumps({"tokens": [], "max_model_len": 2048}).encode())
+            return 200, {"tokens": [], "max_model_len": 2048}
         size = int(script.get("size", 0))
         words = [_word(id_ - 100, size) if id_ >= 100 else f"p{id_} " for id_ in body["tokens"]]
-        return _whole(200, json.dumps({"prompt": "".join(words)}).encode())
+        return 200, {"prompt": "".join(words)}
 
     async def _plain(self, path: str, target: str, raw: bytes, writer: asyncio.StreamWriter) -> None:
         body: dict[str, Any] = {}
@@ -257,8 +265,10 @@ class Upstream:
 class Answer:
     """The answer to one request."""
 
-    def __init__(self, upstream: Upstream, seen: Seen, fault: str, writer: asyncio.StreamWriter) -> None:
-        self.upstream, self.seen, self.writer = upstream, seen, writer
+    writer: asyncio.StreamWriter
+
+    def __init__(self, upstream: Upstream, seen: Seen, fault: str) -> None:
+        self.upstream, self.seen = upstream, seen
         self.fault, _, count = fault.partition(":")
         self.count = int(count or 0)
         body, options = seen.body, seen.script
@@ -276,8 +286,9 @@ class Answer:
         if most is not None and self.start + most < self.n:
             self.end, self.reason = self.start + most, "length"
 
-    async def run(self) -> bool:
+    async def run(self, writer: asyncio.StreamWriter) -> bool:
         """Answer; tells whether the connection can go on."""
+        self.writer = writer
         if self.fault in ("hang", "mute-close"):
             if self.fault == "hang":
                 await asyncio.Event().wait()
@@ -319,12 +330,12 @@ class Answer:
             await asyncio.sleep(0.05)
         if self.fault == "garbage":
             await self._write(b"zz\r\nnot a chunk\r\n")
-        events = list(self._events())
+        events = list(self.events())
         for event in [b"".join(events)] if self.fault == "at-once" else events:
             if self.seen.script.get("lockstep"):
                 await self.upstream.gate(self.tag).acquire()
             yield event
-            await asyncio.sleep(self.seen.script.get("gap_s", 0.0))
+            await asyncio.sleep(DRIP_S if self.fault == "drip" else self.seen.script.get("gap_s", 0.0))
 
     async def _send_event(self, event: bytes, chunked: bool) -> None:
         data = b"%x\r\n%s\r\n" % (len(event), event) if chunked else event
@@ -343,7 +354,7 @@ class Answer:
             self.writer.transport.abort()
         return False
 
-    def _events(self) -> Iterator[bytes]:
+    def events(self) -> Iterator[bytes]:
         """Give the events of the stream, faults of content included."""
         for number, event in enumerate(self._good_events()):
             if self.fault == "malformed" and number == self.count:
@@ -371,7 +382,8 @@ class Answer:
             size = HUGE_BYTES if self.fault == "huge" and k == 1 else self.size
             ids = {"token_ids": [100 + k]} if self.ids else {}
             word = _word(k, size) if self.said is None else self.said if k == 0 else " "
-            piece = self._choice({"content": word}, None) | ids | self._surety()
+            begun = first if k == self.start and not self.chat else {}
+            piece = self._choice({"content": word}, None) | ids | begun | self._surety()
             yield _event({**base, "choices": [piece]})
         usage: dict[str, Any] = {"usage": self._usage()}
         together = self.fault == "usage-in-choices"
@@ -405,8 +417,8 @@ class Answer:
     async def _buffered(self) -> bool:
         if self.seen.script.get("lockstep"):
             await self.upstream.gate(self.tag).acquire()
-        await asyncio.sleep(self.seen.script.get("gap_s", 0.0))
-        body = json.dumps(self._answer()).encode()
+        await asyncio.sleep(DRIP_S if self.fault == "drip" else self.seen.script.get("gap_s", 0.0))
+        body = json.dumps(self.answer()).encode()
         if self.fault == "malformed":
             body = body[:-10]
         length = len(body) + {"short-body": 10, "long-body": -10}.get(self.fault, 0)
@@ -429,7 +441,7 @@ class Answer:
             await self._write(body[start:][: 1 if self.fault == "byte-by-byte" else None])
         return self.fault not in ("close", "http10", "idle-close", "short-body")
 
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         if self.fault == "error":
             return {"error": {"message": "engine died", "type": "InternalServerError", "code": 500}}
         usage = {} if self.fault == "no-usage" else {"usage": self._usage()}
@@ -475,6 +487,9 @@ def _begun(body: dict[str, Any]) -> tuple[int, int]:
         return sum(id_ >= 100 for id_ in prompt), len(prompt)
     if body.get("continue_final_message"):
         words = len(body["messages"][-1]["content"].split())
+        return words, PROMPT_TOKENS + words
+    if isinstance(prompt, str) and "@@" in prompt:
+        words = len(prompt.rpartition("@@")[2].split())
         return words, PROMPT_TOKENS + words
     return 0, PROMPT_TOKENS
 

@@ -242,11 +242,17 @@ def model(name: str, ports: Iterable[int], **options: Any) -> str:
     concurrency = options.pop("max_concurrency", 64)
     lines = [f'[[models]]\nname = "{name}"', "price = { input = 1.0, cached_input = 0.5, output = 2.0 }"]
     options = {"policy": "round_robin", "upstream_model": "upstream-name", **options}
-    lines += [f"{key} = {json.dumps(value)}" for key, value in options.items()]
+    lines += [f"{key} = {_toml(value)}" for key, value in options.items()]
     for port in ports:
         lines.append(f'[[models.replicas]]\nurl = "http://127.0.0.1:{port}/v1"')
         lines.append(f"max_concurrency = {concurrency}")
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
+    return json.dumps(value)
 
 
 def unique() -> str:

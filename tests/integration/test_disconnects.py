@@ -1,14 +1,17 @@
 """A client that leaves, at any point of the way: the upstream stops, the slot is free, the bill is right."""
 
+import json
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.fakes.processes import until
 from tests.fakes.upstream import PROMPT_TOKENS, script
 from tests.integration.gateway import (
+    KEY,
     Gateway,
     Upstreams,
     chat_request,
@@ -29,6 +32,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, U
     upstreams = Upstreams(3)
     models = model("tight", upstreams.ports[:1], max_concurrency=1)
     models += model("pair", upstreams.ports[1:], max_concurrency=1)
+    models += model("vectors", upstreams.ports[:1], kind="embedding")
     with running(Gateway(directory, config(models, directory=directory)), upstreams) as house:
         until(house[0].ready)
         yield house
@@ -76,6 +80,30 @@ def test_while_queued(house: tuple[Gateway, Upstreams], stream: bool) -> None:
         upstreams.control(release=first)
         assert b'"total_tokens"' in read_until(holder, b'"total_tokens"')
     assert upstreams.seen(second)["requests"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("completions", {"model": "tight", "prompt": script("hang", tag="TAG"), "stream": True}),
+        ("completions", {"model": "tight", "prompt": script("hang", tag="TAG")}),
+        ("embeddings", {"model": "vectors", "input": script("hang", tag="TAG")}),
+    ],
+    ids=("streamed", "buffered", "embeddings"),
+)
+def test_every_endpoint_hangs_up_for_a_client_that_left(
+    house: tuple[Gateway, Upstreams], path: str, fields: dict[str, Any]
+) -> None:
+    gateway, upstreams = house
+    before, tag = settled_rows(gateway), unique()
+    body = json.dumps(fields).replace("TAG", tag).encode()
+    head = f"POST /v1/{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+    with gateway.connect() as leaver:
+        leaver.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        until(lambda: upstreams.states(tag) == ["running"])
+    until(lambda: upstreams.states(tag) == ["aborted"])
+    row = settled(gateway, before)
+    assert (row["status"], row["amount_nanousd"]) == ("cancelled", 0)
 
 
 @pytest.mark.parametrize("fault", ["hang", "hang-head", "stall:0"])

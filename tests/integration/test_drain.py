@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes.processes import until
 from tests.fakes.upstream import PROMPT_TOKENS, script
+from tests.integration.admin import ADMIN, good
 from tests.integration.gateway import (
     Gateway,
     Upstreams,
@@ -25,13 +26,13 @@ PROGRESS_TOKENS = 32
 
 @pytest.fixture(scope="module")
 def upstreams() -> Iterator[Upstreams]:
-    made = Upstreams(1)
+    made = Upstreams(3)
     yield made
     made.close()
 
 
 def gateway_of(directory: Path, upstreams: Upstreams, drain_s: float) -> Gateway:
-    settings = config(model("small", upstreams.ports), directory=directory, server=f"drain_s = {drain_s}")
+    settings = config(model("small", upstreams.ports[:1]), directory=directory, server=f"drain_s = {drain_s}")
     gateway = Gateway(directory, settings)
     until(gateway.ready)
     return gateway
@@ -97,6 +98,57 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, upstreams: Upstreams) -> 
         assert gateway.stop(signal.SIGINT) == 0
         assert b'"code":"shutting_down"' in begun + read_all(connection)
     assert [row["status"] for row in gateway.rows()] == ["error"]
+
+
+def test_a_server_that_drains_is_taken_out_of_routing(tmp_path: Path, upstreams: Upstreams) -> None:
+    """It refuses with 500 while its health is good: no client sees that, and soon nobody asks it any more."""
+    first, second = upstreams.ports[1:]
+    gateway = Gateway(tmp_path, config(model("pair", [first, second]), directory=tmp_path))
+    until(gateway.ready)
+    upstreams.control(mood={"port": first, "fault": "500"})
+    tag, asked = unique(), 12
+    try:
+        assert [gateway.chat("pair", script("ok", tag=tag))[0] for _ in range(asked)] == [200] * asked
+        seen = [one["port"] for one in upstreams.seen(tag)["requests"]]
+        assert seen.count(second) == asked
+        assert 3 <= seen.count(first) < asked / 2, "three in a row take it out, then one now and then"
+    finally:
+        upstreams.control(mood={"port": first, "fault": ""})
+        gateway.stop()
+
+
+def test_a_drained_replica_ends_its_streams_and_one_that_is_cut_goes_on(
+    tmp_path: Path, upstreams: Upstreams
+) -> None:
+    """Taken out of routing by an operator, it still speaks; when its server ends, another goes on."""
+    ports = upstreams.ports[1:]
+    settings = config(model("pair", ports), directory=tmp_path)
+    gateway = Gateway(tmp_path, settings, SWITCHGEAR_ADMIN_KEY=ADMIN)
+    until(gateway.ready)
+    whole, cut = unique(), unique()
+    try:
+        with gateway.connect() as kept, gateway.connect() as broken:
+            for connection, tag, fault in ((kept, whole, "ok"), (broken, cut, "fin:2")):
+                prompt = script(fault, "ok", tag=tag, lockstep=True)
+                connection.sendall(chat_request("pair", prompt, stream=True))
+                upstreams.control(release=tag, times=2)
+                read_until(connection, b"w0")
+                if tag == whole:  # by turns: the one between goes to the other replica
+                    assert gateway.chat("pair", script("ok"))[0] == 200
+            (port,) = {one["port"] for tag in (whole, cut) for one in upstreams.seen(tag)["requests"]}
+            drained, other = ("pair-0", "pair-1") if port == ports[0] else ("pair-1", "pair-0")
+            good(gateway, "POST", f"replicas/{drained}/drain")
+            assert gateway.chat("pair", script("ok"))[1]["x-switchgear-replica"] == other
+            upstreams.control(release=whole, times=20)
+            assert b"data: [DONE]" in read_until(kept, b"0\r\n\r\n")
+            upstreams.control(release=cut, times=20)
+            rest = read_until(broken, b"0\r\n\r\n")
+            assert [rest.count(b'"w%d ' % k) for k in range(1, 5)] == [1] * 4
+            assert b"data: [DONE]" in rest
+    finally:
+        gateway.stop()
+    found = sorted((row["status"], row["attempts"]) for row in gateway.rows())
+    assert found == [("ok", 1)] * 3 + [("ok", 2)]
 
 
 @pytest.mark.parametrize("sent", [1, 100])

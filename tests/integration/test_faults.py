@@ -37,6 +37,7 @@ STREAMED: dict[str, str | int] = {
     "429": 429,
     "429-after": 429,
     "500": 502,
+    "503": 503,
     "503-after": 503,
     "fin:0": 502,
     "fin:3": CUT,
@@ -59,6 +60,7 @@ STREAMED: dict[str, str | int] = {
     "done-fin": WELL,
     "done-hang": WELL,
     "byte-by-byte": WELL,
+    "drip": WELL,
     "at-once": WELL,
     "huge": WELL,
     "garbage": 502,
@@ -73,8 +75,14 @@ BUFFERED: dict[str, str | int] = {
         fault: STREAMED[fault]
         for fault in ("ok", "hang", "hang-head", "400", "401", "404", "429", "429-after")
     },
-    **{fault: STREAMED[fault] for fault in ("500", "503-after", "fin:0", "rst:0", "stall:0", "garbage")},
-    **{fault: STREAMED[fault] for fault in ("no-usage", "byte-by-byte", "huge", "continue", "early-hints")},
+    **{
+        fault: STREAMED[fault]
+        for fault in ("500", "503", "503-after", "fin:0", "rst:0", "stall:0", "garbage")
+    },
+    **{
+        fault: STREAMED[fault]
+        for fault in ("no-usage", "byte-by-byte", "drip", "huge", "continue", "early-hints")
+    },
     **{fault: STREAMED[fault] for fault in ("close", "http10", "idle-close", "error:0")},
     "malformed:0": 502,
     "short-body": 502,
