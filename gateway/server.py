@@ -1,8 +1,9 @@
 """Runs one gateway process: uvicorn, signals, and a shutdown that lets streams finish.
 
-SIGTERM and SIGINT: readiness turns red, new requests are refused with ``retry-after``, running ones finish
-within ``drain_s``, the rest end with an error event; a second signal does not wait. SIGHUP reads the
-configuration again, or, where the terminal that the process was started from is gone, counts as SIGTERM.
+SIGUSR1: readiness turns red, and nothing else: load balancers hear first that it goes. SIGTERM and SIGINT:
+that, and new requests are refused with ``retry-after``, running ones finish within ``drain_s``, the rest end
+with an error event; a second signal does not wait. SIGHUP reads the configuration again, or, where the
+terminal that the process was started from is gone, counts as SIGTERM.
 """
 
 import asyncio
@@ -132,6 +133,7 @@ async def serve(
     server = _Server(config)
     _spare_requests()
     _handle_hang_up(process, stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, setattr, process, "leaving", True)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     welcome = asyncio.create_task(_welcome(server, when_listening))
     stopped = asyncio.create_task(stop.asked.wait())
