@@ -22,8 +22,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(command: Sequence[str], core: int, environ: Mapping[str, str], folder: Path) -> Iterator[int]:
-    """Run a server on a core, in a folder; gives its pid and ends it with the block.
+def started(
+    command: Sequence[str], core: int | Sequence[int], environ: Mapping[str, str], folder: Path
+) -> Iterator[int]:
+    """Run a server on a core, or some, in a folder; gives its pid and ends it with the block.
 
     What it says goes to ``output.txt`` there.
     """
@@ -35,7 +37,7 @@ def started(command: Sequence[str], core: int, environ: Mapping[str, str], folde
             command,
             cwd=folder,
             env={**own, **environ},
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, [core] if isinstance(core, int) else core),
             stdout=output,
             stderr=output,
         )
