@@ -42,6 +42,8 @@ class Member:
 
     def _made(self, choice: Choice, trip: Trip | None) -> tuple[Head, Call]:
         pipeline, passage, request = self._pipeline, self._passage, self._request
+        if pipeline.live:
+            request = sharing.as_stream(request)
         name = choice.model.name
         tap = (
             StreamTap(request.choices)

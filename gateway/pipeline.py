@@ -125,6 +125,11 @@ class Pipeline:
         self._coalescing.limit_bytes = coalesced.max_bytes
 
     @property
+    def live(self) -> bool:
+        """Whether shared calls are asked for as streams."""
+        return self._coalesced.live
+
+    @property
     def any_resumable(self) -> bool:
         """Whether there is a key whose streams can all be resumed."""
         return self._keys.any_resumable

@@ -323,7 +323,9 @@ class Recordings:
         finally:
             if failure is not None:
                 into.append(FAILURE + described(translate(failure)))
-            linger_s = self._streams.keep_s if wish.resumable else LINGER_S
+            linger_s = (
+                self._streams.keep_s if wish.resumable else min(LINGER_S, self._idempotency.retention_s)
+            )
             self._logs.end(into, keep_s=linger_s if failure is None or not wish.record_id else 0.0)
             if wish.record_id and failure is None:
                 await self._settled(wish, into)

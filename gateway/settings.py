@@ -291,6 +291,7 @@ class CoalescingSettings(Table, frozen=True):
     """``[coalescing]``: which identical requests in flight share one upstream call."""
 
     policy: Literal["deterministic", "all", "off"] = "deterministic"
+    live: bool = False
     max_bytes: LogBytes = 8 * 1024 * 1024
     lease_s: Annotated[float, Meta(ge=0.2, le=3600)] = 3.0
 

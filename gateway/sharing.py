@@ -22,7 +22,7 @@ from gateway.tenancy.keys import Key
 from semantic_cache import policy as caching
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
-NULL = msgspec.Raw(b"null")
+NULL, TRUE = msgspec.Raw(b"null"), msgspec.Raw(b"true")
 
 
 def may_share(settings: CoalescingSettings, headers: Mapping[bytes, bytes], request: Inference) -> bool:
@@ -46,6 +46,13 @@ def name_of(
     return f"{exact.hex()}:{band_of(key.band, request.service_tier)}:{wish.decode('latin-1')}"
 
 
+def as_stream(request: Inference) -> Inference:
+    """Give the request as one for a stream, so that whoever joins gets it live; embeddings have none."""
+    if request.stream or not isinstance(request.typed, Common):
+        return request
+    return msgspec.structs.replace(request, stream=True, fields={**request.fields, "stream": TRUE})
+
+
 def other_form(request: Inference, model: str, cost_usd: Callable[[Usage], float]) -> Form:
     """Give the receiver of a shared answer that comes in the other form than the request asks for."""
     if request.stream:
@@ -55,7 +62,7 @@ def other_form(request: Inference, model: str, cost_usd: Callable[[Usage], float
         model,
         choices=request.choices,
         include_usage=True,
-        token_ids=request.wants_token_ids or not request.bears_token_ids,
+        token_ids=request.wants_token_ids,
         keep_bytes=0,
         cost_usd=cost_usd,
     )

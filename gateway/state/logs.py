@@ -92,10 +92,14 @@ class Logs(Protocol):
 
 
 class MemoryLogs:
-    """Logs within one process; those that have ended are kept up to so many bytes together."""
+    """Logs within one process; those that have ended are kept up to so many bytes together.
+
+    ``on_crowded`` hears of one that goes before its time, to make room.
+    """
 
     def __init__(self, kept_bytes: int, logs: dict[str, Log] | None = None) -> None:
         self._kept_bytes = kept_bytes
+        self.on_crowded: Callable[[Log], None] | None = None
         self._logs: dict[str, Log] = {} if logs is None else logs
         self._kept: dict[str, tuple[Log, asyncio.TimerHandle]] = {}
         self._size_bytes = 0
@@ -130,7 +134,10 @@ class MemoryLogs:
         self._kept[log.name] = (log, timer)
         self._size_bytes += log.buffer.size_bytes
         while self._size_bytes > self._kept_bytes:
-            self._forget(next(iter(self._kept)))
+            oldest, _ = next(iter(self._kept.values()))
+            self._forget(oldest.name)
+            if self.on_crowded is not None:
+                self.on_crowded(oldest)
 
     def lose(self, log: Log) -> None:
         """Tell its readers that nobody writes a log any more; its name is free."""

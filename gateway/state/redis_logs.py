@@ -29,6 +29,7 @@ COPY_BYTES = 64 * 1024 * 1024
 POLL_S = 0.01  # how often copies look for new frames
 READ_FRAMES = 500
 END_S = 30.0  # an ended log stays so long for the copies under way
+CROWDED_S = 1.0  # one that goes before its time, for the same
 AWAY_S = 1.0  # after a failure Redis is left alone for so long
 
 OURS = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call(%s) end return 0"
@@ -83,8 +84,10 @@ class RedisLogs:
         )
         self._lease_s, self._lease_ms = lease_s, int(lease_s * 1000)
         self._local = MemoryLogs(kept_bytes)
+        self._local.on_crowded = self._crowded
         self._own: dict[str, _Own] = {}
         self._copies: dict[str, _Copy] = {}
+        self._dropped: list[Log] = []
         self._away_until_s = 0.0
         self._wake = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
@@ -179,6 +182,10 @@ class RedisLogs:
         copy.log.buffer.on_deserted = deserted
         self._stir()
 
+    def _crowded(self, log: Log) -> None:
+        self._dropped.append(log)
+        self._stir()
+
     def _leave(self, error: Exception) -> None:
         """Go on alone for a moment."""
         log.warning("logs are kept by each process, Redis is away: %s", str(error) or type(error).__name__)
@@ -207,6 +214,11 @@ class RedisLogs:
         pipe = self._redis.pipeline(transaction=False)
         for own in list(self._own.values()):
             self._send(pipe, own, now_s)
+        for one in self._dropped:
+            pipe.eval(RELEASE, 1, _lease(one.name), one.token)
+            pipe.pexpire(_frames(one.token), int(CROWDED_S * 1000))
+            pipe.pexpire(_first(one.token), int(CROWDED_S * 1000))
+        self._dropped.clear()
         copies = list(self._copies.values())
         checked = [copy for copy in copies if now_s - copy.checked_s >= self._lease_s / 6]
         for copy in checked:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,7 @@ CLOSE = "connection: close"
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Upstreams]]:
     directory = tmp_path_factory.mktemp("coalescing")
     upstreams = Upstreams(2)
-    models = model("m", upstreams.ports, max_concurrency=500) + model(
+    models = model("m", upstreams.ports, max_concurrency=500, engine="vllm") + model(
         "one", upstreams.ports[:1], max_attempts=1
     )
     gateway = Gateway(directory, config(models, directory=directory))
@@ -210,3 +211,58 @@ def test_only_what_is_deterministic_or_asked_for_is_shared(
     found = crowd(gateway.port, [request(script(tag=tag, gap_s=0.1), *more, **fields)] * 10)
     assert {got.status for got in found} == {200}
     assert len(upstreams.seen(tag)["requests"]) == calls
+
+
+def test_a_buffered_answer_made_of_a_stream_shows_no_token_ids_that_nobody_asked_for(
+    served: tuple[Gateway, Upstreams],
+) -> None:
+    """The gateway asks a vLLM for them, to go on with a stream that breaks."""
+    gateway, upstreams = served
+    tag = unique()
+    prompt = script(tag=tag, n=4, lockstep=True)
+    first, other = gateway.connect(), gateway.connect()
+    first.sendall(request(prompt, stream=True))
+    until(lambda: upstreams.states(tag) == ["running"])
+    other.sendall(request(prompt))
+    until(lambda: len(gateway_members(gateway)) == 2)
+    upstreams.control(release=tag, times=20)
+    read_all(first)
+    whole = json.loads(parsed(read_all(other)).body)
+    assert upstreams.seen(tag)["requests"][0]["body"]["return_token_ids"] is True
+    assert (whole.get("prompt_token_ids"), whole["choices"][0].get("token_ids")) == (None, None)
+    assert whole["choices"][0]["message"]["content"] == text(4)
+    for one in (first, other):
+        one.close()
+
+
+def test_live_a_stream_that_joins_a_buffered_request_gets_what_was_produced(
+    served: tuple[Gateway, Upstreams],
+) -> None:
+    gateway, upstreams = served
+    said = gateway.config.read_text()
+    gateway.write(said + "[coalescing]\nlive = true\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: gateway.logged().count("configuration read again") == 1)
+    tag = unique()
+    prompt = script(tag=tag, n=4, lockstep=True)
+    first, late = gateway.connect(), gateway.connect()
+    first.sendall(request(prompt))
+    upstreams.control(release=tag, times=3)
+    until(lambda: upstreams.states(tag) == ["running"])
+    late.sendall(request(prompt, stream=True))
+    caught_up = read_until(late, b"w1 ")
+    assert b"x-switchgear-cache: joined" in caught_up
+    assert upstreams.states(tag) == ["running"]
+    upstreams.control(release=tag, times=20)
+    whole, rest = parsed(read_all(first)), read_all(late)
+    assert rest.endswith(b"0\r\n\r\n")
+    answer = json.loads(whole.body)
+    assert (answer["object"], answer["choices"][0]["message"]["content"]) == ("chat.completion", text(4))
+    assert (answer["usage"]["completion_tokens"], whole.headers["x-switchgear-cache"]) == (4, "bypass")
+    assert gateway.row(whole.headers["x-request-id"])["source"] == "upstream"
+    assert upstreams.states(tag) == ["done"]
+    gateway.write(said)
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: gateway.logged().count("configuration read again") == 2)
+    for one in (first, late):
+        one.close()

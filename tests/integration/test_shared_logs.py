@@ -127,6 +127,37 @@ def test_a_kept_log_is_found_by_all_with_its_beginning(make: Make) -> None:
     asyncio.run(life())
 
 
+def test_the_oldest_of_those_that_are_kept_go_for_all_where_they_are_too_many(make: Make) -> None:
+    async def life() -> None:
+        async with processes(make, 2) as (here, there):
+            for name in ("old", "new", "newest"):
+                made = (await here.claim(name, LIMIT)).log
+                made.append(b"x" * (LIMIT // 2))
+                here.end(made, keep_s=60)
+            while await there.find("old") is not None:  # noqa: ASYNC110  # it is Redis that forgets
+                await asyncio.sleep(0.01)
+            for name in ("new", "newest"):
+                found = await there.find(name)
+                assert found is not None
+                assert sum(map(len, await everything(found, found.buffer.join()))) == LIMIT // 2
+
+    asyncio.run(life())
+
+
+def test_a_log_is_kept_no_longer_than_it_was_to_be(make: Make) -> None:
+    async def life() -> None:
+        async with processes(make, 2) as (here, there):
+            made = (await here.claim("x", LIMIT)).log
+            made.append(b"x")
+            here.end(made, keep_s=0.3)
+            assert await here.find("x") is made
+            while await here.find("x") is not None or await there.find("x") is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert (await there.claim("x", LIMIT)).mine
+
+    asyncio.run(life())
+
+
 def test_a_writer_knows_whether_anybody_reads(make: Make) -> None:
     async def life() -> None:
         async with processes(make, 2) as (here, there):
