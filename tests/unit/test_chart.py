@@ -1,6 +1,7 @@
 """The Helm chart: rendered and linted by Helm's own library, held against the schemas of what it makes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import jsonschema_rs
 import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
+import msgspec
 import pytest
 import yaml  # type: ignore[import-untyped]  # it has no types
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
@@ -19,7 +21,7 @@ from helm_python import HelmError, lint
 
 from gateway.checks import check
 from gateway.metrics import METRICS
-from gateway.settings import parse
+from gateway.settings import Settings, parse
 from tests.fakes.chart import BASE, EVERYTHING, MODEL, PLACE, SECRETS, Object, chart, of, over, rendered
 
 ROOT = Path(__file__).parents[2]
@@ -202,6 +204,109 @@ def test_only_the_gateway_may_speak_to_the_api_server_and_little_at_that() -> No
     assert [one["rules"][0]["resources"] for one in of(objects, "ClusterRole")] == [["nodes"]]
 
 
+def named(objects: list[Object], kind: str, space: str = "") -> set[str]:
+    return {
+        one["metadata"]["name"]
+        for one in of(objects, kind)
+        if not space or one["metadata"].get("namespace", "llm") == space
+    }
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
+def test_what_refers_to_something_finds_it(values: Object) -> None:
+    """Scalers, budgets, rights, classes, claims, configurations and accounts: by name, in their namespace."""
+    objects = rendered(values)
+    work = of(objects, "Deployment") + of(objects, "StatefulSet")
+    places = {(one["kind"], one["metadata"].get("namespace", "llm"), one["metadata"]["name"]) for one in work}
+    for one in of(objects, "HorizontalPodAutoscaler") + of(objects, "ScaledObject"):
+        target = one["spec"]["scaleTargetRef"]
+        assert (target["kind"], one["metadata"].get("namespace", "llm"), target["name"]) in places
+    for _, space, name in places:
+        assert name in named(objects, "PodDisruptionBudget", space)
+        assert name in named(objects, "Service", space)
+        if values.get("networkPolicies", {}).get("enabled", True):
+            assert {"sg", "sg-engines"} & named(objects, "NetworkPolicy", space)
+    for one in work + of(objects, "DaemonSet"):
+        space, spec = one["metadata"].get("namespace", "llm"), one["spec"]["template"]["spec"]
+        assert spec["serviceAccountName"] in named(objects, "ServiceAccount", space)
+        if "priorityClassName" in spec:
+            assert spec["priorityClassName"] in named(objects, "PriorityClass")
+        for volume in spec.get("volumes", []):
+            if "configMap" in volume:
+                assert volume["configMap"]["name"] in named(objects, "ConfigMap", space)
+            if "persistentVolumeClaim" in volume:
+                assert volume["persistentVolumeClaim"]["claimName"] in named(
+                    objects, "PersistentVolumeClaim", space
+                )
+        mounts = {mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", [])}
+        claimed = {each["metadata"]["name"] for each in one["spec"].get("volumeClaimTemplates", [])}
+        assert mounts == {volume["name"] for volume in spec.get("volumes", [])} | claimed
+
+
+def test_gateways_and_engines_start_spread_and_end_in_order() -> None:
+    """Probes, spread over zones and machines, and a grace that covers the hook and the drain."""
+    for one in of(rendered(EVERYTHING), "Deployment") + of(rendered(EVERYTHING), "StatefulSet"):
+        spec = one["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["port"] == container["ports"][0]["name"] == "http"
+        spread = [each["topologyKey"] for each in spec["topologySpreadConstraints"]]
+        assert spread == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+        waits = [int(found) for found in re.findall(r"\d+", str(container["lifecycle"]["preStop"]["exec"]))]
+        drain_s = 120 if one["metadata"]["name"] == "sg" else 0
+        assert spec["terminationGracePeriodSeconds"] > waits[-1] + drain_s
+
+
+def test_spot_pods_go_to_spot_machines_and_the_floor_stays_off_them() -> None:
+    tolerated = {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}
+    objects = rendered(over(EVERYTHING, {"spot": {"tolerations": [tolerated]}}))
+    specs = {
+        one["metadata"]["name"]: one["spec"]["template"]["spec"]
+        for one in of(objects, "Deployment") + of(objects, "StatefulSet")
+    }
+    kinds = {
+        name: (spec["nodeSelector"]["karpenter.sh/capacity-type"], tolerated in spec["tolerations"])
+        for name, spec in specs.items()
+        if "nodeSelector" in spec
+    }
+    made = "sg-org-large-70b"
+    assert kinds == {
+        f"{made}-2026-11": ("spot", True),
+        f"{made}-2026-11-floor": ("on-demand", False),
+        f"{made}-canary": ("spot", True),
+        f"{made}-canary-floor": ("on-demand", False),
+    }
+    classes = {name: spec["priorityClassName"] for name, spec in specs.items()}
+    values = {one["metadata"]["name"]: one["value"] for one in of(objects, "PriorityClass")}
+    order = [values[classes[name]] for name in (f"{made}-2026-11", f"{made}-2026-11-floor", "sg")]
+    assert order == sorted(set(order)), "who is pushed aside first"
+
+
+def test_what_a_tenant_gets_and_what_is_ready_beforehand() -> None:
+    objects = rendered(EVERYTHING)
+    for kind in ("ResourceQuota", "LimitRange"):
+        assert [one["metadata"]["namespace"] for one in of(objects, kind)] == ["team-a"]
+    assert named(objects, "NetworkPolicy", "team-a") == {"sg-engines", "sg-tenant"}
+    claims = {one["metadata"]["namespace"] for one in of(objects, "PersistentVolumeClaim")}
+    assert claims == {"llm", "team-a"}
+    (pulled,) = of(objects, "DaemonSet")
+    images = {one["image"] for one in pulled["spec"]["template"]["spec"]["initContainers"]}
+    engines = [one for one in pods(objects) if one["containers"][0]["name"] == "engine"]
+    assert images == {one["containers"][0]["image"] for one in engines}
+    (monitor,), (service,) = of(objects, "ServiceMonitor"), [
+        one for one in of(objects, "Service") if one["metadata"]["name"] == "sg"
+    ]  # fmt: skip
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"][0]["port"] in {one["name"] for one in service["spec"]["ports"]}
+    (job,) = of(objects, "Job")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    for one in of(objects, "ScaledObject"):
+        spec = one["spec"]
+        assert "idleReplicaCount" not in spec, "none and one are the gateway's"
+        assert 1 <= spec["minReplicaCount"] <= spec["fallback"]["replicas"] <= spec["maxReplicaCount"]
+        assert {trigger["metricType"] for trigger in spec["triggers"]} == {"AverageValue"}, "else no fallback"
+
+
 def test_no_secret_is_written_and_every_one_is_referred_to() -> None:
     objects = rendered(EVERYTHING)
     assert of(objects, "Secret") == []
@@ -245,6 +350,43 @@ def test_the_boards_and_rules_are_those_of_the_repository() -> None:
     assert of(objects, "PrometheusRule")[0]["spec"] == rules
 
 
+def with_settings(schema: Any) -> Any:
+    """Put the gateway's own settings where values hold them: what it would refuse, Helm refuses first.
+
+    What the chart itself gives (a Redis's URL, a model's name) need not be there.
+    """
+    _, found = msgspec.json.schema_components([Settings], ref_template="#/definitions/{name}")
+    parts = {name: bare(one) for name, one in found.items()}
+    tables = parts.pop("Settings")["properties"]
+    lists = {name: tables.pop(name) for name in ("models", "routes", "keys")}
+    tables["redis"] = {**parts.pop("RedisSettings"), "required": []}
+    properties = {**schema["properties"], "keys": lists["keys"], "routes": lists["routes"]}
+    properties["config"] = {"type": "object", "additionalProperties": False, "properties": tables}
+    model = properties["models"]["items"]["properties"]
+    model["settings"] = {**parts["ModelSettings"], "required": []}
+    return {**schema, "properties": properties, "definitions": parts}
+
+
+def bare(schema: Any) -> Any:
+    """Leave out what only people read: the file goes into every release."""
+    if isinstance(schema, list):
+        return [bare(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    texts = {key for key in ("title", "description", "default") if not isinstance(schema.get(key), dict)}
+    return {key: bare(value) for key, value in schema.items() if key not in texts | {"default"}}
+
+
+def test_the_schema_of_values_holds_that_of_the_settings() -> None:
+    """REGOLD=1 writes it anew."""
+    path = PLACE / "values.schema.json"
+    schema = json.loads(path.read_text())
+    whole = with_settings(schema)
+    if os.environ.get("REGOLD") == "1":
+        path.write_text(json.dumps(whole, indent=1) + "\n")
+    assert json.loads(path.read_text()) == whole
+
+
 WRONG: dict[str, tuple[Object, str]] = {
     "a misspelt key": ({"gateway": {"replica": 3}}, "replica"),
     "a wrong kind": ({"gateway": {"kind": "DaemonSet"}}, "/gateway/kind"),
@@ -268,6 +410,18 @@ WRONG: dict[str, tuple[Object, str]] = {
     "an unknown tier": (
         {"routes": [{"name": "auto", "tiers": ["small", "huge"]}]},
         'tier "huge" is no model',
+    ),
+    "a table that is none": ({"config": {"chache": {}}}, "additional properties 'chache'"),
+    "a setting that is none": ({"config": {"cache": {"exact_ttl": 5}}}, "at '/config/cache'"),
+    "a setting of another kind": ({"config": {"redis": {"timeout_ms": "5 ms"}}}, "/config/redis/timeout_ms"),
+    "a model's setting": (
+        {"models": [{**MODEL, "settings": {"queue_timeout": 9}}]},
+        "additional properties 'queue_timeout'",
+    ),
+    "a key in the open": ({"keys": [{"name": "a", "key": "sk-secret"}]}, "additional properties 'key'"),
+    "a route's objective": (
+        {"routes": [{"name": "auto", "tiers": ["small"], "objective": {"large": 1}}]},
+        "/routes/0/objective",
     ),
     "max below min": ({"gateway": {"autoscaling": {"max": 1}}}, "max 1 is less than min 3"),
 }
