@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,24 @@ from helm_python import HelmError, lint
 from gateway.checks import check
 from gateway.metrics import METRICS
 from gateway.settings import Settings, parse
-from tests.fakes.chart import BASE, EVERYTHING, MODEL, PLACE, SECRETS, Object, chart, of, over, rendered
+from tests.fakes.chart import (
+    BASE,
+    EVERYTHING,
+    MATRIX,
+    MODEL,
+    PLACE,
+    SECRETS,
+    Object,
+    chart,
+    of,
+    over,
+    pods,
+    rendered,
+)
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / "v1.37.0-local-strict"
 LATER_BEHAVIORS = ["static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower"]
-SWITCHES: dict[str, Object] = {
-    "as it is": {},
-    "stateful gateway": {"gateway": {"kind": "StatefulSet", "journal": {"storageClass": "ssd"}}},
-    "no autoscaling of gateways": {"gateway": {"autoscaling": {"enabled": False}}},
-    "no keda": {"scaling": {"keda": False}},
-    "keda asks with a token": {"scaling": {"authenticationRef": "prom", "authModes": "bearer"}},
-    "no eviction": {"spot": {"evict": False}},
-    "no policies": {"networkPolicies": {"enabled": False}},
-    "policies of one's own": {"networkPolicies": {"clients": [{"podSelector": {}}], "egress": [{}]}},
-    "no classes": {"priorityClasses": {"enabled": False}},
-    "no migration": {"migration": {"enabled": False}},
-    "no boards": {"dashboards": {"enabled": False}},
-    "an image by digest": {"image": {"digest": "sha256:" + "a" * 64, "pullSecrets": ["registry"]}},
-}
-MATRIX = {"little": BASE} | {switch: over(EVERYTHING, more) for switch, more in SWITCHES.items()}
 
 
 def closed(schema: Any) -> Any:
@@ -162,12 +159,6 @@ def test_no_number_of_replicas_is_in_the_way_of_who_owns_it() -> None:
     }
 
 
-def pods(objects: list[Object]) -> Iterator[Object]:
-    for one in objects:
-        if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
-            yield one["spec"]["template"]["spec"]
-
-
 def test_every_container_is_confined() -> None:
     for spec in pods(rendered(EVERYTHING)):
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -202,109 +193,6 @@ def test_only_the_gateway_may_speak_to_the_api_server_and_little_at_that() -> No
     named = ("deployments/scale", "scaledobjects")
     assert all(rule.get("resourceNames") for rule in rules if set(named) & set(rule["resources"]))
     assert [one["rules"][0]["resources"] for one in of(objects, "ClusterRole")] == [["nodes"]]
-
-
-def named(objects: list[Object], kind: str, space: str = "") -> set[str]:
-    return {
-        one["metadata"]["name"]
-        for one in of(objects, kind)
-        if not space or one["metadata"].get("namespace", "llm") == space
-    }
-
-
-@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX.keys())
-def test_what_refers_to_something_finds_it(values: Object) -> None:
-    """Scalers, budgets, rights, classes, claims, configurations and accounts: by name, in their namespace."""
-    objects = rendered(values)
-    work = of(objects, "Deployment") + of(objects, "StatefulSet")
-    places = {(one["kind"], one["metadata"].get("namespace", "llm"), one["metadata"]["name"]) for one in work}
-    for one in of(objects, "HorizontalPodAutoscaler") + of(objects, "ScaledObject"):
-        target = one["spec"]["scaleTargetRef"]
-        assert (target["kind"], one["metadata"].get("namespace", "llm"), target["name"]) in places
-    for _, space, name in places:
-        assert name in named(objects, "PodDisruptionBudget", space)
-        assert name in named(objects, "Service", space)
-        if values.get("networkPolicies", {}).get("enabled", True):
-            assert {"sg", "sg-engines"} & named(objects, "NetworkPolicy", space)
-    for one in work + of(objects, "DaemonSet"):
-        space, spec = one["metadata"].get("namespace", "llm"), one["spec"]["template"]["spec"]
-        assert spec["serviceAccountName"] in named(objects, "ServiceAccount", space)
-        if "priorityClassName" in spec:
-            assert spec["priorityClassName"] in named(objects, "PriorityClass")
-        for volume in spec.get("volumes", []):
-            if "configMap" in volume:
-                assert volume["configMap"]["name"] in named(objects, "ConfigMap", space)
-            if "persistentVolumeClaim" in volume:
-                assert volume["persistentVolumeClaim"]["claimName"] in named(
-                    objects, "PersistentVolumeClaim", space
-                )
-        mounts = {mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", [])}
-        claimed = {each["metadata"]["name"] for each in one["spec"].get("volumeClaimTemplates", [])}
-        assert mounts == {volume["name"] for volume in spec.get("volumes", [])} | claimed
-
-
-def test_gateways_and_engines_start_spread_and_end_in_order() -> None:
-    """Probes, spread over zones and machines, and a grace that covers the hook and the drain."""
-    for one in of(rendered(EVERYTHING), "Deployment") + of(rendered(EVERYTHING), "StatefulSet"):
-        spec = one["spec"]["template"]["spec"]
-        (container,) = spec["containers"]
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            assert container[probe]["httpGet"]["port"] == container["ports"][0]["name"] == "http"
-        spread = [each["topologyKey"] for each in spec["topologySpreadConstraints"]]
-        assert spread == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
-        waits = [int(found) for found in re.findall(r"\d+", str(container["lifecycle"]["preStop"]["exec"]))]
-        drain_s = 120 if one["metadata"]["name"] == "sg" else 0
-        assert spec["terminationGracePeriodSeconds"] > waits[-1] + drain_s
-
-
-def test_spot_pods_go_to_spot_machines_and_the_floor_stays_off_them() -> None:
-    tolerated = {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}
-    objects = rendered(over(EVERYTHING, {"spot": {"tolerations": [tolerated]}}))
-    specs = {
-        one["metadata"]["name"]: one["spec"]["template"]["spec"]
-        for one in of(objects, "Deployment") + of(objects, "StatefulSet")
-    }
-    kinds = {
-        name: (spec["nodeSelector"]["karpenter.sh/capacity-type"], tolerated in spec["tolerations"])
-        for name, spec in specs.items()
-        if "nodeSelector" in spec
-    }
-    made = "sg-org-large-70b"
-    assert kinds == {
-        f"{made}-2026-11": ("spot", True),
-        f"{made}-2026-11-floor": ("on-demand", False),
-        f"{made}-canary": ("spot", True),
-        f"{made}-canary-floor": ("on-demand", False),
-    }
-    classes = {name: spec["priorityClassName"] for name, spec in specs.items()}
-    values = {one["metadata"]["name"]: one["value"] for one in of(objects, "PriorityClass")}
-    order = [values[classes[name]] for name in (f"{made}-2026-11", f"{made}-2026-11-floor", "sg")]
-    assert order == sorted(set(order)), "who is pushed aside first"
-
-
-def test_what_a_tenant_gets_and_what_is_ready_beforehand() -> None:
-    objects = rendered(EVERYTHING)
-    for kind in ("ResourceQuota", "LimitRange"):
-        assert [one["metadata"]["namespace"] for one in of(objects, kind)] == ["team-a"]
-    assert named(objects, "NetworkPolicy", "team-a") == {"sg-engines", "sg-tenant"}
-    claims = {one["metadata"]["namespace"] for one in of(objects, "PersistentVolumeClaim")}
-    assert claims == {"llm", "team-a"}
-    (pulled,) = of(objects, "DaemonSet")
-    images = {one["image"] for one in pulled["spec"]["template"]["spec"]["initContainers"]}
-    engines = [one for one in pods(objects) if one["containers"][0]["name"] == "engine"]
-    assert images == {one["containers"][0]["image"] for one in engines}
-    (monitor,), (service,) = of(objects, "ServiceMonitor"), [
-        one for one in of(objects, "Service") if one["metadata"]["name"] == "sg"
-    ]  # fmt: skip
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert monitor["spec"]["endpoints"][0]["port"] in {one["name"] for one in service["spec"]["ports"]}
-    (job,) = of(objects, "Job")
-    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-    for one in of(objects, "ScaledObject"):
-        spec = one["spec"]
-        assert "idleReplicaCount" not in spec, "none and one are the gateway's"
-        assert 1 <= spec["minReplicaCount"] <= spec["fallback"]["replicas"] <= spec["maxReplicaCount"]
-        assert {trigger["metricType"] for trigger in spec["triggers"]} == {"AverageValue"}, "else no fallback"
 
 
 def test_no_secret_is_written_and_every_one_is_referred_to() -> None:
