@@ -172,6 +172,16 @@ def test_a_clients_mistake_is_tried_once_and_blames_nobody(status: int) -> None:
     run(main())
 
 
+def test_a_refusal_whose_body_never_comes_is_still_the_clients_mistake() -> None:
+    async def main() -> None:
+        house = House(ScriptedReply(BROKEN, status=400), ScriptedReply(b"a", b""))
+        with pytest.raises(ApiError) as refusal:
+            await house.collect(house.call())
+        assert (refusal.value.status, len(house.client.urls), house.blamed) == (400, 1, [])
+
+    run(main())
+
+
 def test_a_clients_deadline_blames_nobody() -> None:
     async def main() -> None:
         house = House(ScriptedReply(BROKEN))
