@@ -7,7 +7,7 @@ import pytest
 
 from backends.clients.base import Pulse
 from gateway.carrying import Leg
-from gateway.openai.continuation import ByIds, Mismatch
+from gateway.openai.continuation import ByIds, Mismatch, Replay
 from gateway.openai.trail import Trail
 from gateway.openai.ways import AGAIN, IDS, MESSAGE, Able, CannotContinue, ways
 from tests.fakes.loop import now
@@ -154,6 +154,17 @@ def test_what_runs_ahead_of_the_text_is_cut_back_to_whole_characters(
     if again:
         with pytest.raises(Mismatch):
             leg.feed(piece("x", 120))
+
+
+def test_what_comes_again_must_be_what_was_delivered() -> None:
+    def said(text: str, number: int) -> bytes:
+        return event({"choices": [{"index": 0, "delta": {"content": text}, "token_ids": [number]}]})
+
+    rest = Replay(trail("a ", "b "), CHAT)
+    assert rest.feed(said("a ", 100)) == b""
+    assert b'"content":"c"' in rest.feed(said("b c", 101))
+    with pytest.raises(Mismatch):
+        Replay(trail("a ", "b "), CHAT).feed(said("a x", 100))
 
 
 def test_usage_is_that_of_one_answer() -> None:
