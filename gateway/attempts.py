@@ -143,10 +143,12 @@ class Attempts:
         data: bytes = b"",
     ) -> bool:
         """Hand on what a server says up to its end; False where nobody wants more."""
-        receiver = call.receiver
-        while not receiver.done and (data := data or await reply.read()):
+        receiver, offered = call.receiver, call.direct is None
+        while not receiver.done:
             broken: StreamBroken | None = None
             try:
+                if not (data := data or await reply.read()):
+                    break
                 out = feed(data)
             except StreamBroken as error:
                 broken, out = error, error.before
@@ -157,6 +159,9 @@ class Attempts:
                 call.trip.delivered = True
                 if not await deliver(out):
                     return False
+                if not offered and call.direct is not None:
+                    offered = True
+                    reply.offer(call.direct(feed))
             if broken is not None:
                 raise broken
         if receiver.done:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.clients.base import ClientError, ConnectionBroken, Outgoing
+from backends.clients.base import ClientError, ConnectionBroken, Outgoing, Taker
 from backends.replica import Event, Phase, Replica
 from gateway.app import Edges, opened
 from gateway.attempts import Attempts
@@ -41,6 +41,8 @@ class ScriptedReply:
         if isinstance(piece, ClientError):
             raise piece
         return piece
+
+    def offer(self, taker: Taker) -> None: ...
 
     async def read_all(self, limit_bytes: int) -> bytes:
         return await self.read()
@@ -239,6 +241,10 @@ class Held:
     async def whole(self, head: bytes, body: bytes) -> None: ...
 
     async def begin(self, head: bytes) -> None: ...
+
+    clear = False
+
+    def at_once(self, data: bytes) -> None: ...
 
     async def piece(self, data: bytes) -> None:
         self.reached.set()
