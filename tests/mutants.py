@@ -134,7 +134,9 @@ MUTANTS = {
     "answers-mixed-up": Mutant(
         PLAIN, "        if self.complete:  # what comes", "        if False:  # what comes", T_PLAIN
     ),
-    "silence-for-ever": Mutant(PLAIN, "if now_s > until_s and", "if now_s < 0 and", T_PLAIN),
+    "silence-for-ever": Mutant(
+        PLAIN, "if now_s > min(until_s, connection.deadline_s) and", "if now_s < 0 and", T_PLAIN
+    ),
     "pipelined-leaver-unnoticed": Mutant(
         WIRE, "            self._answered.left()\n", "            pass\n", T_DISCONNECTS
     ),
