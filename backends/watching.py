@@ -2,12 +2,13 @@
 
 What is known stays while the server is away, slow, or takes a permission back: old addresses are better than
 none, and a dead one is found out by probes and requests. A watch that ends goes on where it was; one that is
-too old (410) begins with a new list.
+too old (410), or that told nothing, not even its end, begins with a new list. ``failure`` says why what is
+known may be old: from a failed step until the server is heard again.
 """
 
 from collections.abc import Callable
 
-from backends.clients.kubernetes import KubeApi, KubeError, Object
+from backends.clients.kubernetes import OPENED, SILENT, KubeApi, KubeError, Object
 
 GONE = 410
 
@@ -17,19 +18,31 @@ class Watched:
         """`heard()` is called after each change; it must not block."""
         self.items: dict[tuple[str, str], Object] = {}
         self._api, self._path, self._selector, self._heard = api, path, selector, heard
+        self.failure: KubeError | None = None
         self._version = ""
 
     async def step(self) -> None:
         """Follow the collection until the server ends the watch. Raises KubeError."""
+        try:
+            await self._follow()
+        except KubeError as error:
+            if error.status in (GONE, SILENT):
+                self._version = ""
+            if error.status != GONE:
+                self.failure = error
+                raise
+        else:
+            self.failure = None
+
+    async def _follow(self) -> None:
         if not self._version:
             await self._list()
-        try:
-            async for kind, one in self._api.watch(self._path, self._version, self._selector):
+        async for kind, one in self._api.watch(self._path, self._version, self._selector):
+            if kind != OPENED:
+                self.failure = None
                 self._take(kind, one)
-        except KubeError as error:
-            if error.status != GONE:
-                raise
-            self._version = ""
+            elif self.failure is not None and self.failure.status != SILENT:
+                self.failure = None  # it answers again; one that was silent must say something
 
     async def _list(self) -> None:
         items, version = await self._api.listed(self._path, self._selector)

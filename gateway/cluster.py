@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from backends.background import Background
-from backends.clients.kubernetes import ACCOUNT, KubeApi, KubeError
+from backends.clients.kubernetes import ACCOUNT, KubeApi, KubeError, Patience
 from backends.discovery import SERVICE, Machine, Pod, machines, pods, usable
 from backends.launchers import kubernetes as workloads
 from backends.launchers.kubernetes import Workload
@@ -52,6 +52,8 @@ class Known(msgspec.Struct, eq=False):
     used_s: float = 0.0
     resumed: bool = False
     """KEDA was told to take it up again since it woke."""
+    refused: KubeError | None = None
+    """Why it could not be woken; until it has pods, or nobody waits."""
 
     @property
     def workloads(self) -> list[Workload]:
@@ -140,7 +142,7 @@ class Cluster:
         now_s = self._hooks.now()
         if f"wake {model}" not in self._tasks and now_s > known.woken_s + WAKE_AGAIN_S:
             known.woken_s = now_s
-            self._tasks.start(f"wake {model}", self._wake(known))
+            self._tasks.start(f"wake {model}", self._wake_for_requests(known))
 
     async def pin(self, model: str, replicas: int | None) -> None:
         """Hold a model at a number of replicas, for all gateways; None gives it back. Raises KubeError."""
@@ -172,9 +174,10 @@ class Cluster:
     # The steps of loops
 
     async def follow(self) -> None:
-        """See to it that every collection is followed. Raises what the last of them failed with."""
-        failed = None
+        """See to it that every collection is followed. Raises why what is known of one may be old."""
+        failed: BaseException | None = None
         for path, watched in self._watched.items():
+            failed = watched.failure or failed
             task = self._following.get(path)
             if task is not None and task.done():
                 failed = task.exception() or failed
@@ -191,18 +194,17 @@ class Cluster:
         for name, known in self._models.items():
             if depth.get(name):
                 self.wake(name)
+            if known.pods or not depth.get(name):
+                known.refused = None
             self._note_use(name, known)
-        if not self.lease.held:
-            return
-        for name, known in self._models.items():
-            if name in self._pins():
-                continue
-            if known.pods and not known.resumed:
-                await self._pause(known, False)
-                known.resumed = True
-            if known.pods and known.declared.min_replicas == 0:
-                await self._maybe_sleep(known)
-        await self._evict()
+        failures = [known.refused for known in self._models.values() if known.refused is not None]
+        for name, known in self._models.items() if self.lease.held else ():
+            try:
+                await self._tend(name, known)
+            except KubeError as error:  # another namespace's rights, another pod's machine: the others go on
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     async def close(self) -> None:
         """Let another gateway act for all, and end what is under way."""
@@ -257,7 +259,24 @@ class Cluster:
         """First the replica, then KEDA: were this to end in between, the leader would do the rest."""
         await workloads.raised(self._api, known.workloads[0])
         await self._pause(known, False)
-        known.resumed = True
+        known.resumed, known.refused = True, None
+
+    async def _wake_for_requests(self, known: Known) -> None:
+        """Wake it; a failure is told by the next look, and tried again while somebody waits."""
+        try:
+            await self._wake(known)
+        except KubeError as error:
+            known.refused = error
+
+    async def _tend(self, name: str, known: Known) -> None:
+        """What the leader does for one model. Raises KubeError."""
+        if known.pods and name not in self._pins():
+            if not known.resumed:
+                await self._pause(known, False)
+                known.resumed = True
+            if known.declared.min_replicas == 0:
+                await self._maybe_sleep(known)
+        await self._evict(known)
 
     async def _maybe_sleep(self, known: Known) -> None:
         """First KEDA, which would start it again, then the replicas."""
@@ -272,11 +291,12 @@ class Cluster:
         for one in known.workloads:
             await workloads.paused(self._api, one, pause)
 
-    async def _evict(self) -> None:
+    async def _evict(self, known: Known) -> None:
         """Have pods of machines that are taken away replaced now: their requests still end where they are."""
-        found = [pod for known in self._models.values() for pod in known.pods if pod.machine.doomed]
-        for pod in found:
-            if pod.id not in self._evicted and await workloads.evicted(self._api, pod.namespace, pod.name):
+        for pod in known.pods:
+            if not pod.machine.doomed or pod.id in self._evicted:
+                continue
+            if await workloads.evicted(self._api, pod.namespace, pod.name):
                 self._evicted.add(pod.id)
 
 
@@ -300,7 +320,8 @@ def _namespace(own: KubernetesSettings) -> str:
 
 
 def _api(own: KubernetesSettings, environ: Mapping[str, str]) -> KubeApi:
+    patience = Patience(timeout_s=own.timeout_s, watch_s=own.watch_s)
     if not own.api:
-        return KubeApi.of_pod(environ)
+        return KubeApi.of_pod(environ, patience)
     token = Path(own.token_file) if own.token_file else None
-    return KubeApi(own.api, token, Path(own.ca_file) if own.ca_file else None)
+    return KubeApi(own.api, token, Path(own.ca_file) if own.ca_file else None, patience)

@@ -1,7 +1,8 @@
 """Work that repeats beside the requests: named loops, listed in one place (``gateway.app.LOOPS``).
 
-A step that fails is logged, counted and tried again at the next period; a loop that had no success for three
-periods makes readiness say so.
+Periods lie on one grid: a process that wakes seldom for many things costs less than one that wakes often,
+each time with cold caches. A step that fails is logged, counted and tried again at the next period; a loop
+that had no success for three periods makes readiness say so.
 """
 
 import asyncio
@@ -16,11 +17,13 @@ CANCEL_AGAIN_S = 0.5  # a client's own time-out may take our cancellation for it
 
 
 class Loop:
-    """One named step and its period in seconds."""
+    """One named step and its period in seconds, which may change."""
 
-    def __init__(self, name: str, period_s: float, step: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self, name: str, period_s: float | Callable[[], float], step: Callable[[], Awaitable[object]]
+    ) -> None:
         self.name = name
-        self.period_s = period_s
+        self.period_s: Callable[[], float] = period_s if callable(period_s) else lambda: period_s
         self.step = step
         self.failures_in_row = 0
         self.last_error = ""
@@ -48,7 +51,8 @@ async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, fl
                 log.info("loop %s works again", loop.name)
             loop.failures_in_row = 0
         took(loop.name, time.monotonic() - started_s)
-        await asyncio.sleep(loop.period_s)
+        period_s = loop.period_s()
+        await asyncio.sleep(period_s - asyncio.get_running_loop().time() % period_s)
 
 
 @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ from gateway import sharing
 from gateway.calls import Incoming
 from gateway.choosing import Choice
 from gateway.coalescing import Head
+from gateway.delivery import Delivery
 from gateway.openai.forms import Form, StreamTap
 from gateway.openai.schemas import Inference
 from gateway.passage import Passage
@@ -66,7 +67,7 @@ class Member:
         else:
             assert passage.choice is not None
             self.form = self._pipeline.calls.receiver(request, passage.choice, charge)
-        return self.form, self._pipeline.delivery(passage, self._request, self.form, self._out)
+        return self.form, Delivery(self._pipeline, passage, self._request, self.form, self._out)
 
     def pay(self, trip: Trip) -> None:
         """Pay the full price from now on, for all of it."""

@@ -15,6 +15,7 @@ from gateway.calls import Calls, Incoming
 from gateway.catalogue import Catalogue, Model, Target
 from gateway.choosing import Choice, Chooser, text_of
 from gateway.coalescing import Coalescing
+from gateway.delivery import Delivery
 from gateway.errors import (
     InsufficientQuota,
     InvalidApiKey,
@@ -45,7 +46,7 @@ from gateway.tenancy.billing import Billing, Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
 from gateway.tenancy.refusals import rate_lines
 from gateway.tracing import Tracing
-from gateway.trip import Call, Deliver
+from gateway.trip import Call
 from semantic_cache.stores.base import Entry, Store
 
 TEMPLATE_TOKENS = 64  # what a chat template may add: a default system prompt
@@ -72,6 +73,13 @@ class Outlet(Protocol):
 
     async def piece(self, data: bytes) -> None:
         """Take a piece of a stream."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether ``at_once`` may be called now."""
+
+    def at_once(self, data: bytes) -> None:
+        """Take a piece of a stream that has begun, without waiting."""
 
 
 class Pipeline:
@@ -101,9 +109,9 @@ class Pipeline:
         self._telemetry = telemetry
         self._tracing = tracing
         self._log = log
-        self._now, self._wall = attempts.now, billing.now
+        self.now, self._wall = attempts.now, billing.now
         self.calls = Calls(attempts, traced=tracing is not None)
-        self.shelf = Shelf(store, self._now, self._wall)
+        self.shelf = Shelf(store, self.now, self._wall)
         self.catalogue: Catalogue
         self._coalesced = CoalescingSettings()
 
@@ -124,7 +132,7 @@ class Pipeline:
     async def infer(self, incoming: Incoming, out: Outlet) -> None:
         """Answer one request into ``out``. Raises what ``errors.translate`` knows."""
         passage = Passage(incoming.request_id, incoming.endpoint.operation, incoming.started_s)
-        now = self._now
+        now = self.now
         if self._tracing is not None:
             passage.trace = self._tracing.begin(incoming.headers)
         try:
@@ -147,7 +155,7 @@ class Pipeline:
                     if request.stream and self.shelf.paced:
                         await self._replay(passage, entry, request, out)
                     else:
-                        await out.whole(self._head(passage, request), body)
+                        await out.whole(self.head(passage, request), body)
                     passage.answered_s = now()
         except BaseException as error:
             passage.failed(error)
@@ -164,8 +172,8 @@ class Pipeline:
         """Stream a kept answer at the pace of a model."""
         pieces, pause_s = self.shelf.pieces(passage, entry, request)
         out.accept(passage.first_line(EVENT_STREAM))
-        passage.first_byte_s = self._now()
-        await out.begin(self._head(passage, request))
+        passage.first_byte_s = self.now()
+        await out.begin(self.head(passage, request))
         for piece in pieces:
             await out.piece(piece)
             await asyncio.sleep(pause_s)
@@ -194,7 +202,7 @@ class Pipeline:
             if cascade is not None and cascading.applies(choice, request):
                 served = await self._first(passage, incoming, request, out)
             receiver = served or await self._asked(passage, incoming, request, out)
-        passage.answered_s = self._now()
+        passage.answered_s = self.now()
         if not charge.stopped:
             charge.progress(*receiver.usage(request.prompt_tokens_estimate))
             passage.finish_reasons = receiver.finish_reasons
@@ -212,8 +220,10 @@ class Pipeline:
             assert passage.choice is not None
             receiver = self.calls.receiver(request, passage.choice, passage.of()[2])
             call = self._call(passage, incoming, request, receiver)
+            deliver = Delivery(self, passage, request, receiver, out)
+            call.direct = deliver.direct
             try:
-                await self._attempts.run(call, self.delivery(passage, request, receiver, out))
+                await self._attempts.run(call, deliver)
                 return receiver
             except Exception as error:
                 if self.spare(passage, incoming, call, error) is None:
@@ -255,7 +265,7 @@ class Pipeline:
         doubt = await cascading.first(self._attempts.run, call, receiver, held, cascade)
         cascading.count(self._telemetry, target.route, doubt, receiver, request.prompt_tokens_estimate)
         if not doubt:
-            deliver = self.delivery(passage, request, receiver, out)
+            deliver = Delivery(self, passage, request, receiver, out)
             for piece in held.pieces():
                 await deliver(piece)
             return receiver
@@ -293,7 +303,7 @@ class Pipeline:
         if target.route:
             if choice.score is not None and self._chooser.embedded_s > passage.steps[-1][1]:
                 passage.steps.append(("embed", self._chooser.embedded_s))
-            passage.steps.append(("classify", self._now()))
+            passage.steps.append(("classify", self.now()))
         charge.answered_by(choice.model.name)
         return choice
 
@@ -301,7 +311,7 @@ class Pipeline:
         """Choose the route's fallback after a failure before the first byte, and note it; None for none."""
         _, target, charge = passage.of()
         failed = passage.choice
-        hopeless = call.trip.delivered or self._now() >= call.deadline_s or failed is None
+        hopeless = call.trip.delivered or self.now() >= call.deadline_s or failed is None
         if hopeless or not target.fallback or not isinstance(translate(error), ANOTHER_MODEL_MAY):
             return None
         assert failed is not None
@@ -310,29 +320,6 @@ class Pipeline:
             passage.choice = choice
             charge.answered_by(choice.model.name)
         return choice
-
-    def delivery(self, passage: Passage, request: Inference, receiver: Form, out: Outlet) -> Deliver:
-        """Give what hands the pieces of an answer on, and has them billed."""
-        charge = passage.of()[2]
-
-        async def deliver(piece: bytes) -> bool:
-            usage, estimated = receiver.usage(request.prompt_tokens_estimate)
-            if usage.completion_tokens > charge.covered_tokens and not await charge.extend(usage):
-                await out.piece(self._stopped(passage, charge, receiver))
-                return False
-            charge.progress(usage, estimated)
-            receiver.keep(piece)
-            if request.stream:
-                if not passage.first_byte_s:
-                    passage.first_byte_s = self._now()
-                    await out.begin(self._head(passage, request))
-                await out.piece(piece)
-            else:
-                passage.first_byte_s = self._now()
-                await out.whole(self._head(passage, request), piece)
-            return True
-
-        return deliver
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Key:
         """Give the key of the Authorization header; raises InvalidApiKey."""
@@ -376,15 +363,15 @@ class Pipeline:
         call = self.calls.make(incoming, request, key, choice, receiver)
         self.shelf.audit(passage, choice.model.name, call, receiver)
 
-    def _stopped(self, passage: Passage, charge: Charge, receiver: Form) -> bytes:
+    def stopped(self, passage: Passage, charge: Charge, receiver: Form) -> bytes:
         """Give the declared end of a stream that money stops; InsufficientQuota before its first byte."""
         if not passage.first_byte_s or not isinstance(receiver, StreamReceiver):
             raise InsufficientQuota("The credit or budget that is left does not cover this request.")
         return receiver.stop("insufficient_quota", charge.usage)
 
-    def _head(self, passage: Passage, request: Inference) -> bytes:
+    def head(self, passage: Passage, request: Inference) -> bytes:
         """Give the head of an answer; a buffered one's cost is known by now."""
-        now_s, wall_s = self._now(), self._wall()
+        now_s, wall_s = self.now(), self._wall()
         charge = passage.of()[2]
         if request.stream:
             return b"%b%b%b" % (

@@ -81,6 +81,8 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     loops: Sequence[Loop] = ()
     part_errors: Mapping[str, str] = {}
     grading: Grading | None = None  # while there are routes
+    leaving: bool = False
+    """Told to go soon: load balancers hear it first, requests are still taken."""
     draining: bool = False
     exchanges: set[Abortable] = set()
 
@@ -90,14 +92,15 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
         for name in self.pipeline.catalogue.models:
             phases = [str(one.phase) for one in self.supervisor.replicas.values() if one.model == name]
             models[name] = "ready" if "ready" in phases else (phases[0] if phases else self._without(name))
-        serving = any(state in ("ready", "asleep") for state in models.values()) and not self.draining
+        serving = any(state in ("ready", "asleep") for state in models.values())
+        serving = serving and not (self.leaving or self.draining)
         parts: dict[str, Any] = {
             "models": models,
             "loops": {loop.name: loop.last_error for loop in self.loops if not loop.well},
             **self.part_errors,
         }
-        if self.draining:
-            parts["shutdown"] = "draining"
+        if self.leaving or self.draining:
+            parts["shutdown"] = "draining" if self.draining else "leaving"
         well = (
             all(state in ("ready", "asleep") for state in models.values())
             and not parts["loops"]

@@ -88,6 +88,11 @@ class Recorder:
         """Record the head of a stream."""
         self._log.append(BEGIN + head + self._line)
 
+    clear = False
+
+    def at_once(self, data: bytes) -> None:
+        """Never asked for: a log may have to be waited for."""
+
     async def piece(self, data: bytes) -> None:
         """Record the events of a piece, each by itself."""
         for event in data.split(b"\n\n")[:-1]:

@@ -1,8 +1,9 @@
 """Runs one gateway process: uvicorn, signals, and a shutdown that lets streams finish.
 
-SIGTERM and SIGINT: readiness turns red, new requests are refused with ``retry-after``, running ones finish
-within ``drain_s``, the rest end with an error event; a second signal does not wait. SIGHUP reads the
-configuration again, or, where the terminal that the process was started from is gone, counts as SIGTERM.
+SIGUSR1: readiness turns red, and nothing else: load balancers hear first that it goes. SIGTERM and SIGINT:
+that, and new requests are refused with ``retry-after``, running ones finish within ``drain_s``, the rest end
+with an error event; a second signal does not wait. SIGHUP reads the configuration again, or, where the
+terminal that the process was started from is gone, counts as SIGTERM.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ log = logging.getLogger("switchgear.server")
 ABORT_GRACE_S = 2.0
 POLL_S = 0.05
 KEEP_ALIVE_S = 75.0
-IDLE_TICKS = 50
+LOOK_EVERY_S = 5.0
 
 
 class PortTaken(Exception):
@@ -38,12 +39,18 @@ class PortTaken(Exception):
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling; it closes what lies idle, now and then, all at once."""
 
-    async def on_tick(self, counter: int) -> bool:
-        """Run ten times a second; see ``uvicorn.Server``."""
-        if counter % IDLE_TICKS == 0:
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.leaving = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for the end, without waking ten times a second as uvicorn does for its date header."""
+        while not self.leaving.is_set():
             for connection in list(self.server_state.connections):
                 cast("JoinedHttpProtocol", connection).close_if_idle(KEEP_ALIVE_S)
-        return await super().on_tick(counter)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self.leaving.wait()
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]  # as in uvicorn
@@ -126,6 +133,7 @@ async def serve(
     server = _Server(config)
     _spare_requests()
     _handle_hang_up(process, stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, setattr, process, "leaving", True)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     welcome = asyncio.create_task(_welcome(server, when_listening))
     stopped = asyncio.create_task(stop.asked.wait())
@@ -138,7 +146,7 @@ async def serve(
     finally:
         welcome.cancel()
         stopped.cancel()
-        server.should_exit = True
+        server.leaving.set()
         await asyncio.wait([serving], timeout=ABORT_GRACE_S)
         server.force_exit = True
         await serving

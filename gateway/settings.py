@@ -134,6 +134,8 @@ class KubernetesSettings(Table, frozen=True):
     ca_file: str | None = None
     namespace: str | None = None
     lease: Label = "switchgear"
+    timeout_s: Seconds = 10.0
+    watch_s: Positive = 60
     evict: bool = True
     taints: tuple[str, ...] = DOOM_TAINTS
 

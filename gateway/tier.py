@@ -8,6 +8,9 @@ from gateway.likeness import Keep, Likeness
 from gateway.settings import CacheSettings, ModelSettings
 from gateway.telemetry import Telemetry
 
+LEARNS_S = 0.1
+RESTS_S = 0.5
+
 
 class Tier:
     """What it knows stays while the process lives, also while it is switched off."""
@@ -33,6 +36,10 @@ class Tier:
             self._likeness = Likeness(*self._parts)
         self._likeness.adopt(cache.semantic, models)
         self._kept.likeness = self._likeness
+
+    def period_s(self) -> float:
+        """How often it is to ``settle``: while it is off there is nothing to learn."""
+        return LEARNS_S if self._kept.likeness is not None else RESTS_S
 
     async def settle(self) -> None:
         """Learn from what was answered, and hear complaints of other gateways."""

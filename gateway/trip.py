@@ -5,7 +5,7 @@ from typing import Protocol, Self
 
 import msgspec
 
-from backends.clients.base import ClientError
+from backends.clients.base import ClientError, Taker
 from backends.replica import Event
 from gateway.errors import UpstreamRefused
 from gateway.openai.events import StreamBroken
@@ -36,6 +36,12 @@ class Receiver(Protocol):
 
 Deliver = Callable[[bytes], Awaitable[bool]]
 """Takes a piece of the answer; False says that nobody wants more."""
+
+Feed = Callable[[bytes], bytes]
+"""What makes bytes for the client of bytes of the upstream; raises StreamBroken."""
+
+Direct = Callable[[Feed], Taker]
+"""Gives what takes the middle of a stream as it comes, past ``Deliver``, where nobody waits."""
 
 
 class Try(msgspec.Struct, eq=False):
@@ -105,6 +111,7 @@ class Call(msgspec.Struct, kw_only=True, eq=False):
     able: Able = Able()
     trip: Trip = msgspec.field(default_factory=Trip)
     trace: Trace | None = None
+    direct: Direct | None = None
 
 
 class UpstreamError(Exception):

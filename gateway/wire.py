@@ -62,8 +62,11 @@ class _JoinedWrites:
 
     def write_now(self, data: bytes) -> None:
         """Write at once, behind what is kept."""
-        self._pieces.append(data)
-        self._flush()
+        if self._pieces:
+            self._pieces.append(data)
+            self._flush()
+        elif not self._transport.is_closing():
+            self._transport.write(data)
 
     def close(self) -> None:
         """Write what is kept, then close."""
@@ -169,9 +172,18 @@ class Cycle(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             await self._drained()
         if data and not self.disconnected:
-            if self.chunked_encoding:
-                data = b"%x\r\n%b\r\n" % (len(data), data)
-            cast("_JoinedWrites", self.transport).write_now(data)
+            self.at_once(data)
+
+    @property
+    def clear(self) -> bool:
+        """See ``Wire.clear``."""
+        return not (self.flow.write_paused or self.disconnected)
+
+    def at_once(self, data: bytes) -> None:
+        """See ``Wire.at_once``."""
+        if self.chunked_encoding:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        cast("_JoinedWrites", self.transport).write_now(data)
 
     async def end(self) -> None:
         """See ``Wire.end``."""

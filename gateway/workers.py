@@ -5,9 +5,9 @@ kernel hands a connection to one worker before that one accepts it, and a worker
 it; from a shared socket nobody has the connection until a live worker takes it.
 
 The parent does nothing else: no requests, no threads, no database. A worker that ends by itself is started
-again, at once if it had run for a while, else after a growing pause. SIGTERM and SIGINT are passed on, as is
-SIGHUP, and the parent ends after its last worker. Workers end (drained, as by SIGTERM) when the parent is
-gone: they hold the reading end of a pipe that only the parent can write to.
+again, at once if it had run for a while, else after a growing pause. SIGTERM and SIGINT are passed on, as are
+SIGHUP and SIGUSR1, and the parent ends after its last worker. Workers end (drained, as by SIGTERM) when the
+parent is gone: they hold the reading end of a pipe that only the parent can write to.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 STEADY_S = 10.0
 KILL_AFTER_S = 15.0  # beyond the time in which a worker should have drained
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -119,6 +119,7 @@ class _Parent:
         signal.set_wakeup_fd(-1)
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until it is handled, it must not end anybody
         os.setpgid(0, 0)
         for fd in (self._parent_pipe[1], self._ready_pipe[0], *self._signal_pipe):
             os.close(fd)
@@ -140,8 +141,8 @@ class _Parent:
     def _handle(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT) or (number == signal.SIGHUP and self._hung_up()):
             self._stop()
-        elif number == signal.SIGHUP:
-            self._pass_on(signal.SIGHUP)
+        elif number in (signal.SIGHUP, signal.SIGUSR1):
+            self._pass_on(number)
 
     def _stop(self) -> None:
         """Let everybody drain; asked again, they do not wait."""

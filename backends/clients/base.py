@@ -6,7 +6,7 @@ the exchange where the body is not complete, so that an inference server stops c
 """
 
 import math
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -76,6 +76,10 @@ class Pulse:
         return any(line.strip() and not line.startswith(b":") for line in told)
 
 
+Taker = Callable[[bytes], bool]
+"""Takes bytes of a body as they come, without waiting; False where it took nothing."""
+
+
 class Reply(Protocol):
     """An answer whose head is in."""
 
@@ -91,6 +95,12 @@ class Reply(Protocol):
         """Wait for the next bytes of the body; ``b""`` at its end.
 
         Raises ConnectionBroken where the body ends early, ReplyTimeout where it stalls.
+        """
+
+    def offer(self, taker: Taker) -> None:
+        """Offer it what comes while ``read`` waits: the short way of a stream, no task is woken.
+
+        ``read`` gives only what it did not take, and raises what it raises. A client may never offer.
         """
 
     async def read_all(self, limit_bytes: int) -> bytes:

@@ -12,6 +12,7 @@ from backends.clients.base import (
     Pulse,
     ReplyTimeout,
     ReplyTooLarge,
+    Taker,
 )
 from backends.clients.plain import CONNECTIONS_PER_ORIGIN
 
@@ -42,6 +43,9 @@ class GeneralReply:
         if data and (self._pulse is None or self._pulse.beats(data)):
             self._quiet_until = None  # counted from the next read on: who lags is not the server
         return data
+
+    def offer(self, taker: Taker) -> None:
+        """See ``Reply.offer``; never done here."""
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """Give the whole body; see ``Reply.read_all``."""

@@ -7,6 +7,7 @@ exchanges, not by a timer each; a reader that lags pauses the socket.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from backends.clients.base import (
     Pulse,
     ReplyTimeout,
     ReplyTooLarge,
+    Taker,
 )
 
 SWEEP_S = 1.0
@@ -87,10 +89,11 @@ class Connection(asyncio.Protocol):
         self.keep_alive = True
         self.error: Exception | None = None
         self.waiter: asyncio.Future[None] | None = None
+        self.taker: Taker | None = None
         self.pulse = Pulse() if request.events else None
         self.idle_s = request.idle_s
         self.deadline_s = request.deadline_s
-        self.quiet_until = min(self.loop.time() + request.first_byte_s, request.deadline_s)
+        self.quiet_until = self.loop.time() + request.first_byte_s
 
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -105,6 +108,11 @@ class Connection(asyncio.Protocol):
             return
         if not self.head_done and self.heard_bytes > HEADERS_LIMIT_BYTES:
             self.fail(ReplyTooLarge(f"headers over {HEADERS_LIMIT_BYTES} bytes"))
+        if self.chunks:
+            if self.taker is not None and self.waiter is not None and not self.waiter.done():
+                self._offer(self.taker)
+            else:
+                self.wake()
         if self.buffered_bytes > PAUSE_ABOVE_BYTES and not self.paused and self.transport is not None:
             self.paused = True
             self.transport.pause_reading()
@@ -146,10 +154,9 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self.pulse is None or self.pulse.beats(body):
-            self.quiet_until = min(self.loop.time() + self.idle_s, self.deadline_s)
+            self.quiet_until = self.loop.time() + self.idle_s
         self.chunks.append(body)
         self.buffered_bytes += len(body)
-        self.wake()
 
     def on_message_complete(self) -> None:
         if self.status >= 200:
@@ -161,6 +168,19 @@ class Connection(asyncio.Protocol):
         waiter = self.waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _offer(self, taker: Taker) -> None:
+        """Offer what came while the reader waits; it reads what is not taken, and so all stays in order."""
+        try:
+            if taker(self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)):
+                self.chunks = []
+                self.buffered_bytes = 0
+                return
+        except Exception as error:
+            self.error = error
+            self.chunks = []
+            self.buffered_bytes = 0
+        self.wake()
 
     def fail(self, error: Exception) -> None:
         """End the exchange with an error; the first one counts."""
@@ -213,9 +233,13 @@ class PlainReply:
         connection.buffered_bytes = 0
         if connection.paused and connection.transport is not None:
             connection.paused = False
-            connection.quiet_until = min(connection.loop.time() + connection.idle_s, connection.deadline_s)
+            connection.quiet_until = connection.loop.time() + connection.idle_s
             connection.transport.resume_reading()
         return data
+
+    def offer(self, taker: Taker) -> None:
+        """See ``Reply.offer``."""
+        self._connection.taker = taker
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """Give the whole body; see ``Reply.read_all``."""
@@ -232,6 +256,7 @@ class PlainReply:
         """Give the connection back or abort it; further calls do nothing."""
         if not self._closed:
             self._closed = True
+            self._connection.taker = None
             self._client.release(self._connection)
 
 
@@ -358,8 +383,8 @@ class PlainClient:
         """Fail exchanges that were silent for too long; a paused one has until its deadline."""
         now_s = self._loop.time()
         for connection in list(self._active):
-            until_s = connection.deadline_s if connection.paused else connection.quiet_until
-            if now_s > until_s and not connection.complete:
+            until_s = math.inf if connection.paused else connection.quiet_until
+            if now_s > min(until_s, connection.deadline_s) and not connection.complete:
                 phase = "within" if connection.head_done else "before"
                 connection.fail(ReplyTimeout(f"no byte in time {phase} the answer"))
         again = self._loop.call_later(self._sweep_s, self._sweep_silent) if self._active else None

@@ -55,6 +55,13 @@ class Wire(Protocol):
     async def piece(self, data: bytes) -> None:
         """Send a piece of a stream; a heartbeat is one too."""
 
+    @property
+    def clear(self) -> bool:
+        """Whether the client is there, and reads."""
+
+    def at_once(self, data: bytes) -> None:
+        """Send a piece of a stream now."""
+
     async def end(self) -> None:
         """Send the end of a stream."""
 
@@ -155,6 +162,16 @@ class Exchange:
         self._sending = self._spoken = True
         await self._wire.piece(data)
         self._sending = False
+
+    @property
+    def clear(self) -> bool:
+        """Whether a piece of a stream that has begun can be sent at once."""
+        return self._beater is None and self._wire.clear
+
+    def at_once(self, data: bytes) -> None:
+        """Send a piece at once."""
+        self._spoken = True
+        self._wire.at_once(data)
 
     async def _fail(self, error: ApiError) -> None:
         """Say what went wrong: by status where nothing was sent, else in band.

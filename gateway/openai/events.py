@@ -159,7 +159,9 @@ class StreamReceiver:
             return self.final, False
         if not self.delivered_tokens:
             return Usage(), False
-        if not self._bears_ids and self.complete:  # counted as in a buffered answer, which must cost the same
+        if (
+            not self._bears_ids and len(self._finished) >= self._choices
+        ):  # counted as in a buffered answer, which must cost the same
             return Usage(prompt_estimate, sum(map(estimated_tokens, self._characters.values()))), True
         if self._prompt_tokens is None:
             return Usage(prompt_estimate, self.delivered_tokens), True
@@ -171,6 +173,12 @@ class StreamReceiver:
         The events before a broken one count as given: they are the exception's ``before``.
         """
         self._feeds += 1
+        if (
+            data.find(b"\n") == len(data) - 2
+            and data.startswith(b"data: {")
+            and not self._splitter.pending_bytes
+        ):
+            return self._data(data[6:-2])  # one event, as nearly all come
         events = self._splitter.feed(data)
         if len(events) == 1:
             return self._event(events[0])
@@ -234,18 +242,20 @@ class StreamReceiver:
             if b'"delta":{}' in payload and len(chunk.choices) == 1 and chunk.choices[0].hollow:
                 return b""
             payload = _TOKEN_IDS.sub(rb"\1null", payload)  # as vLLM says that there are none
-        payload = self._renamed(payload)
+        if self._their_model and self._their_model in payload:
+            payload = payload.replace(self._their_model, self._model, 1)
+        else:
+            payload = self._renamed(payload)
         if b'"usage"' in payload:
             payload = self._with_usage(payload, chunk)
         return b"data: " + payload + b"\n\n" if payload else b""
 
     def _renamed(self, payload: bytes) -> bytes:
         """Give the payload with our name of the model; theirs is nearly always that of the chunk before."""
-        if not self._their_model or self._their_model not in payload:
-            found = _MODEL.search(payload)
-            if found is None:
-                return payload
-            self._their_model = found.group()
+        found = _MODEL.search(payload)
+        if found is None:
+            return payload
+        self._their_model = found.group()
         return payload.replace(self._their_model, self._model, 1)
 
     def _note(self, chunk: Chunk) -> None:
@@ -254,12 +264,14 @@ class StreamReceiver:
         for choice in chunk.choices:
             if choice.prompt_token_ids is not None:
                 self._prompt_tokens = max(self._prompt_tokens or 0, len(choice.prompt_token_ids))
-            self.delivered_tokens += choice.tokens
             if choice.token_ids is not None:
+                self.delivered_tokens += len(choice.token_ids)
                 self._bears_ids = True
-            elif not self._bears_ids:
-                text = choice.delta.content if choice.delta is not None else choice.text
-                self._characters[choice.index] = self._characters.get(choice.index, 0) + len(text or "")
+            else:
+                self.delivered_tokens += choice.tokens
+                if not self._bears_ids:
+                    text = choice.delta.content if choice.delta is not None else choice.text
+                    self._characters[choice.index] = self._characters.get(choice.index, 0) + len(text or "")
             if choice.finish_reason is not None:
                 self._finished[choice.index] = self._feeds
                 self.finish_reasons.append(choice.finish_reason)

@@ -111,9 +111,7 @@ class Books:
     async def carry(self) -> None:
         """Carry new journal lines into SQL."""
         self._journal.pay()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.sync)
-        if self._opened:
-            await self._run("ledger", self._carry)
+        await self._run("ledger", self._carry)
 
     async def prove(self) -> None:
         """Hold the books of the last days against each other, and put old journals away for good."""
@@ -212,6 +210,9 @@ class Books:
         return found
 
     def _carry(self) -> None:
+        if not self._opened:
+            self._journal.sync()
+            return
         self._carrier.step()
         if not 0 <= self._wall() - self._looked_for_orphans_s < ORPHANS_EVERY_S:
             self._recover()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from backends.clients.base import ConnectFailed, ConnectionBroken, Outgoing, ReplyTimeout
+from backends.clients.base import ConnectFailed, ConnectionBroken, Outgoing, ReplyTimeout, Taker
 from tests.fakes.upstream import Answer, Seen, Upstream
 
 MOODS = ("refuse", "hang", "fail", "busy", "shed", "weak")
@@ -74,8 +74,17 @@ class FleetReply:
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._fleet, self._request = fleet, request
         self._pieces = list(pieces)
+        self._taker: Taker | None = None
 
     async def read(self) -> bytes:
+        while (piece := await self._next()) and self._taker is not None and self._taker(piece):
+            pass
+        return piece
+
+    def offer(self, taker: Taker) -> None:
+        self._taker = taker
+
+    async def _next(self) -> bytes:
         if self._request.method == "GET":
             return b""
         loop = asyncio.get_running_loop()

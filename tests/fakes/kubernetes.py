@@ -30,6 +30,8 @@ class ApiServer:
         self.asked: list[tuple[str, str]] = []
         self.faults: Callable[[str, str], None] = lambda method, path: None
         self.scaled: Callable[[str, int], None] = lambda path, replicas: None
+        self.silent = False
+        """Watches begin, and then tell nothing, not even their end."""
         self.changed = threading.Condition()
         self._version, self._kept_from = 100, 0
         self._events: list[tuple[int, str, str, Object]] = []
@@ -94,6 +96,7 @@ class ApiServer:
         stream = self._streams
         while True:
             with self.changed:
+                self.changed.wait_for(lambda: not self.silent or self._streams != stream)
                 if version < self._kept_from:
                     send("ERROR", {"kind": "Status", "code": 410, "message": "too old resource version"})
                     return

@@ -4,13 +4,14 @@ import http.client
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,8 @@ def test_three_gateways_behind_nginx_stay_right_whatever_dies(
             until(gateway.ready, 90.0)
         limits_hold(three)
         one_call_and_one_stream(three)
+        for _ in range(3):
+            a_stream_of_a_killed_gateway(three, chance.randrange(3))
         proved(three, crowd)
 
 
@@ -310,3 +313,44 @@ def one_call_and_one_stream(three: Three) -> None:
         status, _, again = call(one.port, "GET", f"/v1/streams/{name}", b"", sent)
         assert status == 200
         assert b"[DONE]" in again
+
+
+def a_stream_of_a_killed_gateway(three: Three, number: int) -> None:
+    """Read on through nginx as far as it was recorded; asked for again, it is answered whole, once."""
+    key, tag = unique(), unique()
+    body = chat_body("m", script("ok", n=100, gap_s=0.03, tag=tag), stream=True)
+    sent = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    sent |= {"idempotency-key": key, "x-switchgear-resumable": "true"}
+    with closing(http.client.HTTPConnection("127.0.0.1", three.gateways[number].port, timeout=30)) as first:
+        first.request("POST", "/v1/chat/completions", body, sent)
+        reply = first.getresponse()
+        name, seen = reply.headers["x-switchgear-stream-id"], b""
+        while b"w9 " not in seen:
+            seen += reply.readline()
+        reply.close()
+    last = max(int(found) for found in re.findall(rb"^id: (\d+)$", seen, re.MULTILINE))
+    killing = threading.Thread(target=three.kill, args=(number,))
+    killing.start()
+    other = three.gateways[(number + 1) % 3]
+    status, _, rest = call(
+        other.port, "GET", f"/v1/streams/{name}", b"", {**sent, "last-event-id": str(last)}
+    )
+    killing.join()
+    assert status == 200
+    numbers = [int(found) for found in re.findall(rb"^id: (\d+)$", rest, re.MULTILINE)]
+    assert numbers == list(range(last + 1, last + 1 + len(numbers))), "each event once, in order"
+    assert (b"process that recorded the answer is gone" in rest) != (b"[DONE]" in rest)
+
+    def whole() -> bool:
+        with suppress(OSError, http.client.HTTPException):
+            status, _, again = three.asks("POST", "/v1/chat/completions", body, **without(sent))
+            return status == 200 and b"[DONE]" in again and again.count(b"w99 ") == 1
+        return False
+
+    until(whole, 60.0)
+    until(three.gateways[number].ready, 60.0)
+
+
+def without(sent: dict[str, str]) -> dict[str, str]:
+    """Give the headers that ``Three.asks`` does not send by itself, as its arguments."""
+    return {name.replace("-", "_"): value for name, value in sent.items() if name.startswith(("x-", "idem"))}

@@ -390,7 +390,8 @@ def test_an_idle_model_sleeps_once_all_gateways_left_it_alone_and_a_request_wake
         server.faults = lambda method, path: None
         assert server.objects[DEPLOYMENT]["spec"]["replicas"] == 0
         house.clock[0] += 6.0
-        await cluster.look()
+        with pytest.raises(KubeError, match="the server is busy"):  # told, and tried again
+            await cluster.look()
         await house.known("a")
         await until_async(lambda: PAUSED not in server.objects[SCALED_OBJECT]["metadata"]["annotations"])
         assert server.objects[DEPLOYMENT]["spec"]["replicas"] == 1
@@ -461,6 +462,59 @@ def test_a_permission_that_was_taken_back_is_a_failed_step_and_nothing_else(
         with pytest.raises(KubeError, match="nodes is forbidden"):
             await house.cluster.follow()
         assert [one.name for one in house.cluster.pods("small")] == ["a"]
+        await house.cluster.close()
+
+    run(test())
+
+
+def test_a_right_that_is_lost_in_one_namespace_stops_no_other_model(server: ApiServer, tmp_path: Any) -> None:
+    async def test() -> None:
+        small = House(server, tmp_path, "g0").settings.models[0]
+        house = House(server, tmp_path, "g1")
+        tenant = PodSettings(
+            workloads=(WorkloadSettings(name="first-v1"),), namespace="team-a", min_replicas=0
+        )
+        house.cluster.configure([ModelSettings(name="first", kubernetes=tenant), small])
+        server.put(f"{SPACE.replace('llm', 'team-a')}/s", slice_of("first-v1", "x"))
+        server.put(f"{SPACE}/s", slice_of("small-v1", "a", node="n1"))
+        server.put("/api/v1/namespaces/llm/pods/a", {})
+        taint = {"key": "karpenter.sh/disrupted", "effect": "NoSchedule"}
+        server.put("/api/v1/nodes/n1", {"spec": {"taints": [taint]}})
+        await house.known("a")
+        await until_async(lambda: house.cluster.pods("first") != [])
+        await until_async(lambda: bool(house.cluster.pods("small")[0].machine.doomed))
+
+        def forbidden(method: str, path: str) -> None:
+            if "team-a" in path:
+                raise Refused(403, "scaledobjects is forbidden")
+
+        server.faults = forbidden
+        await house.cluster.lease.step()
+        with pytest.raises(KubeError, match="scaledobjects is forbidden"):
+            await house.cluster.look()
+        assert "/api/v1/namespaces/llm/pods/a" not in server.objects, "its machine goes whatever else fails"
+        await house.cluster.close()
+
+    run(test())
+
+
+def test_a_wake_that_is_forbidden_is_told_while_somebody_waits(server: ApiServer, tmp_path: Any) -> None:
+    async def test() -> None:
+        house = House(server, tmp_path, "g0", min_replicas=0)
+        server.put(DEPLOYMENT, {"spec": {"replicas": 0}})
+
+        def forbidden(method: str, path: str) -> None:
+            raise Refused(403, "deployments/scale is forbidden")
+
+        server.faults = forbidden
+        house.work.waiting = {"small": 1}
+        await house.cluster.look()
+        await until_async(lambda: "wake small" not in house.cluster._tasks)
+        with pytest.raises(KubeError, match="deployments/scale is forbidden"):
+            await house.cluster.look()
+        house.work.waiting = {}
+        await house.cluster.look()
+        server.faults = lambda method, path: None
         await house.cluster.close()
 
     run(test())

@@ -3,7 +3,6 @@
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +17,8 @@ MODELS = """
 [kubernetes]
 api = "{api}"
 namespace = "llm"
+timeout_s = 0.3
+watch_s = 1
 [[models]]
 name = "small"
 upstream_model = "upstream-name"
@@ -44,9 +45,9 @@ class Controller:
             self.server.put(f"{SPACE}/s{number}", slice_of("small-v1", *pods, port=port))
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[tuple[Gateway, ApiServer, Upstreams]]:
-    server, upstreams = ApiServer(), Upstreams(2)
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, ApiServer, Upstreams]]:
+    tmp_path, server, upstreams = tmp_path_factory.mktemp("pods"), ApiServer(), Upstreams(2)
     Controller(server, upstreams)
     text = config(MODELS.format(api=server.url), directory=tmp_path)
     with running(Gateway(tmp_path, text, SWITCHGEAR_ADMIN_KEY=ADMIN, POD_NAME="g0"), upstreams) as (
@@ -89,3 +90,52 @@ def test_a_request_wakes_a_sleeping_model_and_an_operator_scales_it(
     server.put(DEPLOYMENT, {"spec": {"replicas": 5}})
     good(gateway, "POST", "models/small/scale", {"replicas": None})
     assert ask(gateway, "POST", "models/small/scale", {"replicas": -1})[0] == 400
+
+
+def loops(gateway: Gateway) -> dict[str, str]:
+    """Give what ``/readyz`` says of loops that fail; serving goes on."""
+    status, _, body = gateway.call("GET", "/readyz")
+    told = json.loads(body)
+    assert status == 200
+    assert told["status"] == ("degraded" if told["parts"]["loops"] else "ready")
+    found: dict[str, str] = told["parts"]["loops"]
+    return found
+
+
+def test_an_api_server_that_is_late_or_silent_stops_nobody_and_is_told(
+    house: tuple[Gateway, ApiServer, Upstreams],
+) -> None:
+    gateway, server, upstreams = house
+    server.put(DEPLOYMENT, {"spec": {"replicas": 1}})
+    server.scaled(DEPLOYMENT, 1)
+
+    def known() -> list[str]:
+        return [one["id"] for one in good(gateway, "GET", "replicas")["data"]]
+
+    def appears(name: str) -> None:
+        server.put(f"{SPACE}/{name}", slice_of("small-v1", name, port=upstreams.ports[1]))
+
+    over = threading.Event()
+
+    def late(method: str, path: str) -> None:
+        over.wait()
+
+    until(lambda: known() == ["pod-0.llm"] and gateway.ready())
+    server.faults = late
+    server.drop_watches()
+    until(lambda: "cluster" in loops(gateway))
+    assert "TimeoutError" in loops(gateway)["cluster"]
+    appears("during")
+    assert gateway.chat("small", unique())[0] == 200
+    assert known() == ["pod-0.llm"], "what was known last"
+    over.set()
+    until(lambda: known() == ["during.llm", "pod-0.llm"] and not loops(gateway))
+
+    server.silent = True  # watches begin and tell nothing; lists are answered
+    server.drop_watches()
+    until(lambda: "silent" in loops(gateway).get("cluster", ""))
+    appears("silently")
+    until(lambda: "silently.llm" in known())
+    server.silent = False
+    server.drop_watches()
+    until(lambda: not loops(gateway))

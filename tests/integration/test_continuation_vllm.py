@@ -1,6 +1,7 @@
 """Streams of real vLLM, cut at every place: two replicas of the small model, behind lines that break."""
 
 import asyncio
+import http.client
 import json
 import os
 import random
@@ -8,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +36,8 @@ context_tokens = 2048
 weights = "{weights}"
 min_replicas = 2
 kv_cache_bytes = 1073741824
+drain_timeout_s = 1
+shutdown_timeout_s = 1
 [cache]
 exact_ttl_s = 0
 """
@@ -287,3 +290,25 @@ def test_a_server_that_stops_or_dies_in_mid_stream_loses_no_word(
     check_words(pair, told)
     assert len(told.ids) == 120
     assert pair.gateway.row(told.request_id)["attempts"] >= 2
+
+
+def test_a_replica_that_is_taken_away_hands_its_stream_on(pair: Pair) -> None:
+    """The last one here: its substitute has another name."""
+    until(pair.mended, 300.0)
+    asked = {"model": "small", "messages": [{"role": "user", "content": PROMPTS[0]}], "max_tokens": 300}
+    asked |= {"ignore_eos": True, "temperature": 0, "return_token_ids": True, "stream": True}
+    asked |= {"stream_options": {"include_usage": True}}
+    where = urlsplit(pair.appliance.base_url)
+    with closing(http.client.HTTPConnection(where.hostname or "", where.port, timeout=120)) as connection:
+        headers = {"authorization": f"Bearer {pair.appliance.api_key}"}
+        connection.request("POST", f"{where.path}/chat/completions", json.dumps(asked), headers)
+        reply = connection.getresponse()
+        url = f"{pair.appliance.root}/admin/v1/replicas/{reply.getheader('x-switchgear-replica')}/reclaim"
+        admin = {"authorization": f"Bearer {pair.appliance.admin_key}"}
+        assert fetch(url, {"notice_s": 1}, admin).status == 200
+        told = Told(reply.read(), reply.getheader("x-request-id") or "", 1)
+    assert (told.error, told.done, told.reasons, len(told.names)) == (None, True, ["length"], 1)
+    assert len(told.ids) == 300
+    check_words(pair, told)
+    row = pair.appliance.row(told.request_id)
+    assert (row["status"], row["attempts"], row["completion_tokens"]) == ("ok", 2, 300)

@@ -121,6 +121,41 @@ def test_an_idempotency_key_and_a_stream_are_known_to_both(two: tuple[Gateway, G
         one.close()
 
 
+def test_a_killed_gateways_stream_is_read_at_another_as_far_as_it_was_recorded(
+    two: tuple[Gateway, Gateway, Upstreams],
+) -> None:
+    """What was recorded comes, each event once; then an error says why it is no more, never an end."""
+    dying, living, upstreams = two
+    tag, key = unique(), unique()
+    asked = request(
+        script(tag=tag, n=6, lockstep=True),
+        f"idempotency-key: {key}",
+        "x-switchgear-resumable: 1",
+        stream=True,
+    )
+    first = dying.connect()
+    first.sendall(asked)
+    upstreams.control(release=tag, times=3)
+    begun = read_until(first, b"w1 ")
+    stream_id = begun.partition(b"x-switchgear-stream-id: ")[2].partition(b"\r\n")[0].decode()
+    lines = [f"GET /v1/streams/{stream_id} HTTP/1.1", "host: x", f"authorization: Bearer {KEY}", CLOSE]
+    watching = living.connect()
+    watching.sendall("\r\n".join([*lines, "last-event-id: 3", "", ""]).encode())
+    seen = read_until(watching, b"w1 ")
+    dying.stop(signal.SIGKILL)
+    back = living.connect()
+    back.sendall("\r\n".join([*lines, "last-event-id: 3", "", ""]).encode())
+    for rest in (parsed(seen + read_all(watching)), parsed(read_all(back))):
+        assert rest.body.startswith(b"id: 4\n")
+        assert rest.body.count(b"w1 ") == 1
+        assert b"The gateway process that recorded the answer is gone." in rest.body
+        assert b"[DONE]" not in rest.body
+    for one in (first, watching, back):
+        one.close()
+    dying.start()
+    until(dying.ready)
+
+
 def test_a_killed_leaders_joiners_notice_and_one_takes_over(two: tuple[Gateway, Gateway, Upstreams]) -> None:
     """Streams that have begun go on behind what was delivered; buffered ones wait a little longer."""
     dying, living, upstreams = two

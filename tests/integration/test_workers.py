@@ -205,13 +205,16 @@ def test_a_signal_reaches_all_and_the_parent_waits_for_all(
     until(lambda: seen() == {"small"})
     until(lambda: all(gateway.ready() for _ in range(10)))  # each has asked the replica how it is
     held = hold_some(gateway, upstreams)
+    gateway.process.send_signal(signal.SIGUSR1)
+    until(lambda: all(gateway.call("GET", "/readyz")[0] == 503 for _ in range(10)))
+    assert gateway.chat("small", unique())[0] == 200, "they leave, and serve on"
     gateway.process.send_signal(signal.SIGTERM)
     finish(held, upstreams)
     for one in held:
         one.connection.close()
     assert gateway.stop() == 0
     assert not any(alive(one.pid) for one in held)
-    assert [row["status"] for row in gateway.rows()] == ["ok"] * len(held)
+    assert [row["status"] for row in gateway.rows()] == ["ok"] * (len(held) + 1)
     assert not list((tmp_path / "state" / "journal").glob("*.jsonl"))
     assert redis.client.zcard("switchgear:limits:holders") == 0
 

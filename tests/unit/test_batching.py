@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.clients.base import ConnectionBroken, Outgoing
+from backends.clients.base import ConnectionBroken, Outgoing, Taker
 from backends.replica import Phase, Replica
 from gateway.attempts import Attempts
 from gateway.batching import Batching, shares
@@ -73,6 +73,8 @@ class Answer:
     async def read(self) -> bytes:
         body, self._body = self._body, b""
         return body
+
+    def offer(self, taker: Taker) -> None: ...
 
     async def read_all(self, limit_bytes: int) -> bytes:
         return self._body

@@ -1,134 +1,44 @@
 """The Helm chart: rendered and linted by Helm's own library, held against the schemas of what it makes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
+import msgspec
 import pytest
 import yaml  # type: ignore[import-untyped]  # it has no types
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
-from helm_python import Chart, HelmError, disable_logging, lint
+from helm_python import HelmError, lint
 
 from gateway.checks import check
 from gateway.metrics import METRICS
-from gateway.settings import parse
+from gateway.settings import Settings, parse
+from tests.fakes.chart import (
+    BASE,
+    EVERYTHING,
+    MATRIX,
+    MODEL,
+    PLACE,
+    SECRETS,
+    Object,
+    chart,
+    of,
+    over,
+    pods,
+    rendered,
+)
 
 ROOT = Path(__file__).parents[2]
-PLACE = ROOT / "deploy" / "chart"
 SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / "v1.37.0-local-strict"
 LATER_BEHAVIORS = ["static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower"]
-Object = dict[str, Any]
-
-MODEL: Object = {
-    "name": "small",
-    "weights": "Qwen/Qwen2.5-7B-Instruct",
-    "price": {"input": 0.05, "output": 0.2},
-    "gpus": 1,
-    "maxConcurrency": 64,
-    "minReplicas": 0,
-    "maxReplicas": 8,
-    "sloTtftMs": 500,
-    "versions": [{"name": "v1"}],
-}
-LARGE: Object = {
-    **MODEL,
-    "name": "org/Large.70B",
-    "gpus": 4,
-    "minReplicas": 3,
-    "maxReplicas": 12,
-    "namespace": "team-a",
-    "contextTokens": 32768,
-    "spot": {"enabled": True, "onDemand": 2},
-    "versions": [
-        {"name": "2026-11", "weight": 9},
-        {"name": "canary", "weight": 1, "kind": "StatefulSet", "args": ["--quantization=awq"]},
-    ],
-}
-TENANT: Object = {
-    "name": "team-a",
-    "create": True,
-    "quota": {"requests.nvidia.com/gpu": "64"},
-    "limits": {"default": {"memory": "32Gi"}, "max": {"memory": "256Gi"}},
-}
-BASE: Object = {
-    "database": {"url": "postgresql://switchgear@pg:5432/switchgear"},
-    "redis": {"url": "redis://redis:6379/0"},
-    "secrets": {"adminKey": {"name": "sg-admin"}},
-    "models": [MODEL],
-}
-SECRETS = {
-    name: {"name": f"sg-{name.lower()}"}
-    for name in ("adminKey", "databasePassword", "redisPassword", "metricsToken", "modelHub")
-}
-EVERYTHING: Object = {
-    **BASE,
-    "secrets": SECRETS,
-    "models": [MODEL, LARGE],
-    "tenants": [TENANT],
-    "routes": [{"name": "auto", "tiers": ["small", "org/Large.70B"], "objective": {"large_share": 0.3}}],
-    "keys": [{"name": "bench", "sha256": "0" * 64, "rpm": 600, "budget_usd": 12.5, "models": ["small"]}],
-    "config": {"cache": {"exact_ttl_s": 60, "semantic": {"error_bound": 0.01}}, "server": {"drain_s": 90}},
-    "modelCache": {"enabled": True, "storageClass": "fast"},
-    "prePull": {"enabled": True},
-    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-    "prometheusRule": {"enabled": True},
-}
-
-
-def over(base: Object, more: Object) -> Object:
-    """Lay values over values, as Helm does."""
-    found = dict(base)
-    for key, value in more.items():
-        old = found.get(key)
-        found[key] = over(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
-    return found
-
-
-SWITCHES: dict[str, Object] = {
-    "as it is": {},
-    "stateful gateway": {"gateway": {"kind": "StatefulSet", "journal": {"storageClass": "ssd"}}},
-    "no autoscaling of gateways": {"gateway": {"autoscaling": {"enabled": False}}},
-    "no keda": {"scaling": {"keda": False}},
-    "keda asks with a token": {"scaling": {"authenticationRef": "prom", "authModes": "bearer"}},
-    "no eviction": {"spot": {"evict": False}},
-    "no policies": {"networkPolicies": {"enabled": False}},
-    "policies of one's own": {"networkPolicies": {"clients": [{"podSelector": {}}], "egress": [{}]}},
-    "no classes": {"priorityClasses": {"enabled": False}},
-    "no migration": {"migration": {"enabled": False}},
-    "no boards": {"dashboards": {"enabled": False}},
-    "an image by digest": {"image": {"digest": "sha256:" + "a" * 64, "pullSecrets": ["registry"]}},
-}
-MATRIX = {"little": BASE} | {switch: over(EVERYTHING, more) for switch, more in SWITCHES.items()}
-
-
-@cache
-def chart() -> Chart:
-    disable_logging()
-    return Chart.load(PLACE)
-
-
-def rendered(values: Object) -> list[Object]:
-    """Give all objects, made anew for each caller."""
-    return [dict(one) for one in _rendered(json.dumps(values))]
-
-
-@cache
-def _rendered(values: str) -> list[Object]:
-    files = chart().render(values=json.loads(values), name="sg", namespace="llm")
-    texts = [text for name, text in files.items() if name.endswith(".yaml")]
-    return [one for text in texts for one in yaml.load_all(text, yaml.CSafeLoader) if one]
-
-
-def of(objects: list[Object], kind: str) -> list[Object]:
-    return [one for one in objects if one["kind"] == kind]
 
 
 def closed(schema: Any) -> Any:
@@ -249,12 +159,6 @@ def test_no_number_of_replicas_is_in_the_way_of_who_owns_it() -> None:
     }
 
 
-def pods(objects: list[Object]) -> Iterator[Object]:
-    for one in objects:
-        if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
-            yield one["spec"]["template"]["spec"]
-
-
 def test_every_container_is_confined() -> None:
     for spec in pods(rendered(EVERYTHING)):
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -334,6 +238,43 @@ def test_the_boards_and_rules_are_those_of_the_repository() -> None:
     assert of(objects, "PrometheusRule")[0]["spec"] == rules
 
 
+def with_settings(schema: Any) -> Any:
+    """Put the gateway's own settings where values hold them: what it would refuse, Helm refuses first.
+
+    What the chart itself gives (a Redis's URL, a model's name) need not be there.
+    """
+    _, found = msgspec.json.schema_components([Settings], ref_template="#/definitions/{name}")
+    parts = {name: bare(one) for name, one in found.items()}
+    tables = parts.pop("Settings")["properties"]
+    lists = {name: tables.pop(name) for name in ("models", "routes", "keys")}
+    tables["redis"] = {**parts.pop("RedisSettings"), "required": []}
+    properties = {**schema["properties"], "keys": lists["keys"], "routes": lists["routes"]}
+    properties["config"] = {"type": "object", "additionalProperties": False, "properties": tables}
+    model = properties["models"]["items"]["properties"]
+    model["settings"] = {**parts["ModelSettings"], "required": []}
+    return {**schema, "properties": properties, "definitions": parts}
+
+
+def bare(schema: Any) -> Any:
+    """Leave out what only people read: the file goes into every release."""
+    if isinstance(schema, list):
+        return [bare(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    texts = {key for key in ("title", "description", "default") if not isinstance(schema.get(key), dict)}
+    return {key: bare(value) for key, value in schema.items() if key not in texts | {"default"}}
+
+
+def test_the_schema_of_values_holds_that_of_the_settings() -> None:
+    """REGOLD=1 writes it anew."""
+    path = PLACE / "values.schema.json"
+    schema = json.loads(path.read_text())
+    whole = with_settings(schema)
+    if os.environ.get("REGOLD") == "1":
+        path.write_text(json.dumps(whole, indent=1) + "\n")
+    assert json.loads(path.read_text()) == whole
+
+
 WRONG: dict[str, tuple[Object, str]] = {
     "a misspelt key": ({"gateway": {"replica": 3}}, "replica"),
     "a wrong kind": ({"gateway": {"kind": "DaemonSet"}}, "/gateway/kind"),
@@ -357,6 +298,18 @@ WRONG: dict[str, tuple[Object, str]] = {
     "an unknown tier": (
         {"routes": [{"name": "auto", "tiers": ["small", "huge"]}]},
         'tier "huge" is no model',
+    ),
+    "a table that is none": ({"config": {"chache": {}}}, "additional properties 'chache'"),
+    "a setting that is none": ({"config": {"cache": {"exact_ttl": 5}}}, "at '/config/cache'"),
+    "a setting of another kind": ({"config": {"redis": {"timeout_ms": "5 ms"}}}, "/config/redis/timeout_ms"),
+    "a model's setting": (
+        {"models": [{**MODEL, "settings": {"queue_timeout": 9}}]},
+        "additional properties 'queue_timeout'",
+    ),
+    "a key in the open": ({"keys": [{"name": "a", "key": "sk-secret"}]}, "additional properties 'key'"),
+    "a route's objective": (
+        {"routes": [{"name": "auto", "tiers": ["small"], "objective": {"large": 1}}]},
+        "/routes/0/objective",
     ),
     "max below min": ({"gateway": {"autoscaling": {"max": 1}}}, "max 1 is less than min 3"),
 }

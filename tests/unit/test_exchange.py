@@ -51,6 +51,13 @@ class Server:
         if not self.gone:
             self.pieces.append(data)
 
+    @property
+    def clear(self) -> bool:
+        return self.writable.is_set() and not self.gone
+
+    def at_once(self, data: bytes) -> None:
+        self.pieces.append(data)
+
     async def end(self) -> None:
         await self.writable.wait()
         self.ended = not self.gone

@@ -410,6 +410,71 @@ def test_a_reader_that_lags_holds_up_the_server() -> None:
     run(main())
 
 
+EVENT = b"data: {%d}\n\n"
+
+
+async def tell(one: Peer) -> None:
+    await one.say(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    for number in range(300):
+        event = EVENT % number
+        await one.say(b"%x\r\n%b\r\n" % (len(event), event))
+        if number % 7 == 0:
+            await asyncio.sleep(0)
+    await one.say(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("refused", [0, 1, 3])
+def test_what_a_taker_leaves_is_read_in_order(refused: int) -> None:
+    """All that was taken and all that was read, in turn, is the body; its end wakes the reader."""
+    told = b"".join(EVENT % number for number in range(300))
+
+    async def main() -> None:
+        async with house(tell) as (client, url):
+            reply = await client.send(Outgoing(url, events=True))
+            found, offers = [await reply.read()], 0
+
+            def take(data: bytes) -> bool:
+                nonlocal offers
+                offers += 1
+                if refused and offers % refused == 0:
+                    return False
+                found.append(data)
+                return True
+
+            reply.offer(take)
+            while data := await reply.read():
+                found.append(data)
+            reply.close()
+            assert b"".join(found) == told
+            assert offers
+            _, again = await fetch(
+                client, Outgoing(url)
+            )  # over the same connection, and nobody takes any more
+            assert (again, b"".join(found)) == (told, told)
+
+    run(main())
+
+
+def test_what_a_taker_raises_the_reader_raises() -> None:
+    async def main() -> None:
+        async with house(tell) as (client, url):
+            reply = await client.send(Outgoing(url, events=True))
+
+            def take(data: bytes) -> bool:
+                raise KeyError(data[:1])
+
+            reply.offer(take)
+            with pytest.raises(KeyError):
+                await reply.read_all(1 << 20)
+            reply.close()
+            assert await fetch(client, Outgoing(url)) == (
+                200,
+                b"".join(EVENT % number for number in range(300)),
+            )
+
+    run(main())
+
+
 def test_a_body_over_the_limit_is_refused() -> None:
     async def behave(one: Peer) -> None:
         await one.answer(b"x" * 1000) if one.connection == 0 else await quick(one)

@@ -1,0 +1,74 @@
+"""The pieces of one answer on their way to the client, and into its bill.
+
+A piece that money does not cover is not handed on: the answer ends before it in the declared way.
+"""
+
+from typing import TYPE_CHECKING
+
+from backends.clients.base import Taker
+from gateway.openai.forms import Form
+from gateway.openai.schemas import Inference
+from gateway.passage import Passage
+from gateway.trip import Direct, Feed
+
+if TYPE_CHECKING:
+    from gateway.pipeline import Outlet, Pipeline
+
+
+class Delivery:
+    """Hands pieces on; see ``trip.Deliver``."""
+
+    def __init__(
+        self, pipeline: "Pipeline", passage: Passage, request: Inference, receiver: Form, out: "Outlet"
+    ) -> None:
+        self._pipeline = pipeline
+        self._passage = passage
+        self._charge = passage.of()[2]
+        self._request = request
+        self._receiver = receiver
+        self._out = out
+
+    @property
+    def direct(self) -> Direct | None:
+        """The short way, which a stream has."""
+        return self.taker if self._request.stream else None
+
+    async def __call__(self, piece: bytes) -> bool:
+        """Hand on a piece; False where money ends the answer."""
+        receiver, charge, request, out = self._receiver, self._charge, self._request, self._out
+        usage, estimated = receiver.usage(request.prompt_tokens_estimate)
+        if usage.completion_tokens > charge.covered_tokens and not await charge.extend(usage):
+            await out.piece(self._pipeline.stopped(self._passage, charge, receiver))
+            return False
+        charge.progress(usage, estimated)
+        receiver.keep(piece)
+        passage = self._passage
+        if not request.stream:
+            passage.first_byte_s = self._pipeline.now()
+            await out.whole(self._pipeline.head(passage, request), piece)
+            return True
+        if not passage.first_byte_s:
+            passage.first_byte_s = self._pipeline.now()
+            await out.begin(self._pipeline.head(passage, request))
+        await out.piece(piece)
+        return True
+
+    def taker(self, feed: Feed) -> Taker:
+        """See ``trip.Direct``; whole events go this way, the usage and the end do not."""
+        receiver, charge, out = self._receiver, self._charge, self._out
+        estimate, progress, keep = self._request.prompt_tokens_estimate, charge.progress, receiver.keep
+
+        def take(data: bytes) -> bool:
+            if not out.clear or data[-2:] != b"\n\n" or b'"usage"' in data or b"[DONE]" in data:
+                return False
+            # For each token there is a comma behind its id, or the end of an event.
+            most = charge.usage.completion_tokens + data.count(b",") + data.count(b"\n\n")
+            if most >= charge.covered_tokens:
+                return False
+            if piece := feed(data):
+                progress(*receiver.usage(estimate))
+                keep(piece)
+                out.at_once(piece)
+            return True
+
+        return take
