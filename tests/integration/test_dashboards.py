@@ -34,6 +34,7 @@ EMPTY = {
     "Cascades",
     "Precise grades",  # the route is a plain one
     "Launch until ready",  # nothing is launched
+    "Steps of the last start",  # the same
 }
 
 ENGINE = """
