@@ -26,6 +26,7 @@ class _Client(asyncio.Protocol):
         self._tally = tally
         self._until_s = until_s
         self._first_s = self._sent_s = 0.0
+        self._in_error = False
         self.over = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
@@ -44,10 +45,11 @@ class _Client(asyncio.Protocol):
         if not self._first_s:
             self._first_s = time.perf_counter()
         self._tally.events += body.count(b"data: {")
+        self._in_error = self._in_error or body.startswith(b'data: {"error"')
 
     def on_message_complete(self) -> None:
         now_s = time.perf_counter()
-        if self._parser.get_status_code() == 200:
+        if self._parser.get_status_code() == 200 and not self._in_error:
             self._tally.latencies_s.append(now_s - self._sent_s)
             self._tally.first_s.append(self._first_s - self._sent_s)
         else:
@@ -59,7 +61,7 @@ class _Client(asyncio.Protocol):
 
     def _ask(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._first_s = 0.0
+        self._first_s, self._in_error = 0.0, False
         self._sent_s = time.perf_counter()
         self._transport.write(self._next())
 

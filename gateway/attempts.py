@@ -21,22 +21,21 @@ from backends.clients.base import (
     ConnectFailed,
     ConnectionBroken,
     InferenceClient,
-    Outgoing,
     Pulse,
     Reply,
 )
-from backends.replica import Event, Replica
+from backends.replica import Event
+from gateway.asking import Asking, final
 from gateway.carrying import Leg
 from gateway.dispatcher import Dispatcher, Slot
-from gateway.errors import ApiError, ModelLoading, Overloaded, RateLimited, UpstreamFailed, translate
+from gateway.errors import ModelLoading
 from gateway.judging import Judge
 from gateway.openai.continuation import ending
 from gateway.openai.events import StreamBroken
 from gateway.openai.ways import CannotContinue
 from gateway.restraint import Restraint
-from gateway.trip import ANOTHER_MAY_SUCCEED, Call, Deliver, Try, UpstreamError
+from gateway.trip import ANOTHER_MAY_SUCCEED, Call, Deliver, Try
 
-ERROR_BODY_LIMIT_BYTES = 256 * 1024
 BACKOFF_S = 0.05
 MOST_PAUSE_S = 5.0
 """So long a call waits for a server that asked to be left alone, or a stream for one that is ready; then its
@@ -57,9 +56,8 @@ class Attempts:
         self._dispatcher = dispatcher
         self.now = dispatcher.now
         self.reads_prefix = dispatcher.reads_prefix
-        self._client = client
         self._judge = judge
-        self._credentials = credentials
+        self._asking = Asking(client, judge, credentials)
         self._restraints: dict[str, Restraint] = {}
 
     async def run(self, call: Call, deliver: Deliver) -> None:
@@ -76,7 +74,7 @@ class Attempts:
             except ModelLoading:
                 if failure is None:
                     raise
-                raise _final(failure) from failure
+                raise final(failure) from failure
             except ANOTHER_MAY_SUCCEED as error:
                 failure = error
             if call.trip.delivered:
@@ -95,7 +93,7 @@ class Attempts:
         self._sent(call, this, slot)
         if call.hedge is None:
             try:
-                reply = await self._send(call, this, slot.replica)
+                reply = await self._asking.send(call, this, slot.replica)
             except BaseException as error:
                 self._ended(call, this, slot, error)
                 raise
@@ -199,44 +197,6 @@ class Attempts:
                 call.trip.upstream_s += this.ended_s - this.sent_s
             self._judge.failed(call, this, error)
 
-    async def _send(self, call: Call, this: Try, replica: Replica) -> Reply:
-        """Send; gives a reply with status 200. Raises UpstreamRefused or UpstreamError for any other."""
-        reply = await self._ask(call, replica, replica.url + call.path, call.body)
-        return reply if reply.status == 200 else await self._not_well(call, this, reply)
-
-    async def _ask(self, call: Call, replica: Replica, url: str, body: bytes) -> Reply:
-        headers = call.headers
-        if call.trace is not None:
-            headers = [*headers, *call.trace.headers(len(call.trip.tries))]
-        credential = self._credentials.get(replica.id)
-        if credential is not None:
-            headers = [*headers, (b"authorization", credential)]
-        return await self._client.send(
-            Outgoing(
-                url,
-                body,
-                headers,
-                connect_s=call.connect_s,
-                first_byte_s=call.first_byte_s,
-                idle_s=call.idle_s,
-                deadline_s=call.deadline_s,
-                events=call.trail is not None,
-            )
-        )
-
-    async def _not_well(self, call: Call, this: Try, reply: Reply) -> Reply:
-        try:
-            body = await reply.read_all(ERROR_BODY_LIMIT_BYTES)
-        except ClientError:
-            body = b""  # the status says enough
-        finally:
-            reply.close()
-        error = UpstreamError(reply.status, body, reply.headers)
-        if reply.status in (400, 409, 413, 422):
-            self._judge.refused(call, this)
-            raise error.refusal
-        raise error
-
     # ------------------------------------------------------------ a second replica beside the first
     async def _hedged(
         self, call: Call, this: Try, slot: Slot, restraint: Restraint
@@ -282,7 +242,7 @@ class Attempts:
         """Send and wait for the first bytes that say anything; frees all where they do not come."""
         reply: Reply | None = None
         try:
-            reply = await self._send(call, this, slot.replica)
+            reply = await self._asking.send(call, this, slot.replica)
             pulse, data = Pulse(), await reply.read()
             while data and call.trail is not None and not pulse.beats(data):
                 data = await reply.read()  # comments are dropped: they are no answer
@@ -321,21 +281,21 @@ class Attempts:
         wait_s = self._rest_s(call)
         if hopeless or self._too_long(call, wait_s):
             self._judge.given_up(call)
-            raise _final(error) from error
+            raise final(error) from error
         await asyncio.sleep(wait_s)
 
     async def _carry_on(self, call: Call, deliver: Deliver, failure: Exception) -> None:
         """Go on with a stream that broke off. Raises the final error where that cannot be."""
         trip, trail = call.trip, call.trail
         if trail is None or call.max_attempts == 1:
-            raise _final(failure) from failure
+            raise final(failure) from failure
         while True:
             trip.breaks += 1
             trip.barren += not trip.tries[-1].first_byte_s
             wait_s = self._rest_s(call) if trip.barren else 0.0
             if trip.breaks > call.max_attempts or self._judge.suspected(call) or self._too_long(call, wait_s):
                 self._judge.given_up(call)
-                raise _final(failure) from failure
+                raise final(failure) from failure
             await asyncio.sleep(wait_s)
             trail.read()
             try:
@@ -344,7 +304,7 @@ class Attempts:
             except (CannotContinue, ModelLoading) as error:
                 self._judge.given_up(call)
                 why = "" if isinstance(error, ModelLoading) else f" It cannot be carried on: {error}."
-                raise _final(failure, why) from failure
+                raise final(failure, why) from failure
             except ANOTHER_MAY_SUCCEED as error:
                 failure = error
 
@@ -385,10 +345,10 @@ class Attempts:
 
         async def ask(path: str, body: bytes, *, root: bool = False) -> Reply:
             base = slot.replica.url
-            reply = await self._ask(
+            reply = await self._asking.ask(
                 call, slot.replica, (base.removesuffix("/v1") if root else base) + path, body
             )
-            return reply if root or reply.status == 200 else await self._not_well(call, this, reply)
+            return reply if root or reply.status == 200 else await self._asking.judged(call, this, reply)
 
         feed = _both(leg.feed, call.receiver.feed)
         try:
@@ -448,24 +408,3 @@ async def _reach_end(reply: Reply) -> None:
         async with asyncio.timeout(END_GRACE_S):
             while await reply.read():
                 pass
-
-
-def _final(error: Exception, why: str = "") -> ApiError:
-    """Give the client's view of the last failure, once own retries are used up."""
-    if isinstance(error, UpstreamError):
-        refusal = error.refusal
-        if error.status == 429:
-            return RateLimited(refusal.message, retry_after_s=refusal.retry_after_s)
-        if error.status == 503:
-            return Overloaded(refusal.message, retry_after_s=refusal.retry_after_s)
-        if error.status in (401, 403, 404):
-            return UpstreamFailed(
-                f"The model's server does not serve this gateway (status {error.status}); "
-                "check the replica's url, upstream_model and api_key_env."
-            )
-        return UpstreamFailed(f"The model's server failed with status {error.status}.{why}")
-    if isinstance(error, StreamBroken):
-        return UpstreamFailed(f"The model's server failed: {error}.{why}")
-    final = translate(error)
-    final.message += why
-    return final

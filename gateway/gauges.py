@@ -71,6 +71,7 @@ def of_fleet(telemetry: Telemetry, supervisor: Supervisor) -> None:
     telemetry.engines = engines
     telemetry.probe("switchgear_replicas", lambda: phases(supervisor.replicas))
     telemetry.probe("switchgear_replicas_wanted", lambda: _wanted(supervisor))
+    telemetry.probe("switchgear_replica_start_step_seconds", lambda: _steps(supervisor))
 
 
 def of_money(
@@ -141,6 +142,14 @@ def by_model(counts: Mapping[str, int]) -> Values:
 def phases(replicas: Mapping[str, Replica]) -> Values:
     """Count replicas by model and phase."""
     return _counted((one.model, str(one.phase)) for one in replicas.values())
+
+
+def _steps(supervisor: Supervisor) -> Values:
+    return [
+        ((one.model, one.id, step.step), step.seconds)
+        for one in supervisor.replicas.values()
+        for step in supervisor.steps(one.id)
+    ]
 
 
 def _wanted(supervisor: Supervisor) -> Values:

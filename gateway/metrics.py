@@ -394,6 +394,14 @@ METRICS = (
         buckets=START_SECONDS,
     ),
     Metric(
+        "switchgear_replica_start_step_seconds",
+        "probe",
+        ("model", "replica", "step"),
+        "seconds",
+        "What each step of a launched replica's last start took.",
+        alike=True,
+    ),
+    Metric(
         "switchgear_replicas_wanted",
         "probe",
         ("model", "spot"),

@@ -337,7 +337,7 @@ class Pipeline:
         return key
 
     def _charge(self, incoming: Incoming, key: Key, request: Inference, target: Target) -> Charge:
-        limited = key.bounds or key.end_user is not None
+        limited = key.bounds or key.end_users
         return self._billing.charge(
             Order(
                 request_id=incoming.request_id,

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -181,11 +181,15 @@ class Appliance:
         return self.process.wait(timeout=300)
 
     def destroy(self) -> None:
-        """End whatever is left; for the end of a test that failed."""
-        for pid in self.left():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        """End whatever is left; for the end of a test that failed.
+
+        The wardens end their engines, whose own processes write over the environment that would name them.
+        """
         if hasattr(self, "process"):
+            self.process.kill()
             self.process.wait(timeout=60)
+        with suppress(AssertionError):
+            until(lambda: not self.left())
+        for pid in self.left():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -26,6 +26,10 @@ class Mutant(NamedTuple):
 
 ATTEMPTS, EXCHANGE, PIPELINE = "gateway/attempts.py", "gateway/api/exchange.py", "gateway/pipeline.py"
 PLAIN, DISPATCHER, WIRE = "backends/clients/plain.py", "gateway/dispatcher.py", "gateway/wire.py"
+ASKING, HEARD, FLEET = "gateway/asking.py", "gateway/openai/continuation.py", "backends/replica.py"
+CARRYING, RESTRAINT = "gateway/carrying.py", "gateway/restraint.py"
+T_SIMULATED, T_REPLICA = "tests/simulation/test_faults_simulated.py", "tests/unit/test_replica.py"
+T_CONTINUATION, T_DRAIN = "tests/unit/test_continuation.py", "tests/integration/test_drain.py"
 T_ATTEMPTS, T_EXCHANGE = "tests/unit/test_attempts.py", "tests/unit/test_exchange.py"
 T_PLAIN, T_DISPATCHER = "tests/unit/test_plain_client.py", "tests/unit/test_dispatcher.py"
 T_FAULTS, T_DISCONNECTS = "tests/integration/test_faults.py", "tests/integration/test_disconnects.py"
@@ -51,7 +55,7 @@ MUTANTS = {
         "pass",
         T_ATTEMPTS,
     ),
-    "retry-a-clients-mistake": Mutant(ATTEMPTS, "in (400, 409, 413, 422)", "in (409, 413, 422)", T_ATTEMPTS),
+    "retry-a-clients-mistake": Mutant(ASKING, "(400, 409, 413, 422)", "(409, 413, 422)", T_ATTEMPTS),
     "blame-for-a-deadline": Mutant("gateway/judging.py", " or now_s >= call.deadline_s", "", T_ATTEMPTS),
     "clean-end-of-a-cut-stream": Mutant(
         "gateway/openai/events.py",
@@ -130,9 +134,76 @@ MUTANTS = {
     "answers-mixed-up": Mutant(
         PLAIN, "        if self.complete:  # what comes", "        if False:  # what comes", T_PLAIN
     ),
-    "silence-for-ever": Mutant(PLAIN, "if now_s > until_s and", "if now_s < 0 and", T_PLAIN),
+    "silence-for-ever": Mutant(
+        PLAIN, "if now_s > min(until_s, connection.deadline_s) and", "if now_s < 0 and", T_PLAIN
+    ),
     "pipelined-leaver-unnoticed": Mutant(
         WIRE, "            self._answered.left()\n", "            pass\n", T_DISCONNECTS
+    ),
+    "breaker-never-opens": Mutant(FLEET, "return enough or (", "return False or (", T_REPLICA),
+    "no-back-off": Mutant(FLEET, " and now_s < replica.readmit_at_s:", " and now_s < 0:", T_REPLICA),
+    "no-trial": Mutant(FLEET, "trust=1 if replica.phase is", "trust=0 if replica.phase is", T_REPLICA),
+    "no-slow-start": Mutant(
+        FLEET, "return 2 * trust if 2 * trust < max", "return 0 if trust < max", T_REPLICA
+    ),
+    "retries-without-budget": Mutant(
+        ATTEMPTS, "isinstance(error, ConnectFailed) or restraint.may_retry()", "True", T_ATTEMPTS
+    ),
+    "budget-that-never-grows": Mutant(RESTRAINT, "self.share * (count - self._counted)", "0.0", T_ATTEMPTS),
+    "hedges-without-budget": Mutant(
+        ATTEMPTS, "if not restraint.may_hedge(call.hedge):", "if False:", T_ATTEMPTS
+    ),
+    "loser-computes-on": Mutant(
+        ATTEMPTS,
+        "        if reply is not None:\n            reply.close()\n        this.ended_s = self.now()\n",
+        "        this.ended_s = self.now()\n",
+        T_SIMULATED,
+    ),
+    "loser-keeps-its-slot": Mutant(
+        ATTEMPTS,
+        '        slot.release()\n        self._judge.count(call, this, "lost")',
+        '        self._judge.count(call, this, "lost")',
+        T_ATTEMPTS,
+    ),
+    "nobody-is-left-alone": Mutant(
+        "gateway/judging.py", "            if wait_s:\n", "            if False:\n", T_ATTEMPTS
+    ),
+    "killed-one-by-one": Mutant(ATTEMPTS, "MOST_DEATHS = 2", "MOST_DEATHS = 200", T_ATTEMPTS),
+    "the-innocent-are-ejected": Mutant(
+        "gateway/judging.py",
+        "elif trip.held or trip.breaks or trip.barren or self.suspected(call):",
+        "elif False:",
+        T_ATTEMPTS,
+    ),
+    "seam-unseen": Mutant(HEARD, "if not self._skipped.startswith(seen) or (", "if (", T_CONTINUATION),
+    "replay-unseen": Mutant(
+        HEARD, "        if not text.startswith(expected):\n", "        if False:\n", T_CONTINUATION
+    ),
+    "words-twice": Mutant(HEARD, "rest = text[len(expected) :]", "rest = text", T_SIMULATED),
+    "half-a-character": Mutant(CARRYING, " and not read.endswith(UNFINISHED)", "", T_CONTINUATION),
+    "ahead-of-the-text": Mutant(CARRYING, "if text.startswith(read) and", "if", T_CONTINUATION),
+    "as-many-tokens-again": Mutant(CARRYING, "limit - kept)", "limit)", T_CONTINUATION),
+    "usage-of-the-rest-only": Mutant(
+        HEARD,
+        'completion_tokens = (usage.get("completion_tokens") or 0) + before_tokens',
+        'completion_tokens = usage.get("completion_tokens") or 0',
+        T_SIMULATED,
+    ),
+    "a-slot-for-each-leg": Mutant(
+        ATTEMPTS,
+        "            self._blame(call, this, error)\n            raise\n        finally:\n"
+        "            slot.release()\n\n\ndef _both",
+        "            self._blame(call, this, error)\n            raise\n\n\ndef _both",
+        T_SIMULATED,
+    ),
+    "unwanted-is-asked-on": Mutant(
+        LINE, "if one.id not in resting] or servers", "] or servers", T_DISPATCHER
+    ),
+    "no-patience-for-a-replica": Mutant(
+        DISPATCHER, "if desk is None or self.now() >= until_s:", "if True:", T_DISPATCHER
+    ),
+    "new-work-while-draining": Mutant(
+        "gateway/api/inference.py", "            if process.draining:\n", "            if False:\n", T_DRAIN
     ),
     "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
 }
@@ -155,7 +226,18 @@ def passes(tests: str, mutant: Mutant | None = None) -> bool:
             text = changed.read_text()
             assert text.count(mutant.old) == 1, f"{mutant.path} does not have {mutant.old!r} once"
             changed.write_text(text.replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "not soak",
+            tests,
+        ]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=300)
         assert done.returncode in (0, 1), done.stdout[-2000:] + done.stderr[-2000:]
         return done.returncode == 0

@@ -177,6 +177,7 @@ def _end_leftovers(pidfile: Path, *, respect_gateway: bool = False) -> bool:
             int(record["gateway"]),
             str(record["gateway_started"]),
         )
+        session = int(record.get("session", 0)), str(record.get("session_started", ""))
     except (OSError, ValueError, KeyError, TypeError):
         pidfile.unlink(missing_ok=True)  # not ours, or cut short: its warden sees the end of its pipe anyway
         return False
@@ -185,6 +186,6 @@ def _end_leftovers(pidfile: Path, *, respect_gateway: bool = False) -> bool:
         raise StateInUse(
             f"{pidfile.parent} is in use by the gateway with process id {gateway}; give another state_dir"
         )
-    killed = warden.kill_marked(mark)
+    killed = warden.kill_marked(mark, *session)
     pidfile.unlink(missing_ok=True)
     return killed > 0

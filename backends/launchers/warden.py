@@ -9,8 +9,8 @@ word `stop`, or on SIGTERM, it asks the engine's main process to end, waits the 
 - As a "child subreaper" the warden inherits orphaned grandchildren, so it finds even those that made a
   session of their own (vLLM's engine core survives a `kill -9` of its API process).
 - If the warden itself is killed, the kernel kills the engine's main process (PR_SET_PDEATHSIG). The rest
-  carries the warden's mark in its environment, and the pidfile names the mark: the gateway, or its next
-  start, ends whatever carries it.
+  is of the warden's session or carries its mark in its environment (vLLM's engine core writes its title over
+  that), and the pidfile names both: the gateway, or its next start, ends whatever belongs to them.
 - The log is emptied into `<log>.1` when it has grown too large.
 
 Exit status: the engine's own, or 128 + signal.
@@ -164,7 +164,9 @@ def start(options: argparse.Namespace, log: int) -> int:
 def write_pidfile(options: argparse.Namespace) -> None:
     """The mark to look for, and the gateway with its start time (a pid alone may by now be somebody else)."""
     gateway = {"gateway": options.gateway, "gateway_started": started(options.gateway)}
-    record = {"mark": os.environ[MARK], **gateway}
+    leads = os.getsid(0) == os.getpid()  # else it is the session of whoever has called it
+    own = {"session": os.getpid() if leads else 0, "session_started": started(os.getpid())}
+    record = {"mark": os.environ[MARK], **own, **gateway}
     draft = options.pidfile + ".new"
     with open(draft, "w", encoding="utf-8") as file:
         json.dump(record, file)
@@ -187,15 +189,28 @@ def kill_descendants(engine: int) -> None:
         time.sleep(0.02)
 
 
-def kill_marked(mark: str) -> int:
-    """Kill everything that carries the mark, wherever it hangs in the process tree; how many there were."""
+def kill_marked(mark: str, session: int, session_started: str) -> int:
+    """Kill everything of a session, or that carries the mark, wherever it hangs; how many there were.
+
+    The session counts only as long as its number has not become somebody else's.
+    """
     give_up_s, killed = time.monotonic() + LAST_S, set()
-    while (pids := marked(mark)) and time.monotonic() < give_up_s:
+    while time.monotonic() < give_up_s:
+        ours = session and started(session) in ("", session_started)
+        pids = {*marked(mark), *(of_session(session) if ours else ())}
+        if not pids:
+            break
         for pid in pids:
             send(pid, signal.SIGKILL)
         killed.update(pids)
         time.sleep(0.02)
     return len(killed)
+
+
+def of_session(session: int) -> list[int]:
+    """The living processes of a session."""
+    found = [(int(name), stat(int(name))) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid, fields in found if fields and fields[3] == str(session) and fields[0] != "Z"]
 
 
 def marked(mark: str) -> list[int]:

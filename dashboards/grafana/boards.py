@@ -1,6 +1,17 @@
 """What the seven dashboards show; each panel once, in the order in which an operator asks."""
 
-from dashboards.grafana.panels import Board, figure, graph, mean, quantile, rate, share, table
+from dashboards.grafana.panels import (
+    Board,
+    alike,
+    alike_rate,
+    figure,
+    graph,
+    mean,
+    quantile,
+    rate,
+    share,
+    table,
+)
 
 MODEL = 'model=~"$model"'
 SERVED = 'gen_ai_response_model=~"$model"'
@@ -19,17 +30,18 @@ OVERVIEW = Board(
     "Switchgear: overview and SLO",
     "Is it up, is it fast, how much of the error budget is left.",
     (
-        figure("Availability, 1 h", "Share of requests that did not fail through us (status below 500).",
+        figure("Availability, 1 h", "Share that did not fail through us (status below 500); all models.",
                "percentunit", "1 - switchgear:errors:ratio_rate1h"),
-        figure("Error budget burn, 1 h", "1 uses up a month's budget in a month; at 14.4 somebody is woken.",
+        figure("Error budget burn, 1 h",
+               "1 uses up a month's budget in a month; at 14.4 somebody is woken; all models.",
                "x", "switchgear:errors:burn_rate1h"),
-        figure("First tokens in time, 1 h", "Share of streams whose first token came within a second.",
+        figure("First tokens in time, 1 h", "Share of streams whose first token came within 1 s; all models.",
                "percentunit", "switchgear:first_token:ratio_rate1h"),
         figure("Requests per second", "All that was answered, with whatever status.", "reqps",
-               f"sum(rate({REQUESTS}[$__rate_interval]))"),
+               f"sum(rate({REQUESTS}{{{MODEL}}}[$__rate_interval]))"),
         graph("Requests by status", "499: the client left before its answer was whole.", "reqps",
               ("{{status}}", rate(REQUESTS, "status", MODEL))),
-        graph("Error budget burn", "Over windows of 5 minutes to 6 hours.", "x",
+        graph("Error budget burn", "Over windows of 5 minutes to 6 hours; all models.", "x",
               ("5 m", "switchgear:errors:burn_rate5m"), ("30 m", "switchgear:errors:burn_rate30m"),
               ("1 h", "switchgear:errors:burn_rate1h"), ("6 h", "switchgear:errors:burn_rate6h")),
         graph("Time to first token", "Of streams, at the gateway.", "s",
@@ -43,7 +55,7 @@ OVERVIEW = Board(
               (f"p99 {SERVED_NAME}", quantile(0.99, DURATION, BY_SERVED, SERVED))),
         graph("Tokens per second", "Billed, by direction.", "short",
               ("{{model}} {{direction}}", rate("switchgear_tokens_total", "model, direction", MODEL))),
-        graph("Why requests were refused", "By the code of the error.", "reqps",
+        graph("Why requests were refused", "By the code of the error; all models.", "reqps",
               ("{{code}}", rate("switchgear_refusals_total", "code")), empty="no refusals"),
     ),
 )  # fmt: skip
@@ -151,7 +163,7 @@ MONEY = Board(
               "SELECT day, org, SUM(requests) AS requests, SUM(prompt_tokens) AS prompt_tokens, "
               "SUM(completion_tokens) AS completion_tokens, SUM(amount_nanousd) / 1e9 AS billed_usd "
               "FROM usage_daily GROUP BY day, org ORDER BY day DESC, billed_usd DESC"),
-        table("Spend by project and model", "Ever.", "currencyUSD",
+        table("Spend by project and model", "Since the beginning of the ledger.", "currencyUSD",
               "SELECT org, project, model, SUM(requests) AS requests, "
               "SUM(amount_nanousd) / 1e9 AS billed_usd "
               "FROM usage_daily GROUP BY org, project, model ORDER BY billed_usd DESC"),
@@ -171,7 +183,8 @@ MONEY = Board(
         figure("Reconciliation gap", "By how much journal, ledger and balances differ: 0.",
                "currencyUSD",
                "max(switchgear_ledger_gap_nanousd) / 1e9", empty="not proved yet"),
-        figure("Keys that expire within a week", "Valid now.", "short", "max(switchgear_keys_expiring)"),
+        figure("Keys that expire within a week", "API keys that are valid now.", "short",
+               "max(switchgear_keys_expiring)"),
     ),
 )  # fmt: skip
 
@@ -181,7 +194,7 @@ FLEET = Board(
     "The replicas, as the gateway and as their engines see them.",
     (
         graph("Replicas by phase", "ready ones are in routing.", "short",
-              ("{{model}} {{phase}}", f"sum by (model, phase) (switchgear_replicas{{{MODEL}}})")),
+              ("{{model}} {{phase}}", alike("switchgear_replicas", "model, phase", MODEL))),
         graph("Waiting and running", "At the gateway.", "short",
               (f"waiting {MODEL_NAME}", f"sum by (model) (switchgear_queue_depth{{{MODEL}}})"),
               (f"running {MODEL_NAME}", f"sum by (model) (switchgear_running{{{MODEL}}})")),
@@ -190,20 +203,20 @@ FLEET = Board(
         graph("Attempts' duration", "95th percentile by replica.", "s",
               (REPLICA_NAME, quantile(0.95, "gen_ai_client_operation_duration_seconds", BY_REPLICA, HERE))),
         graph("Running in the engine", "As the engine says.", "short",
-              (REPLICA_NAME, f"switchgear_engine_running{{{HERE}}}")),
+              (REPLICA_NAME, alike("switchgear_engine_running", BY_REPLICA, HERE))),
         graph("Waiting in the engine", "As the engine says.", "short",
-              (REPLICA_NAME, f"switchgear_engine_waiting{{{HERE}}}")),
+              (REPLICA_NAME, alike("switchgear_engine_waiting", BY_REPLICA, HERE))),
         graph("KV cache in use", "Near 1 the engine sets requests back.", "percentunit",
-              (REPLICA_NAME, f"switchgear_engine_kv_usage_ratio{{{HERE}}}")),
+              (REPLICA_NAME, alike("switchgear_engine_kv_usage_ratio", BY_REPLICA, HERE))),
         graph("Prefix cache hits", "Share of prompt tokens found.", "percentunit",
               (REPLICA_NAME, share(f"switchgear_engine_prefix_hits_total{{{HERE}}}",
                                    f"switchgear_engine_prefix_queries_total{{{HERE}}}", BY_REPLICA))),
         graph("Tokens per second", "Generated.", "short",
-              (REPLICA_NAME, rate("switchgear_engine_generation_tokens_total", BY_REPLICA, HERE))),
+              (REPLICA_NAME, alike_rate("switchgear_engine_generation_tokens_total", BY_REPLICA, HERE))),
         graph("Prompt tokens per second", "Taken by the engine.", "short",
-              (REPLICA_NAME, rate("switchgear_engine_prompt_tokens_total", BY_REPLICA, HERE))),
+              (REPLICA_NAME, alike_rate("switchgear_engine_prompt_tokens_total", BY_REPLICA, HERE))),
         graph("Preemptions", "Requests set back for lack of KV cache.", "ops",
-              (REPLICA_NAME, rate("switchgear_engine_preemptions_total", BY_REPLICA, HERE))),
+              (REPLICA_NAME, alike_rate("switchgear_engine_preemptions_total", BY_REPLICA, HERE))),
         graph("Speculative acceptance", "Share of drafted tokens that the model accepted.", "percentunit",
               (REPLICA_NAME, share(f"switchgear_engine_accepted_tokens_total{{{HERE}}}",
                                    f"switchgear_engine_draft_tokens_total{{{HERE}}}", BY_REPLICA)),
@@ -220,21 +233,27 @@ FLEET = Board(
     ),
 )  # fmt: skip
 
+WANTED = f"sum by (model) ({alike('switchgear_replicas_wanted', 'model, spot', MODEL)})"
 STARTS = Board(
     "switchgear-starts",
     "Switchgear: cold start and autoscaling",
     "How long replicas take to become ready, and whether there are as many as wanted.",
     (
-        graph("Wanted and ready", "Replicas.", "short",
-              (f"wanted {MODEL_NAME}", f"sum by (model) (switchgear_replicas_wanted{{{MODEL}}})"),
-              (f"ready {MODEL_NAME}", f'sum by (model) (switchgear_replicas{{{MODEL},phase="ready"}})')),
+        graph("Wanted and ready", "Replicas; below what is wanted they start, or fail.", "short",
+              (f"wanted {MODEL_NAME}", WANTED),
+              (f"ready {MODEL_NAME}",
+               alike("switchgear_replicas", BY_MODEL, f'{MODEL},phase="ready"') + f" or 0 * {WANTED}")),
         graph("On spot capacity", "Replicas that may be taken away.", "short",
-              ("{{model}} spot {{spot}}", f"sum by (model, spot) (switchgear_replicas_wanted{{{MODEL}}})")),
+              ("{{model}} spot {{spot}}", alike("switchgear_replicas_wanted", "model, spot", MODEL))),
         graph("Launch until ready", "Mean, of replicas that the gateway launches.", "s",
               (MODEL_NAME, mean("switchgear_replica_start_seconds", BY_MODEL, MODEL)),
               empty="nothing was launched"),
-        graph("Replicas that became ready", "First starts and returns.", "short",
-              (REPLICA_NAME, f"sum by (replica) (switchgear_replica_starts_total{{{HERE}}})")),
+        graph("Steps of the last start", "Spawn, import, weights, compilation, warm-up.", "s",
+              ("{{replica}} {{step}}",
+               alike("switchgear_replica_start_step_seconds", "replica, step", HERE)),
+              empty="nothing was launched"),
+        graph("Replicas that became ready", "First starts and returns, since the start.", "short",
+              (REPLICA_NAME, alike("switchgear_replica_starts_total", BY_REPLICA, HERE))),
         graph("Requests that found a model loading", "They got 503 with a wait to expect.", "reqps",
               ("", rate("switchgear_refusals_total", "code", 'code="model_loading"')), empty="none"),
         graph("Waiting for a replica", "The demand that scaling answers to.", "short",

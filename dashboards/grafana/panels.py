@@ -49,6 +49,16 @@ def rate(metric: str, by: str, where: str = "") -> str:
     return f"sum by ({by}) (rate({metric}{{{where}}}[{RATE}]))"
 
 
+def alike(metric: str, by: str, where: str = "") -> str:
+    """Give what every gateway tells alike, of an engine or of all replicas: not added up."""
+    return f"max by ({by}) ({metric}{{{where}}})"
+
+
+def alike_rate(metric: str, by: str, where: str = "") -> str:
+    """Give the rate per second of an engine's counter, which every gateway tells alike."""
+    return f"max by ({by}) (rate({metric}{{{where}}}[{RATE}]))"
+
+
 def share(part: str, whole: str, by: str) -> str:
     """Give the quotient of two counters' rates; each is a metric with its labels in braces."""
     return f"sum by ({by}) (rate({part}[{RATE}])) / sum by ({by}) (rate({whole}[{RATE}]))"

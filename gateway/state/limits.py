@@ -27,8 +27,9 @@ Window = Literal["minute", "day"]
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of one level; None where nothing is configured.
 
-    ``account`` is ``org:NAME``, ``project:ORG/NAME``, ``key:ID`` or ``user:ORG/PROJECT/HASH``. ``credit``
-    says that the level has a balance, which may not pass ``floor_nanousd`` (pay-as-you-go: below zero).
+    ``account`` is ``org:NAME``, ``project:ORG/NAME``, ``key:ID`` or an end user's at one of these levels:
+    ``user:ORG/HASH``, ``user:ORG/PROJECT/HASH``, ``user:ORG/PROJECT/KEY/HASH``. ``credit`` says that there is
+    a balance, which may not pass ``floor_nanousd`` (pay-as-you-go: below zero).
     """
 
     account: str

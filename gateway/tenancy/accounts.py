@@ -28,9 +28,18 @@ def key(key_id: str) -> str:
     return f"key:{key_id}"
 
 
-def user(org: str, project_name: str, end_user: str) -> str:
-    """Name the account of an end user, who is known by a hash only; see ``end_user_hash``."""
-    return f"user:{org}/{project_name}/{end_user}"
+def users(org: str, *below: str) -> str:
+    """Give what the accounts of a level's end users begin with; ``below`` are its project and key.
+
+    An end user's hash follows; see ``end_user_hash``.
+    """
+    return f"user:{'/'.join((org, *below))}/"
+
+
+def of_users_above(account: str) -> tuple[str, ...]:
+    """Give what an end user's account is a part of: the same end user's at each level, itself included."""
+    *levels, end_user = account.removeprefix("user:").split("/")
+    return tuple(users(*levels[: depth + 1]) + end_user for depth in range(len(levels)))
 
 
 def end_user_hash(text: str) -> str:

@@ -16,7 +16,6 @@ import msgspec
 from gateway.errors import SHUT_DOWN, ModelNotPriced, NotRecordable
 from gateway.openai.usage import MAX_TOKENS, Usage
 from gateway.state.limits import Ask, Bound, Limits, Verdict
-from gateway.tenancy import accounts
 from gateway.tenancy.journal import Accepted, Entry, Journal, JournalError, Progress, Segment
 from gateway.tenancy.keys import Key
 from gateway.tenancy.prices import PriceTable
@@ -248,8 +247,8 @@ class Billing:
         if self.refuse_unpriced:
             _refuse_unpriced(prices)
         bounds = key.bounds
-        if key.end_user is not None and order.end_user:
-            bounds = (*bounds, _of_end_user(key, order.end_user))
+        if key.end_users and order.end_user:
+            bounds = (*bounds, *(_of_end_user(bound, order.end_user) for bound in key.end_users))
         limited = any(bound.credit or bound.budget_nanousd is not None for bound in bounds)
         ask = Ask(
             bounds=bounds,
@@ -367,20 +366,9 @@ def _reservation(order: Order, prices: list[Price]) -> int:
     return max(ceiling_nanousd(price, prompt_tokens, output_tokens) for price in prices)
 
 
-def _of_end_user(key: Key, end_user: str) -> Bound:
-    """Give the limits that bind every end user of a key, for one of them."""
-    rates = key.end_user
-    assert rates is not None
-    return Bound(
-        account=accounts.user(key.org, key.project, end_user),
-        rpm=rates.rpm,
-        tpm=rates.tpm,
-        rpd=rates.rpd,
-        tpd=rates.tpd,
-        concurrency=rates.concurrency,
-        budget_nanousd=rates.budget_nanousd,
-        budget_period=rates.budget_period,
-    )
+def _of_end_user(bound: Bound, end_user: str) -> Bound:
+    """Give the limits that a level has for each end user, for one of them."""
+    return msgspec.structs.replace(bound, account=bound.account + end_user)
 
 
 def _refuse_unpriced(prices: list[Price]) -> None:

@@ -13,9 +13,9 @@ import msgspec
 
 from gateway.settings import Band, KeySettings
 from gateway.state.limits import Bound
-from gateway.tenancy import terms
+from gateway.tenancy import accounts, terms
 from gateway.tenancy.pricing import usd_to_nanousd
-from gateway.tenancy.terms import NOTHING, Rates, Terms
+from gateway.tenancy.terms import NOTHING, Terms
 
 KEY_PREFIX = "sk-sg-"
 
@@ -60,7 +60,8 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """One API key as a request sees it; ``models`` is None where all are allowed.
 
-    ``bounds`` are the levels that limit anything; ``tenant`` says whose cached answers it shares.
+    ``bounds`` are the levels that limit anything; ``end_users`` those that limit each end user, with what the
+    accounts of these begin with; ``tenant`` says whose cached answers it shares.
     """
 
     id: str
@@ -70,7 +71,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str
     sha256: str
     bounds: tuple[Bound, ...] = ()
-    end_user: Rates | None = None
+    end_users: tuple[Bound, ...] = ()
     models: frozenset[str] | None = None
     band: Band = terms.DEFAULT_BAND
     weight: float = 1.0
@@ -199,8 +200,10 @@ def _resolved(record: KeyRecord, registry: Registry) -> Key:
         registry.projects.get(org, {}).get(project, NOTHING),
         own,
     )
-    accounts = (f"org:{org}", f"project:{org}/{project}", f"key:{record.id}")
-    bounds = [terms.bound(account, level) for account, level in zip(accounts, levels, strict=True)]
+    names = (accounts.organisation(org), accounts.project(org, project), accounts.key(record.id))
+    users = (accounts.users(org), accounts.users(org, project), accounts.users(org, project, record.id))
+    bounds = map(terms.bound, names, levels)
+    user_bounds = map(terms.end_user_bound, users, levels)
     scope = terms.SCOPES.index(terms.narrowest_scope(levels))
     return Key(
         id=record.id,
@@ -210,13 +213,13 @@ def _resolved(record: KeyRecord, registry: Registry) -> Key:
         prefix=record.prefix,
         sha256=record.sha256,
         bounds=tuple(one for one in bounds if one is not None),
-        end_user=terms.end_user_rates(levels),
+        end_users=tuple(one for one in user_bounds if one is not None),
         models=terms.allowed_models(levels),
         band=terms.lowest_band(levels),
         weight=terms.lowest_weight(levels),
         scopes=frozenset(record.scopes),
         expires_s=record.expires_s,
-        tenant=accounts[::-1][scope],
+        tenant=names[::-1][scope],
         resumable=terms.resumable(levels),
         large_share=terms.large_share(levels),
         most_large_share=terms.most_large_share(levels),

@@ -155,7 +155,7 @@ def _sums(entries: list[Entry]) -> tuple[list[tuple[Any, ...]], list[tuple[tuple
         whole[:] = [one + other for one, other in zip(whole, sums, strict=True)]
         names = [accounts.organisation(org), accounts.project(org, project), accounts.key(key_id)]
         if end_user:
-            names.append(accounts.user(org, project, end_user))
+            names.append(accounts.users(org, project, key_id) + end_user)
         for account in names:
             spending[account, day] = spending.get((account, day), 0) + sums[5]
     return sorted((*group, *sums) for group, sums in daily.items()), sorted(spending.items())

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from gateway.state.limits import Bound, Standing
 from gateway.state.periods import spans
-from gateway.tenancy import ledger
+from gateway.tenancy import accounts, ledger
 from gateway.tenancy.keys import Key
 
 Standings = dict[str, Standing]
@@ -19,7 +19,7 @@ def read(connection: sa.Connection, keys: Iterable[Key], now_s: float) -> Standi
     """Give the standing of every account whose money is limited. Raises SQLAlchemyError."""
     found = list(keys)
     wanted = _accounts(found)
-    users = any(key.end_user is not None and key.end_user.budget_nanousd is not None for key in found)
+    users = {bound.account for key in found for bound in key.end_users if _has_money(bound)}
     if not wanted and not users:
         return {}
     balances = ledger.all_balances(connection)
@@ -28,7 +28,8 @@ def read(connection: sa.Connection, keys: Iterable[Key], now_s: float) -> Standi
         for period, span in spans(now_s).items()
     }
     if users:
-        wanted |= {account for account in spent["total"] if account.startswith("user:")}
+        spent = {period: _with_users(amounts) for period, amounts in spent.items()}
+        wanted |= {account for account in spent["total"] if _users_of(account) in users}
     return {
         account: Standing(
             balance_nanousd=balances.get(account, 0),
@@ -58,6 +59,20 @@ def read_snapshot(path: Path, granted: Mapping[str, int]) -> Standings:
 
 def _accounts(keys: list[Key]) -> set[str]:
     return {bound.account for key in keys for bound in key.bounds if _has_money(bound)}
+
+
+def _with_users(spent: Mapping[str, int]) -> dict[str, int]:
+    """Give amounts with those of end users at every level; the books have them at the lowest only."""
+    found = {account: amount for account, amount in spent.items() if not account.startswith("user:")}
+    for account in spent.keys() - found.keys():
+        for level in accounts.of_users_above(account):
+            found[level] = found.get(level, 0) + spent[account]
+    return found
+
+
+def _users_of(account: str) -> str:
+    """Give what the accounts of a level's end users begin with, of the account of one of them."""
+    return account[: account.rfind("/") + 1]
 
 
 def _has_money(bound: Bound) -> bool:

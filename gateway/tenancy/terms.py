@@ -2,10 +2,11 @@
 
 Every field is optional: None means that nothing is configured there. The tightest wins: models intersect, the
 lowest band and weight count, the narrowest cache scope; rates, budgets and credit bind at each level by its
-own counter. The same struct is what the admin API takes, what SQL keeps and what a start without SQL reads.
+own counter, and so do the limits that a level has for each of its end users. The same struct is what the
+admin API takes, what SQL keeps and what a start without SQL reads.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,7 +24,6 @@ ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")
 
 BANDS: tuple[Band, ...] = ("batch", "standard", "interactive")  # lowest first
 SCOPES: tuple[CacheScope, ...] = ("key", "project", "organisation")  # narrowest first
-PERIODS: tuple[Period, ...] = ("day", "week", "month", "total")  # shortest first
 DEFAULT_BAND: Band = "standard"
 DEFAULT_SCOPE: CacheScope = "project"
 
@@ -91,20 +91,32 @@ def bound(account: str, terms: Terms) -> Bound | None:
     Pay-as-you-go without a floor has no credit limit, so that its balance binds nothing.
     """
     credit = terms.credit == "prepaid" or (terms.credit == "payg" and terms.floor_nanousd is not None)
-    rates = (terms.rpm, terms.tpm, terms.rpd, terms.tpd, terms.concurrency, terms.budget_nanousd)
-    if not credit and all(limit is None for limit in rates):
+    return _bound(account, terms, credit=credit, floor_nanousd=terms.floor_nanousd or 0)
+
+
+def end_user_bound(prefix: str, terms: Terms) -> Bound | None:
+    """Give the limits that a level has for each of its end users; None where it has none.
+
+    Its account is what theirs begin with.
+    """
+    return None if terms.end_user is None else _bound(prefix, terms.end_user, credit=False, floor_nanousd=0)
+
+
+def _bound(account: str, rates: Rates, *, credit: bool, floor_nanousd: int) -> Bound | None:
+    limits = (rates.rpm, rates.tpm, rates.rpd, rates.tpd, rates.concurrency, rates.budget_nanousd)
+    if not credit and all(limit is None for limit in limits):
         return None
     return Bound(
         account=account,
-        rpm=terms.rpm,
-        tpm=terms.tpm,
-        rpd=terms.rpd,
-        tpd=terms.tpd,
-        concurrency=terms.concurrency,
-        budget_nanousd=terms.budget_nanousd,
-        budget_period=terms.budget_period,
+        rpm=rates.rpm,
+        tpm=rates.tpm,
+        rpd=rates.rpd,
+        tpd=rates.tpd,
+        concurrency=rates.concurrency,
+        budget_nanousd=rates.budget_nanousd,
+        budget_period=rates.budget_period,
         credit=credit,
-        floor_nanousd=terms.floor_nanousd or 0,
+        floor_nanousd=floor_nanousd,
     )
 
 
@@ -150,27 +162,3 @@ def most_large_share(levels: Iterable[Terms]) -> float:
     """Give the least of what the levels allow."""
     said = [terms.most_large_share for terms in levels if terms.most_large_share is not None]
     return min(said, default=1.0)
-
-
-def end_user_rates(levels: Iterable[Terms]) -> Rates | None:
-    """Give the tightest limits of an end user; None where no level has any.
-
-    Budgets of different periods become the lesser amount over the longer period.
-    """
-    found = [terms.end_user for terms in levels if terms.end_user is not None]
-    if not found:
-        return None
-    budgets = [one for one in found if one.budget_nanousd is not None]
-    return Rates(
-        rpm=_least([one.rpm for one in found]),
-        tpm=_least([one.tpm for one in found]),
-        rpd=_least([one.rpd for one in found]),
-        tpd=_least([one.tpd for one in found]),
-        concurrency=_least([one.concurrency for one in found]),
-        budget_nanousd=_least([one.budget_nanousd for one in budgets]),
-        budget_period=max((one.budget_period for one in budgets), key=PERIODS.index, default="month"),
-    )
-
-
-def _least(limits: Sequence[int | None]) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)

@@ -1,6 +1,7 @@
 """Values for the Helm chart, from little to everything, and what Helm's own library makes of them."""
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,23 @@ def over(base: Object, more: Object) -> Object:
     return found
 
 
+SWITCHES: dict[str, Object] = {
+    "as it is": {},
+    "stateful gateway": {"gateway": {"kind": "StatefulSet", "journal": {"storageClass": "ssd"}}},
+    "no autoscaling of gateways": {"gateway": {"autoscaling": {"enabled": False}}},
+    "no keda": {"scaling": {"keda": False}},
+    "keda asks with a token": {"scaling": {"authenticationRef": "prom", "authModes": "bearer"}},
+    "no eviction": {"spot": {"evict": False}},
+    "no policies": {"networkPolicies": {"enabled": False}},
+    "policies of one's own": {"networkPolicies": {"clients": [{"podSelector": {}}], "egress": [{}]}},
+    "no classes": {"priorityClasses": {"enabled": False}},
+    "no migration": {"migration": {"enabled": False}},
+    "no boards": {"dashboards": {"enabled": False}},
+    "an image by digest": {"image": {"digest": "sha256:" + "a" * 64, "pullSecrets": ["registry"]}},
+}
+MATRIX = {"little": BASE} | {switch: over(EVERYTHING, more) for switch, more in SWITCHES.items()}
+
+
 @cache
 def chart() -> Chart:
     disable_logging()
@@ -96,3 +114,9 @@ def _rendered(values: str) -> list[Object]:
 
 def of(objects: list[Object], kind: str) -> list[Object]:
     return [one for one in objects if one["kind"] == kind]
+
+
+def pods(objects: list[Object]) -> Iterator[Object]:
+    for one in objects:
+        if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
+            yield one["spec"]["template"]["spec"]

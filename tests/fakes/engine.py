@@ -3,7 +3,8 @@
 `--load-s` waits before it listens, `--crash-after` ends it by itself so many seconds after it listens,
 `--token-s` lies before each token of an answer,
 `--ignore-sigterm` makes it deaf, `--spawn-child` gives it a grandchild that ignores SIGTERM and, with
-`--child-session`, hides in a session of its own (as vLLM's engine core might).
+`--child-session`, hides in a session of its own, or with `--child-unmarked` loses its environment (as vLLM's
+engine core does, which writes its title over it).
 """
 
 import argparse
@@ -92,12 +93,15 @@ def main() -> None:
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--spawn-child", action="store_true")
     parser.add_argument("--child-session", action="store_true")
+    parser.add_argument("--child-unmarked", action="store_true")
     options = parser.parse_args()
     print(f"engine {os.getpid()}", flush=True)
     if options.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if options.spawn_child:
-        child = subprocess.Popen([sys.executable, "-c", CHILD], start_new_session=options.child_session)
+        environ: dict[str, str] | None = {} if options.child_unmarked else None
+        command = [sys.executable, "-c", CHILD]
+        child = subprocess.Popen(command, start_new_session=options.child_session, env=environ)
         print(f"child {child.pid}", flush=True)
     time.sleep(options.load_s)
     if options.crash_after is not None:

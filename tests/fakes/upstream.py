@@ -10,9 +10,9 @@ plan, until it is an empty one.
 
 Faults (``:k`` counts events, from the start of the stream): ok, hang, hang-head, 400, 401, 404, 429,
 429-after, 500, 503-after, fin:k, rst:k, stall:k, early-end:k (of a well-formed body), early-done:k, comments,
-malformed:k, error:k, no-usage, usage-in-choices,
-usage-null, no-done, done-fin, done-hang, byte-by-byte, drip, at-once, huge, short-body, long-body, garbage,
-continue, early-hints, close, http10, idle-close, mute-close.
+malformed:k, error:k, no-usage, usage-in-choices, usage-null, no-done, done-fin, done-hang, byte-by-byte,
+drip, late, at-once, huge, short-body, long-body, garbage, continue, early-hints, close, http10,
+idle-close, mute-close.
 
 Token k of every answer is word k, and its id is 100 + k: so a completion whose prompt holds such ids, or a
 chat whose last message is the beginning of an answer, goes on where that ends. ``/tokenize`` and
@@ -36,6 +36,7 @@ PROMPT_TOKENS = 7
 CACHED_TOKENS = 3
 HUGE_BYTES = 1_500_000
 DRIP_S = 0.3
+LATE_S = 0.5
 _MARK = re.compile(r"@@(\{.*?\})@@")
 RESET = struct.pack("ii", 1, 0)
 
@@ -163,6 +164,7 @@ class Upstream:
             "requests": [one.shown() for one in found],
             "running": states.count("running"),
             "aborted": states.count("aborted"),
+            "total": len(self.seen),
             "connections": {port: len(writers) for port, writers in self.open.items()},
         }
 
@@ -289,6 +291,8 @@ class Answer:
     async def run(self, writer: asyncio.StreamWriter) -> bool:
         """Answer; tells whether the connection can go on."""
         self.writer = writer
+        if self.fault == "late":
+            await asyncio.sleep(LATE_S)
         if self.fault in ("hang", "mute-close"):
             if self.fault == "hang":
                 await asyncio.Event().wait()

@@ -108,6 +108,17 @@ def test_terms_of_all_levels_bind_the_next_request(door: Gateway) -> None:
     assert [chat(door, tenant.key, name=name)[0] for name in ("small", "large")] == [403, 200]
 
 
+def test_a_whole_number_is_whole_however_it_is_written(door: Gateway) -> None:
+    """JSON has one kind of number; what is not whole, or a text, is refused by name all the same."""
+    tenant = Tenant(door, rpm=5.0, end_user={"tpm": 1e3})
+    terms = good(door, "GET", f"keys/{tenant.key_id}")["terms"]
+    assert terms == {"rpm": 5, "end_user": {"tpm": 1000}}
+    for bad in (5.5, "5", True):
+        body = {"project_id": tenant.project_id, "name": "k", "terms": {"rpd": 2.0, "rpm": bad}}
+        status, _, said = ask(door, "POST", "keys", body)
+        assert (status, said["error"]["param"]) == (400, "terms.rpm")
+
+
 def test_complaint_18_a_budget_that_is_posted_is_given_back_and_binds_the_next_request(door: Gateway) -> None:
     terms = {"budget_nanousd": 1, "budget_period": "day"}
     tenant = Tenant(door, **terms)

@@ -10,6 +10,7 @@ from socket import socket
 
 import pytest
 
+from dashboards.grafana.boards import BOARDS
 from tests.fakes.chart import BASE, LARGE, MODEL, PLACE, Object, of, over, rendered
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
@@ -99,9 +100,20 @@ SCALED: Object = {
 }
 
 
+BOARDED = {
+    panel.title: panel.queries[0][1].replace("$model", ".*").replace("$replica", ".*")
+    for board in BOARDS
+    for panel in board.panels
+    if panel.title in ("Replicas by phase", "Running in the engine", "Wanted and ready")
+}
+
+
 @pytest.mark.soak
 def test_scaling_asks_for_what_a_real_gateways_load_needs(tmp_path: Path) -> None:
-    """Five requests on two slots; twenty of two versions with a floor; none; and no gateway at all."""
+    """Five requests on two slots; twenty of two versions with a floor; none; and no gateway at all.
+
+    A second gateway has the same replicas and nothing to do: figures are as if it were not there.
+    """
     asked, upstreams = queries(over(BASE, SCALED)), Upstreams(4)
     upstreams.control(metrics=ENGINE.format(2))
     ports = upstreams.ports
@@ -109,8 +121,14 @@ def test_scaling_asks_for_what_a_real_gateways_load_needs(tmp_path: Path) -> Non
     settings = config(models + model("large", ports[2:]), directory=tmp_path)
     with ExitStack() as stack:
         gateway, _ = stack.enter_context(running(Gateway(tmp_path, settings), upstreams))
-        until(gateway.ready)
-        prometheus = Prometheus(tmp_path, {"switchgear": [gateway.port]})
+        (tmp_path / "second").mkdir()
+        second = Gateway(
+            tmp_path / "second", config(models + model("large", ports[2:]), directory=tmp_path / "second")
+        )
+        stack.callback(lambda: second.process.poll() is None and second.stop())
+        for one in (gateway, second):
+            until(one.ready)
+        prometheus = Prometheus(tmp_path, {"switchgear": [gateway.port, second.port]})
         stack.callback(prometheus.close)
 
         def figure(workload: str, signal: str) -> float:
@@ -135,7 +153,9 @@ def test_scaling_asks_for_what_a_real_gateways_load_needs(tmp_path: Path) -> Non
         until(lambda: prometheus.value(running_now % "small") == 2)
         until(lambda: prometheus.value('switchgear_queue_depth{model="small"}') == 3)
         until(lambda: prometheus.value(running_now % "large") == 20)
-        until(lambda: prometheus.value("switchgear_engine_kv_usage_ratio") == 2.0)
+        until(lambda: prometheus.value("switchgear_engine_kv_usage_ratio") == 2 * 4 * 0.5)
+        shown = {title: sum(value for _, value in prometheus.query(text)) for title, text in BOARDED.items()}
+        assert shown == {"Replicas by phase": 4, "Running in the engine": 8, "Wanted and ready": 4}
         # 2 run on 2 slots, used at 85 %; 3 wait, 5 s each as nobody knows better, for 1.5 s at most
         work = 2 / (2 * 0.85) + 3 * 5 / (2 * 1.5)
         assert figure("sg-small-v1", "work") == pytest.approx(work)
@@ -161,5 +181,6 @@ def test_scaling_asks_for_what_a_real_gateways_load_needs(tmp_path: Path) -> Non
         assert figure("sg-small-v1", "work") == 0.0
 
         gateway.stop()
+        second.stop()
         every = [query for each in asked.values() for query in each.values()]
         until(lambda: all(prometheus.query(query) == [] for query in every), 60.0)  # so the fallback holds

@@ -1,6 +1,7 @@
 """Streams of real vLLM, cut at every place: two replicas of the small model, behind lines that break."""
 
 import asyncio
+import http.client
 import json
 import os
 import random
@@ -8,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +36,8 @@ context_tokens = 2048
 weights = "{weights}"
 min_replicas = 2
 kv_cache_bytes = 1073741824
+drain_timeout_s = 1
+shutdown_timeout_s = 1
 [cache]
 exact_ttl_s = 0
 """
@@ -46,6 +49,11 @@ PROMPTS = (
     "Count from one to thirty in words.",
     "Écris une recette de crêpes, avec des accents.",
 )
+RIVER = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "story": {"type": "string"}},
+    "required": ["name", "story"],
+}
 
 
 class Line:
@@ -139,13 +147,14 @@ class Pair:
             line.target = port
         return self.gateway.metric("switchgear_replicas", phase="ready") == 2
 
-    def stream(self, prompt: str, cut_after: int = 0, **fields: Any) -> "Told":
-        """Ask for a stream that breaks once; 0: that does not break."""
+    def stream(self, prompt: str, cut_after: int = 0, *, text: bool = False, **fields: Any) -> "Told":
+        """Ask for a stream that breaks once; 0: that does not break. ``text``: a text completion."""
         for line in self.lines:
             line.arm(cut_after)
-        status, headers, body = self.gateway.chat(
-            "small", prompt, stream=True, stream_options={"include_usage": True}, **fields
-        )
+        asked = {"prompt": prompt} if text else {"messages": [{"role": "user", "content": prompt}]}
+        asked |= {"model": "small", "stream": True, "stream_options": {"include_usage": True}, **fields}
+        path = "/v1/completions" if text else "/v1/chat/completions"
+        status, headers, body = self.gateway.call("POST", path, json.dumps(asked).encode())
         assert status == 200, body
         return Told(body, headers["x-request-id"], sum(line.cuts for line in self.lines))
 
@@ -158,6 +167,10 @@ class Pair:
         raise AssertionError("no replica lives")
 
 
+def _said(choice: dict[str, Any]) -> str:
+    return str(choice.get("delta", choice).get("content") or choice.get("text") or "")
+
+
 class Told:
     """What a client got of a stream."""
 
@@ -168,7 +181,8 @@ class Told:
         chunks = [json.loads(one) for one in events if one != "[DONE]"]
         self.error = next((one["error"] for one in chunks if one.get("error")), None)
         choices = [choice for one in chunks for choice in one.get("choices") or []]
-        self.text = "".join(one["delta"].get("content") or "" for one in choices)
+        self.choices = choices
+        self.text = "".join(_said(one) for one in choices)
         self.ids = [id_ for one in choices for id_ in one.get("token_ids") or []]
         self.reasons = [one["finish_reason"] for one in choices if one["finish_reason"]]
         self.usage = next((one["usage"] for one in chunks if one.get("usage")), None)
@@ -237,6 +251,64 @@ def test_a_cut_stream_goes_on_from_the_tokens_that_were_delivered(pair: Pair) ->
     assert cuts > CUTS / 2
 
 
+KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("logprobs", {"temperature": 0, "logprobs": True, "top_logprobs": 2}),
+    ("text", {"text": True, "temperature": 0, "logprobs": 1, "ignore_eos": True}),
+    ("choices", {"n": 2, "seed": 5, "temperature": 0.8}),
+    ("seeded", {"seed": 7, "temperature": 1.0, "logprobs": True}),
+    ("hot", {"temperature": 1.0, "min_tokens": 30}),
+]
+
+
+@pytest.mark.parametrize("fields", [one for _, one in KINDS], ids=[name for name, _ in KINDS])
+@pytest.mark.parametrize("cut_after", [4, 21])
+def test_each_kind_of_text_goes_on_whole(pair: Pair, fields: dict[str, Any], cut_after: int) -> None:
+    """By choice: every token once, as many log-probabilities as tokens, one end, one usage of all."""
+    told = pair.stream(PROMPTS[0], cut_after, max_tokens=30, return_token_ids=True, **fields)
+    assert (told.error, told.done, told.cuts, len(told.names)) == (None, True, 1, 1)
+    ids: list[int] = []
+    for index in range(fields.get("n", 1)):
+        own = [one for one in told.choices if one["index"] == index]
+        mine = [id_ for one in own for id_ in one.get("token_ids") or []]
+        said = "".join(_said(one) for one in own)
+        assert pair.decode(mine).removesuffix("<|im_end|>").rstrip("\ufffd") == said.rstrip("\ufffd")
+        assert [one["finish_reason"] for one in own if one["finish_reason"]] in (["length"], ["stop"])
+        if "logprobs" in fields:
+            marks = [one["logprobs"] for one in own if one.get("logprobs")]
+            scores = sum(len(one.get("content") or one.get("tokens")) for one in marks)
+            assert scores == len(mine)
+        ids += mine
+    assert told.usage is not None
+    assert told.usage["completion_tokens"] == len(ids)
+    row = pair.gateway.row(told.request_id)
+    assert (row["status"], row["completion_tokens"], row["attempts"] >= 2) == ("ok", len(ids), True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": RIVER}}},
+        {"frequency_penalty": 0.5},
+    ],
+    ids=("schema", "penalty"),
+)
+def test_what_is_run_again_is_the_same_or_ends_with_one_error(pair: Pair, fields: dict[str, Any]) -> None:
+    told = pair.stream(PROMPTS[0], 14, max_tokens=40, temperature=0, **fields)
+    assert (told.cuts, len(told.names)) == (1, 1)
+    row = pair.gateway.row(told.request_id)
+    if told.error is None:
+        assert (told.done, len(told.reasons), row["status"]) == (True, 1, "ok")
+        assert told.usage is not None
+        assert row["completion_tokens"] == told.usage["completion_tokens"]
+    else:
+        assert (told.done, row["status"]) == (False, "error")
+        assert "another one" in told.error["message"]
+    hot = pair.stream(PROMPTS[0], 14, max_tokens=40, temperature=1, **fields)
+    assert (hot.done, hot.cuts) == (False, 1)
+    assert hot.error is not None
+    assert "cannot be carried on" in hot.error["message"]
+
+
 def processes_of(port: int) -> dict[str, list[int]]:
     """Give a server's processes: the one that has its API, those of its engine, all of them."""
     command, parent = {}, {}
@@ -268,7 +340,12 @@ def test_a_server_that_stops_or_dies_in_mid_stream_loses_no_word(
 ) -> None:
     """The server of whichever replica answers; it is the appliance's to start again."""
     until(pair.mended, 300.0)
-    fields = {"max_tokens": 120, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    fields: dict[str, Any] = {
+        "max_tokens": 120,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
     for line in pair.lines:
         line.arm(0)
     with ThreadPoolExecutor(1) as pool:
@@ -287,3 +364,25 @@ def test_a_server_that_stops_or_dies_in_mid_stream_loses_no_word(
     check_words(pair, told)
     assert len(told.ids) == 120
     assert pair.gateway.row(told.request_id)["attempts"] >= 2
+
+
+def test_a_replica_that_is_taken_away_hands_its_stream_on(pair: Pair) -> None:
+    """The last one here: its substitute has another name."""
+    until(pair.mended, 300.0)
+    asked = {"model": "small", "messages": [{"role": "user", "content": PROMPTS[0]}], "max_tokens": 300}
+    asked |= {"ignore_eos": True, "temperature": 0, "return_token_ids": True, "stream": True}
+    asked |= {"stream_options": {"include_usage": True}}
+    where = urlsplit(pair.appliance.base_url)
+    with closing(http.client.HTTPConnection(where.hostname or "", where.port, timeout=120)) as connection:
+        headers = {"authorization": f"Bearer {pair.appliance.api_key}"}
+        connection.request("POST", f"{where.path}/chat/completions", json.dumps(asked), headers)
+        reply = connection.getresponse()
+        url = f"{pair.appliance.root}/admin/v1/replicas/{reply.getheader('x-switchgear-replica')}/reclaim"
+        admin = {"authorization": f"Bearer {pair.appliance.admin_key}"}
+        assert fetch(url, {"notice_s": 1}, admin).status == 200
+        told = Told(reply.read(), reply.getheader("x-request-id") or "", 1)
+    assert (told.error, told.done, told.reasons, len(told.names)) == (None, True, ["length"], 1)
+    assert len(told.ids) == 300
+    check_words(pair, told)
+    row = pair.appliance.row(told.request_id)
+    assert (row["status"], row["attempts"], row["completion_tokens"]) == ("ok", 2, 300)

@@ -34,6 +34,7 @@ EMPTY = {
     "Cascades",
     "Precise grades",  # the route is a plain one
     "Launch until ready",  # nothing is launched
+    "Steps of the last start",  # the same
 }
 
 ENGINE = """
@@ -72,20 +73,26 @@ class House:
     def __init__(self, gateway: Gateway, prometheus: Prometheus, fired: set[str]) -> None:
         self.gateway, self.prometheus, self.fired = gateway, prometheus, fired
         self.statuses: dict[str, int] = {}
+        self.by_model: dict[str, dict[str, int]] = {}
+        """The statuses of what each model was asked; of a route, the model that answered."""
         self.sent = self.answered = 0
         self.between = (0.0, 0.0)
         """The scrapes before and after the work that is counted in ``statuses``."""
 
     def chat(self, name: str, prompt: str, **fields: object) -> None:
         """Ask, and count the answer ourselves."""
-        status = self.gateway.chat(name, prompt, **fields)[0]
+        status, headers, _ = self.gateway.chat(name, prompt, **fields)
         self.statuses[str(status)] = self.statuses.get(str(status), 0) + 1
+        served = headers["x-switchgear-model"] if name == "auto" else name
+        theirs = self.by_model.setdefault(served, {})
+        theirs[str(status)] = theirs.get(str(status), 0) + 1
         self.sent += 1
         self.answered += status == 200
 
     def work(self, times: int) -> None:
         """Do one of each kind, so often."""
         self.statuses.clear()
+        self.by_model.clear()
         for _ in range(times):
             self.chat("small", script("ok", n=4))  # the first is kept, the others are hits
             for name in ("small", "large"):
@@ -104,14 +111,20 @@ class House:
     def scraped_s(self) -> float:
         return self.prometheus.scraped_s("switchgear_requests_total")
 
-    def shown(self, expression: str) -> list[tuple[dict[str, str], float]]:
+    @property
+    def worked_s(self) -> float:
+        return self.between[1] - self.between[0]
+
+    def shown(self, expression: str, **chosen: str) -> list[tuple[dict[str, str], float]]:
         """Ask about the counted work: all windows reach from the scrape before it to the one after it.
 
-        Both are samples, so nothing is extrapolated, however long the work took.
+        Both are samples, so nothing is extrapolated, however long the work took. ``chosen`` are values of the
+        board's variables; the others are at All.
         """
         begin_s, end_s = self.between
         window = f"{round((end_s - begin_s) * 1000)}ms"
-        text = re.sub(r"\$(model|route|replica)", ".*", expression.replace("$__rate_interval", window))
+        text = expression.replace("$__rate_interval", window)
+        text = re.sub(r"\$(model|route|replica)", lambda found: chosen.get(found[1], ".*"), text)
         return self.prometheus.query(text, end_s)
 
     def value(self, expression: str) -> float:
@@ -225,6 +238,75 @@ def test_what_panels_show_is_what_was_sent(house: House) -> None:
     assert 1 - available == pytest.approx(failed / done)
 
 
+CHOICES = {
+    "model": (("small", "large", "failing"), ("model", "gen_ai_response_model")),
+    "route": (("auto",), ("route",)),
+    "replica": (("small-0", "small-1", "large-0", "failing-0"), ("replica",)),
+}
+CHOSEN = [
+    (panel, query, variable)
+    for _, panel in PANELS
+    for _, query in panel.queries
+    for variable in CHOICES
+    if f"${variable}" in query
+]
+
+
+@pytest.mark.parametrize(("panel", "query", "variable"), CHOSEN, ids=lambda one: getattr(one, "title", None))
+def test_a_chosen_value_shows_its_series_and_no_other(
+    house: House, panel: Panel, query: str, variable: str
+) -> None:
+    values, labels = CHOICES[variable]
+    every = told(house.shown(query))
+    assert {dict(key)[label] for key in every for label in labels if label in dict(key)} <= set(values)
+    for value in values:
+        found = told(house.shown(query, **{variable: value}))
+        if any(label in dict(key) for key in every for label in labels):
+            wanted = {
+                key: seen for key, seen in every.items() if value in [dict(key).get(one) for one in labels]
+            }
+            assert found == pytest.approx(wanted), f"{panel.title}, {variable} {value}"
+        else:
+            assert set(found) <= set(every)
+    assert told(house.shown(query, **{variable: "nobody"})) == {}
+
+
+def told(found: list[tuple[dict[str, str], float]]) -> dict[tuple[tuple[str, str], ...], float]:
+    """Give the figures of series that have one."""
+    return {tuple(sorted(labels.items())): value for labels, value in found if value == value}
+
+
+@pytest.mark.parametrize("chosen", ["small", "large", "failing"])
+def test_a_chosen_models_figures_are_its_own(house: House, chosen: str) -> None:
+    def counted(title: str, label: str, number: int = 0) -> dict[str, int]:
+        found = house.shown(one(title).queries[number][1], model=chosen)
+        return {labels.get(label, ""): round(value * house.worked_s) for labels, value in found if value > 0}
+
+    statuses = house.by_model[chosen]
+    assert counted("Requests by status", "status") == statuses
+    assert sum(counted("Hits by kind", "cache").values()) == sum(statuses.values())
+    assert counted("Hits by kind", "cache").get("hit-exact", 0) == (8 if chosen == "small" else 0)
+    ended = {"small": 8 * (1 + 1), "large": 8 * 2, "failing": 0}
+    assert counted("Attempts by outcome", "outcome").get("ok", 0) >= ended[chosen]
+    ready = house.shown(one("Wanted and ready").queries[1][1], model=chosen)
+    assert [value for _, value in ready] == [{"small": 2, "large": 1, "failing": 0}[chosen]], (
+        "none is 0, not nothing"
+    )
+
+
+def test_a_chosen_replicas_and_routes_figures_are_its_own(house: House) -> None:
+    for replica in ("small-0", "small-1", "large-0"):
+        for title in ("Tokens per second", "Prompt tokens per second"):
+            (panel,) = [each for board, each in PANELS if each.title == title and board.uid.endswith("fleet")]
+            ((labels, value),) = house.shown(panel.queries[0][1], replica=replica)
+            assert labels == {"replica": replica}
+            assert value * house.worked_s == pytest.approx(320.0)
+        ((_, running_now),) = house.shown(one("Running in the engine").queries[0][1], replica=replica)
+        assert running_now == 3
+    reasons = house.shown(one("Reasons").queries[0][1], route="auto")
+    assert sum(value for _, value in reasons) * house.worked_s == pytest.approx(8)
+
+
 def recorded(expression: str) -> str:
     """Put what a rule records in the place of its name: rules are evaluated at times of their own."""
     rules = (ROOT / "dashboards/prometheus/rules.yml").read_text()
@@ -285,6 +367,16 @@ def test_every_metric_has_a_panel_and_every_panel_a_metric() -> None:
 UNSEEN = {
     "gen_ai_client_token_usage",  # the distribution of what switchgear_tokens_total sums up
 }
+
+
+def test_what_every_gateway_tells_alike_is_never_added_up() -> None:
+    """Three gateways that scrape one engine would show three times its tokens."""
+    for metric in METRICS:
+        for _, panel in PANELS:
+            for _, query in panel.queries:
+                if metric.alike and not metric.kind.endswith("histogram") and " / " not in query:
+                    summed = rf"sum( by \([^)]*\))? \((rate\()?{metric.name}\b"
+                    assert not re.search(summed, query), f"{panel.title}: {query}"
 
 
 def test_rules_pass_their_own_tests() -> None:

@@ -7,18 +7,20 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from gateway import database
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
 from tests.integration.gateway import COMMAND, KEY, LIMITED, ROOT, Gateway, Upstreams, config, model, running
+from tests.integration.redis_server import RedisServer
 
 PASSWORD, API_KEY = "planted-password-1", "planted-key-2"
 
 
-def doctor(gateway: Gateway, out: Path) -> tuple[int, dict[str, Any], dict[str, str]]:
+def doctor(settings: Path, port: int, out: Path) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Run it; gives its exit status, its report and the files of the bundle, none with a secret."""
-    base = f"http://127.0.0.1:{gateway.port}"
+    base = f"http://127.0.0.1:{port}"
     done = subprocess.run(
-        [COMMAND, "doctor", "--config", str(gateway.config), "--base-url", base, "--out", str(out), "--json"],
+        [COMMAND, "doctor", "--config", str(settings), "--base-url", base, "--out", str(out), "--json"],
         capture_output=True,
         text=True,
         check=False,
@@ -50,7 +52,7 @@ def test_it_says_how_everything_is_also_when_the_gateway_is_down(tmp_path: Path)
         engines = tmp_path / "state" / "engines"
         engines.mkdir(exist_ok=True)
         (engines / "small-9.log").write_text(f"starts with {API_KEY}\nredis://user:{PASSWORD}@host/0\n")
-        status, report, files = doctor(gateway, tmp_path / "up.tar.gz")
+        status, report, files = doctor(gateway.config, gateway.port, tmp_path / "up.tar.gz")
         parts = {one["part"]: one for one in report["parts"]}
         assert [one for one in parts.values() if not one["well"]] == []
         assert status == 0
@@ -63,7 +65,39 @@ def test_it_says_how_everything_is_also_when_the_gateway_is_down(tmp_path: Path)
         assert "switchgear_requests_total" in files["metrics.txt"]
         assert json.loads(files["readyz.json"])["status"] == "ready"
         assert files["engines/small-9.log"].startswith("starts with ***")
-    status, report, _ = doctor(gateway, tmp_path / "down.tar.gz")
+    status, report, _ = doctor(gateway.config, gateway.port, tmp_path / "down.tar.gz")
     bad = {one["part"] for one in report["parts"] if not one["well"]}
     assert status == 1
     assert bad == {"replica small-0", "gateway /readyz", "gateway /metrics"}
+
+
+def test_it_looks_at_postgresql_and_redis_and_says_which_is_away(tmp_path: Path, postgres: str) -> None:
+    engine = database.connect(postgres)
+    database.migrate(engine)
+    engine.dispose()
+    (tmp_path / "state").mkdir()
+    redis = RedisServer(tmp_path)
+
+    def looked(database_url: str, redis_url: str) -> dict[str, tuple[bool, str]]:
+        more = f'[redis]\nurl = "{redis_url}"\n'
+        text = config(model("small", [1]), directory=tmp_path, more=more)
+        (tmp_path / "g.toml").write_text(text.replace(f"sqlite:///{tmp_path / 'gateway.db'}", database_url))
+        _, report, _ = doctor(tmp_path / "g.toml", 1, tmp_path / "out.tar.gz")
+        return {one["part"]: (one["well"], one["seen"]) for one in report["parts"]}
+
+    parts = looked(postgres, redis.url)
+    assert parts["database"][0]
+    assert parts["database"][1].startswith("postgresql, schema ")
+    assert parts["redis"][0]
+    assert parts["redis"][1].startswith("answers, version ")
+    redis.hold()  # it takes connections and says nothing
+    silent = looked(postgres, redis.url)
+    assert silent["database"][0]
+    assert not silent["redis"][0]
+    assert "imeout" in silent["redis"][1]
+    redis.let_go()
+    redis.close()
+    away = looked(f"postgresql://switchgear:{PASSWORD}@127.0.0.1:1/x", f"redis://:{PASSWORD}@127.0.0.1:1/0")
+    assert not away["database"][0]
+    assert not away["redis"][0]
+    assert "refused" in away["database"][1] + away["redis"][1]

@@ -16,7 +16,17 @@ from openai.types.chat import ChatCompletion
 
 from tests.fakes import upstream as fake
 from tests.fakes.processes import until
-from tests.integration.gateway import KEY, Gateway, Upstreams, chat_request, config, model, running, unique
+from tests.integration.gateway import (
+    KEY,
+    Gateway,
+    Upstreams,
+    chat_request,
+    config,
+    model,
+    read_until,
+    running,
+    unique,
+)
 
 N = 5
 WELL = "well"
@@ -164,7 +174,7 @@ async def ask_all(gateway: Gateway, upstreams: Upstreams) -> dict[tuple[str, str
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, Upstreams]]:
     directory = tmp_path_factory.mktemp("faults")
     names = sorted({(named("solo", fault, mode), named("duo", fault, mode)) for fault, mode, _ in CASES})
-    upstreams = Upstreams(3 * len(names) + 6)
+    upstreams = Upstreams(3 * len(names) + 9)
     times = {"first_byte_timeout_s": 3.0, "stall_timeout_s": 3.0}
     ports = iter(upstreams.ports)
     models = ""
@@ -174,6 +184,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, U
     models += model("weak", [next(ports)], max_attempts=1, **times) + model("spare", [next(ports)], **times)
     models += model("strong", [next(ports)], max_attempts=1, **times)
     models += model("alone", [next(ports)], **times) + model("pair", [next(ports), next(ports)], **times)
+    models += model("bare", [next(ports), next(ports)], engine="openai", **times)
+    models += model("lone", [next(ports)], **times)
     routes = '[[routes]]\nname = "auto"\ntiers = ["weak", "strong"]\nfallback = ["spare"]\n'
     gateway = Gateway(directory, config(models + routes, directory=directory))
     with running(gateway, upstreams):
@@ -301,7 +313,7 @@ def check_cut(outcome: Outcome, fault: str) -> None:
 
 def test_a_refused_connection_goes_to_another_replica_and_ejects(house: tuple[Gateway, Upstreams]) -> None:
     gateway, upstreams = house
-    first = upstreams.ports[-2]
+    first = upstreams.ports[-5]
     upstreams.control(refuse=first)
     for _ in range(2):  # by turns: one of the two meets the closed port
         status, headers, _ = gateway.chat("pair", fake.script("ok"))
@@ -314,7 +326,7 @@ def test_a_refused_connection_goes_to_another_replica_and_ejects(house: tuple[Ga
 
 def test_a_lone_replica_that_refuses_is_reported_as_such(house: tuple[Gateway, Upstreams]) -> None:
     gateway, upstreams = house
-    port = upstreams.ports[-3]
+    port = upstreams.ports[-6]
     upstreams.control(refuse=port)
     status, headers, body = gateway.chat("alone", fake.script("ok"))
     assert status in (502, 503)
@@ -389,6 +401,73 @@ def test_what_cannot_be_taken_up_in_the_middle(
     assert gateway.row(headers["x-request-id"])["completion_tokens"] == N
 
 
+def told_last(body: bytes) -> dict[str, Any]:
+    """Give the one error event that a stream ends with."""
+    assert (body.count(b'data: {"error"'), b"[DONE]" in body) == (1, False)
+    found: dict[str, Any] = json.loads(body.split(b"\n\n")[-2].removeprefix(b"data: "))["error"]
+    return found
+
+
+def test_a_second_run_that_says_something_else_is_no_way_to_go_on(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    until(lambda: gateway.metric("switchgear_replicas", model="pair", phase="ready") == 2)
+    tag = unique()
+    prompt = fake.script("fin:2", "ok", n=N, tag=tag, says=["alpha", "beta"])
+    status, headers, body = gateway.chat("pair", prompt, stream=True, temperature=0, response_format=SCHEMA)
+    assert (status, b"alpha" in body, b"beta" in body) == (200, True, False)
+    assert "another one" in told_last(body)["message"]
+    row = gateway.row(headers["x-request-id"])
+    assert (row["status"], row["completion_tokens"]) == ("error", 1)
+
+
+def test_text_without_token_ids_goes_on_only_if_it_is_deterministic(
+    house: tuple[Gateway, Upstreams],
+) -> None:
+    """From an engine that cannot go on with a message either."""
+    gateway, _ = house
+    status, headers, body = gateway.chat("bare", fake.script("fin:3", "ok", n=N), stream=True)
+    assert (status, "tells no token ids" in told_last(body)["message"]) == (200, True)
+    assert gateway.row(headers["x-request-id"])["completion_tokens"] == 2
+    status, _, body = gateway.chat("bare", fake.script("fin:3", "ok", n=N), stream=True, seed=7)
+    assert [body.count(b'"w%d ' % k) for k in range(N)] == [1] * N
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_stream_that_breaks_again_and_again_ends(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, upstreams = house
+    tag = unique()
+    status, headers, body = gateway.chat("bare", fake.script("fin:3", tag=tag), stream=True, seed=7)
+    assert (status, told_last(body)["code"]) == (200, "upstream_error")
+    assert len(upstreams.states(tag)) == 4, "once, and max_attempts times again"
+    assert gateway.row(headers["x-request-id"])["completion_tokens"] == 2
+
+
+def test_a_stream_waits_a_little_for_a_replica_that_is_away(house: tuple[Gateway, Upstreams]) -> None:
+    """Its only one refuses: where it does not return in time, the stream ends with an error."""
+    gateway, upstreams = house
+    port = upstreams.ports[-1]
+    for returns in (True, False):
+        until(lambda: gateway.metric("switchgear_replicas", model="lone", phase="ready") == 1)
+        tag = unique()
+        prompt = fake.script("ok", n=N, tag=tag, lockstep=True)
+        with gateway.connect() as connection:
+            limit = "x-switchgear-timeout-ms: " + ("60000" if returns else "2000")
+            connection.sendall(chat_request("lone", prompt, limit, stream=True))
+            upstreams.control(release=tag, times=2)
+            said = read_until(connection, b'"w0 ')
+            upstreams.control(refuse=port)
+            until(lambda: gateway.metric("switchgear_replicas", model="lone", phase="ejected") == 1)
+            if returns:
+                upstreams.control(listen=port)
+                upstreams.control(release=tag, times=20)
+            said += read_until(connection, b"0\r\n\r\n")
+            assert (b"data: [DONE]" in said, b'data: {"error"' in said) == (returns, not returns)
+            assert [said.count(b'"w%d ' % k) for k in range(N)] == [1] * (N if returns else 1) + [0] * (
+                0 if returns else N - 1
+            )
+    upstreams.control(listen=port)
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_a_route_falls_back_when_its_tier_fails(
@@ -409,7 +488,7 @@ def test_a_route_falls_back_when_its_tier_fails(
     assert (row["model"], row["status"], row["completion_tokens"]) == ("spare", "ok", N)
     chosen = {"x-switchgear-tier": "weak"}
     refused = gateway.chat("auto", fake.script("500", "ok", tag=unique()), headers=chosen, **fields)
-    assert refused[0] == 502
+    assert refused[0] in (502, 503), "failed, or out of routing by now"
     mistaken = gateway.chat("auto", fake.script("400", "ok", tag=unique()), **fields)
     assert mistaken[0] == 400
 

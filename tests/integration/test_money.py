@@ -57,7 +57,7 @@ def test_rows_change_balances_and_roll_ups_with_them(engine: sa.Engine) -> None:
     assert ledger.insert(engine, [entry("r4", ts=6.0, amount_nanousd=1000, source="hit-exact")]) == 1
     assert balances(engine) == {
         "org:org": -1111, "project:org/project": -1110, "project:org/other": -1, "key:key_1": -1110,
-        "key:key_2": -1, "user:org/project/u": -100, "revenue": 1111,
+        "key:key_2": -1, "user:org/project/key_1/u": -100, "revenue": 1111,
     }  # fmt: skip
     daily = {(row["day"], row["key_id"], row["source"]): row for row in table(engine, database.usage_daily)}
     one = daily["1970-01-01", "key_1", "upstream"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes.processes import until
 from tests.fakes.upstream import CACHED_TOKENS, PROMPT_TOKENS, script
-from tests.integration.admin import Tenant, ask, change, emptied, good, open_gateway
+from tests.integration.admin import ADMIN, Tenant, ask, change, emptied, good, open_gateway
 from tests.integration.gateway import Gateway, Upstreams, call, chat_body, running, unique
 
 PROMPT = (PROMPT_TOKENS - CACHED_TOKENS) * 1000 + CACHED_TOKENS * 500
@@ -156,6 +156,34 @@ def test_a_price_of_an_organisation_is_its_own(door: Gateway) -> None:
     assert (status, answer["error"]["param"]) == (400, "price")
 
 
+def test_a_price_counts_from_its_first_moment_to_its_last(door: Gateway) -> None:
+    tenant = Tenant(door)
+    now_s = time.time()
+
+    def add(factor: int, from_s: float, to_s: float | None = None) -> Any:
+        span = {"valid_from_s": from_s, "valid_to_s": to_s}
+        price = {"input": 1.0 * factor, "output": 2.0 * factor}
+        return good(door, "POST", "prices", {"model": "small", "org": tenant.org, "price": price, **span})
+
+    add(100, now_s + 3600)
+    add(50, now_s - 20, now_s - 10)
+    soon = add(10, now_s + 2, now_s + 1800)
+
+    def last() -> Any:
+        before = len(rows(door, tenant))
+        assert served(door, tenant.key) == 200
+        until(lambda: len(rows(door, tenant)) == before + 1)
+        return rows(door, tenant)[0]
+
+    first = last()
+    assert first["price_version"] == soon["version"] or first["amount_nanousd"] == COST
+    until(lambda: last()["price_version"] == soon["version"])
+    assert last()["amount_nanousd"] == 10 * (PROMPT_TOKENS * 1000 + 5 * 2000)
+    bad = {"model": "small", "price": {"input": 1.0}, "valid_from_s": 20.0, "valid_to_s": 10.0}
+    status, _, said = ask(door, "POST", "prices", bad)
+    assert (status, said["error"]["param"]) == (400, "valid_to_s")
+
+
 def test_usage_by_day_by_metadata_and_as_an_invoice(door: Gateway) -> None:
     tenant = Tenant(door)
     for team in ("red", "red", "blue"):
@@ -191,6 +219,38 @@ def test_export_is_the_ledger_in_two_formats(door: Gateway) -> None:
     body = call(door.port, "GET", "/admin/v1/usage/export.csv", b"", headers)[2]
     (line,) = csv.DictReader(body.decode().splitlines())
     assert (line["request_id"], line["amount_nanousd"]) == (row["request_id"], str(COST))
+
+
+def test_an_export_holds_what_its_filters_say_and_nothing_else(door: Gateway) -> None:
+    tenant = Tenant(door)
+    second_id, second = tenant.make_key()
+    other = good(door, "POST", "projects", {"org": tenant.org, "name": "other"})["id"]
+    third = good(door, "POST", "keys", {"project_id": other, "name": "k"})["key"]
+    headers = {"authorization": f"Bearer {second}"}
+    assert [served(door, key) for key in (tenant.key, second, third)] == [200] * 3
+    large = chat_body("large", script("ok", tag=unique()), max_tokens=5)
+    assert call(door.port, "POST", "/v1/chat/completions", large, headers)[0] == 200
+    until(lambda: len(rows(door, tenant)) == 4)
+    times = sorted(float(str(row["ts"])) for row in rows(door, tenant))
+
+    def found(filters: str) -> int:
+        """Count the rows in both formats, which must agree."""
+        lines, table = (
+            call(door.port, "GET", f"/admin/v1/usage/export{form}?org={quote(tenant.org)}{filters}", b"",
+                 {"authorization": f"Bearer {ADMIN}"})[2].decode()
+            for form in ("", ".csv")
+        )  # fmt: skip
+        ids = [json.loads(line)["request_id"] for line in lines.splitlines()]
+        assert ids == [line["request_id"] for line in csv.DictReader(table.splitlines())]
+        return len(set(ids))
+
+    for filters, count in (
+        ("", 4), ("&project=other", 1), ("&project=none", 0), (f"&key_id={second_id}", 2),
+        (f"&key_id={second_id}&model=large", 1), ("&model=small", 3), ("&model=none", 0),
+        (f"&from_s={times[1]!r}", 3), (f"&to_s={times[1]!r}", 1),
+        (f"&from_s={times[1]!r}&to_s={times[3]!r}", 2),
+    ):  # fmt: skip
+        assert found(filters) == count, filters
 
 
 def test_a_key_sees_its_own_usage_and_what_is_left(door: Gateway) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import openai
 import pytest
 import sqlalchemy as sa
 
@@ -214,6 +215,27 @@ def test_21_a_live_stream_stops_before_the_floor_and_says_so(house: tuple[Gatewa
     until(lambda: upstreams.states(tag) != ["running"])
     status, _, again = gateway.chat("small", script("ok"), headers=header)
     assert (status, json.loads(again)["error"]["code"]) == (429, "insufficient_quota")
+
+
+def test_21_the_openai_client_reads_the_declared_end(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    until(gateway.ready)
+    key = made_key(gateway, prepaid_usd="0.0012", floor_usd="0.0001")["authorization"].removeprefix("Bearer ")
+    with gateway.client().with_options(api_key=key) as client:
+        stream = client.chat.completions.create(
+            model="small", stream=True, stream_options={"include_usage": True},
+            messages=[{"role": "user", "content": script("ok", n=3000, gap_s=0.001, tag=unique())}],
+        )  # fmt: skip
+        *_, end, last = list(stream)  # no exception, and it ends by [DONE]
+        assert end.choices[0].finish_reason == "length"
+        assert end.model_extra is not None
+        assert end.model_extra["switchgear"] == {"stop_reason": "insufficient_quota"}
+        assert last.usage is not None
+        assert last.choices == []
+        assert 256 < last.usage.completion_tokens < 600
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.chat.completions.create(model="small", messages=[{"role": "user", "content": "x"}])
+        assert refused.value.code == "insufficient_quota"
 
 
 def test_21_a_buffered_answer_without_max_tokens_cannot_pass_the_floor(

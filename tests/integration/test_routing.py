@@ -119,8 +119,11 @@ def test_what_if_for_a_prompt_and_for_a_file(house: House) -> None:
     assert verdict["forecast"]["cost_usd"] > 0
     assert {"share", "quality", "random", "oracle", "cost_usd"} == set(verdict["forecast"]["curve"][0])
     assert verdict["picture"].startswith("<svg ")
+    _, general = admin(gateway, "POST", "/routing/what-if", {"route": "auto", "objective": {"quality": 0.9}})
+    found = general["routes"][0]["forecast"]
+    assert not found["labelled"]  # the validation rows stand for the traffic
+    assert found["quality"] == pytest.approx(0.9, abs=0.01)
     wrong: list[dict[str, Any]] = [
-        {},
         {"prompt": "x", "rows": rows},
         {"rows": []},
         {"prompt": "x", "objective": {}},

@@ -1,13 +1,15 @@
 """Terms of three levels: the tightest wins, inherited ones bind like direct ones, none configured is none."""
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tenancy import keys, terms
+from gateway.state.limits import Bound
+from gateway.state.periods import Period
+from gateway.tenancy import accounts, keys, terms
 from gateway.tenancy.keys import Key, KeyRecord, Registry
 from gateway.tenancy.terms import NOTHING, Rates, Terms
 
@@ -15,7 +17,7 @@ COUNTS = st.none() | st.integers(1, 2**53)
 MONEY = st.none() | st.integers(0, 2**53)
 RATES: dict[str, Any] = {
     "rpm": COUNTS, "tpm": COUNTS, "rpd": COUNTS, "tpd": COUNTS, "concurrency": COUNTS,
-    "budget_nanousd": MONEY, "budget_period": st.sampled_from(terms.PERIODS),
+    "budget_nanousd": MONEY, "budget_period": st.sampled_from(get_args(Period)),
 }  # fmt: skip
 TERMS = st.builds(
     Terms,
@@ -43,17 +45,21 @@ def test_complaint_16_an_inherited_limit_binds_exactly_like_a_direct_one(one: Te
     found = [key_of(*(one if level == place else NOTHING for level in range(3))) for place in range(3)]
     for key in found[:2]:
         assert (key.models, key.band, key.weight) == (found[2].models, found[2].band, found[2].weight)
-        assert key.end_user == found[2].end_user
-        assert [msgspec.structs.replace(bound, account="") for bound in key.bounds] == [
-            msgspec.structs.replace(bound, account="") for bound in found[2].bounds
-        ]
+        assert nameless(key.end_users) == nameless(found[2].end_users)
+        assert nameless(key.bounds) == nameless(found[2].bounds)
     if found[0].bounds:
         assert [key.bounds[0].account for key in found] == ["org:o", "project:o/p", "key:k"]
+    if found[0].end_users:
+        assert [key.end_users[0].account for key in found] == ["user:o/", "user:o/p/", "user:o/p/k/"]
+
+
+def nameless(bounds: tuple[Bound, ...]) -> list[Bound]:
+    return [msgspec.structs.replace(bound, account="") for bound in bounds]
 
 
 def test_complaint_17_nothing_configured_is_no_limit() -> None:
     key = key_of(NOTHING, NOTHING, NOTHING)
-    assert (key.bounds, key.end_user, key.models) == ((), None, None)
+    assert (key.bounds, key.end_users, key.models) == ((), (), None)
     assert (key.band, key.weight, key.tenant) == ("standard", 1.0, "project:o/p")
 
 
@@ -63,7 +69,17 @@ def test_complaint_15_an_unknown_end_user_has_the_limits_of_every_level() -> Non
         Terms(end_user=Rates(rpm=5, budget_nanousd=30, budget_period="day")),
         Terms(end_user=Rates(rpm=7, concurrency=2)),
     )
-    assert key.end_user == Rates(rpm=5, concurrency=2, budget_nanousd=30, budget_period="month")
+    assert key.end_users == (
+        Bound(account="user:o/", budget_nanousd=100),
+        Bound(account="user:o/p/", rpm=5, budget_nanousd=30, budget_period="day"),
+        Bound(account="user:o/p/k/", rpm=7, concurrency=2),
+    )
+
+
+def test_an_end_user_is_a_part_of_every_level_above_and_of_no_other() -> None:
+    lowest = accounts.users("o", "p", "k") + "h"
+    assert accounts.of_users_above(lowest) == ("user:o/h", "user:o/p/h", "user:o/p/k/h")
+    assert accounts.of_users_above("user:o/p/h") == ("user:o/h", "user:o/p/h")
 
 
 @given(LEVELS)
@@ -77,6 +93,10 @@ def test_every_limit_of_every_level_is_a_bound_of_that_level(levels: tuple[Terms
         assert binds == (bound is not None and bound.credit)
         if bound is not None:
             assert bound.floor_nanousd == (one.floor_nanousd or 0)
+    users = {bound.account: bound for bound in key_of(*levels).end_users}
+    for account, one in zip(("user:o/", "user:o/p/", "user:o/p/k/"), levels, strict=True):
+        for limit in LIMITS:
+            assert getattr(one.end_user, limit, None) == getattr(users.get(account), limit, None)
 
 
 @given(LEVELS)
@@ -88,11 +108,6 @@ def test_the_tightest_wins(levels: tuple[Terms, Terms, Terms]) -> None:
     for one in levels:
         assert one.band is None or terms.BANDS.index(key.band) <= terms.BANDS.index(one.band)
         assert one.weight is None or key.weight <= one.weight
-        if one.end_user is not None:
-            assert key.end_user is not None
-            for limit in LIMITS:
-                asked = getattr(one.end_user, limit)
-                assert asked is None or getattr(key.end_user, limit) <= asked
     scopes = [one.cache_scope for one in levels if one.cache_scope] or ["project"]
     narrowest = min(scopes, key=("key", "project", "organisation").index)
     assert key.tenant == {"key": "key:k", "project": "project:o/p", "organisation": "org:o"}[narrowest]
@@ -101,8 +116,8 @@ def test_the_tightest_wins(levels: tuple[Terms, Terms, Terms]) -> None:
 @given(LEVELS)
 def test_the_order_of_levels_does_not_matter_to_what_is_allowed(levels: tuple[Terms, Terms, Terms]) -> None:
     forth, back = key_of(*levels), key_of(*levels[::-1])
-    assert (forth.models, forth.band, forth.weight, forth.end_user, forth.tenant) == (
-        back.models, back.band, back.weight, back.end_user, back.tenant,
+    assert (forth.models, forth.band, forth.weight, forth.tenant) == (
+        back.models, back.band, back.weight, back.tenant,
     )  # fmt: skip
 
 

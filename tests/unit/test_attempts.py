@@ -16,6 +16,7 @@ from gateway.dispatcher import Dispatcher
 from gateway.errors import ApiError, RateLimited
 from gateway.judging import Judge
 from gateway.openai.schemas import CHAT
+from gateway.restraint import LEAST_SAMPLES, SAMPLES, FirstBytes
 from gateway.settings import HedgeSettings, ModelSettings, parse
 from gateway.telemetry import Telemetry
 from gateway.trip import Call
@@ -174,6 +175,16 @@ def test_a_clients_mistake_is_tried_once_and_blames_nobody(status: int) -> None:
     run(main())
 
 
+def test_a_refusal_whose_body_never_comes_is_still_the_clients_mistake() -> None:
+    async def main() -> None:
+        house = House(ScriptedReply(BROKEN, status=400), ScriptedReply(b"a", b""))
+        with pytest.raises(ApiError) as refusal:
+            await house.collect(house.call())
+        assert (refusal.value.status, len(house.client.urls), house.blamed) == (400, 1, [])
+
+    run(main())
+
+
 def test_a_clients_deadline_blames_nobody() -> None:
     async def main() -> None:
         house = House(ScriptedReply(BROKEN))
@@ -312,6 +323,37 @@ def test_who_leaves_a_hedged_call_frees_both() -> None:
     run(main())
 
 
+def test_what_is_late_is_learnt_from_the_latest_first_bytes() -> None:
+    """Twenty answers say what is usual; then whoever is slower than nearly all of them is hedged."""
+
+    async def main() -> None:
+        house = House(*(ScriptedReply(b"a", b"") for _ in range(60)), replicas=2)
+        for number, reply in enumerate(house.client.replies):
+            reply.delay_s = 9.0 if number in (5, 30) else 0.2 - number / 1000
+        for number in range(40):
+            call = house.call()
+            call.hedge = HedgeSettings(quantile=0.95, budget=0.1)
+            await house.collect(call)
+            asked = 2 if number == 30 else 1
+            assert len(call.trip.tries) == asked, f"call {number}"
+            if asked == 2:
+                break
+        assert [one.outcome for one in call.trip.tries] == ["lost", "ok"]
+
+    run(main())
+
+
+def test_first_bytes_are_forgotten_in_their_turn() -> None:
+    known = FirstBytes()
+    for number in range(LEAST_SAMPLES - 1):
+        known.note(float(number))
+    assert known.late_s(0.5) is None
+    for number in range(1000):
+        known.note(float(number))
+    assert known.late_s(0.5) == 1000 - SAMPLES / 2
+    assert known.late_s(0.999) == 999.0
+
+
 def test_hedges_are_a_share_of_the_requests() -> None:
     async def main() -> None:
         house = House(*(ScriptedReply(b"a", b"") for _ in range(400)))
@@ -321,7 +363,7 @@ def test_hedges_are_a_share_of_the_requests() -> None:
             call = house.call()
             call.hedge = HedgeSettings(after_ms=100, budget=0.1)
             await house.collect(call)
-        assert 100 < len(house.client.urls) <= 120
+        assert 115 <= len(house.client.urls) <= 120
 
     run(main())
 
@@ -334,7 +376,7 @@ def test_retries_are_a_tenth_of_the_requests_when_everything_fails() -> None:
             call.body = b"%d" % number
             with pytest.raises(ApiError):
                 await house.collect(call)
-        assert 100 < len(house.client.urls) <= 120
+        assert 115 <= len(house.client.urls) <= 120
 
     run(main())
 

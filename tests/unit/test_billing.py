@@ -18,7 +18,7 @@ from gateway.errors import (
     error_headers,
 )
 from gateway.openai.usage import Usage
-from gateway.state.limits import Left, Standing, Verdict
+from gateway.state.limits import Bound, Left, Standing, Verdict
 from gateway.state.memory import MemoryLimits
 from gateway.tenancy.billing import STEP_TOKENS, Billing, Charge, Order
 from gateway.tenancy.journal import (
@@ -33,7 +33,7 @@ from gateway.tenancy.journal import (
 )
 from gateway.tenancy.keys import Key
 from gateway.tenancy.refusals import _duration, rate_lines
-from gateway.tenancy.terms import Rates, Terms, bound
+from gateway.tenancy.terms import Terms, bound
 from tests.fakes.prices import LARGE, SMALL, book, priced
 
 
@@ -354,8 +354,8 @@ def test_an_end_user_who_was_never_seen_is_bound_at_once(tmp_path: Path) -> None
     """litellm#40095: the first requests of an unknown end user went past the default budget."""
     desk = Desk(tmp_path)
     desk.streamed = False
-    limited = Rates(budget_nanousd=10 * 50 + 5 * 200)
-    desk.key = msgspec.structs.replace(desk.key, end_user=limited)
+    limited = Bound(account="user:o/", budget_nanousd=10 * 50 + 5 * 200)
+    desk.key = msgspec.structs.replace(desk.key, end_users=(limited,))
 
     async def two() -> None:
         async with desk.charge("r1", ("small",)):

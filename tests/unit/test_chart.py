@@ -1,16 +1,17 @@
 """The Helm chart: rendered and linted by Helm's own library, held against the schemas of what it makes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
+import msgspec
 import pytest
 import yaml  # type: ignore[import-untyped]  # it has no types
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
@@ -19,27 +20,25 @@ from helm_python import HelmError, lint
 
 from gateway.checks import check
 from gateway.metrics import METRICS
-from gateway.settings import parse
-from tests.fakes.chart import BASE, EVERYTHING, MODEL, PLACE, SECRETS, Object, chart, of, over, rendered
+from gateway.settings import Settings, parse
+from tests.fakes.chart import (
+    BASE,
+    EVERYTHING,
+    MATRIX,
+    MODEL,
+    PLACE,
+    SECRETS,
+    Object,
+    chart,
+    of,
+    over,
+    pods,
+    rendered,
+)
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / "v1.37.0-local-strict"
 LATER_BEHAVIORS = ["static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower"]
-SWITCHES: dict[str, Object] = {
-    "as it is": {},
-    "stateful gateway": {"gateway": {"kind": "StatefulSet", "journal": {"storageClass": "ssd"}}},
-    "no autoscaling of gateways": {"gateway": {"autoscaling": {"enabled": False}}},
-    "no keda": {"scaling": {"keda": False}},
-    "keda asks with a token": {"scaling": {"authenticationRef": "prom", "authModes": "bearer"}},
-    "no eviction": {"spot": {"evict": False}},
-    "no policies": {"networkPolicies": {"enabled": False}},
-    "policies of one's own": {"networkPolicies": {"clients": [{"podSelector": {}}], "egress": [{}]}},
-    "no classes": {"priorityClasses": {"enabled": False}},
-    "no migration": {"migration": {"enabled": False}},
-    "no boards": {"dashboards": {"enabled": False}},
-    "an image by digest": {"image": {"digest": "sha256:" + "a" * 64, "pullSecrets": ["registry"]}},
-}
-MATRIX = {"little": BASE} | {switch: over(EVERYTHING, more) for switch, more in SWITCHES.items()}
 
 
 def closed(schema: Any) -> Any:
@@ -160,12 +159,6 @@ def test_no_number_of_replicas_is_in_the_way_of_who_owns_it() -> None:
     }
 
 
-def pods(objects: list[Object]) -> Iterator[Object]:
-    for one in objects:
-        if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
-            yield one["spec"]["template"]["spec"]
-
-
 def test_every_container_is_confined() -> None:
     for spec in pods(rendered(EVERYTHING)):
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -245,6 +238,43 @@ def test_the_boards_and_rules_are_those_of_the_repository() -> None:
     assert of(objects, "PrometheusRule")[0]["spec"] == rules
 
 
+def with_settings(schema: Any) -> Any:
+    """Put the gateway's own settings where values hold them: what it would refuse, Helm refuses first.
+
+    What the chart itself gives (a Redis's URL, a model's name) need not be there.
+    """
+    _, found = msgspec.json.schema_components([Settings], ref_template="#/definitions/{name}")
+    parts = {name: bare(one) for name, one in found.items()}
+    tables = parts.pop("Settings")["properties"]
+    lists = {name: tables.pop(name) for name in ("models", "routes", "keys")}
+    tables["redis"] = {**parts.pop("RedisSettings"), "required": []}
+    properties = {**schema["properties"], "keys": lists["keys"], "routes": lists["routes"]}
+    properties["config"] = {"type": "object", "additionalProperties": False, "properties": tables}
+    model = properties["models"]["items"]["properties"]
+    model["settings"] = {**parts["ModelSettings"], "required": []}
+    return {**schema, "properties": properties, "definitions": parts}
+
+
+def bare(schema: Any) -> Any:
+    """Leave out what only people read: the file goes into every release."""
+    if isinstance(schema, list):
+        return [bare(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    texts = {key for key in ("title", "description", "default") if not isinstance(schema.get(key), dict)}
+    return {key: bare(value) for key, value in schema.items() if key not in texts | {"default"}}
+
+
+def test_the_schema_of_values_holds_that_of_the_settings() -> None:
+    """REGOLD=1 writes it anew."""
+    path = PLACE / "values.schema.json"
+    schema = json.loads(path.read_text())
+    whole = with_settings(schema)
+    if os.environ.get("REGOLD") == "1":
+        path.write_text(json.dumps(whole, indent=1) + "\n")
+    assert json.loads(path.read_text()) == whole
+
+
 WRONG: dict[str, tuple[Object, str]] = {
     "a misspelt key": ({"gateway": {"replica": 3}}, "replica"),
     "a wrong kind": ({"gateway": {"kind": "DaemonSet"}}, "/gateway/kind"),
@@ -268,6 +298,18 @@ WRONG: dict[str, tuple[Object, str]] = {
     "an unknown tier": (
         {"routes": [{"name": "auto", "tiers": ["small", "huge"]}]},
         'tier "huge" is no model',
+    ),
+    "a table that is none": ({"config": {"chache": {}}}, "additional properties 'chache'"),
+    "a setting that is none": ({"config": {"cache": {"exact_ttl": 5}}}, "at '/config/cache'"),
+    "a setting of another kind": ({"config": {"redis": {"timeout_ms": "5 ms"}}}, "/config/redis/timeout_ms"),
+    "a model's setting": (
+        {"models": [{**MODEL, "settings": {"queue_timeout": 9}}]},
+        "additional properties 'queue_timeout'",
+    ),
+    "a key in the open": ({"keys": [{"name": "a", "key": "sk-secret"}]}, "additional properties 'key'"),
+    "a route's objective": (
+        {"routes": [{"name": "auto", "tiers": ["small"], "objective": {"large": 1}}]},
+        "/routes/0/objective",
     ),
     "max below min": ({"gateway": {"autoscaling": {"max": 1}}}, "max 1 is less than min 3"),
 }

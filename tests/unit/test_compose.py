@@ -73,6 +73,34 @@ def test_what_is_mounted_and_depended_on_exists() -> None:
     assert {name for name, one in services().items() if "ports" in one} == {"gateway", "grafana"}
 
 
+def test_what_grafana_is_provisioned_with_fits_together() -> None:
+    mounts = dict(volume.split(":")[:2][::-1] for volume in services()["grafana"]["volumes"])
+    (provider,) = read("dashboards/grafana/provisioning/dashboards/switchgear.yml")["providers"]
+    boards = list((PLACE / mounts[provider["options"]["path"]]).glob("switchgear-*.json"))
+    assert len(boards) == 7
+    used = {found for one in boards for found in re.findall(r'"uid": "(switchgear-[a-z]+)"', one.read_text())}
+    files = ("dashboards/grafana/provisioning/datasources/switchgear.yml", "deploy/compose/traces.yml")
+    sources = {one["uid"]: one for name in files for one in read(name)["datasources"]}
+    assert used - {one.stem for one in boards} <= set(sources)
+    for one in sources.values():
+        host = one["url"].removeprefix("http://").partition(":")[0]
+        assert host in services() or one["url"] == "$SWITCHGEAR_LEDGER_HOST"
+    ledger = (PLACE.parents[1] / files[0]).read_text()
+    assert set(re.findall(r"\$(\w+)", ledger)) <= set(services()["grafana"]["environment"])
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((PLACE.parents[1] / name).read_text())
+
+
+def test_no_secret_stands_in_the_file() -> None:
+    """Each is a variable of .env, without a default; nothing else of the machine's environment is read."""
+    for service in services().values():
+        for name in service.get("environment", {}):
+            if re.search("PASSWORD|KEY|TOKEN", name):
+                assert re.search(rf"{name}: \"?\$\{{\w+(:\?[^}}]*|:-)\}}", TEXT), name
+
+
 def test_every_host_in_a_configuration_is_a_service() -> None:
     for path in PLACE.iterdir():
         text = path.read_text()

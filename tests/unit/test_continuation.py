@@ -1,14 +1,16 @@
 """Which streams can be carried on, which way, and which cannot; what a way makes of the rest."""
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from backends.clients.base import Pulse
-from gateway.openai.continuation import ByIds, Mismatch
+from gateway.carrying import Leg
+from gateway.openai.continuation import ByIds, Mismatch, Replay
 from gateway.openai.trail import Trail
 from gateway.openai.ways import AGAIN, IDS, MESSAGE, Able, CannotContinue, ways
+from tests.fakes.loop import now
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "model": "m"}
 TEXT: dict[str, Any] = {"prompt": "hi", "model": "m"}
@@ -93,6 +95,76 @@ def test_the_seam_is_checked() -> None:
     assert said["choices"][0]["delta"] == {"content": "d "}
     with pytest.raises(Mismatch):
         ByIds(trail("a ", "b ", "c "), 0, 2, "c ", told=False).feed(piece("x ", 102))
+
+
+class Spelt:
+    """A reply that reads tokens as UTF-8 bytes, as the tokenizers of emoji and CJK do."""
+
+    status = 200
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, body: bytes) -> None:
+        tokens = json.loads(body)["tokens"]
+        self._text = bytes(tokens).decode(errors="replace")
+
+    async def read(self) -> bytes:
+        raise NotImplementedError
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        return json.dumps({"prompt": self._text}).encode()
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("said", "delivered", "kept", "again"),
+    [
+        ("ok 🙂 et", "ok 🙂 et", "ok 🙂 et", ""),
+        ("ok 🙂", "ok ", "ok ", ""),  # half of the character's tokens have come, none of its text
+        ("ok 🙂", "ok \ufffd", "ok ", "\ufffd"),  # told as it stood, at a length
+        ("漢字", "漢", "漢", ""),
+        ("end STO", "end ", "end ", ""),  # held back: it may become a stop string
+        ("a", "ab", "a", "b"),
+    ],
+)
+def test_what_runs_ahead_of_the_text_is_cut_back_to_whole_characters(
+    said: str, delivered: str, kept: str, again: str
+) -> None:
+    """A prompt that ends within a character would have vLLM tell the whole of it."""
+    ids = list(said.encode())
+    made = Trail(1)
+    made.feed(event({"choices": [], "prompt_token_ids": list(b"hi:")}))
+    ids = ids[:-1] if not said.startswith(("ok 🙂 et", "a", "end")) else ids
+    delta = {"index": 0, "delta": {"content": delivered}, "finish_reason": None, "token_ids": ids}
+    made.feed(event({"choices": [delta]}))
+    made.read()
+    asked: list[dict[str, Any]] = []
+
+    async def ask(path: str, body: bytes, *, root: bool = False) -> Any:
+        if root:
+            return Spelt(body)
+        asked.append(json.loads(body))
+        return None
+
+    leg = Leg("/chat/completions", json.dumps({**CHAT, "max_tokens": 50}).encode(), made, VLLM)
+    now(leg.open(ask))
+    (body,) = asked
+    assert bytes(body["prompt"]) == b"hi:" + kept.encode()
+    assert body["max_tokens"] == 50 - len(kept.encode())
+    if again:
+        with pytest.raises(Mismatch):
+            leg.feed(piece("x", 120))
+
+
+def test_what_comes_again_must_be_what_was_delivered() -> None:
+    def said(text: str, number: int) -> bytes:
+        return event({"choices": [{"index": 0, "delta": {"content": text}, "token_ids": [number]}]})
+
+    rest = Replay(trail("a ", "b "), CHAT)
+    assert rest.feed(said("a ", 100)) == b""
+    assert b'"content":"c"' in rest.feed(said("b c", 101))
+    with pytest.raises(Mismatch):
+        Replay(trail("a ", "b "), CHAT).feed(said("a x", 100))
 
 
 def test_usage_is_that_of_one_answer() -> None:

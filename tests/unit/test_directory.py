@@ -97,6 +97,5 @@ def test_limits_of_an_organisation_are_known_without_the_database(engine: sa.Eng
     key = table.find(text.encode(), 0.0)
     assert key is not None
     assert [(bound.account, bound.rpm) for bound in key.bounds] == [("org:acme", 5)]
-    assert key.end_user is not None
-    assert key.end_user.rpm == 1
+    assert [(bound.account, bound.rpm) for bound in key.end_users] == [("user:acme/", 1)]
     engine.dispose()

@@ -395,3 +395,40 @@ def test_the_marks_of_a_prompt_are_wanted_where_they_make_a_difference() -> None
         assert not dispatcher.reads_prefix("unknown")
 
     run(main())
+
+
+def test_an_answer_under_way_goes_on_where_it_is_wanted() -> None:
+    """Not where it broke, nor where a server asked to be left alone, while there is any other."""
+
+    async def main() -> None:
+        dispatcher, _ = house(1, 1, 1)
+        query = Query(model="small", prompt_tokens=10, exclude=frozenset(["r0"]))
+        dispatcher.rest("small", "r1", 30.0)
+        first, second = [await dispatcher.slot_to_go_on(query, "", 0.0) for _ in range(2)]
+        assert (first.replica.id, second.replica.id) == ("r2", "r2"), "it waits in no line"
+        first.release()
+        second.release()
+        dispatcher.rest("small", "r2", 30.0)
+        with await dispatcher.slot_to_go_on(query, "", 0.0) as third:
+            assert third.replica.id == "r0", "rather where it broke than where it is not wanted"
+        assert dispatcher.running() == {"small": 0}
+
+    run(main())
+
+
+def test_an_answer_under_way_waits_for_a_replica_of_its_version() -> None:
+    async def main() -> None:
+        dispatcher, replicas = house(1)
+        query = Query(model="small", prompt_tokens=10)
+        dispatcher.update({})
+        now = asyncio.get_running_loop().time
+        waiting = asyncio.create_task(dispatcher.slot_to_go_on(query, "", now() + 5.0))
+        await asyncio.sleep(3.0)
+        assert not waiting.done()
+        dispatcher.update(replicas)
+        (await waiting).release()
+        with pytest.raises(ModelLoading):
+            await dispatcher.slot_to_go_on(query, "another", now() + 5.0)
+        assert dispatcher.running() == {"small": 0}
+
+    run(main())

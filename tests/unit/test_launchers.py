@@ -135,9 +135,10 @@ def test_the_log_tail_is_of_this_start_only(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_killed_warden_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hidden", ["--child-session", "--child-unmarked"])
+def test_a_killed_warden_leaves_nothing(tmp_path: Path, hidden: str) -> None:
     async def run() -> None:
-        process = await LocalLauncher(tmp_path).start("a", fake("--spawn-child", "--child-session"), "")
+        process = await LocalLauncher(tmp_path).start("a", fake("--spawn-child", hidden), "")
         await says(process, "serving")
         family = pids(process)
         os.kill(parent_of(family[0]), signal.SIGKILL)

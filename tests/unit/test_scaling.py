@@ -10,6 +10,7 @@ from typing import Any
 from backends.engines import LaunchProfile
 from backends.replica import Phase
 from gateway.app import Edges, House
+from gateway.gauges import of_fleet
 from gateway.rollouts import Rollout
 from gateway.settings import DatabaseSettings, ModelSettings, ServerSettings, Settings, VersionSettings
 from routing.decision import Query
@@ -155,6 +156,12 @@ async def test_a_standby_is_loaded_and_called_in_at_once(tmp_path: Path) -> None
         await until_async(lambda: sorted(phases(built).values()) == [Phase.DRAINING, Phase.READY])
         assert built.scaler.shown("m") is not None
         starts = [tuple(built.supervisor.steps(id_)) for id_ in sorted(built.supervisor.replicas)]
+        of_fleet(built.process.telemetry, built.supervisor)
+        scraped = built.process.telemetry.text().decode()
+        for id_, steps in zip(sorted(built.supervisor.replicas), starts, strict=True):
+            for one in steps:
+                labels = f'model="m",replica="{id_}",step="{one.step}"'
+                assert f"switchgear_replica_start_step_seconds{{{labels}}} {one.seconds}" in scraped
         built.scaler.pin("m", 2)
         await until_async(lambda: set(phases(built).values()) == {Phase.READY})
         assert [tuple(built.supervisor.steps(id_)) for id_ in sorted(built.supervisor.replicas)] == starts

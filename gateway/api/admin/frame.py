@@ -149,13 +149,22 @@ async def _held_to_its_type(request: AdminRequest) -> None:
     if body is None:
         return
     try:
-        msgspec.json.decode(await request.body(), type=body.annotation)
+        msgspec.convert(_whole(msgspec.json.decode(await request.body())), type=body.annotation)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         found = {"message": message, "key": path.strip(".`") or "data", "source": "body"}
         raise ValidationException(message, extra=[found]) from None
     except msgspec.DecodeError:
         return  # no JSON at all: Litestar says so
+
+
+def _whole(value: Any) -> Any:
+    """Give decoded JSON with integers for whole numbers: JSON has one kind, and 5.0 is as whole as 5."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole(one) for name, one in value.items()}
+    return [_whole(one) for one in value] if isinstance(value, list) else value
 
 
 def permitted(request: AdminRequest, action: Action) -> Reach:

@@ -2,7 +2,7 @@
 
 One prompt gives the tier that it would get now, and why. A file's rows give what an objective would: share,
 quality and cost, with the curve beside a random choice and, where both outcomes of each row are told, the
-oracle's.
+oracle's. With neither, the validation rows of the classifier stand for the traffic.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A prompt, or the rows of a file; for one route or for all of them; ``objective`` in its place."""
+    """A prompt, the rows of a file, or neither; for one route or for all; ``objective`` in its place."""
 
     prompt: Prompt | None = None
     rows: Annotated[list[Row], Meta(min_length=1, max_length=20_000)] | None = None
@@ -94,8 +94,8 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         grading = process.grading
         if grading is None or not (routes := _routes(process, data.route)):
             raise NotFound("There is no such route.", param="route")
-        if (data.prompt is None) == (data.rows is None):
-            raise InvalidRequest("Give either 'prompt' or 'rows'.", param="prompt")
+        if data.prompt is not None and data.rows is not None:
+            raise InvalidRequest("Give 'prompt' or 'rows', not both.", param="prompt")
         if data.objective is not None and len(data.objective.stated) != 1:
             names = ", ".join(Objective.__struct_fields__)
             raise InvalidRequest(f"Give exactly one of {names}.", param="objective")
@@ -128,10 +128,10 @@ def _of_prompt(grading: Grading, seen: list[_Seen], prompt: str) -> WhatIf:
 def _of_rows(grading: Grading, seen: list[_Seen], data: Question) -> WhatIf:
     rows = data.rows or []
     texts = [query_text([{"role": "user", "content": row.prompt}]) for row in rows]
-    scores = np.array([grading.read(text).score for text in texts])
+    scores = np.array([grading.read(text).score for text in texts] or grading.facts.score_quantiles)
     small = np.array([row.small_score for row in rows], np.float64)
     large = np.array([row.large_score for row in rows], np.float64)
-    labelled = not np.isnan(small).any() and not np.isnan(large).any()
+    labelled = bool(rows) and not np.isnan(small).any() and not np.isnan(large).any()
     known = Known(grading.facts.quality_by_share, grading.facts.quality_spread)
 
     def verdict(target: Target, thresholds: list[float]) -> Verdict:

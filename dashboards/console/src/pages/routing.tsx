@@ -1,10 +1,13 @@
-// Routes: their tiers and aim, and how the traffic of late was really shared out.
+// Routes: their tiers and aim, what another aim would give, how the traffic of late was shared out, what was learnt.
 import { Button, Group, SimpleGrid, Stack, Text, Textarea } from "@mantine/core";
 import { useMutation, useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, got, type Schemas } from "../api/client";
 import { count, day, percent, usd } from "../format";
+import { Action } from "../parts/action";
+import { Aim } from "../parts/aim";
 import { To } from "../parts/link";
+import { useSession } from "../session";
 import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
 
 const AIMS: Record<string, string> = {
@@ -18,11 +21,12 @@ export default function Routing() {
     queryKey: ["routes"],
     queryFn: async () => {
       const query = { from_day: day(new Date(), 7), by: ["model", "source"] as ("model" | "source")[] };
-      const [routes, usage] = await Promise.all([
+      const [routes, usage, learning] = await Promise.all([
         got(api.GET("/admin/v1/routes", { params: { query: { limit: 200 } } })),
         got(api.GET("/admin/v1/usage", { params: { query } })),
+        got(api.GET("/admin/v1/routing/learning")),
       ]);
-      return { routes: routes.data, usage: usage.data };
+      return { routes: routes.data, usage: usage.data, learnt: learning.data };
     },
   });
   if (isPending) return <Loading />;
@@ -35,6 +39,8 @@ export default function Routing() {
       ) : (
         <SimpleGrid cols={{ base: 1, lg: 2 }}>
           {data.routes.map((route) => <Route key={route.name} route={route} usage={data.usage} />)}
+          {data.routes.map((route) => <Aim key={route.name} route={route} />)}
+          <Learnt rows={data.learnt} />
           <WhatIf />
         </SimpleGrid>
       )}
@@ -76,6 +82,46 @@ function Route({ route, usage }: { route: Schemas["ShownRoute"]; usage: readonly
   );
 }
 
+/** What labels of live traffic say: feedback, and shadows that asked the other tier too. */
+function Learnt({ rows }: { rows: readonly Schemas["Learnt"][] }) {
+  const { may } = useSession();
+  return (
+    <Card title="Shadow, feedback and regret">
+      {rows.length === 0 ? (
+        <Empty title="No labels yet">They come from <span className="code">POST /v1/feedback</span>, and from a route's <span className="code">shadow</span>, which asks a share of requests on the other tier too.</Empty>
+      ) : (
+        <Stack gap="sm">
+          {rows.map((one) => (
+            <div key={one.route}>
+              <Group justify="space-between">
+                <Text size="sm" fw={600}>{one.route}</Text>
+                {may("fleet.write") && (
+                  <Action
+                    size="compact-xs" danger label="Go back to what is shipped" title={`Forget what ${one.route} learnt`} confirm="Go back"
+                    act={() => got(api.POST("/admin/v1/routing/learning/reset", { body: { route: one.route } }))}
+                  >
+                    <Text size="sm">The shipped order and calibration are in force again for all tenants of this route; the labels stay.</Text>
+                  </Action>
+                )}
+              </Group>
+              <Text size="sm" className="num">
+                {count(one.labels)} labels, {count(one.both)} with both tiers' outcomes. Regret {one.regret === null ? "not known yet" : percent(one.regret, 1)}
+                {one.regret !== null && " of the quality that the best choice of each request had given"}. {one.calibrated ? "Calibrated on them." : "Not calibrated on them yet."}
+              </Text>
+              {Object.entries(one.trials).map(([tenant, trial]) => (
+                <Text size="xs" c="dimmed" className="num" key={tenant}>
+                  {tenant}: challenger {trial.challenger.toFixed(3)}, shipped {trial.shipped.toFixed(3)} (share of the perfect gain, on {count(trial.labels)} labels left out);
+                  {one.in_force.includes(tenant) ? " the challenger is in force." : " the shipped order stays."}
+                </Text>
+              ))}
+            </div>
+          ))}
+        </Stack>
+      )}
+    </Card>
+  );
+}
+
 /** Which tier a pasted prompt would get now. */
 function WhatIf() {
   const [prompt, setPrompt] = useState("");
@@ -94,6 +140,15 @@ function WhatIf() {
                 <b>{one.route}</b> would choose <b>{one.tier}</b>; {one.tiers.slice(1).map((tier, at) => `${tier} from ${(one.thresholds[at] ?? 0).toFixed(3)}`).join(", ")}.
               </Text>
             ))}
+            {run.data?.explanation && (
+              <>
+                <Text size="sm" mt="xs">What moved the score: {run.data.explanation.effects.map((one) => `${one.feature} ${one.share >= 0 ? "+" : "−"}${percent(Math.abs(one.share), 1)}`).join(", ")}.</Text>
+                <Text size="sm" mt="xs">Known requests that are most alike:</Text>
+                {run.data.explanation.examples.map((one) => (
+                  <Text size="xs" c="dimmed" key={one.text}>{percent(one.similarity, 1)} alike: “{one.text}” ({one.kind}, expected gain {one.gain.toFixed(2)})</Text>
+                ))}
+              </>
+            )}
           </div>
         </Stack>
       </form>

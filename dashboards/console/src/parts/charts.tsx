@@ -1,6 +1,6 @@
 // The only importer of the chart library: pages load it when they have something to draw.
 import "@mantine/charts/styles.css";
-import { AreaChart, BarChart } from "@mantine/charts";
+import { AreaChart, BarChart, LineChart } from "@mantine/charts";
 
 export interface Series {
   name: string;
@@ -9,7 +9,7 @@ export interface Series {
 }
 
 export interface ChartProps {
-  kind: "area" | "bar";
+  kind: "area" | "bar" | "line";
   rows: Record<string, string | number>[];
   series: Series[];
   format: (value: number) => string;
@@ -22,7 +22,6 @@ export default function Chart({ kind, rows, series, format, height }: ChartProps
     data: rows,
     dataKey: "at",
     series,
-    type: "stacked" as const,
     withLegend: series.length > 1,
     legendProps: { verticalAlign: "bottom" as const, height: 28 },
     valueFormatter: format,
@@ -31,9 +30,13 @@ export default function Chart({ kind, rows, series, format, height }: ChartProps
     yAxisProps: { width: 64 },
     xAxisProps: { minTickGap: 32 },
   };
+  if (kind === "line") {
+    // Lines are shares: 1 is the most that there is.
+    return <LineChart {...shared} withDots={false} curveType="monotone" lineProps={{ isAnimationActive: false }} yAxisProps={{ width: 64, domain: ["auto", 1] }} />;
+  }
   return kind === "bar" ? (
-    <BarChart {...shared} barProps={{ isAnimationActive: false }} />
+    <BarChart {...shared} type="stacked" barProps={{ isAnimationActive: false }} />
   ) : (
-    <AreaChart {...shared} withDots={false} curveType="monotone" areaProps={{ isAnimationActive: false }} />
+    <AreaChart {...shared} type="stacked" withDots={false} curveType="monotone" areaProps={{ isAnimationActive: false }} />
   );
 }
