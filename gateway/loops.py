@@ -51,8 +51,12 @@ async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, fl
                 log.info("loop %s works again", loop.name)
             loop.failures_in_row = 0
         took(loop.name, time.monotonic() - started_s)
-        period_s = loop.period_s()
-        await asyncio.sleep(period_s - asyncio.get_running_loop().time() % period_s)
+        await asyncio.sleep(_until_next(loop.period_s()))
+
+
+def _until_next(period_s: float) -> float:
+    """Give the seconds to the grid's next point, or 0 for a loop without a pause."""
+    return period_s - asyncio.get_running_loop().time() % period_s if period_s else 0.0
 
 
 @contextlib.asynccontextmanager
