@@ -151,7 +151,11 @@ def test_entries_expire_in_redis_and_an_acl_user_suffices(server: RedisServer) -
         await store.put(b"a", entry())
         await index.add(b"s", alias("one", "aa", (1, 0, 0, 0)))
         assert link.errors == {}
-        assert [one.id for one in await index.near(b"s", vector(1, 0, 0, 0), 1, 0.0)] == ["one"]
+        async with asyncio.timeout(10):  # Redis indexes in its own time
+            while not (found := await index.near(b"s", vector(1, 0, 0, 0), 1, 0.0)):
+                assert link.errors == {}
+                await asyncio.sleep(0.01)
+        assert [one.id for one in found] == ["one"]
         await index.look()
         assert (len(index), link.errors) == (1, {})
         await link.close()

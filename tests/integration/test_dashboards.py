@@ -289,9 +289,10 @@ def test_a_chosen_models_figures_are_its_own(house: House, chosen: str) -> None:
     ended = {"small": 8 * (1 + 1), "large": 8 * 2, "failing": 0}
     assert counted("Attempts by outcome", "outcome").get("ok", 0) >= ended[chosen]
     ready = house.shown(one("Wanted and ready").queries[1][1], model=chosen)
-    assert [value for _, value in ready] == [{"small": 2, "large": 1, "failing": 0}[chosen]], (
-        "none is 0, not nothing"
-    )
+    # None is 0, not nothing; a replica that fails is tried again now and then, and ready in between.
+    may_be = {"small": [2], "large": [1], "failing": [0, 1]}[chosen]
+    assert len(ready) == 1
+    assert ready[0][1] in may_be
 
 
 def test_a_chosen_replicas_and_routes_figures_are_its_own(house: House) -> None:
