@@ -6,10 +6,8 @@ one client, then 32 at once, each with a short text of its own; the median of th
 
 import argparse
 import itertools
-import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,18 +20,11 @@ from backends.engines import ENGINES
 from backends.engines.environment import variables
 from backends.engines.profile import LaunchContext, LaunchProfile
 from bench import load
-from bench.contenders import KEY
+from bench.house import gateway, request
 from bench.processes import cpu_s, free_port, started, wait_for
 
 CLIENTS = 32
-CONFIG = """
-[server]
-port = {port}
-state_dir = "{state}"
-[database]
-url = "sqlite:///{state}/bench.db"
-[cache]
-exact_ttl_s = 0
+MODEL = """
 [[models]]
 name = "embed"
 kind = "embedding"
@@ -41,9 +32,6 @@ price = {{ input = 0.01 }}
 {window}
 [[models.replicas]]
 url = "http://127.0.0.1:{upstream}/v1"
-[[keys]]
-name = "bench"
-key_env = "BENCH_KEY"
 """
 
 
@@ -53,9 +41,8 @@ def requests(port: int) -> Callable[[], bytes]:
 
     def make() -> bytes:
         text = f"A short sentence about number {next(marks)}, to be embedded."
-        body = json.dumps({"model": "embed", "input": text, "encoding_format": "base64"}).encode()
-        head = f"POST /v1/embeddings HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {KEY}\r\n"
-        return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+        body = {"model": "embed", "input": text, "encoding_format": "base64"}
+        return request(port, body, path="embeddings")
 
     return make
 
@@ -96,14 +83,9 @@ def main() -> None:
         rows = {"direct": (port, (engine, engine))}
         wait_for(f"http://127.0.0.1:{port}/health", own_folder)
         for name, window in (("gateway", ""), ("gateway, joined", "batch_window_ms = 3")):
-            own, state = free_port(), Path(folder) / name
-            state.mkdir()
-            config = state / "bench.toml"
-            config.write_text(CONFIG.format(port=own, state=state, window=window, upstream=port))
-            serve = [str(Path(sys.executable).parent / "switchgear"), "serve", "--config", str(config)]
-            pid = stack.enter_context(started(serve, cores[-1], {"BENCH_KEY": KEY}, state))
+            joins = MODEL.format(window=window, upstream=port)
+            own, pid = stack.enter_context(gateway(Path(folder) / name, cores[-1], joins))
             rows[name] = own, (pid, engine)
-            wait_for(f"http://127.0.0.1:{own}/readyz", state)
         print("| | clients | requests/s | p50 ms | p99 ms | CPU us/request | of the engine |")
         print("|---" * 7 + "|")
         for clients in (1, CLIENTS):

@@ -23,30 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import load
-from bench.contenders import KEY
-from bench.processes import free_port, started, wait_for
+from bench.house import gateway, request
+from bench.processes import started
 from tests.fakes.upstream import script
 
 PERIOD_S, DEAD_S = 4.0, 2.0
 TOKENS, PACE_S = 20, 0.02
 CLIENTS = 12  # of each kind
-CONFIG = """
-[server]
-port = {port}
-state_dir = "{state}"
-[database]
-url = "sqlite:///{state}/bench.db"
-[cache]
-exact_ttl_s = 0
-[[models]]
-name = "bench"
-price = {{ input = 0.05, output = 0.20 }}
-{more}
-{replicas}
-[[keys]]
-name = "bench"
-key_env = "BENCH_KEY"
-"""
 DEATHS = {"as it is": "", "without second attempts": "max_attempts = 1"}
 TURNS, HEDGE = 'policy = "round_robin"\n', "hedge = {{ after_ms = 100, budget = {} }}"
 HEDGES = {
@@ -95,9 +78,7 @@ def requests(port: int, *, streamed: bool) -> Callable[[], bytes]:
     def make() -> bytes:
         prompt = script("ok", n=TOKENS, gap_s=gap_s, tag=f"{streamed}{next(marks)}")
         message = {"role": "user", "content": prompt}
-        body = json.dumps({"model": "bench", "messages": [message], "stream": streamed}).encode()
-        lines = [f"host: 127.0.0.1:{port}", f"authorization: Bearer {KEY}", f"content-length: {len(body)}"]
-        return "\r\n".join(["POST /v1/chat/completions HTTP/1.1", *lines, "", ""]).encode() + body
+        return request(port, {"model": "bench", "messages": [message], "stream": streamed})
 
     return make
 
@@ -113,17 +94,10 @@ def replicas(folder: Path, core: int) -> Iterator[Replicas]:
         yield Replicas(folder)
 
 
-@contextmanager
-def gateway(folder: Path, core: int, more: str, ports: list[int]) -> Iterator[int]:
-    """Run a gateway over the replicas; gives its port."""
-    folder.mkdir()
-    port, config = free_port(), folder / "bench.toml"
+def models(more: str, ports: list[int]) -> str:
+    """Give the model of these replicas."""
     rows = "\n".join(f'[[models.replicas]]\nurl = "http://127.0.0.1:{one}/v1"' for one in ports)
-    config.write_text(CONFIG.format(port=port, state=folder, more=more, replicas=rows))
-    serve = [str(Path(sys.executable).parent / "switchgear"), "serve", "--config", str(config)]
-    with started(serve, core, {"BENCH_KEY": KEY}, folder):
-        wait_for(f"http://127.0.0.1:{port}/readyz", folder)
-        yield port
+    return f'[[models]]\nname = "bench"\nprice = {{ input = 0.05, output = 0.20 }}\n{more}\n{rows}'
 
 
 async def deaths(port: int, behind: Replicas, seconds: float, *, dying: bool) -> list[str]:
@@ -164,7 +138,7 @@ def main() -> None:
             + "|"
         )
         for number, (name, more) in enumerate(DEATHS.items()):
-            with gateway(Path(home) / f"deaths{number}", cores[-1], more, behind.ports) as port:
+            with gateway(Path(home) / f"deaths{number}", cores[-1], models(more, behind.ports)) as (port, _):
                 for dying in (False, True) if not number else (True,):
                     cells = asyncio.run(deaths(port, behind, options.seconds, dying=dying))
                     title = f"one of three dies, {name}" if dying else "all well"
@@ -172,7 +146,7 @@ def main() -> None:
         behind.control(mood={"port": behind.ports[0], "fault": "late"})
         print("\n| | p50 | p90 | p99 of the first byte, ms | upstream requests each |\n" + "|---" * 5 + "|")
         for number, (name, more) in enumerate(HEDGES.items()):
-            with gateway(Path(home) / f"hedges{number}", cores[-1], more, behind.ports) as port:
+            with gateway(Path(home) / f"hedges{number}", cores[-1], models(more, behind.ports)) as (port, _):
                 cells = asyncio.run(hedged(port, behind, options.seconds / 2))
                 print(f"| {name} | {' | '.join(cells)} |", flush=True)
 

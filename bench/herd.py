@@ -7,19 +7,18 @@ counts its calls. Times are the clients' own, in milliseconds; the cache is off,
 
 import argparse
 import asyncio
-import hashlib
 import json
 import statistics
-import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.processes import cpu_s, free_port, started, wait_for
+from bench.house import gateway, request
+from bench.processes import cpu_s, free_port
 from bench.upstream import WHOLE
 
-KEY = "sk-bench-" + "b" * 43
 SERVICE_S = 0.2
 SLOTS = 16
 RESULTS = Path(__file__).parent / "herd.json"
@@ -43,15 +42,9 @@ class Upstream(asyncio.Protocol):
         asyncio.get_running_loop().call_later(SERVICE_S, self._transport.write, WHOLE)
 
 
-def config(folder: Path, upstream: int) -> str:
-    """Give the gateway's file."""
+def model(upstream: int) -> str:
+    """Give the model of the one replica."""
     return f"""
-[server]
-state_dir = "{folder / "state"}"
-[database]
-url = "sqlite:///{folder / "bench.db"}"
-[cache]
-exact_ttl_s = 0
 [[models]]
 name = "bench"
 price = {{ input = 0.05, output = 0.20 }}
@@ -59,31 +52,24 @@ queue_limit = 100000
 [[models.replicas]]
 url = "http://127.0.0.1:{upstream}/v1"
 max_concurrency = {SLOTS}
-[[keys]]
-name = "bench"
-sha256 = "{hashlib.sha256(KEY.encode()).hexdigest()}"
 """
 
 
-def request(port: int, number: int, coalesce: str) -> bytes:
+def asked(port: int, number: int, coalesce: str) -> bytes:
     """Give the bytes of one herd's request."""
     messages = [{"role": "user", "content": f"Herd {number}: what is the capital of France? " * 10}]
-    body = json.dumps({"model": "bench", "messages": messages, "temperature": 0}).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {KEY}\r\n"
-        f"x-switchgear-coalesce: {coalesce}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-    )
-    return f"{head}\r\n\r\n".encode() + body
+    body = {"model": "bench", "messages": messages, "temperature": 0}
+    return request(port, body, header=f"x-switchgear-coalesce: {coalesce}")
 
 
 async def herd(port: int, size: int, number: int, coalesce: str) -> list[float]:
     """Ask all at once over open connections; gives each client's seconds."""
     connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(size)]
-    asked = request(port, number, coalesce)
+    data = asked(port, number, coalesce)
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
         began_s = time.perf_counter()
-        writer.write(asked)
+        writer.write(data)
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
             raise SystemExit(f"bench: {head.decode()}")
@@ -117,23 +103,20 @@ async def measured(port: int, pid: int, size: int, rounds: int, coalesce: str) -
 
 async def run(size: int, rounds: int) -> dict[str, dict[str, float]]:
     """Start everything and measure both rows."""
-    upstream_port, port = free_port(), free_port()
+    upstream = free_port()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Upstream, "127.0.0.1", upstream_port)
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        (folder / "bench.toml").write_text(config(folder, upstream_port))
-        command = [
-            str(Path(sys.executable).parent / "switchgear"), "serve",
-            "--config", str(folder / "bench.toml"), "--port", str(port),
-        ]  # fmt: skip
-        with started(command, 1, {}, folder) as pid:
-            await asyncio.to_thread(wait_for, f"http://127.0.0.1:{port}/readyz", folder)
-            await herd(port, 50, -1, "on")
-            found = {
-                name: await measured(port, pid, size, rounds, coalesce)
-                for name, coalesce in (("coalescing", "on"), ("without", "off"))
-            }
+    server = await loop.create_server(Upstream, "127.0.0.1", upstream)
+    with ExitStack() as stack:
+        made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        # In a thread: it waits until the gateway has seen the upstream, which answers from this one.
+        port, pid = await asyncio.to_thread(
+            stack.enter_context, gateway(made / "gateway", 1, model(upstream))
+        )
+        await herd(port, 50, -1, "on")
+        found = {
+            name: await measured(port, pid, size, rounds, coalesce)
+            for name, coalesce in (("coalescing", "on"), ("without", "off"))
+        }
     server.close()
     return found
 

@@ -20,12 +20,13 @@ import uvloop
 
 from bench import load
 from bench.contenders import KEY, Contender
+from bench.house import request
 from bench.processes import cpu_s, free_port, rss_mib, started, wait_for
 
 ADDED = ("p50_us", "p99_us", "ttft_p50_us", "ttft_p99_us")
 
 
-def body(model: str, *, stream: bool, mark: str) -> bytes:
+def body(model: str, *, stream: bool, mark: str) -> dict[str, Any]:
     """Build the body of one chat request."""
     messages = [
         {"role": "system", "content": "You are a helpful assistant."},
@@ -34,13 +35,7 @@ def body(model: str, *, stream: bool, mark: str) -> bytes:
     fields: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": 128, "temperature": 0.7}
     if stream:
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
-    return json.dumps(fields, separators=(",", ":")).encode()
-
-
-def request(port: int, data: bytes) -> bytes:
-    """Build the bytes of one request."""
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {KEY}\r\n"
-    return f"{head}content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data
+    return fields
 
 
 class Row:
@@ -144,7 +139,7 @@ class Bench:
         own = {name: value.format(**names) for name, value in contender.environ.items()}
         own = {"BENCH_KEY": KEY, **own, **(environ or {})}
         pid = self._stack.enter_context(started(command, self.cores[-1], own, folder))
-        first = body(contender.model, stream=False, mark="0")
+        first = json.dumps(body(contender.model, stream=False, mark="0")).encode()
         start_s = wait_for(f"http://127.0.0.1:{port}/v1/chat/completions", folder, first, KEY)
         return Row(contender, port, pid, start_s)
 

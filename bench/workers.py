@@ -1,14 +1,12 @@
 """How throughput grows with workers: ``python -m bench.workers [--redis URL]``.
 
-One gateway with 1, 2, ... N workers, limits in Redis, cache bypassed, on all cores; upstream and load are
+One gateway with 1, 2, ... N workers, limits in Redis, without a cache, on all cores; upstream and load are
 processes on the same cores, so that no more than the cores can be had: ``used`` says how much of them was.
 Without ``--redis`` the ``redis-server`` that is installed runs for it.
 """
 
 import argparse
 import asyncio
-import hashlib
-import json
 import os
 import shutil
 import sys
@@ -19,22 +17,19 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bench.house import gateway, request
 from bench.load import Tally
 from bench.load import run as drive
-from bench.processes import cpu_s, free_port, started, wait_for
+from bench.processes import cpu_s, free_port, started
 
-KEY = "sk-bench-" + "b" * 43
+LIMITS = "rpm = 1000000000\ntpm = 1000000000000\nconcurrency = 100000"  # checked, never met
 CONNECTIONS = 32  # of each load process
 CORES = sorted(os.sched_getaffinity(0))
 
 
-def config(folder: Path, upstream: int, redis: str) -> str:
-    """Give the gateway's file: a key with every limit, none of which is met."""
+def tables(upstream: int, redis: str) -> str:
+    """Give the model, and the Redis that workers need."""
     return f"""
-[server]
-state_dir = "{folder / "state"}"
-[database]
-url = "sqlite:///{folder / "bench.db"}"
 [redis]
 url = "{redis}"
 [[models]]
@@ -43,29 +38,13 @@ price = {{ input = 0.05, output = 0.20 }}
 [[models.replicas]]
 url = "http://127.0.0.1:{upstream}/v1"
 max_concurrency = 512
-[[keys]]
-name = "bench"
-sha256 = "{hashlib.sha256(KEY.encode()).hexdigest()}"
-rpm = 1000000000
-tpm = 1000000000000
-concurrency = 100000
 """
-
-
-def request(port: int) -> bytes:
-    """Give the bytes of a small request that no cache answers."""
-    messages = [{"role": "user", "content": "Tell me about foxes and dogs. " * 5}]
-    body = json.dumps({"model": "bench", "messages": messages}).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {KEY}\r\n"
-        f"x-switchgear-cache: bypass\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-    )
-    return f"{head}\r\n\r\n".encode() + body
 
 
 def load(port: int, seconds: float) -> tuple[int, int]:
     """Drive the gateway from a process of its own; gives answers and failures."""
-    asked = request(port)
+    messages = [{"role": "user", "content": "Tell me about foxes and dogs. " * 5}]
+    asked = request(port, {"model": "bench", "messages": messages})
     tally: Tally = asyncio.run(drive(port, lambda: asked, CONNECTIONS, seconds))
     return len(tally.latencies_s), tally.failures
 
@@ -87,20 +66,17 @@ def redis_at(url: str, folder: Path) -> Iterator[str]:
 
 def measured(workers: int, seconds: float, redis: str) -> dict[str, float]:
     """Give one row."""
-    port, upstream = free_port(), free_port()
+    upstream = free_port()
     with ExitStack() as stack:
-        folder, behind = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
-        shared = stack.enter_context(redis_at(redis, behind))
-        (folder / "bench.toml").write_text(config(folder, upstream, shared))
+        folder, beside, behind = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(3))
+        shared = stack.enter_context(redis_at(redis, beside))
         stack.enter_context(
             started([sys.executable, "-m", "bench.upstream", str(upstream)], CORES, {}, behind)
         )
-        command = [
-            str(Path(sys.executable).parent / "switchgear"), "serve", "--config", str(folder / "bench.toml"),
-            "--port", str(port), "--workers", str(workers),
-        ]  # fmt: skip
-        pid = stack.enter_context(started(command, CORES, {}, folder))
-        wait_for(f"http://127.0.0.1:{port}/readyz", folder)
+        options = ["--workers", str(workers)]
+        port, pid = stack.enter_context(
+            gateway(folder / "gateway", CORES, tables(upstream, shared), key=LIMITS, options=options)
+        )
         pool = stack.enter_context(ProcessPoolExecutor(2))
         for seconds_now in (1.0, seconds):  # the first warms up
             cpu, began_s, busy = cpu_s(pid), time.monotonic(), _busy_s()

@@ -107,5 +107,4 @@ def test_affinity_finds_more_in_the_prefix_caches_than_turns_do(pair: Pair) -> N
         pair.use(policy)
         shares[policy] = talk(pair, seed=1)
     print({policy: round(share, 3) for policy, share in shares.items()})
-    assert shares["prefix_affine"] > 1.1 * shares["round_robin"]
-    assert shares["adaptive"] > shares["round_robin"]  # it weighs load and latency too
+    assert min(shares["prefix_affine"], shares["adaptive"]) > 1.1 * shares["round_robin"]
