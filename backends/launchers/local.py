@@ -250,7 +250,7 @@ def _held(path: Path, record: Record) -> tuple[int, int]:
     """Watch a warden that runs, and hold its pipe. Raises OSError."""
     guard = os.pidfd_open(record.session)
     try:
-        if warden.started(record.session) != record.session_started:
+        if warden.started(record.session) != record.session_started or select.select([guard], [], [], 0)[0]:
             raise ProcessLookupError(record.session)
         return guard, os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
