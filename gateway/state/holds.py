@@ -80,7 +80,7 @@ class SharedPurses(Purses):
     async def reserve(self, purses: Sequence[Purse], cost_nanousd: int, now_s: float) -> Verdict | None:
         """Reserve in all purses or in none; gives None, or what was short. Waits for SQL where it has to."""
         loop = asyncio.get_running_loop()
-        until_s, alone = loop.time() + PATIENCE_S, self.alone
+        until_s, alone, heard = loop.time() + PATIENCE_S, self.alone, False
         while True:
             if (refused := lacking(purses, cost_nanousd, now_s)) is not None:
                 return refused
@@ -91,7 +91,8 @@ class SharedPurses(Purses):
                 return None
             if alone or loop.time() >= until_s or any(now_s < purse.dry_until_s for purse in short):
                 return _refusal(short[0])
-            alone = not await self._wait(short, cost_nanousd, until_s) or self.alone
+            heard |= await self._wait(short, cost_nanousd, until_s)
+            alone = self.alone or not heard
 
     def _covers(self, purse: Purse, cost_nanousd: int, now_s: float, alone: bool) -> bool:
         wanted = purse.reserved + cost_nanousd
