@@ -158,11 +158,12 @@ class House:
         alone = lambda: self.telemetry.count("switchgear_limits_alone_total", ())  # noqa: E731
         self.shared = limits_of(settings, edges.environ, alone)
         limits = MemoryLimits() if self.shared is None else self.shared
-        self.accounts = limits.accounts
+        self.purses = limits.money.accounts
         journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
         directory = Directory(state_dir / "keys.json", keys)
+        held = self.shared.money if self.shared is not None else None
         self.books = Books(
-            settings, journal, directory, limits, prices, wall=edges.wall, environ=edges.environ
+            settings, journal, directory, limits, prices, shared=held, wall=edges.wall, environ=edges.environ
         )
         master = webhooks.master_secret(edges.environ)
         self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
