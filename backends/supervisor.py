@@ -37,6 +37,8 @@ LIVE = (Phase.LOADING, Phase.READY, Phase.EJECTED, Phase.WAITING, Phase.FAILED)
 ON_PURPOSE = ("reclaimed", "asleep")
 DRAIN_S = 120.0
 IDLE_POLL_S = 0.05
+HAND_OVER_S = 3.0
+"""So long before a machine goes the requests that still run there go on elsewhere."""
 
 
 class CannotSleep(Exception):
@@ -69,6 +71,8 @@ class Supervisor(Roster):
         self._until_s: dict[str, float] = {}  # when a reclaimed one is taken away
         self._served: set[str] = set()  # answered a request since the last round of probes
         self._closing = False
+        self.withdraw: Callable[[str], None] = lambda url: None
+        """Called with the url of a replica whose machine goes, to have what runs there go on elsewhere."""
         self.declare(specs)
 
     # What is wanted
@@ -84,7 +88,8 @@ class Supervisor(Roster):
     def reclaim(self, replica_id: str, notice_s: float) -> None:
         """Its machine will be taken away in `notice_s`: no new requests; running ones get that long.
 
-        It is gone for good: whoever wants a substitute declares one. Raises KeyError for an unknown one.
+        What runs still in the last seconds goes on elsewhere. It is gone for good: whoever wants a
+        substitute declares one. Raises KeyError for an unknown one.
         """
         self._step(self.replicas[replica_id].id, Event.DRAIN, "reclaimed")
         self._until_s[replica_id] = self._now() + notice_s
@@ -332,9 +337,11 @@ class Supervisor(Roster):
         run.ending = True
         hung = id_ in self._specs and not self._closing and reason not in ON_PURPOSE
         self._step(id_, Event.DRAIN, reason)
-        if run.spec.launch is not None and not self._closing:
-            long_s = self._now() + run.spec.launch.drain_timeout_s
-            await self._idle(id_, min(self._until_s.pop(id_, long_s), long_s))
+        launch, until_s = run.spec.launch, self._until_s.pop(id_, None)
+        if launch is not None and until_s is None and not self._closing:
+            await self._idle(id_, self._now() + launch.drain_timeout_s)
+        if until_s is not None:
+            await self._hand_over(id_, until_s)
         own_s = run.spec.launch.shutdown_timeout_s if run.spec.launch else 0
         await run.process.stop(own_s + self.limits.stop_beyond_s)
         self._step(id_, Event.STOPPED, reason)
@@ -352,6 +359,20 @@ class Supervisor(Roster):
         """Wait until none of our requests runs there, or until the time."""
         while self._busy(id_) and self._now() < until_s and not self._closing:  # noqa: ASYNC110 - a count
             await asyncio.sleep(IDLE_POLL_S)
+
+    async def _hand_over(self, id_: str, until_s: float) -> None:
+        """Let finish what can in the time, then have the rest go on elsewhere, as soon as there is one."""
+        await self._idle(id_, until_s - HAND_OVER_S)
+        seen = self.replicas[id_]
+        while self._busy(id_) and self._now() < until_s and not self._closing:
+            if any(
+                (one.model, one.version, one.phase) == (seen.model, seen.version, Phase.READY)
+                for one in self.replicas.values()
+            ):
+                self.withdraw(seen.url)
+            await asyncio.sleep(IDLE_POLL_S)
+        if not self._closing:
+            self.withdraw(seen.url)
 
     async def _probe_one(self, id_: str) -> None:
         run = self._runs[id_]

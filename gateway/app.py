@@ -192,6 +192,7 @@ class House:
             busy=lambda replica_id: self.dispatcher.busy(replica_id),
             gpus=edges.gpus,
         )
+        self.supervisor.withdraw = self.clients.withdraw
         self.dispatcher = Dispatcher(
             now=edges.now,
             draw=edges.draw,
