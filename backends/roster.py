@@ -17,7 +17,7 @@ from backends.engines import ENGINES, Place, stage
 from backends.launchers import MakeCommand, Process
 from backends.load_times import LoadTimes
 from backends.replica import Event, Phase, Replica
-from backends.starts import Start, Step
+from backends.starts import Start, Step, said
 from backends.wanted import Progress, ReplicaSpec, command_of, ready_in_s
 
 LOG = logging.getLogger("switchgear.fleet")
@@ -116,6 +116,20 @@ class Roster:
             LOG.info("replica %s: %s -> %s %s", id_, before.phase, after.phase, after.reason)
         if after.phase is not before.phase or after.limit != before.limit:
             self._on_change(before, after)
+
+    def _see_starts(self) -> None:
+        """Read from the logs how far those are that load."""
+        for run in self._runs.values():
+            if run.spec.launch is not None and not run.was_ready:
+                log = run.process.log_tail(200)
+                run.start.see(ENGINES[run.spec.engine], log, self._now())
+
+    def _loaded(self, run: Run) -> None:
+        """Note how long its start took; of one that was taken over nobody knows."""
+        run.start.ready(self._now())
+        if not run.taken_over:
+            self._load_times.remember(run.spec.model, self._now() - run.started_s)
+            LOG.info("replica %s started: %s", run.spec.id, said(run.start.steps(self._now())))
 
     def _target(self, spec: ReplicaSpec) -> probing.Target:
         return probing.Target(

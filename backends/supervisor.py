@@ -27,7 +27,7 @@ from backends.prefetch import prefetch
 from backends.replica import Event, Phase, Replica
 from backends.roster import Roster, Run
 from backends.scrapes import Scrapes
-from backends.starts import Start, said
+from backends.starts import Start
 from backends.wanted import Limits, ReplicaSpec, command_of
 
 LOG = logging.getLogger("switchgear.fleet")
@@ -224,13 +224,6 @@ class Supervisor(Roster):
         ]
         await asyncio.gather(*starts)
 
-    def _see_starts(self) -> None:
-        """Read from the logs how far those are that load."""
-        for run in self._runs.values():
-            if run.spec.launch is not None and not run.was_ready:
-                log = run.process.log_tail(200)
-                run.start.see(ENGINES[run.spec.engine], log, self._now())
-
     async def probe_once(self) -> None:
         """Ask all replicas at once, but those that have just shown in real work that they are well.
 
@@ -387,13 +380,6 @@ class Supervisor(Roster):
             self._loaded(run)
         run.was_ready = run.was_ready or verdict.event is Event.ANSWERED
         self._step(id_, verdict.event, verdict.reason)
-
-    def _loaded(self, run: Run) -> None:
-        """Note how long its start took; of one that was taken over nobody knows."""
-        run.start.ready(self._now())
-        if not run.taken_over:
-            self._load_times.remember(run.spec.model, self._now() - run.started_s)
-            LOG.info("replica %s started: %s", run.spec.id, said(run.start.steps(self._now())))
 
     async def _bounded(
         self,
