@@ -6,17 +6,19 @@ only by `replica.step`. What acts on all this is the supervisor.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from backends import fleet, probing, replica
-from backends.engines import ENGINES, stage
-from backends.launchers import Process
+from backends.assignment import kept
+from backends.engines import ENGINES, Place, stage
+from backends.launchers import MakeCommand, Process
 from backends.load_times import LoadTimes
 from backends.replica import Event, Phase, Replica
 from backends.starts import Start, Step
-from backends.wanted import Progress, ReplicaSpec, ready_in_s
+from backends.wanted import Progress, ReplicaSpec, command_of, ready_in_s
 
 LOG = logging.getLogger("switchgear.fleet")
 
@@ -29,6 +31,8 @@ class Run(Struct, kw_only=True):
     process: Process
     started_s: float
     start: Start
+    taken_over: bool = False
+    """An earlier run started it."""
     was_ready: bool = False
     ending: bool = False
 
@@ -91,6 +95,16 @@ class Roster:
         return run.process.log_tail(lines) if run else self._last_log.get(replica_id, ())[-lines:]
 
     # Inside
+
+    def _claim(
+        self, launcher: str, gpus: Sequence[int], claimed: dict[str, ReplicaSpec], id_: str, place: Place
+    ) -> MakeCommand | None:
+        """Say by which command a replica that was found should run; None where it is not wanted."""
+        spec = self._specs.get(id_)
+        if spec is None or spec.launch is None or spec.launcher != launcher or id_ in self._runs:
+            return None
+        claimed[id_] = replace(spec, launch=kept(spec.launch, gpus, place))
+        return partial(command_of, claimed[id_])
 
     def _step(self, id_: str, event: Event, reason: str = "") -> None:
         before = self.replicas[id_]

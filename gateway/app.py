@@ -21,7 +21,7 @@ from backends.clients import Clients
 from backends.clients.base import InferenceClient
 from backends.clients.probe import ClientProbe
 from backends.engines import ENGINES
-from backends.launchers import LAUNCHERS
+from backends.launchers import launchers
 from backends.replica import Replica
 from backends.supervisor import Supervisor
 from gateway import declared, gauges, rollouts
@@ -184,7 +184,7 @@ class House:
         edges = self._edges
         self.supervisor = Supervisor(
             (),
-            launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
+            launchers=launchers(state_dir, settings.fleet.orphan_s),
             probe=ClientProbe(self.clients),
             now=edges.now,
             state_dir=state_dir,
@@ -192,6 +192,7 @@ class House:
             busy=lambda replica_id: self.dispatcher.busy(replica_id),
             gpus=edges.gpus,
         )
+        self.supervisor.withdraw = self.clients.withdraw
         self.dispatcher = Dispatcher(
             now=edges.now,
             draw=edges.draw,
@@ -376,6 +377,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
                 await house.news.agree()
         await house.books.open()
         await house.tier.load(edges.wall())
+        house.scaler.found(house.supervisor.left())
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()
