@@ -30,6 +30,7 @@ PATIENCE_S = 3.0  # of a request: others hear a wish within LOOK_S
 DRY_S = 1.0  # for so long it is not asked again for what is not there
 CONTESTED_S = 10.0
 UNUSED_S = 60.0
+TIDY_S = 10.0
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +71,7 @@ class SharedPurses(Purses):
         super().__init__()
         self.share = share
         self.alone = False
-        self._lease_until_s = 0.0
+        self._lease_until_s = self._tidied_s = 0.0
         self._due: set[str] = set()
         self._later: dict[str, float] = {}  # whoever waits for others, and until when
         self._wake = asyncio.Event()
@@ -148,7 +149,9 @@ class SharedPurses(Purses):
         for name in [name for name, until_s in self._later.items() if until_s <= clock_s]:
             del self._later[name]
             self._due.add(name)
-        self._due.update(name for name, purse in self.accounts.items() if _unused(purse, now_s))
+        if not 0 <= now_s - self._tidied_s < TIDY_S:
+            self._tidied_s = now_s
+            self._due.update(name for name, purse in self.accounts.items() if _unused(purse, now_s))
         found = [self._wish(self.accounts[name], now_s) for name in self._due if name in self.accounts]
         self._due.clear()
         return found
