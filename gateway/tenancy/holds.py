@@ -40,6 +40,11 @@ def hold(engine: sa.Engine, holder: str, wishes: Sequence[Wish], now_s: float) -
     with engine.begin() as connection:
         lapsed = _renew(connection, holder, now_s)
         grants = _answer(connection, holder, wishes, now_s) if wishes else []
+    # By itself: here accounts are not locked, and two processes that ask each other must not wait for each
+    # other's rows.
+    with engine.begin() as connection:
+        if lapsed:
+            _forget(connection, now_s)
         mine = sa.and_(holds.c.holder == holder, holds.c.asked)
         asked = list(connection.execute(sa.select(holds.c.account).where(mine)).scalars())
         if asked:
@@ -100,11 +105,17 @@ def _renew(connection: sa.Connection, holder: str, now_s: float) -> bool:
     running = sa.and_(mine, holders.c.until_s >= now_s)
     if connection.execute(holders.update().where(running).values(lease)).rowcount:
         return False
-    gone = sa.select(holders.c.holder).where(sa.or_(mine, holders.c.until_s < now_s - FORGET_S))
-    connection.execute(holds.delete().where(holds.c.holder.in_(gone)))
-    connection.execute(holders.delete().where(holders.c.holder.in_(gone)))
+    connection.execute(holds.delete().where(holds.c.holder == holder))
+    connection.execute(holders.delete().where(mine))
     connection.execute(holders.insert().values(holder=holder, **lease))
     return True
+
+
+def _forget(connection: sa.Connection, now_s: float) -> None:
+    """Remove holders that have been gone for long, and what they held."""
+    gone = sa.select(holders.c.holder).where(holders.c.until_s < now_s - FORGET_S)
+    connection.execute(holds.delete().where(holds.c.holder.in_(gone)))
+    connection.execute(holders.delete().where(holders.c.until_s < now_s - FORGET_S))
 
 
 def left_of(bound: Bound, standing: Standing) -> int:

@@ -42,7 +42,14 @@ def test_rounds_at_the_same_time_never_give_out_more_than_there_is(url: str) -> 
         for turn in range(12):
             asked = chance.sample(ACCOUNTS, chance.randrange(1, 4))
             wishes = [
-                Wish(bound=one, held=0, reserved=0, need=chance.randrange(1, 40), least=1, spare=False)
+                Wish(
+                    bound=one,
+                    held=0,
+                    reserved=0,
+                    need=chance.randrange(1, 40),
+                    least=1,
+                    spare=turn < 2 and number < 2,
+                )
                 for one in asked
             ]
             found = holds.hold(engine, f"process-{number}", wishes, NOW_S)
