@@ -3,19 +3,21 @@
 Rules: nothing is noted of anybody else. The event loop only keeps references to bytes, and no more than
 ``RAW_FACTOR`` times what may be shown; they are read off it. Redaction comes before cutting, and where
 something was cut off unread, the end of what was read is dropped too: no secret is shown by half. What cannot
-be read is left out. Shapes: ``gen_ai.input.messages`` and ``gen_ai.output.messages`` of the conventions.
+be read, or takes too long to be redacted, is left out. Shapes: ``gen_ai.input.messages`` and
+``gen_ai.output.messages`` of the conventions.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import regex
 
 from gateway import semconv as names
 from gateway.settings import ContentSettings
 
 RAW_FACTOR = 64  # a streamed token has some 200 bytes of JSON about it
+REDACT_S = 0.05  # for each pattern: one of an operator's may take for ever on a text made for it
 OVERLAP_CHARS = 512  # read beyond what is shown; the longest secret that a cut may meet
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
@@ -38,7 +40,7 @@ _PATTERNS = (
     ("phone", r"(?<!\w)(?:\+|00)\d(?:[ ()/.-]{0,2}\d){6,14}(?!\d)"),
     ("phone", r"(?<!\w)\(?\d(?:[ ()/.-]{0,2}\d){8,14}(?!\d)"),
 )  # fmt: skip
-_COMPILED = tuple([(f"[{name}]", re.compile(pattern)) for name, pattern in _PATTERNS])
+_COMPILED = tuple([(f"[{name}]", regex.compile(pattern)) for name, pattern in _PATTERNS])
 
 
 class _Part(msgspec.Struct):
@@ -92,7 +94,7 @@ class Rules:
 
     def __init__(self, settings: ContentSettings) -> None:
         self._tenants = frozenset(settings.tenants)
-        own = [("[redacted]", re.compile(one)) for one in settings.redact]
+        own = [("[redacted]", regex.compile(one)) for one in settings.redact]
         self._patterns = (*own, *_COMPILED)
         self.max_chars = settings.max_chars
 
@@ -101,21 +103,26 @@ class Rules:
         return org in self._tenants or f"{org}/{project}" in self._tenants
 
     def redacted(self, text: str) -> str:
-        """Give a text with a mark in the place of each secret."""
+        """Give a text with a mark in the place of each secret. Raises TimeoutError."""
         for mark, pattern in self._patterns:
-            text = pattern.sub(_checked if mark == "[card]" else mark, text)
+            by = _checked if mark == "[card]" else mark
+            # Concurrent: the interpreter is free for the requests meanwhile.
+            text = pattern.sub(by, text, concurrent=True, timeout=REDACT_S)
         return text
 
     def shown(self, text: str, room_chars: int) -> tuple[str, bool]:
         """Give as much of a redacted text as there is room for, and whether that is all of it."""
         window = max(room_chars, 0) + OVERLAP_CHARS
-        clean = self.redacted(text[:window])
+        try:
+            clean = self.redacted(text[:window])
+        except TimeoutError:
+            return "", False
         if len(text) > window:
             clean = clean[:-OVERLAP_CHARS]
         return clean[: max(room_chars, 0)], len(text) <= window and len(clean) <= room_chars
 
 
-def _checked(found: re.Match[str]) -> str:
+def _checked(found: regex.Match[str]) -> str:
     """Give the mark of a card for what has the check digit of one (Luhn), else the digits."""
     digits = [int(one) for one in found[0] if one.isdigit()]
     doubled = [sum(divmod(2 * one, 10)) for one in digits[-2::-2]]
@@ -129,6 +136,9 @@ class Outlet(Protocol):
     def accept(self, head: bytes) -> None: ...
     async def begin(self, head: bytes) -> None: ...
     async def piece(self, data: bytes) -> None: ...
+    @property
+    def clear(self) -> bool: ...
+    def at_once(self, data: bytes) -> None: ...
 
 
 class Content:
@@ -223,6 +233,16 @@ class Noting:
         """Hand on a piece of a stream."""
         self._content.note(data)
         await self._out.piece(data)
+
+    @property
+    def clear(self) -> bool:
+        """See ``pipeline.Outlet.clear``."""
+        return self._out.clear
+
+    def at_once(self, data: bytes) -> None:
+        """Hand on a piece of a stream, without waiting."""
+        self._content.note(data)
+        self._out.at_once(data)
 
 
 def _events(data: bytes) -> Iterable[_Event]:

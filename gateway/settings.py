@@ -5,7 +5,6 @@ values; an error names the file, the key's path and the remedy. Relations betwee
 ``gateway.checks``.
 """
 
-import re
 import tomllib
 from functools import lru_cache
 from pathlib import Path
@@ -341,10 +340,12 @@ class ContentSettings(Table, frozen=True):
     redact: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
 
     def __post_init__(self) -> None:
+        import regex  # only who has rules pays for it
+
         for one in self.redact:
             try:
-                found = re.compile(one)
-            except re.error as error:
+                found = regex.compile(one)
+            except regex.error as error:
                 raise ValueError(f"`redact`: {one!r} is no regular expression: {error}") from None
             if found.match("") is not None:
                 raise ValueError(f"`redact`: {one!r} matches nothing at all; give it something to find")

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 
 from gateway import semconv as names
 from gateway.content import OVERLAP_CHARS, RAW_FACTOR, Content, Rules
+from gateway.passage import Passage
 from gateway.settings import ConfigError, ContentSettings, parse
+from gateway.telemetry import Telemetry
+from gateway.tracecontext import sampler_from
+from gateway.tracing import CONTENT_BYTES, Tracing
 
 SECRETS = (
     "jane.doe+x@mail.example.co.uk",
@@ -158,3 +162,38 @@ def test_only_tenants_that_are_named_are_noted() -> None:
 def test_a_rule_that_cannot_be_meant_is_refused_at_the_start(pattern: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         parse(f"[tracing.content]\ntenants = ['acme']\nredact = ['{pattern}']\n", "t.toml")
+
+
+def test_what_takes_too_long_to_redact_is_left_out() -> None:
+    """An operator's pattern, and a text made for it: minutes, if nobody looked at the clock."""
+    slow = Rules(ContentSettings(tenants=("acme",), redact=(r"(?:a|aa)+[XY]",)))
+    content = Content(slow, json.dumps({"messages": [{"role": "user", "content": "a" * 200}]}).encode())
+    assert content.attributes() == [
+        (names.INPUT_MESSAGES, '[{"role":"user","parts":[{"type":"text","content":""}]}]'),
+        (names.CONTENT_CUT, True),
+    ]
+
+
+class Nowhere:
+    """An exporter that takes everything."""
+
+    def send(self, data: bytes) -> bool:
+        return bool(data)
+
+    def shutdown(self) -> None:
+        return
+
+
+def test_content_that_waits_for_its_export_is_bounded() -> None:
+    clocks = (lambda: 1.0, lambda: 1.0)
+    tracing = Tracing(Nowhere(), {}, sampler_from({}), Telemetry(), clocks)
+    settings = ContentSettings(tenants=("acme",), max_chars=65536)
+    body = b"x" * RAW_FACTOR * settings.max_chars
+    passages = []
+    for number in range(CONTENT_BYTES // len(body) + 3):
+        passage = Passage(f"r{number}", "chat", 1.0, trace=tracing.begin({}))
+        passage.content = Content(Rules(settings), body)
+        tracing.offer(passage)
+        passages.append(passage)
+    kept = [passage.content is not None for passage in passages]
+    assert kept == [True] * (CONTENT_BYTES // len(body)) + [False] * 3
