@@ -107,8 +107,8 @@ MUTANTS = {
     ),
     "credit-for-absence": Mutant(
         SCHEDULER,
-        "max(self._served.get(tenant, 0.0), self._floor)\n        mine",
-        "self._served.get(tenant, 0.0)\n        mine",
+        "max(self._served.get(name, 0.0), self._floor)",
+        "self._served.get(name, 0.0)",
         T_SCHEDULER,
     ),
     "no-ageing": Mutant(SCHEDULER, "self._aged(now_s) or self._first()", "self._first()", T_SCHEDULER),

@@ -61,7 +61,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     """One API key as a request sees it; ``models`` is None where all are allowed.
 
     ``bounds`` are the levels that limit anything; ``end_users`` those that limit each end user, with what the
-    accounts of these begin with; ``tenant`` says whose cached answers it shares.
+    accounts of these begin with; ``tenant`` says whose cached answers it shares. ``weight`` is its share of
+    a busy model in its project, ``within`` the project's in the organisation and the organisation's.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     models: frozenset[str] | None = None
     band: Band = terms.DEFAULT_BAND
     weight: float = 1.0
+    within: tuple[tuple[str, float], ...] = ()
     scopes: frozenset[Scope] = INFERENCE
     expires_s: float | None = None
     tenant: str = ""
@@ -216,7 +218,8 @@ def _resolved(record: KeyRecord, registry: Registry) -> Key:
         end_users=tuple(one for one in user_bounds if one is not None),
         models=terms.allowed_models(levels),
         band=terms.lowest_band(levels),
-        weight=terms.lowest_weight(levels),
+        weight=own.weight or 1.0,
+        within=tuple((name, level.weight or 1.0) for name, level in zip(names[:2], levels[:2], strict=True)),
         scopes=frozenset(record.scopes),
         expires_s=record.expires_s,
         tenant=names[::-1][scope],

@@ -1,9 +1,10 @@
 """What an organisation, a project or a key is allowed and limited to, and how the levels combine. Pure.
 
 Every field is optional: None means that nothing is configured there. The tightest wins: models intersect, the
-lowest band and weight count, the narrowest cache scope; rates, budgets and credit bind at each level by its
-own counter, and so do the limits that a level has for each of its end users. The same struct is what the
-admin API takes, what SQL keeps and what a start without SQL reads.
+lowest band counts, the narrowest cache scope; rates, budgets and credit bind at each level by its own
+counter, and so do the limits that a level has for each of its end users. A weight is a level's share against
+its like under the same roof. The same struct is what the admin API takes, what SQL keeps and what a start
+without SQL reads.
 """
 
 from collections.abc import Iterable
@@ -132,11 +133,6 @@ def allowed_models(levels: Iterable[Terms]) -> frozenset[str] | None:
 def lowest_band(levels: Iterable[Terms]) -> Band:
     """Give the lowest band that is configured."""
     return min((terms.band for terms in levels if terms.band), key=BANDS.index, default=DEFAULT_BAND)
-
-
-def lowest_weight(levels: Iterable[Terms]) -> float:
-    """Give the lowest weight that is configured."""
-    return min((terms.weight for terms in levels if terms.weight is not None), default=1.0)
 
 
 def narrowest_scope(levels: Iterable[Terms]) -> CacheScope:

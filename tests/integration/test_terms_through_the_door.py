@@ -11,7 +11,7 @@ from tests.fakes.processes import until
 from tests.fakes.upstream import script
 from tests.integration.admin import Tenant as Bare
 from tests.integration.admin import emptied, good, open_gateway
-from tests.integration.gateway import Gateway, Upstreams, running, unique
+from tests.integration.gateway import Gateway, Upstreams, model, running, unique
 
 LEVELS = ("org", "project", "key")
 Door = tuple[Gateway, Upstreams]
@@ -20,7 +20,8 @@ Door = tuple[Gateway, Upstreams]
 @pytest.fixture(scope="module")
 def door(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     upstreams = Upstreams(1)
-    gateway = open_gateway(tmp_path_factory.mktemp("terms"), emptied(postgres), upstreams)
+    single = model("single", upstreams.ports, max_concurrency=1)
+    gateway = open_gateway(tmp_path_factory.mktemp("terms"), emptied(postgres), upstreams, more=single)
     with running(gateway, upstreams) as found:
         until(gateway.ready)
         yield found
@@ -175,6 +176,37 @@ def test_models_band_and_cache_scope_are_the_narrowest_of_the_levels(door: Door,
     until(lambda: len(good(gateway, "GET", f"requests?key_id={tenant.key_id}")["data"]) == 2)
     rows = good(gateway, "GET", f"requests?key_id={tenant.key_id}")["data"]
     assert {row["service"] for row in rows} == {"batch"}, "whatever service_tier a client names"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_busy_model_is_shared_by_weight_at_each_level(door: Door, level: str) -> None:
+    """Three to one while both wait, of two organisations, two projects of one, or two keys of one."""
+    gateway, upstreams = door
+    tenants = [Tenant(gateway, **{level: {"weight": weight}}) for weight in (3, 1)]
+    keys = [tenant.key for tenant in tenants]
+    if level == "project":
+        terms = {"org": tenants[0].org, "name": "light", "terms": {"weight": 1}}
+        light = good(gateway, "POST", "projects", terms)["id"]
+        keys[1] = good(gateway, "POST", "keys", {"project_id": light, "name": "k"})["key"]
+    elif level == "key":
+        keys[1] = tenants[0].make_key(terms={"weight": 1})[1]
+    hold, tags = unique(), (unique(), unique())
+
+    def ask(key: str, tag: str, number: int) -> int:
+        return said(gateway, key, script("ok", n=5, tag=tag), model="single", seed=100 + number)[0]
+
+    with ThreadPoolExecutor(25) as pool:
+        first = pool.submit(said, gateway, keys[0], script("ok", lockstep=True, tag=hold), model="single")
+        until(lambda: upstreams.states(hold) == ["running"])
+        asked = [
+            pool.submit(ask, key, tag, n) for n in range(12) for key, tag in zip(keys, tags, strict=True)
+        ]
+        until(lambda: gateway.metric("switchgear_queue_depth", model="single") == 24)
+        upstreams.control(release=hold, times=20)
+        assert {one.result() for one in asked} == {200}
+        assert first.result()[0] == 200
+    came = [one["tag"] for one in upstreams.seen()["requests"] if one["tag"] in tags]
+    assert 8 <= came[:12].count(tags[0]) <= 10
 
 
 def test_nothing_configured_is_no_limit_at_all(door: Door) -> None:
