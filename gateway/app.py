@@ -21,7 +21,7 @@ from backends.clients import Clients
 from backends.clients.base import InferenceClient
 from backends.clients.probe import ClientProbe
 from backends.engines import ENGINES
-from backends.launchers import LAUNCHERS
+from backends.launchers import launchers
 from backends.replica import Replica
 from backends.supervisor import Supervisor
 from gateway import declared, gauges, rollouts
@@ -159,11 +159,12 @@ class House:
         alone = lambda: self.telemetry.count("switchgear_limits_alone_total", ())  # noqa: E731
         self.shared = limits_of(settings, edges.environ, alone)
         limits = MemoryLimits() if self.shared is None else self.shared
-        self.accounts = limits.accounts
+        self.purses = limits.money.accounts
         journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
         directory = Directory(state_dir / "keys.json", keys)
+        held = self.shared.money if self.shared is not None else None
         self.books = Books(
-            settings, journal, directory, limits, prices, wall=edges.wall, environ=edges.environ
+            settings, journal, directory, limits, prices, shared=held, wall=edges.wall, environ=edges.environ
         )
         master = webhooks.master_secret(edges.environ)
         self.billing = Billing(journal, limits, prices, edges.wall)
@@ -185,7 +186,7 @@ class House:
         edges = self._edges
         self.supervisor = Supervisor(
             (),
-            launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
+            launchers=launchers(state_dir, settings.fleet.orphan_s),
             probe=ClientProbe(self.clients),
             now=edges.now,
             state_dir=state_dir,
@@ -193,6 +194,7 @@ class House:
             busy=lambda replica_id: self.dispatcher.busy(replica_id),
             gpus=edges.gpus,
         )
+        self.supervisor.withdraw = self.clients.withdraw
         self.dispatcher = Dispatcher(
             now=edges.now,
             draw=edges.draw,
@@ -377,6 +379,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
                 await house.news.agree()
         await house.books.open()
         await house.tier.load(edges.wall())
+        house.scaler.found(house.supervisor.left())
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()

@@ -234,6 +234,24 @@ transfers = sa.Table(
     sa.Column("idempotency_key", sa.String(200), nullable=False, unique=True),
 )
 
+# What each gateway may use of an account that several share; whoever does not renew its lease holds nothing.
+holders = sa.Table(
+    "holders",
+    metadata,
+    sa.Column("holder", sa.String(40), primary_key=True),
+    sa.Column("until_s", sa.Float, nullable=False),
+)
+
+holds = sa.Table(
+    "holds",
+    metadata,
+    sa.Column("account", sa.String(512), primary_key=True),
+    sa.Column("holder", sa.String(40), primary_key=True, index=True),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("spare_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("asked", sa.Boolean, nullable=False),
+)
+
 journal_segments = sa.Table(
     "journal_segments",
     metadata,

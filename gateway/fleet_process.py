@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from backends.clients import Clients
 from backends.clients.probe import ClientProbe
-from backends.launchers import LAUNCHERS
+from backends.launchers import launchers
 from backends.replica import Phase
 from backends.supervisor import Supervisor
 from gateway import declared, fleet_rows, rollouts
@@ -98,7 +98,7 @@ class FleetHouse:
         self.demands = Demands(self._leaving_since_s)
         self.supervisor = Supervisor(
             (),
-            launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
+            launchers=launchers(state_dir, settings.fleet.orphan_s + fleet_rows.LEASE_S),
             probe=ClientProbe(self.clients),
             now=now,
             state_dir=state_dir,
@@ -128,10 +128,10 @@ class FleetHouse:
         return await asyncio.to_thread(fleet_rows.take_lease, self.engine, self.owner, self.wall())
 
     async def begin(self) -> None:
-        """End what an earlier fleet left behind here, and declare what is wanted."""
-        await self.supervisor.sweep()
+        """Declare what is wanted, take over what an earlier fleet left here, end the rest."""
         self.scaler.configure(self.settings.models)
-        self._declare()
+        self.scaler.found(self.supervisor.left())
+        await self.supervisor.sweep()
 
     async def end(self) -> None:
         """Take all replicas out of the gateways' routing, let them finish, end them, give the lease back."""

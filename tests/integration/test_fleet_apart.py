@@ -124,14 +124,24 @@ def test_engines_outlive_the_gateway_and_end_with_their_fleet(gateway: Gateway) 
 
 @pytest.mark.soak
 def test_a_second_fleet_waits_and_takes_over_when_the_first_is_killed(gateway: Gateway) -> None:
+    """Its engines go on meanwhile, under load, and are the second one's then."""
     first, second = FleetProcess(gateway, "first"), None
+    load = Load(gateway.base_url, KEY)
     try:
-        assert gateway.chat("m", "hello")[0] == 200
+        load.more(1)
+        until(lambda: len(load.ids) >= 1)
+        before = first.engines()
+        assert before
         second = FleetProcess(gateway, "second")
         until(lambda: "waits: " in second.said())
         first.stop(signal.SIGKILL)
         until(lambda: "runs the fleet" in second.said(), 60.0)
-        assert gateway.chat("m", "hello again")[0] == 200
+        served = len(load.ids)
+        until(lambda: replicas(gateway) >= 1 and len(load.ids) > served + 20)
+        load.end()
+        assert load.errors == []
+        assert set(before) <= set(second.engines())
     finally:
+        load.end()
         first.stop()
         assert second is None or second.stop() == 0, second.said()[-3000:]
