@@ -5,6 +5,7 @@ its organisation and project worked in. The table lives in memory and is replace
 """
 
 import hashlib
+import math
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -62,7 +63,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     ``bounds`` are the levels that limit anything; ``end_users`` those that limit each end user, with what the
     accounts of these begin with; ``tenant`` says whose cached answers it shares. ``weight`` is its share of
-    a busy model in its project, ``within`` the project's in the organisation and the organisation's.
+    a busy model in its project, ``within`` the project's in the organisation and the organisation's. Answers
+    are kept for ``retention_s`` at the most: 0 is not at all.
     """
 
     id: str
@@ -77,6 +79,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     band: Band = terms.DEFAULT_BAND
     weight: float = 1.0
     within: tuple[tuple[str, float], ...] = ()
+    retention_s: float = math.inf
     scopes: frozenset[Scope] = INFERENCE
     expires_s: float | None = None
     tenant: str = ""
@@ -220,6 +223,7 @@ def _resolved(record: KeyRecord, registry: Registry) -> Key:
         band=terms.lowest_band(levels),
         weight=own.weight or 1.0,
         within=tuple((name, level.weight or 1.0) for name, level in zip(names[:2], levels[:2], strict=True)),
+        retention_s=terms.retention_s(levels),
         scopes=frozenset(record.scopes),
         expires_s=record.expires_s,
         tenant=names[::-1][scope],

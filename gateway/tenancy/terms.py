@@ -7,6 +7,7 @@ its like under the same roof. The same struct is what the admin API takes, what 
 without SQL reads.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from msgspec import Meta
 
 from gateway.settings import Band
 from gateway.state.limits import Bound
-from gateway.state.periods import Period
+from gateway.state.periods import DAY_S, Period
 
 # A browser's numbers are exact up to 2**53, and so must be every amount that passes through one.
 Count = Annotated[int, Meta(ge=1, le=2**53)]
@@ -58,7 +59,13 @@ class Terms(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     ) = None
     cache_scope: Annotated[CacheScope, Meta(description="Who shares cached answers.")] | None = None
     retention_days: (
-        Annotated[int, Meta(ge=0, le=36500, description="How long end user and metadata are kept.")] | None
+        Annotated[
+            int,
+            Meta(
+                ge=0, le=36500, description="How long content is kept: kept answers, end user and metadata."
+            ),
+        ]
+        | None
     ) = None
     metadata: (
         Annotated[
@@ -133,6 +140,14 @@ def allowed_models(levels: Iterable[Terms]) -> frozenset[str] | None:
 def lowest_band(levels: Iterable[Terms]) -> Band:
     """Give the lowest band that is configured."""
     return min((terms.band for terms in levels if terms.band), key=BANDS.index, default=DEFAULT_BAND)
+
+
+def retention_s(levels: Iterable[Terms]) -> float:
+    """Give for how long content is kept at the most: the least that is configured, else for ever."""
+    return min(
+        (terms.retention_days * DAY_S for terms in levels if terms.retention_days is not None),
+        default=math.inf,
+    )
 
 
 def narrowest_scope(levels: Iterable[Terms]) -> CacheScope:

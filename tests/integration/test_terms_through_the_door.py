@@ -1,6 +1,7 @@
 """Every term of every level through the door: it binds where it is set, the tightest wins, none is none."""
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ from tests.fakes.processes import until
 from tests.fakes.upstream import script
 from tests.integration.admin import Tenant as Bare
 from tests.integration.admin import emptied, good, open_gateway
-from tests.integration.gateway import Gateway, Upstreams, model, running, unique
+from tests.integration.gateway import COMMAND, Gateway, Upstreams, model, running, unique
 
 LEVELS = ("org", "project", "key")
 Door = tuple[Gateway, Upstreams]
@@ -214,3 +215,46 @@ def test_nothing_configured_is_no_limit_at_all(door: Door) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: said(door[0], tenant.key, user="ann", max_tokens=10**6), range(40)))
     assert {status for status, _ in found} == {200}
+
+
+@pytest.mark.parametrize("level", [*(pytest.param(one, marks=pytest.mark.soak) for one in LEVELS[:2]), "key"])
+def test_content_is_kept_no_longer_than_a_level_says_and_nothing_else_goes(door: Door, level: str) -> None:
+    """Answers, idempotency keys, end users and metadata; what a neighbour keeps, and all money, stays."""
+    gateway, upstreams = door
+    tenants = [
+        tenant_with(gateway, level, {"retention_days": days}, {"retention_days": 9}) for days in (0, 9)
+    ]
+    fields = {"metadata": {"team": "a"}, "safety_identifier": "ann"}
+    found = {}
+    for tenant in tenants:
+        tag = unique()
+
+        def asked(prompt: str, key: str = tenant.key, **headers: str) -> str:
+            sent = {"authorization": f"Bearer {key}", **headers}
+            status, got, body = gateway.chat("small", prompt, headers=sent, **fields)
+            assert status == 200, body
+            return got["x-switchgear-cache"]
+
+        cached = [asked(script("ok", tag=tag)) for _ in range(2)]
+        for _ in range(2):
+            asked(script("ok", tag=f"{tag}-once"), **{"idempotency-key": tag, "x-switchgear-cache": "bypass"})
+        found[tenant.key_id] = (*cached, len(upstreams.seen(f"{tag}-once")["requests"]))
+    assert list(found.values()) == [("bypass", "bypass", 2), ("miss", "hit-exact", 1)]
+
+    def rows(tenant: Tenant) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = good(gateway, "GET", f"ledger?key_id={tenant.key_id}")["data"]
+        return listed
+
+    until(lambda: [len(rows(tenant)) for tenant in tenants] == [4, 3])
+    before = [rows(tenant) for tenant in tenants]
+    assert all(row["end_user"] and row["metadata"] for listed in before for row in listed)
+    gateway.stop()
+    gateway.start()  # it looks at once, and then every ten minutes
+    until(gateway.ready)
+    until(lambda: not any(row["end_user"] or row["metadata"] for row in rows(tenants[0])))
+    forgotten = [{**row, "end_user": "", "metadata": ""} for row in before[0]]
+    assert [rows(tenant) for tenant in tenants] == [forgotten, before[1]]
+    command = [COMMAND, "ledger", "reconcile", "--config", str(gateway.config), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert json.loads(done.stdout)["gap_nanousd"] == 0
