@@ -147,7 +147,7 @@ MUTANTS = {
         FLEET, "return 2 * trust if 2 * trust < max", "return 0 if trust < max", T_REPLICA
     ),
     "retries-without-budget": Mutant(
-        ATTEMPTS, "isinstance(error, ConnectFailed) or restraint.may_retry()", "True", T_ATTEMPTS
+        ATTEMPTS, "isinstance(error, ConnectFailed | Withdrawn) or restraint.may_retry()", "True", T_ATTEMPTS
     ),
     "budget-that-never-grows": Mutant(RESTRAINT, "self.share * (count - self._counted)", "0.0", T_ATTEMPTS),
     "hedges-without-budget": Mutant(
