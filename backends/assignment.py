@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from backends.engines.profile import CannotLaunch, LaunchProfile
+from backends.engines.profile import CannotLaunch, LaunchProfile, Place
 
 
 def assigned(
@@ -31,6 +31,17 @@ def assigned(
             "lower max_replicas, or name more in devices"
         )
     return replace(profile, devices=tuple(free[: profile.gpus]))
+
+
+def kept(profile: LaunchProfile, machine: Sequence[int], place: Place) -> LaunchProfile:
+    """The profile of a replica that runs already, with the GPUs or cores that it was given.
+
+    Where they are not its model's any more it has none of them: no running one looks like that.
+    """
+    pool = profile.devices or tuple(machine)
+    devices = place.devices if set(place.devices) <= set(pool) else ()
+    cores = place.cpu_cores if set(place.cpu_cores) <= set(profile.cpu_cores) else ()
+    return replace(profile, devices=devices, cpu_cores=cores)
 
 
 def _with_cores(profile: LaunchProfile, taken: Collection[LaunchProfile]) -> LaunchProfile:

@@ -6,17 +6,19 @@ only by `replica.step`. What acts on all this is the supervisor.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from backends import fleet, probing, replica
-from backends.engines import ENGINES, stage
-from backends.launchers import Process
+from backends.assignment import kept
+from backends.engines import ENGINES, Place, stage
+from backends.launchers import MakeCommand, Process
 from backends.load_times import LoadTimes
 from backends.replica import Event, Phase, Replica
-from backends.starts import Start, Step
-from backends.wanted import Progress, ReplicaSpec, ready_in_s
+from backends.starts import Start, Step, said
+from backends.wanted import Progress, ReplicaSpec, command_of, ready_in_s
 
 LOG = logging.getLogger("switchgear.fleet")
 
@@ -29,6 +31,8 @@ class Run(Struct, kw_only=True):
     process: Process
     started_s: float
     start: Start
+    taken_over: bool = False
+    """An earlier run started it."""
     was_ready: bool = False
     ending: bool = False
 
@@ -92,6 +96,16 @@ class Roster:
 
     # Inside
 
+    def _claim(
+        self, launcher: str, gpus: Sequence[int], claimed: dict[str, ReplicaSpec], id_: str, place: Place
+    ) -> MakeCommand | None:
+        """Say by which command a replica that was found should run; None where it is not wanted."""
+        spec = self._specs.get(id_)
+        if spec is None or spec.launch is None or spec.launcher != launcher or id_ in self._runs:
+            return None
+        claimed[id_] = replace(spec, launch=kept(spec.launch, gpus, place))
+        return partial(command_of, claimed[id_])
+
     def _step(self, id_: str, event: Event, reason: str = "") -> None:
         before = self.replicas[id_]
         after = replica.step(before, event, self._now(), reason)
@@ -102,6 +116,20 @@ class Roster:
             LOG.info("replica %s: %s -> %s %s", id_, before.phase, after.phase, after.reason)
         if after.phase is not before.phase or after.limit != before.limit:
             self._on_change(before, after)
+
+    def _see_starts(self) -> None:
+        """Read from the logs how far those are that load."""
+        for run in self._runs.values():
+            if run.spec.launch is not None and not run.was_ready:
+                log = run.process.log_tail(200)
+                run.start.see(ENGINES[run.spec.engine], log, self._now())
+
+    def _loaded(self, run: Run) -> None:
+        """Note how long its start took; of one that was taken over nobody knows."""
+        run.start.ready(self._now())
+        if not run.taken_over:
+            self._load_times.remember(run.spec.model, self._now() - run.started_s)
+            LOG.info("replica %s started: %s", run.spec.id, said(run.start.steps(self._now())))
 
     def _target(self, spec: ReplicaSpec) -> probing.Target:
         return probing.Target(

@@ -19,7 +19,7 @@ from backends import fleet, probing
 from backends.adapters import Adapters
 from backends.assignment import assigned
 from backends.background import Background
-from backends.engines import ENGINES, Sleep
+from backends.engines import ENGINES, Place, Sleep
 from backends.launchers import Launcher
 from backends.load import Figures, ReplicaLoad
 from backends.load_times import LoadTimes
@@ -27,7 +27,7 @@ from backends.prefetch import prefetch
 from backends.replica import Event, Phase, Replica
 from backends.roster import Roster, Run
 from backends.scrapes import Scrapes
-from backends.starts import Start, said
+from backends.starts import Start
 from backends.wanted import Limits, ReplicaSpec, command_of
 
 LOG = logging.getLogger("switchgear.fleet")
@@ -37,6 +37,8 @@ LIVE = (Phase.LOADING, Phase.READY, Phase.EJECTED, Phase.WAITING, Phase.FAILED)
 ON_PURPOSE = ("reclaimed", "asleep")
 DRAIN_S = 120.0
 IDLE_POLL_S = 0.05
+HAND_OVER_S = 3.0
+"""So long before a machine goes the requests that still run there go on elsewhere."""
 
 
 class CannotSleep(Exception):
@@ -69,6 +71,8 @@ class Supervisor(Roster):
         self._until_s: dict[str, float] = {}  # when a reclaimed one is taken away
         self._served: set[str] = set()  # answered a request since the last round of probes
         self._closing = False
+        self.withdraw: Callable[[str], None] = lambda url: None
+        """Called with the url of a replica whose machine goes, to have what runs there go on elsewhere."""
         self.declare(specs)
 
     # What is wanted
@@ -84,7 +88,8 @@ class Supervisor(Roster):
     def reclaim(self, replica_id: str, notice_s: float) -> None:
         """Its machine will be taken away in `notice_s`: no new requests; running ones get that long.
 
-        It is gone for good: whoever wants a substitute declares one. Raises KeyError for an unknown one.
+        What runs still in the last seconds goes on elsewhere. It is gone for good: whoever wants a
+        substitute declares one. Raises KeyError for an unknown one.
         """
         self._step(self.replicas[replica_id].id, Event.DRAIN, "reclaimed")
         self._until_s[replica_id] = self._now() + notice_s
@@ -168,9 +173,27 @@ class Supervisor(Roster):
 
     # The single steps
 
-    async def sweep(self) -> list[str]:
-        """End what an earlier run left behind; once, before the first reconcile."""
-        return [id_ for launcher in self._launchers.values() for id_ in await launcher.sweep()]
+    def left(self) -> Mapping[str, Place]:
+        """What an earlier run left running, and could be taken over: replica id -> what it is."""
+        return {id_: one for launcher in self._launchers.values() for id_, one in launcher.left().items()}
+
+    async def sweep(self) -> None:
+        """Take over what an earlier run left and is wanted so, end the rest; before the first reconcile.
+
+        Raises OSError where another fleet that is alive runs engines from the same place.
+        """
+        for name, launcher in self._launchers.items():
+            claimed: dict[str, ReplicaSpec] = {}
+            found = await launcher.sweep(partial(self._claim, name, self._gpus, claimed))
+            for id_, process in found.items():
+                run = Run(
+                    spec=claimed[id_],
+                    process=process,
+                    started_s=self._now(),
+                    start=Start(self._now()),
+                    taken_over=True,
+                )
+                self._began(run)
 
     async def reconcile_once(self) -> None:
         """Start and end what the plan says; returns when the starts are under way."""
@@ -200,13 +223,6 @@ class Supervisor(Roster):
             self._start(self._specs[command.id]) for command in commands if isinstance(command, fleet.Launch)
         ]
         await asyncio.gather(*starts)
-
-    def _see_starts(self) -> None:
-        """Read from the logs how far those are that load."""
-        for run in self._runs.values():
-            if run.spec.launch is not None and not run.was_ready:
-                log = run.process.log_tail(200)
-                run.start.see(ENGINES[run.spec.engine], log, self._now())
 
     async def probe_once(self) -> None:
         """Ask all replicas at once, but those that have just shown in real work that they are well.
@@ -264,12 +280,18 @@ class Supervisor(Roster):
             await process.stop(0.0)
             return
         start.spawned(self._now())
-        self._runs[spec.id] = run = Run(spec=spec, process=process, started_s=now_s, start=start)
-        self.replicas = {**self.replicas, spec.id: replace(self.replicas[spec.id], url=process.url)}
         if spec.launch is not None:
             self._starts[spec.id] = start
-            self._step(spec.id, Event.LAUNCHED)
-        self._tasks.start(f"watch {spec.id}", self._watch(run))
+        self._began(Run(spec=spec, process=process, started_s=now_s, start=start))
+
+    def _began(self, run: Run) -> None:
+        """There is a process: watch it."""
+        id_ = run.spec.id
+        self._runs[id_] = run
+        self.replicas = {**self.replicas, id_: replace(self.replicas[id_], url=run.process.url)}
+        if run.spec.launch is not None:
+            self._step(id_, Event.LAUNCHED, "taken over from an earlier run" if run.taken_over else "")
+        self._tasks.start(f"watch {id_}", self._watch(run))
 
     def _assigned(self, spec: ReplicaSpec) -> ReplicaSpec:
         """The wanted replica with GPUs, or cores, of its own; its weights are on their way to memory."""
@@ -308,9 +330,11 @@ class Supervisor(Roster):
         run.ending = True
         hung = id_ in self._specs and not self._closing and reason not in ON_PURPOSE
         self._step(id_, Event.DRAIN, reason)
-        if run.spec.launch is not None and not self._closing:
-            long_s = self._now() + run.spec.launch.drain_timeout_s
-            await self._idle(id_, min(self._until_s.pop(id_, long_s), long_s))
+        launch, until_s = run.spec.launch, self._until_s.pop(id_, None)
+        if launch is not None and until_s is None and not self._closing:
+            await self._idle(id_, self._now() + launch.drain_timeout_s)
+        if until_s is not None:
+            await self._hand_over(id_, until_s)
         own_s = run.spec.launch.shutdown_timeout_s if run.spec.launch else 0
         await run.process.stop(own_s + self.limits.stop_beyond_s)
         self._step(id_, Event.STOPPED, reason)
@@ -329,10 +353,23 @@ class Supervisor(Roster):
         while self._busy(id_) and self._now() < until_s and not self._closing:  # noqa: ASYNC110 - a count
             await asyncio.sleep(IDLE_POLL_S)
 
+    async def _hand_over(self, id_: str, until_s: float) -> None:
+        """Let finish what can in the time, then have the rest go on elsewhere, as soon as there is one."""
+        await self._idle(id_, until_s - HAND_OVER_S)
+        seen = self.replicas[id_]
+        while self._busy(id_) and self._now() < until_s and not self._closing:
+            if any(
+                (one.model, one.version, one.phase) == (seen.model, seen.version, Phase.READY)
+                for one in self.replicas.values()
+            ):
+                self.withdraw(seen.url)
+            await asyncio.sleep(IDLE_POLL_S)
+        if not self._closing:
+            self.withdraw(seen.url)
+
     async def _probe_one(self, id_: str) -> None:
         run = self._runs[id_]
         verdict = await self._bounded(probing.ask_health, run, self.limits.probe_timeout_s)
-        seen = self.replicas[id_]
         if verdict.event is Event.ANSWERED and run.spec.launch is not None and not run.was_ready:
             verdict = await self._bounded(probing.ask_work, run, self.limits.warm_up_timeout_s)
             if verdict.event is Event.ANSWERED:
@@ -340,9 +377,7 @@ class Supervisor(Roster):
         if self._runs.get(id_) is not run or run.ending:
             return
         if verdict.event is Event.ANSWERED and run.spec.launch is not None and not run.was_ready:
-            self._load_times.remember(seen.model, self._now() - run.started_s)
-            run.start.ready(self._now())
-            LOG.info("replica %s started: %s", id_, said(run.start.steps(self._now())))
+            self._loaded(run)
         run.was_ready = run.was_ready or verdict.event is Event.ANSWERED
         self._step(id_, verdict.event, verdict.reason)
 

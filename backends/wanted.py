@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from backends.engines import ENGINES, LaunchCommand, LaunchContext, LaunchProfile
+from backends.engines import ENGINES, LaunchCommand, LaunchContext, LaunchProfile, Place
 from backends.replica import Phase, Replica
 from backends.starts import Step
 
@@ -75,7 +75,14 @@ def command_of(spec: ReplicaSpec, port: int) -> LaunchCommand:
         context_tokens=spec.context_tokens,
     )
     command = ENGINES[spec.engine].launch(spec.launch, context)
-    return replace(command, spot=spec.spot, zone=spec.zone)
+    place = Place(
+        version=spec.version,
+        spot=spec.spot,
+        zone=spec.zone,
+        devices=spec.launch.devices,
+        cpu_cores=spec.launch.cpu_cores,
+    )
+    return replace(command, place=place)
 
 
 def ready_in_s(

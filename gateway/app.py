@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import ChainMap
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,7 +21,7 @@ from backends.clients import Clients
 from backends.clients.base import InferenceClient
 from backends.clients.probe import ClientProbe
 from backends.engines import ENGINES
-from backends.launchers import LAUNCHERS
+from backends.launchers import launchers
 from backends.replica import Replica
 from backends.supervisor import Supervisor
 from gateway import declared, gauges, rollouts
@@ -158,11 +158,12 @@ class House:
         alone = lambda: self.telemetry.count("switchgear_limits_alone_total", ())  # noqa: E731
         self.shared = limits_of(settings, edges.environ, alone)
         limits = MemoryLimits() if self.shared is None else self.shared
-        self.accounts = limits.accounts
+        self.purses = limits.money.accounts
         journal = Journal(state_dir / "journal", name, state_dir / "journal-kept")
         directory = Directory(state_dir / "keys.json", keys)
+        held = self.shared.money if self.shared is not None else None
         self.books = Books(
-            settings, journal, directory, limits, prices, wall=edges.wall, environ=edges.environ
+            settings, journal, directory, limits, prices, shared=held, wall=edges.wall, environ=edges.environ
         )
         master = webhooks.master_secret(edges.environ)
         self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
@@ -183,7 +184,7 @@ class House:
         edges = self._edges
         self.supervisor = Supervisor(
             (),
-            launchers={name: make(state_dir) for name, make in LAUNCHERS.items()},
+            launchers=launchers(state_dir, settings.fleet.orphan_s),
             probe=ClientProbe(self.clients),
             now=edges.now,
             state_dir=state_dir,
@@ -191,6 +192,7 @@ class House:
             busy=lambda replica_id: self.dispatcher.busy(replica_id),
             gpus=edges.gpus,
         )
+        self.supervisor.withdraw = self.clients.withdraw
         self.dispatcher = Dispatcher(
             now=edges.now,
             draw=edges.draw,
@@ -199,7 +201,7 @@ class House:
             wake=lambda model: self.keeper(model).wake(model),
         )
         self.apart = FleetApart(self.dispatcher, self.control.opened, edges.wall, name)
-        self.apart.declare = self._declare
+        self.apart.declare, self.apart.withdraw = self._declare, self.clients.withdraw
         self.scaler = Scaler(
             Fleet(
                 lambda: self.supervisor.replicas,
@@ -254,6 +256,7 @@ class House:
             recordings=self.recordings,
             supervisor=self.supervisor,
             scaler=self.scaler,
+            apart=self.apart,
             cluster=self.cluster,
             telemetry=self.telemetry,
             control=self.control,
@@ -297,7 +300,7 @@ class House:
         if settings.routes and self.chooser.grader is None:
             self.grading = Grading.load(self._edges.now, settings.server.workers)
             self.chooser.grader = self.process.grading = self.grading
-        catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
+        catalogue = Catalogue(settings, ENGINES, self._adapters)
         self.dispatcher.configure(settings.models)
         self.spot.settings = settings.spot
         apart = {one.name: one for one in settings.models if settings.fleet.apart and one.launch is not None}
@@ -319,6 +322,9 @@ class House:
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self._declare()
+
+    def _adapters(self, model: str) -> Collection[str]:
+        return {*self.supervisor.adapters(model), *self.apart.adapters(model)}
 
     def _declare(self) -> None:
         """Tell the fleet which replicas are wanted now."""
@@ -375,6 +381,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
                 await house.news.agree()
         await house.books.open()
         await house.tier.load(edges.wall())
+        house.scaler.found(house.supervisor.left())
         await house.supervisor.sweep()
         await house.supervisor.reconcile_once()
         await house.supervisor.probe_once()

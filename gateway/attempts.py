@@ -23,6 +23,7 @@ from backends.clients.base import (
     InferenceClient,
     Pulse,
     Reply,
+    Withdrawn,
 )
 from backends.replica import Event
 from gateway.asking import Asking, final
@@ -276,7 +277,7 @@ class Attempts:
             trip.barren >= call.max_attempts
             or trip.deaths >= MOST_DEATHS
             or self._judge.suspected(call)
-            or not (isinstance(error, ConnectFailed) or restraint.may_retry())
+            or not (isinstance(error, ConnectFailed | Withdrawn) or restraint.may_retry())
         )
         wait_s = self._rest_s(call)
         if hopeless or self._too_long(call, wait_s):

@@ -234,6 +234,24 @@ transfers = sa.Table(
     sa.Column("idempotency_key", sa.String(200), nullable=False, unique=True),
 )
 
+# What each gateway may use of an account that several share; whoever does not renew its lease holds nothing.
+holders = sa.Table(
+    "holders",
+    metadata,
+    sa.Column("holder", sa.String(40), primary_key=True),
+    sa.Column("until_s", sa.Float, nullable=False),
+)
+
+holds = sa.Table(
+    "holds",
+    metadata,
+    sa.Column("account", sa.String(512), primary_key=True),
+    sa.Column("holder", sa.String(40), primary_key=True, index=True),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("spare_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("asked", sa.Boolean, nullable=False),
+)
+
 journal_segments = sa.Table(
     "journal_segments",
     metadata,
@@ -307,6 +325,25 @@ fleet_lease = sa.Table(
     sa.Column("name", sa.String(16), primary_key=True),
     sa.Column("owner", sa.String(80), nullable=False),
     sa.Column("until_s", sa.Float, nullable=False),
+)
+
+# What operators have the fleet do; the answer is its, once it was done.
+fleet_orders = sa.Table(
+    "fleet_orders",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("asked", sa.JSON, nullable=False),
+    sa.Column("asked_s", sa.Float, nullable=False),
+    sa.Column("answer", sa.JSON),
+)
+
+# How many replicas the fleet wants of each model; replaced as a whole by the holder of the lease.
+fleet_models = sa.Table(
+    "fleet_models",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("scaling", sa.JSON, nullable=False),
+    sa.Column("told_s", sa.Float, nullable=False),
 )
 
 # What the fleet runs, for the gateways; replaced as a whole by the holder of the lease.

@@ -15,7 +15,7 @@ from backends.replica import Phase, Replica
 from backends.supervisor import Supervisor
 from gateway.dispatcher import Dispatcher
 from gateway.errors import CODES
-from gateway.state.memory import Account
+from gateway.state.money import Purse
 from gateway.telemetry import Labels, Telemetry
 from gateway.telemetry import Spread as Shown
 from gateway.tenancy.keys import KeyTable
@@ -34,7 +34,7 @@ def of_house(house: "House", wall: Callable[[], float]) -> None:
     telemetry, store = house.telemetry, house.store
     of_requests(telemetry, house.dispatcher)
     of_fleet(telemetry, house.supervisor)
-    of_money(telemetry, house.accounts, house.keys, wall)
+    of_money(telemetry, house.purses, house.keys, wall)
     of_process(telemetry, [loop.name for loop in house.process.loops])
     telemetry.probe("switchgear_shared_calls", lambda: [((), float(len(house.coalescing.flights)))])
     telemetry.probe("switchgear_shared_readers", lambda: [((), float(house.coalescing.readers))])
@@ -75,10 +75,10 @@ def of_fleet(telemetry: Telemetry, supervisor: Supervisor) -> None:
 
 
 def of_money(
-    telemetry: Telemetry, accounts: Mapping[str, Account], keys: KeyTable, wall: Callable[[], float]
+    telemetry: Telemetry, purses: Mapping[str, Purse], keys: KeyTable, wall: Callable[[], float]
 ) -> None:
     """Show what is reserved now, and how many keys will soon be of no use."""
-    telemetry.probe("switchgear_reserved_nanousd", lambda: [((), float(_reserved(accounts)))])
+    telemetry.probe("switchgear_reserved_nanousd", lambda: [((), float(_reserved(purses)))])
 
     def expiring() -> Values:
         now_s = wall()
@@ -163,12 +163,12 @@ def _counted(labels: Iterable[Labels]) -> Values:
     return counts.items()
 
 
-def _reserved(accounts: Mapping[str, Account]) -> int:
+def _reserved(purses: Mapping[str, Purse]) -> int:
     """Add up reservations; one that several levels hold (key, project, organisation) counts once."""
     levels: dict[str, int] = {}
-    for name, account in accounts.items():
+    for name, purse in purses.items():
         level = name.partition(":")[0]
-        levels[level] = levels.get(level, 0) + account.reserved_nanousd
+        levels[level] = levels.get(level, 0) + purse.reserved
     return max(levels.values(), default=0)
 
 

@@ -8,7 +8,7 @@ failed everywhere is suspected for a while (``restraint.Suspects``), and blames 
 from collections.abc import Callable
 from typing import Protocol
 
-from backends.clients.base import ConnectFailed, ReplyTimeout
+from backends.clients.base import ConnectFailed, ReplyTimeout, Withdrawn
 from backends.replica import Event
 from gateway.metrics import REQUEST_SECONDS
 from gateway.openai.continuation import Mismatch
@@ -108,6 +108,8 @@ def _verdict(error: Exception) -> tuple[str, Event | None]:
             return "timeout", Event.FAILED
         case Mismatch():
             return "mismatch", None
+        case Withdrawn():
+            return "withdrawn", None
         case UpstreamError(status=status):
             return f"status_{status}", _of_status(status, error.refusal.retry_after_s)
         case _:

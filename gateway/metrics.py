@@ -155,7 +155,7 @@ METRICS = (
         "counter",
         (),
         "requests",
-        "Requests judged by this process's own limits, because Redis was away.",
+        "Requests whose rates were judged by this process alone, because Redis was away.",
     ),
     Metric("switchgear_queue_depth", "probe", ("model",), "requests", "Requests waiting for a replica."),
     Metric("switchgear_replicas", "probe", ("model", "phase"), "replicas", "Replicas by phase.", alike=True),

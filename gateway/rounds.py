@@ -51,6 +51,7 @@ def _shared(house: "House", settings: Settings, wall: Callable[[], float]) -> It
     """Give the loops that one of several processes has."""
     if (shared := house.shared) is not None:
         yield Loop("limits", 0.5, lambda: shared.step(wall()))
+        yield Loop("holds", 0.0, house.books.share)
     if (cluster := house.cluster) is not None:
         yield Loop("cluster", 1.0, cluster.follow)
         yield Loop("lease", 3.0, cluster.lease.step)

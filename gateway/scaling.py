@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from backends.autoscaler import Bounds, Scaling, Seen, State, decide
+from backends.engines import Place
 from backends.load import ReplicaLoad
 from backends.replica import Phase, Replica
 from backends.seats import Mix, Seat, may_go, next_seat, shared_out
@@ -126,6 +127,19 @@ class Scaler:
             self._resize(model.name, scaled)
             found[model.name] = scaled
         self._models = found
+
+    def found(self, left: Mapping[str, Place]) -> None:
+        """Engines of an earlier run are there still: want as many as that, called what they were."""
+        for model, scaled in self._models.items():
+            mine = [one for one in left if one.rpartition("-")[0] == model]
+            wanted = min(max(len(mine), scaled.bounds.least), scaled.bounds.most)
+            scaled.seats = {
+                one: Seat(version=left[one].version, spot=left[one].spot, zone=left[one].zone)
+                for one in mine[:wanted]
+            }
+            scaled.state = msgspec.structs.replace(scaled.state, desired=wanted, busy_s=self._now())
+            self._resize(model, scaled)
+        self.declare()
 
     def has(self, model: str) -> bool:
         """Tell whether the model is launched here."""

@@ -55,9 +55,13 @@ class ServerSettings(Table, frozen=True):
 
 
 class FleetSettings(Table, frozen=True):
-    """``[fleet]``: ``apart`` where ``switchgear fleet run`` launches the engines, not the gateway."""
+    """``[fleet]``: ``apart`` where ``switchgear fleet run`` launches the engines, not the gateway.
+
+    Engines whose gateway was killed run on for ``orphan_s``, for the next one to take them over.
+    """
 
     apart: bool = False
+    orphan_s: Annotated[float, Meta(ge=0, le=600)] = 15.0
 
 
 class SpotSettings(Table, frozen=True):

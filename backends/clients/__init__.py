@@ -23,6 +23,12 @@ class Clients:
             self._general = GeneralClient()
         return self._general.send(request)
 
+    def withdraw(self, url: str) -> None:
+        """End every exchange with the server of the url; see ``InferenceClient.withdraw``."""
+        self._plain.withdraw(url)
+        if self._general is not None:
+            self._general.withdraw(url)
+
     async def close(self) -> None:
         """Close every connection."""
         await self._plain.close()

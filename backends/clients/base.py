@@ -20,6 +20,7 @@ class ClientError(Exception):
     +-- ConnectionBroken  closed, reset or garbled
     +-- ReplyTimeout      silent for too long, before or within the answer
     +-- ReplyTooLarge     over the size cap
+    +-- Withdrawn         taken back by ourselves: its machine is about to go
     """
 
 
@@ -37,6 +38,10 @@ class ReplyTimeout(ClientError):
 
 class ReplyTooLarge(ClientError):
     """A body or header block over the cap."""
+
+
+class Withdrawn(ClientError):
+    """We took the exchange back, whole as its server is: it goes on elsewhere."""
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -118,6 +123,9 @@ class InferenceClient(Protocol):
 
         Raises ConnectFailed before anything was sent, ConnectionBroken or ReplyTimeout after.
         """
+
+    def withdraw(self, url: str) -> None:
+        """End every exchange with the server of the url, with ``Withdrawn`` where the client can."""
 
     async def close(self) -> None:
         """Close every connection."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import aiohttp
+from yarl import URL
 
 from backends.clients.base import (
     ConnectFailed,
@@ -20,8 +21,12 @@ from backends.clients.plain import CONNECTIONS_PER_ORIGIN
 class GeneralReply:
     """An aiohttp response as a ``Reply``."""
 
-    def __init__(self, response: aiohttp.ClientResponse, request: Outgoing) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, request: Outgoing, opened: "set[GeneralReply]"
+    ) -> None:
         self._response = response
+        self._opened = opened
+        opened.add(self)
         self._deadline_s = request.deadline_s
         self._idle_s = request.idle_s
         self._pulse = Pulse() if request.events else None
@@ -60,16 +65,23 @@ class GeneralReply:
 
     def close(self) -> None:
         """Give the connection back, or close it where the body is not complete."""
+        self._opened.discard(self)
         if self._response.content.at_eof():
             self._response.release()
         else:
             self._response.close()
+
+    def withdraw(self, server: str) -> None:
+        """Break the connection where it is to this server: whoever reads finds it broken."""
+        if str(self._response.url.origin()) == server and self._response.connection is not None:
+            self._response.connection.close()
 
 
 class GeneralClient:
     """One aiohttp session; belongs to the event loop in which it was made."""
 
     def __init__(self) -> None:
+        self._opened: set[GeneralReply] = set()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=CONNECTIONS_PER_ORIGIN),
             auto_decompress=True,
@@ -95,7 +107,13 @@ class GeneralClient:
             raise ReplyTimeout("no byte in time before the answer") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ConnectionBroken(str(error) or type(error).__name__) from None
-        return GeneralReply(response, request)
+        return GeneralReply(response, request, self._opened)
+
+    def withdraw(self, url: str) -> None:
+        """Break every answer of the server of the url; see ``InferenceClient.withdraw``."""
+        server = str(URL(url).origin())
+        for reply in list(self._opened):
+            reply.withdraw(server)
 
     async def close(self) -> None:
         """Close the session."""

@@ -22,6 +22,7 @@ from backends.clients.base import (
     ReplyTimeout,
     ReplyTooLarge,
     Taker,
+    Withdrawn,
 )
 
 SWEEP_S = 1.0
@@ -312,6 +313,13 @@ class PlainClient:
             origin.idle.append(connection)
         else:
             self._abandon(connection)
+
+    def withdraw(self, url: str) -> None:
+        """End every exchange with the server of the url; see ``InferenceClient.withdraw``."""
+        parts = urlsplit(url)
+        origin = self._origins.get((parts.hostname or "", parts.port or 80))
+        for connection in [one for one in self._active if one.origin is origin and not one.complete]:
+            connection.fail(Withdrawn("its machine is taken away"))
 
     async def close(self) -> None:
         """Close every connection, exchanges included."""

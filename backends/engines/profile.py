@@ -267,15 +267,24 @@ class LaunchContext(Struct, frozen=True, kw_only=True):
     context_tokens: int | None = None
 
 
+class Place(Struct, frozen=True, kw_only=True):
+    """What a replica is, and what of its machine it was given."""
+
+    version: str = ""
+    spot: bool = False
+    zone: str = ""
+    """`spot` and `zone` are for launchers that choose a machine, others ignore them."""
+    devices: tuple[int, ...] = ()
+    cpu_cores: tuple[int, ...] = ()
+
+
 class LaunchCommand(Struct, frozen=True, kw_only=True):
     """`env` is added to the launcher's neutral environment."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
     shutdown_timeout_s: int = 20
-    spot: bool = False
-    zone: str = ""
-    """Where it should run; `spot` and `zone` are for launchers that choose a machine, others ignore them."""
+    place: Place = Place()
 
 
 class Sleep(Struct, frozen=True):

@@ -1,10 +1,11 @@
 """Replicas that run already: nothing is started and nothing is ended."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from backends.launchers.base import MakeCommand, Process
+from backends.engines.profile import Place
+from backends.launchers.base import Claim, MakeCommand, Process
 
 
 class AttachedProcess:
@@ -31,11 +32,14 @@ class AttachedProcess:
 
 
 class AttachedLauncher:
-    def __init__(self, state_dir: Path) -> None:
-        """Keeps no state; the argument is every launcher's."""
+    def __init__(self, state_dir: Path, orphan_s: float = 0.0) -> None:
+        """Keeps no state; the arguments are every launcher's."""
 
     async def start(self, replica_id: str, make: MakeCommand, url: str) -> Process:
         return AttachedProcess(url)
 
-    async def sweep(self) -> Sequence[str]:
-        return ()
+    def left(self) -> Mapping[str, Place]:
+        return {}
+
+    async def sweep(self, claim: Claim) -> Mapping[str, Process]:
+        return {}

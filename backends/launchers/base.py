@@ -1,9 +1,9 @@
 """The seam between the fleet and whatever runs its processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from backends.engines.profile import LaunchCommand
+from backends.engines.profile import LaunchCommand, Place
 
 MakeCommand = Callable[[int], LaunchCommand]
 """port -> the command that serves on it"""
@@ -26,6 +26,10 @@ class Process(Protocol):
         """The last lines it wrote since its start, oldest first."""
 
 
+Claim = Callable[[str, Place], MakeCommand | None]
+"""replica id, what it is -> the command that it should run by; None where it is not wanted"""
+
+
 class Launcher(Protocol):
     """Runs replicas in one kind of place."""
 
@@ -35,5 +39,11 @@ class Launcher(Protocol):
         Raises OSError where it cannot be started.
         """
 
-    async def sweep(self) -> Sequence[str]:
-        """End what an earlier run left behind; the replica ids that were ended."""
+    def left(self) -> Mapping[str, Place]:
+        """What an earlier run left running, by replica id, and that could be taken over."""
+
+    async def sweep(self, claim: Claim) -> Mapping[str, Process]:
+        """Take over what an earlier run left and is claimed, with the very same command; end the rest.
+
+        Raises OSError where another gateway that is alive runs replicas from the same place.
+        """

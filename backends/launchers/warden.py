@@ -1,8 +1,9 @@
 """Stands between the gateway and one engine, so that nothing of the engine outlives them both.
 
-Standard library only; run by path with `python -I -S`. Its stdin is a pipe that only the gateway holds: when
-the gateway ends in whatever way (`kill -9` included), the pipe's end is what the warden sees. Then, on the
-word `stop`, or on SIGTERM, it asks the engine's main process to end, waits the grace, and kills the rest.
+Standard library only; run by path with `python -I -S`. It listens on a named pipe that only the gateway
+holds: when the gateway ends in whatever way (`kill -9` included), the pipe's end is what the warden sees. For
+`--orphan` seconds a next gateway may take the pipe, and with it the engine, over. Then, on the word `stop`,
+or on SIGTERM, it asks the engine's main process to end, waits the grace, and kills the rest.
 
 - Only the main process gets the SIGTERM: it knows in which order its parts stop, and a worker that stops by
   itself takes a running request with it. Whoever is left when the main process has ended is killed.
@@ -28,6 +29,7 @@ import sys
 import time
 import uuid
 
+ENDED = "warden: engine ended with status "
 MARK = "ENGINE_WARDEN"
 """The environment variable that everything below a warden inherits."""
 PR_SET_PDEATHSIG = 1
@@ -48,6 +50,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stopping.append(1))
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    pipe = os.open(options.pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     log = os.open(options.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.environ[MARK] = uuid.uuid4().hex
     engine = start(options, log)
@@ -55,14 +58,15 @@ def main() -> int:
         write_pidfile(options)
     except OSError as error:
         os.write(log, f"warden: no pidfile: {error}\n".encode())
-    watch = Watch(engine, options.grace, stopping)
+    watch = Watch(engine, options, pipe, stopping)
     while watch.status is None:
         watch.step(wake_read)
         trim(log, options.log, options.max_log_bytes)
     kill_descendants(engine)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(options.pidfile)
-    os.write(log, f"warden: engine ended with status {watch.status}\n".encode())
+    for path in (options.pipe, options.pidfile):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    os.write(log, f"{ENDED}{watch.status}\n".encode())
     return watch.status
 
 
@@ -70,6 +74,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--log", required=True)
     parser.add_argument("--pidfile", required=True)
+    parser.add_argument("--pipe", required=True)
+    parser.add_argument(
+        "--note", default="{}", help="JSON, kept in the pidfile for who takes the engine over"
+    )
+    parser.add_argument("--orphan", type=float, default=0.0)
     parser.add_argument("--cwd", required=True)
     parser.add_argument("--gateway", type=int, required=True)
     parser.add_argument("--grace", type=float, required=True)
@@ -81,37 +90,48 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 class Watch:
     """What the warden knows while the engine runs; `status` is None until its main process has ended."""
 
-    def __init__(self, engine: int, grace_s: float, stopping: list[int]) -> None:
-        self.engine, self.grace_s, self.stopping = engine, grace_s, stopping
+    def __init__(self, engine: int, options: argparse.Namespace, pipe: int, stopping: list[int]) -> None:
+        self.engine, self.options, self.pipe, self.stopping = engine, options, pipe, stopping
+        self.grace_s: float = options.grace
         self.status: int | None = None
         self.kill_at_s: float | None = None
-        self.listening = True
+        self.orphan_s: float | None = None  # since when nobody holds the pipe
         self.heard = b""
 
     def step(self, wake: int) -> None:
-        readers = [wake, *([0] if self.listening else [])]
+        """Wait for something, half a second at most, and act."""
+        readers = [wake, *([self.pipe] if self.orphan_s is None else [])]
         ready, _, _ = select.select(readers, [], [], TICK_S)
         if wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 4096)
-        if 0 in ready:
-            try:
-                self._hear(os.read(0, 4096))
-            except OSError:
-                self._hear(b"")
+        self._listen()
         if self.stopping and self.kill_at_s is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.options.pipe)  # who comes now does not find it any more
             self.kill_at_s = time.monotonic() + self.grace_s
             send(self.engine, signal.SIGTERM)
         if self.kill_at_s is not None and time.monotonic() >= self.kill_at_s:
             send(self.engine, signal.SIGKILL)
         self._reap()
 
-    def _hear(self, data: bytes) -> None:
-        """`stop <grace>` and a newline; the end of the pipe means that the gateway is gone."""
-        if not data:
-            self.listening = False
-            self.stopping.append(1)
+    def _listen(self) -> None:
+        """Read the pipe: nothing to read where it is held, its end where it is not."""
+        try:
+            data = os.read(self.pipe, 4096)
+        except BlockingIOError:
+            self.orphan_s = None
             return
+        if data:
+            self.orphan_s = None
+            self._hear(data)
+        elif self.orphan_s is None:
+            self.orphan_s = time.monotonic()
+        if self.orphan_s is not None and time.monotonic() >= self.orphan_s + self.options.orphan:
+            self.stopping.append(1)
+
+    def _hear(self, data: bytes) -> None:
+        """`stop <grace>` and a newline."""
         *lines, self.heard = (self.heard + data).split(b"\n")
         for line in lines:
             word, _, grace = line.partition(b" ")
@@ -166,11 +186,16 @@ def write_pidfile(options: argparse.Namespace) -> None:
     gateway = {"gateway": options.gateway, "gateway_started": started(options.gateway)}
     leads = os.getsid(0) == os.getpid()  # else it is the session of whoever has called it
     own = {"session": os.getpid() if leads else 0, "session_started": started(os.getpid())}
-    record = {"mark": os.environ[MARK], **own, **gateway}
-    draft = options.pidfile + ".new"
+    note = json.loads(options.note)
+    write_record(options.pidfile, {"mark": os.environ[MARK], "note": note, **own, **gateway})
+
+
+def write_record(pidfile: str, record: dict[str, object]) -> None:
+    """Replace a pidfile at once; raises OSError."""
+    draft = pidfile + ".new"
     with open(draft, "w", encoding="utf-8") as file:
         json.dump(record, file)
-    os.replace(draft, options.pidfile)
+    os.replace(draft, pidfile)
 
 
 def kill_descendants(engine: int) -> None:

@@ -4,13 +4,11 @@ Every key begins with ``PREFIX``, so that an ACL may keep a gateway to its own. 
 by the hash that is in the account's name.
 """
 
-import math
 from hashlib import sha1
 from typing import Any
 
 from gateway.state import scripts
-from gateway.state.limits import Ask, Standing
-from gateway.state.periods import DAY_S, Span, spans
+from gateway.state.limits import Ask
 
 Command = list[Any]
 
@@ -23,8 +21,8 @@ def _sha1(script: str) -> str:
     return sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
-SCRIPTS = (scripts.TAKE, scripts.EXTEND, scripts.SETTLE, scripts.BOOK, scripts.RESTORE, scripts.BEAT)
-TAKE, EXTEND, SETTLE, BOOK, RESTORE, BEAT = (_sha1(script) for script in SCRIPTS)
+SCRIPTS = (scripts.TAKE, scripts.SETTLE, scripts.RESTORE, scripts.BEAT)
+TAKE, SETTLE, RESTORE, BEAT = (_sha1(script) for script in SCRIPTS)
 
 
 def load() -> list[Command]:
@@ -46,51 +44,21 @@ def take(holder: str, ask: Ask, now_s: float, *, force: bool) -> Command:
     """Take everything or nothing; ``force`` counts what was admitted elsewhere."""
     limits: list[str | int] = []
     for one in ask.bounds:
-        limits += map(_text, (one.rpm, one.tpm, one.rpd, one.tpd, one.concurrency, one.budget_nanousd))
-        limits.append(one.floor_nanousd if one.credit else "")
-    forced = "1" if force else ""
-    return _call(TAKE, _keys(ask, now_s), holder, repr(now_s), ask.tokens, ask.cost_nanousd, forced, *limits)
+        limits += map(_text, (one.rpm, one.tpm, one.rpd, one.tpd, one.concurrency))
+    return _call(TAKE, _keys(ask), holder, repr(now_s), ask.tokens, "1" if force else "", *limits)
 
 
-def extend(holder: str, ask: Ask, cost_nanousd: int, now_s: float, *, force: bool) -> Command:
-    """Reserve more, or less; ``force`` asks nothing."""
+def settle(holder: str, ask: Ask, tokens: int, now_s: float) -> Command:
+    """Give the slot back, put the tokens that were used in the place of the estimate."""
     limits: list[str | int] = []
     for one in ask.bounds:
-        limits += (_text(one.budget_nanousd), one.floor_nanousd if one.credit else "")
-    return _call(EXTEND, _keys(ask, now_s), holder, cost_nanousd, "1" if force else "", *limits)
+        limits += (_text(one.tpm), _text(one.tpd))
+    return _call(SETTLE, _keys(ask), holder, repr(now_s), ask.tokens, tokens, *limits)
 
 
-def settle(
-    holder: str, ask: Ask, reserved_nanousd: int, tokens: int, cost_nanousd: int, now_s: float
-) -> Command:
-    """Give back what was reserved, book what was used."""
-    limits: list[str | int] = []
-    for one in ask.bounds:
-        counted = one.budget_nanousd is not None and not (one.credit and one.budget_period == "total")
-        kept = kept_ms(spans(now_s)[one.budget_period], now_s) if counted else ""
-        limits += (_text(one.tpm), _text(one.tpd), "1" if one.credit else "", kept)
-    amounts = (ask.tokens, tokens, -reserved_nanousd, cost_nanousd)
-    return _call(SETTLE, _keys(ask, now_s), holder, repr(now_s), *amounts, *limits)
-
-
-def book(holder: str, name: str, standing: Standing, now_s: float) -> Command:
-    """Say what SQL knows of an account."""
-    keys, arguments = [HOLDERS, PREFIX + "granted:" + name], [standing.granted_nanousd]
-    for period, amount in standing.spent.items():
-        span = spans(now_s)[period]
-        keys.append(f"{PREFIX}spent:{name}:{span.label}")
-        arguments += [amount, kept_ms(span, now_s)]
-    return _call(BOOK, keys, holder, *arguments)
-
-
-def restore(holder: str, name: str, running: int, reserved_nanousd: int) -> Command:
-    """Say what a holder that has just joined holds already of an account."""
-    return _call(RESTORE, [HOLDERS, PREFIX + "held:" + name], holder, running, reserved_nanousd)
-
-
-def kept_ms(span: Span, now_s: float) -> int:
-    """Give for how long the spending of a period is kept: a day beyond its end; 0 is for ever."""
-    return 0 if math.isinf(span.end_s) else int((span.end_s + DAY_S - now_s) * 1000)
+def restore(holder: str, name: str, running: int) -> Command:
+    """Say what a holder that has just joined runs already of an account."""
+    return _call(RESTORE, [HOLDERS, PREFIX + "held:" + name], holder, running)
 
 
 def _call(script: str, keys: list[str], *arguments: str | float) -> Command:
@@ -101,16 +69,9 @@ def _text(limit: int | None) -> str | int:
     return "" if limit is None else limit
 
 
-def _keys(ask: Ask, now_s: float) -> list[str]:
+def _keys(ask: Ask) -> list[str]:
     """Give the keys of an ask, as the scripts want them."""
-    keys, now = [HOLDERS], spans(now_s)
+    keys = [HOLDERS]
     for bound in ask.bounds:
-        name = bound.account
-        keys += (
-            f"{PREFIX}rates:{name}",
-            f"{PREFIX}held:{name}",
-            f"{PREFIX}granted:{name}",
-            f"{PREFIX}spent:{name}:total",
-            f"{PREFIX}spent:{name}:{now[bound.budget_period].label}",
-        )
+        keys += (f"{PREFIX}rates:{bound.account}", f"{PREFIX}held:{bound.account}")
     return keys

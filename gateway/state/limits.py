@@ -8,8 +8,8 @@ Rates are sliding: a limit of L a window (minute or day) regains L/window each s
 takes at most a full window; what was really used is booked at settlement.
 
 Money is reserved before dispatch, grows with the stream, and is settled after. What is spent counts up, in
-the period of its settlement; what was granted is as SQL says. SQL may lag behind, never lead: so ``book``
-takes the larger of both for what was spent, may be repeated, and is asked for by a new ``generation``.
+the period of its settlement; what was granted is as SQL says. SQL may lag behind, never lead; ``book`` may be
+repeated.
 """
 
 from collections.abc import Mapping
@@ -91,11 +91,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 class Limits(Protocol):
     """Counts for all accounts; one implementation in memory, one shared by several processes.
 
-    ``now_s`` are epoch seconds. ``generation`` changes whenever every account with a budget or credit must be
-    booked again: at the start, and whenever counts may have been lost.
+    ``now_s`` are epoch seconds.
     """
-
-    generation: int
 
     async def take(self, ask: Ask, now_s: float) -> Verdict:
         """Take everything that is asked for at all bounds, or nothing."""

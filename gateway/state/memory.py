@@ -1,12 +1,13 @@
 """Limits in the memory of one gateway process; see ``gateway.state.limits``."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import msgspec
 
 from gateway.state.limits import Ask, Bound, Left, Rated, Standing, Verdict, Window
-from gateway.state.periods import DAY_S, spans
+from gateway.state.money import Purses, lacking, reserve
+from gateway.state.periods import DAY_S
+from gateway.state.sweep import SWEEP_ABOVE, sweep
 
 WINDOW_S: Mapping[Window, float] = {"minute": 60.0, "day": DAY_S}
 RATES: tuple[tuple[str, Rated, Window], ...] = (
@@ -17,8 +18,6 @@ RATES: tuple[tuple[str, Rated, Window], ...] = (
 )
 ROUNDING_S = 1e-6
 CONCURRENCY_RETRY_S = 1.0
-SWEEP_ABOVE = 4096
-ACCOUNTS_LIMIT = 50_000
 
 
 class Meter(msgspec.Struct):
@@ -63,30 +62,16 @@ class Meter(msgspec.Struct):
         return max(0, int((self.window_s - missing_s) / self.unit_s + ROUNDING_S))
 
 
-class Account(msgspec.Struct):
-    """The counts of one level: rates, what runs, and what was spent in its budget's period and in all.
-
-    ``*_booked`` is what SQL knows of, ``*_since`` what this process has counted beyond it.
-    """
+class Account(msgspec.Struct, eq=False):
+    """The rates of one level, and what runs."""
 
     bound: Bound
     meters: tuple[Meter, ...] = ()
     running: int = 0
-    reserved_nanousd: int = 0
-    granted_nanousd: int = 0
-    total_booked: int = 0
-    total_since: int = 0
-    period_booked: int = 0
-    period_since: int = 0
-    until_s: float = 0.0
-    known: Standing | None = None
-    known_s: float = 0.0
 
-    def obey(self, bound: Bound, now_s: float) -> None:
+    def obey(self, bound: Bound) -> None:
         """Put the limits of a bound in force; what was taken stays taken."""
         before = {(meter.what, meter.window): meter.full_at_s for meter in self.meters}
-        if bound.budget_period != self.bound.budget_period:
-            self.until_s = 0.0
         self.bound = bound
         self.meters = tuple(
             Meter(
@@ -100,87 +85,32 @@ class Account(msgspec.Struct):
             for name, what, window in RATES
             if (limit := getattr(bound, name)) is not None
         )
-        self.turn(now_s)
 
-    def turn(self, now_s: float) -> None:
-        """Begin a new period of the budget, where one has begun."""
-        if now_s < self.until_s:
-            return
-        span = spans(now_s)[self.bound.budget_period]
-        self.until_s = span.end_s
-        self.period_booked = self.period_since = 0
-        if self.known is not None and span.start_s <= self.known_s:
-            self.period_booked = self.known.spent.get(self.bound.budget_period, 0)
-
-    def short_of_money(
-        self, cost_nanousd: int, now_s: float, share: int
-    ) -> Literal["credit", "budget"] | None:
-        """Tell what does not cover a cost; of what SQL left over, this process may use one ``share``-th."""
-        bound, wanted = self.bound, self.reserved_nanousd + cost_nanousd
-        if bound.credit:
-            room = self.granted_nanousd - bound.floor_nanousd - self.total_booked
-            if wanted + self.total_since > room // share:
-                return "credit"
-        if bound.budget_nanousd is not None:
-            if now_s >= self.until_s:
-                self.turn(now_s)
-            if wanted + self.period_since > (bound.budget_nanousd - self.period_booked) // share:
-                return "budget"
-        return None
-
-    def spend(self, cost_nanousd: int, now_s: float) -> None:
-        """Count what was spent."""
-        if now_s >= self.until_s:
-            self.turn(now_s)
-        self.period_since += cost_nanousd
-        self.total_since += cost_nanousd
-
-    def book(self, standing: Standing, now_s: float) -> None:
-        """Take over what SQL knows; see ``Limits.book``."""
-        self.known, self.known_s = standing, now_s
-        self.granted_nanousd = standing.granted_nanousd
-        total = standing.spent.get("total", 0)
-        self.total_since = max(0, self.total_booked + self.total_since - total)
-        self.total_booked = total
-        self.turn(now_s)
-        if (
-            spans(now_s)[self.bound.budget_period].end_s == self.until_s
-        ):  # else SQL speaks of a period gone by
-            spent = standing.spent.get(self.bound.budget_period, 0)
-            self.period_since = max(0, self.period_booked + self.period_since - spent)
-            self.period_booked = spent
+    @property
+    def busy(self) -> bool:
+        """Whether something runs."""
+        return self.running > 0
 
     def idle(self, now_s: float) -> bool:
         """Tell whether a new account would behave the same."""
-        if (
-            self.running
-            or self.granted_nanousd
-            or (self.bound.credit and self.total_booked + self.total_since)
-        ):
-            return False
-        if self.bound.budget_nanousd is not None and now_s < self.until_s:
-            return not (self.period_booked or self.period_since)
-        return all(meter.full_at_s <= now_s for meter in self.meters)
+        return not self.running and all(meter.full_at_s <= now_s for meter in self.meters)
 
 
-class MemoryLimits:
-    """The counts of one gateway process; with a ``share`` above 1, of one among so many."""
+class Rates:
+    """Rates and concurrency as one process counts them."""
 
     def __init__(self) -> None:
-        self.generation = 1
-        self.share = 1
         self.accounts: dict[str, Account] = {}
         self._sweep_above = SWEEP_ABOVE
 
-    async def take(self, ask: Ask, now_s: float) -> Verdict:
-        """Take everything or nothing; see ``Limits.take``."""
+    def take(self, ask: Ask, now_s: float) -> Verdict:
+        """Take a slot and of the rates what is asked for at all bounds, or nothing."""
         accounts = [self.account(bound, now_s) for bound in ask.bounds]
-        refused = _refusal(accounts, ask, now_s, self.share)
+        refused = _refusal(accounts, ask, now_s)
         if refused is not None:
             return refused
         for account in accounts:
             account.running += 1
-            account.reserved_nanousd += ask.cost_nanousd
             for meter in account.meters:
                 meter.full_at_s = meter.wanted_s
         requests, tokens = tightest(accounts, now_s)
@@ -189,36 +119,15 @@ class MemoryLimits:
     def hold(self, ask: Ask, now_s: float) -> None:
         """Count a request that was admitted elsewhere, but for its rates."""
         for bound in ask.bounds:
-            account = self.account(bound, now_s)
-            account.running += 1
-            account.reserved_nanousd += ask.cost_nanousd
+            self.account(bound, now_s).running += 1
 
-    async def extend(self, ask: Ask, cost_nanousd: int, now_s: float) -> bool:
-        """Reserve more; see ``Limits.extend``."""
-        accounts = [self.accounts[bound.account] for bound in ask.bounds]
-        if any(account.short_of_money(cost_nanousd, now_s, self.share) for account in accounts):
-            return False
-        for account in accounts:
-            account.reserved_nanousd += cost_nanousd
-        return True
-
-    def settle(self, ask: Ask, reserved_nanousd: int, tokens: int, cost_nanousd: int, now_s: float) -> None:
-        """Correct the estimate; see ``Limits.settle``."""
+    def settle(self, ask: Ask, tokens: int, now_s: float) -> None:
+        """Give the slot back, put the tokens that were used in the place of the estimate."""
         for bound in ask.bounds:
             account = self.accounts[bound.account]
             account.running -= 1
-            account.reserved_nanousd -= reserved_nanousd
-            account.spend(cost_nanousd, now_s)
             for meter in account.meters:
                 meter.correct(ask.tokens, tokens, now_s)
-
-    def book(self, standings: Mapping[str, Standing], now_s: float) -> None:
-        """Take over what SQL knows; see ``Limits.book``."""
-        for name, standing in standings.items():
-            account = self.accounts.get(name)
-            if account is None:
-                account = self.accounts[name] = Account(Bound(account=name))
-            account.book(standing, now_s)
 
     def account(self, bound: Bound, now_s: float) -> Account:
         """Give the account of a bound, with its limits in force."""
@@ -227,37 +136,54 @@ class MemoryLimits:
             return account
         if account is None:
             if len(self.accounts) >= self._sweep_above:
-                self._sweep(now_s)
+                self._sweep_above = sweep(self.accounts, now_s)
             account = self.accounts[bound.account] = Account(Bound(account=bound.account))
         if account.bound != bound:
-            account.obey(bound, now_s)
+            account.obey(bound)
         account.bound = bound
         return account
 
-    def _sweep(self, now_s: float) -> None:
-        """Forget idle accounts; of too many end users, the oldest also where they have spent something."""
-        for name in [name for name, account in self.accounts.items() if account.idle(now_s)]:
-            del self.accounts[name]
-        if len(self.accounts) > ACCOUNTS_LIMIT:
-            users = [
-                name for name, one in self.accounts.items() if name.startswith("user:") and not one.running
-            ]
-            for name in users[: len(self.accounts) - ACCOUNTS_LIMIT // 2]:
-                del self.accounts[name]
-        self._sweep_above = min(
-            max(SWEEP_ABOVE, 2 * len(self.accounts)), max(ACCOUNTS_LIMIT, len(self.accounts)) + SWEEP_ABOVE
-        )
+
+class MemoryLimits:
+    """The limits of a gateway that is one process."""
+
+    def __init__(self) -> None:
+        self.rates = Rates()
+        self.money = Purses()
+
+    async def take(self, ask: Ask, now_s: float) -> Verdict:
+        """Take everything or nothing; see ``Limits.take``."""
+        purses = self.money.of(ask.bounds, now_s)
+        if purses and (refused := lacking(purses, ask.cost_nanousd, now_s)) is not None:
+            return refused
+        verdict = self.rates.take(ask, now_s)
+        if purses and verdict.short is None:
+            reserve(purses, ask.cost_nanousd)
+        return verdict
+
+    async def extend(self, ask: Ask, cost_nanousd: int, now_s: float) -> bool:
+        """Reserve more; see ``Limits.extend``."""
+        purses = self.money.of(ask.bounds, now_s)
+        if lacking(purses, cost_nanousd, now_s) is not None:
+            return False
+        reserve(purses, cost_nanousd)
+        return True
+
+    def settle(self, ask: Ask, reserved_nanousd: int, tokens: int, cost_nanousd: int, now_s: float) -> None:
+        """Correct the estimate; see ``Limits.settle``."""
+        self.rates.settle(ask, tokens, now_s)
+        self.money.spend(ask.bounds, reserved_nanousd, cost_nanousd, now_s)
+
+    def book(self, standings: Mapping[str, Standing], now_s: float) -> None:
+        """Take over what SQL knows; see ``Limits.book``."""
+        self.money.book(standings, now_s)
 
 
-def _refusal(accounts: list[Account], ask: Ask, now_s: float, share: int) -> Verdict | None:
-    """Give the verdict on a request that does not fit: money first, then what takes the longest to pass."""
+def _refusal(accounts: list[Account], ask: Ask, now_s: float) -> Verdict | None:
+    """Give the verdict on a request that does not fit: the rate that takes the longest to pass."""
     longest_s, at, short = 0.0, None, None
     for account in accounts:
-        bound = account.bound
-        lacking = account.short_of_money(ask.cost_nanousd, now_s, share)
-        if lacking is not None:
-            return Verdict(short=lacking, account=bound.account, period=bound.budget_period)
-        limit = bound.concurrency
+        limit = account.bound.concurrency
         if limit is not None and account.running >= limit and longest_s < CONCURRENCY_RETRY_S:
             longest_s, at, short = CONCURRENCY_RETRY_S, account, None
         for meter in account.meters:

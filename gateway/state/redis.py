@@ -5,10 +5,11 @@ way goes with the next one, so that a request costs one round trip and much traf
 gives its own time: their clocks must agree, as NTP makes them.
 
 Redis may be away, slow or forgetful, and requests go on. A batch that is not answered within the time-out
-ends the connection; from then on this process judges by its own counts (``MemoryLimits``): of each rate and
-of concurrency it allows its share among the processes that were there last, of money its share of what SQL
-says is left. It joins again as a new holder: with what runs, and with what it knows of money. What could not
-be delivered is not sent again, for it may have arrived; SQL makes it good, and ``generation`` asks for that.
+ends the connection; from then on this process judges by its own counts (``Rates``): of each rate and of
+concurrency it allows its share among the processes that were there last. It joins again as a new holder, with
+what runs. What could not be delivered is not sent again, for it may have arrived.
+
+Money is not here: no store that can forget may count it; see ``gateway.state.holds``.
 """
 
 import asyncio
@@ -26,8 +27,10 @@ from redis.exceptions import RedisError, ResponseError
 from gateway.loops import ended
 from gateway.state import commands
 from gateway.state.commands import Command
+from gateway.state.holds import SharedPurses
 from gateway.state.limits import Ask, Bound, Standing, Verdict
-from gateway.state.memory import MemoryLimits, Meter, refusal, tightest
+from gateway.state.memory import Meter, Rates, refusal, tightest
+from gateway.state.money import reserve
 
 log = logging.getLogger("switchgear.limits")
 
@@ -36,7 +39,6 @@ JOIN_TIMEOUT_S = 2.0
 BATCH = 256
 BACKLOG = 100_000
 FORGOTTEN = "it does not know this process any more: it was restarted, or we were away for long"
-REBOOK_EVERY = 10  # steps, while Redis is away
 
 State = Literal["away", "joining", "joined"]
 
@@ -111,14 +113,13 @@ class RedisLimits:
         share: int = 1,
         alone: Callable[[], None],
     ) -> None:
-        self.generation = 1
+        self.money = SharedPurses(share)
         self.errors: dict[str, str] = {"redis": "not connected yet"}
         self._url, self._password = url, password
         self._timeout_s = timeout_s
         self._alone = alone
-        self._local = MemoryLimits()
-        self.accounts = self._local.accounts
-        self._local.share = share
+        self._rates = Rates()
+        self._share = share
         self._state: State = "away"
         self._holder = self._mark = ""
         self._wire: _Wire | None = None
@@ -126,59 +127,58 @@ class RedisLimits:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
-        self._steps_away = 0
 
     # ------------------------------------------------------------ the way of a request
     async def take(self, ask: Ask, now_s: float) -> Verdict:
         """Take everything or nothing, for all processes; see ``Limits.take``."""
-        ask = _capped(ask)
+        purses = self.money.of(ask.bounds, now_s)
+        if purses and (refused := await self.money.reserve(purses, ask.cost_nanousd, now_s)) is not None:
+            return refused
+        verdict = None
+        try:
+            verdict = await self._take(_capped(ask), now_s)
+        finally:
+            if verdict is None or verdict.short is not None:
+                reserve(purses, -ask.cost_nanousd)
+        return verdict
+
+    async def extend(self, ask: Ask, cost_nanousd: int, now_s: float) -> bool:
+        """Reserve more; see ``Limits.extend``."""
+        purses = self.money.of(ask.bounds, now_s)
+        return await self.money.reserve(purses, cost_nanousd, now_s) is None
+
+    def settle(self, ask: Ask, reserved_nanousd: int, tokens: int, cost_nanousd: int, now_s: float) -> None:
+        """Correct the estimate, in the background; see ``Limits.settle``."""
+        self.money.spend(ask.bounds, reserved_nanousd, cost_nanousd, now_s)
+        if _is_rated(ask):
+            ask = _capped(ask)
+            self._rates.settle(ask, tokens, now_s)
+            if not self._away:
+                self._tell(commands.settle(self._holder, ask, tokens, now_s))
+
+    def book(self, standings: Mapping[str, Standing], now_s: float) -> None:
+        """Take over what SQL knows; see ``Limits.book``."""
+        self.money.book(standings, now_s)
+
+    async def _take(self, ask: Ask, now_s: float) -> Verdict:
+        if not _is_rated(ask):
+            return Verdict()
         if self._state == "joined":
             holder = self._holder
             answer = await self._ask(
                 commands.take(self._holder, ask, now_s, force=False),
-                lambda: commands.settle(self._holder, ask, ask.cost_nanousd, 0, 0, now_s),
+                lambda: commands.settle(self._holder, ask, 0, now_s),
             )
             if answer is not None:
                 if holder != self._holder and answer[0] == 0 and not self._away:
                     self._tell(commands.take(self._holder, ask, now_s, force=True))  # told to who we were
                 return self._verdict(ask, answer, now_s)
         self._alone()
-        parts = tuple(_part(bound, self._local.share) for bound in ask.bounds)
-        verdict = await self._local.take(msgspec.structs.replace(ask, bounds=parts), now_s)
+        parts = tuple(_part(bound, self._share) for bound in ask.bounds)
+        verdict = self._rates.take(msgspec.structs.replace(ask, bounds=parts), now_s)
         if verdict.short is None and not self._away:
             self._tell(commands.take(self._holder, ask, now_s, force=True))
         return verdict
-
-    async def extend(self, ask: Ask, cost_nanousd: int, now_s: float) -> bool:
-        """Reserve more; see ``Limits.extend``."""
-        if self._state == "joined":
-            answer = await self._ask(
-                commands.extend(self._holder, ask, cost_nanousd, now_s, force=False),
-                lambda: commands.extend(self._holder, ask, -cost_nanousd, now_s, force=True),
-            )
-            if answer is not None:
-                if answer[0] == 0:
-                    for bound in ask.bounds:
-                        self._local.account(bound, now_s).reserved_nanousd += cost_nanousd
-                return bool(answer[0] == 0)
-        granted = await self._local.extend(ask, cost_nanousd, now_s)
-        if granted and not self._away:
-            self._tell(commands.extend(self._holder, ask, cost_nanousd, now_s, force=True))
-        return granted
-
-    def settle(self, ask: Ask, reserved_nanousd: int, tokens: int, cost_nanousd: int, now_s: float) -> None:
-        """Correct the estimate, in the background; see ``Limits.settle``."""
-        ask, reserved_nanousd = _capped(ask), min(reserved_nanousd, commands.NUMBER_LIMIT)
-        self._local.settle(ask, reserved_nanousd, tokens, cost_nanousd, now_s)
-        if not self._away:
-            self._tell(commands.settle(self._holder, ask, reserved_nanousd, tokens, cost_nanousd, now_s))
-
-    def book(self, standings: Mapping[str, Standing], now_s: float) -> None:
-        """Take over what SQL knows, in the background; see ``Limits.book``."""
-        self._local.book(standings, now_s)
-        if not self._away:
-            for name, standing in standings.items():
-                self._tell(commands.book(self._holder, name, standing, now_s))
 
     # ------------------------------------------------------------ the connection
     async def step(self, now_s: float) -> None:
@@ -188,9 +188,6 @@ class RedisLimits:
             if answer is not None:
                 self._note_beat(answer)
                 return
-        self._steps_away += 1
-        if self._steps_away % REBOOK_EVERY == 0:
-            self.generation += 1
         await self._join(now_s)
 
     async def flushed(self) -> None:
@@ -223,7 +220,7 @@ class RedisLimits:
             answers = await wire.call(joining, JOIN_TIMEOUT_S)
             _raise_first(answers)
             self._state = "joining"
-            restoring = self._restoring(now_s)
+            restoring = self._restoring()
             for begin in range(0, len(restoring), BATCH):
                 _raise_first(await wire.call(restoring[begin : begin + BATCH], JOIN_TIMEOUT_S))
         except BaseException as error:
@@ -231,32 +228,19 @@ class RedisLimits:
             raise
         self._state = "joined"
         self._note_beat(answers[-1])
-        self._steps_away = 0
         if self.errors.pop("redis", ""):
-            log.info("limits are shared by %d processes in Redis", self._local.share)
-        self.generation += 1
+            log.info("limits are shared by %d processes in Redis", self._share)
         self._wake.set()
         if self._sender is None:
             self._sender = asyncio.create_task(self._send(), name="limits sender")
 
-    def _restoring(self, now_s: float) -> list[Command]:
-        """Give the commands that tell a Redis, maybe an empty one, what runs here and is known of money."""
-        found: list[Command] = []
-        for name, account in self._local.accounts.items():
-            if account.running:
-                found.append(commands.restore(self._holder, name, account.running, account.reserved_nanousd))
-            if account.known is not None:
-                account.turn(now_s)
-                spent = account.total_booked + account.total_since
-                standing = Standing(
-                    balance_nanousd=account.granted_nanousd - spent,
-                    spent={
-                        account.bound.budget_period: account.period_booked + account.period_since,
-                        "total": spent,
-                    },
-                )
-                found.append(commands.book(self._holder, name, standing, now_s))
-        return found
+    def _restoring(self) -> list[Command]:
+        """Give the commands that tell a Redis, maybe an empty one, what runs here."""
+        return [
+            commands.restore(self._holder, name, account.running)
+            for name, account in self._rates.accounts.items()
+            if account.running
+        ]
 
     @property
     def _away(self) -> bool:
@@ -264,7 +248,7 @@ class RedisLimits:
 
     def _note_beat(self, answer: list[Any]) -> None:
         self._mark = answer[0]
-        self._local.share = max(1, int(answer[1]))
+        self._share = self.money.share = max(1, int(answer[1]))
 
     def _leave(self, reason: str) -> None:
         """Go on alone: who waits for an answer is judged by the counts of this process."""
@@ -338,13 +322,9 @@ class RedisLimits:
     def _verdict(self, ask: Ask, answer: list[Any], now_s: float) -> Verdict:
         """Read the answer to TAKE; our own counts follow."""
         code, at = int(answer[0]), int(answer[1])
-        if code in (6, 7):
-            bound = ask.bounds[at]
-            short: Literal["credit", "budget"] = "credit" if code == 6 else "budget"
-            return Verdict(short=short, account=bound.account, period=bound.budget_period)
         if code == 0:
-            self._local.hold(ask, now_s)
-        accounts = [self._local.account(bound, now_s) for bound in ask.bounds]
+            self._rates.hold(ask, now_s)
+        accounts = [self._rates.account(bound, now_s) for bound in ask.bounds]
         found: Meter | None = None
         for number, account in enumerate(accounts):
             for meter in account.meters:
@@ -360,10 +340,17 @@ class RedisLimits:
 
 def _capped(ask: Ask) -> Ask:
     """Keep an absurd estimate within what Redis counts exactly; it is over every limit all the same."""
-    if ask.tokens <= commands.NUMBER_LIMIT and ask.cost_nanousd <= commands.NUMBER_LIMIT:
+    if ask.tokens <= commands.NUMBER_LIMIT:
         return ask
-    tokens, cost = min(ask.tokens, commands.NUMBER_LIMIT), min(ask.cost_nanousd, commands.NUMBER_LIMIT)
-    return Ask(bounds=ask.bounds, tokens=tokens, cost_nanousd=cost)
+    return Ask(bounds=ask.bounds, tokens=commands.NUMBER_LIMIT, cost_nanousd=ask.cost_nanousd)
+
+
+def _is_rated(ask: Ask) -> bool:
+    """Tell whether there is something to count: money is not counted here."""
+    for bound in ask.bounds:
+        if bound.rpm or bound.concurrency is not None or bound.tpm or bound.rpd or bound.tpd:
+            return True
+    return False
 
 
 def _slot(meter: Meter) -> int:
@@ -372,7 +359,7 @@ def _slot(meter: Meter) -> int:
 
 @lru_cache(maxsize=4096)
 def _part(bound: Bound, share: int) -> Bound:
-    """Give the limits that one of so many processes keeps by itself; money is shared out elsewhere."""
+    """Give the limits that one of so many processes keeps by itself."""
     parts = {
         name: None if limit is None else -(-limit // share)
         for name in ("rpm", "tpm", "rpd", "tpd", "concurrency")

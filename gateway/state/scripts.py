@@ -1,16 +1,12 @@
 """The Lua scripts of ``gateway.state.redis``: each runs in Redis as one step, unseen by others until its end.
 
 KEYS[1] is the sorted set of holders (processes) by the time until which they are believed to live; then come
-five keys for each bound: rates, held, granted, spent in all, spent in the budget's period. ARGV[1] is the
-holder that calls; every script but BEAT gives {-1} to one that is not (any more) among the holders: its
-counts are gone, and it must join again.
+two keys for each bound: rates, held. ARGV[1] is the holder that calls; every script but BEAT gives {-1} to
+one that is not (any more) among the holders: its counts are gone, and it must join again.
 
-What runs and what is reserved stands in the hash ``held`` by holder, so that a process that dies takes its
-part with it: its fields are dropped by whoever reads them next. Rates are kept as the time when they are full
-again, and expire then. What is spent in a period expires after it; nothing prolongs it.
-
-Numbers are compared as doubles and counted as 64-bit integers: beyond nine million dollars a comparison is
-exact to a few nano-dollars, a count always.
+What runs stands in the hash ``held`` by holder, so that a process that dies takes its part with it: its
+fields are dropped by whoever reads them next. Rates are kept as the time when they are full again, and expire
+then.
 """
 
 _MEMBERS = """
@@ -27,51 +23,36 @@ end
 if not lives(me) then return {-1} end
 """
 
-_MONEY = """
+_HELD = """
 local function held(key)
-  local running, reserved, fields = 0, 0, redis.call('HGETALL', key)
+  local running, fields = 0, redis.call('HGETALL', key)
   for i = 1, #fields, 2 do
-    if not lives(string.sub(fields[i], 1, -2)) then
-      redis.call('HDEL', key, fields[i])
-    elseif string.sub(fields[i], -1) == 'n' then
+    if lives(fields[i]) then
       running = running + fields[i + 1]
     else
-      reserved = reserved + fields[i + 1]
+      redis.call('HDEL', key, fields[i])
     end
   end
-  return running, reserved
-end
-local function amount(key) return tonumber(redis.call('GET', key) or 0) end
-local function lacking(first, wanted, floor, budget)
-  if floor and wanted > amount(KEYS[first + 2]) - floor - amount(KEYS[first + 3]) then return 6 end
-  if budget and wanted > budget - amount(KEYS[first + 4]) then return 7 end
-end
-local function hold(key, running, reserved)
-  redis.call('HINCRBY', key, me .. 'n', running)
-  redis.call('HINCRBY', key, me .. 'c', reserved)
-  redis.call('PEXPIRE', key, 86400000)
+  return running
 end
 """
 
-# ARGV: holder, now_s, tokens, cost, force ('1': admitted elsewhere already, just count); then for each bound
-# rpm, tpm, rpd, tpd, concurrency, budget, floor ('' where there is none).
+# ARGV: holder, now_s, tokens, force ('1': admitted elsewhere already, just count); then for each bound rpm,
+# tpm, rpd, tpd, concurrency ('' where there is none).
 # Gives {code, number of the bound, seconds to wait, four full_at_s for each bound}; code 0 is admitted,
-# 1 to 4 one of the rates, 5 concurrency, 6 credit, 7 budget.
+# 1 to 4 one of the rates, 5 concurrency.
 TAKE = (
     _MEMBERS
-    + _MONEY
+    + _HELD
     + """
-local now_s, tokens, cost, force = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
+local now_s, tokens, force = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local windows_s = {60, 60, 86400, 86400}
 local code, at, longest_s, before, after = 0, 0, 0, {}, {}
-local bounds = (#KEYS - 1) / 5
+local bounds = (#KEYS - 1) / 2
 for b = 0, bounds - 1 do
-  local key, arg = 2 + 5 * b, 5 + 7 * b
-  local running, reserved = held(KEYS[key + 1])
-  local short = lacking(key, reserved + cost, tonumber(ARGV[arg + 7]), tonumber(ARGV[arg + 6]))
-  if short and not force then return {short, b} end
+  local key, arg = 2 + 2 * b, 4 + 5 * b
   local concurrency = tonumber(ARGV[arg + 5])
-  if concurrency and running >= concurrency and longest_s < 1 then
+  if concurrency and longest_s < 1 and held(KEYS[key + 1]) >= concurrency then
     code, at, longest_s = 5, b, 1
   end
   local full_at_s = redis.call('HMGET', KEYS[key], '1', '2', '3', '4')
@@ -90,8 +71,9 @@ for b = 0, bounds - 1 do
 end
 if code ~= 0 and not force then return {code, at, string.format('%.17g', longest_s), unpack(before)} end
 for b = 0, bounds - 1 do
-  local key, last_s = 2 + 5 * b, now_s
-  hold(KEYS[key + 1], 1, ARGV[4])
+  local key, last_s = 2 + 2 * b, now_s
+  redis.call('HINCRBY', KEYS[key + 1], me, 1)
+  redis.call('PEXPIRE', KEYS[key + 1], 86400000)
   for slot = 1, 4 do
     local wanted = after[4 * b + slot]
     if wanted ~= '' then
@@ -105,37 +87,14 @@ return {0, 0, '0', unpack(after)}
 """
 )
 
-# ARGV: holder, cost, force; then for each bound budget, floor. Gives {0}, or {6} or {7} and reserves nothing.
-EXTEND = (
-    _MEMBERS
-    + _MONEY
-    + """
-local bounds = (#KEYS - 1) / 5
-for b = 0, bounds - 1 do
-  local key, arg = 2 + 5 * b, 3 + 2 * b
-  local _, reserved = held(KEYS[key + 1])
-  local short = lacking(key, reserved + ARGV[2], tonumber(ARGV[arg + 2]), tonumber(ARGV[arg + 1]))
-  if short and ARGV[3] ~= '1' then return {short} end
-end
-for b = 0, bounds - 1 do hold(KEYS[3 + 5 * b], 0, ARGV[2]) end
-return {0}
-"""
-)
-
-# ARGV: holder, now_s, tokens estimated, tokens used, minus what was reserved, cost; then for each bound tpm,
-# tpd, credit ('1' or ''), and for how long what is spent in the period is kept, in ms (0 for ever, '' where
-# it is not counted).
+# ARGV: holder, now_s, tokens estimated, tokens used; then for each bound tpm, tpd.
 SETTLE = (
     _MEMBERS
     + """
 local now_s, estimated, used = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-for b = 0, (#KEYS - 1) / 5 - 1 do
-  local key, arg = 2 + 5 * b, 6 + 4 * b
-  if redis.call('HINCRBY', KEYS[key + 1], me .. 'n', -1) <= 0 then
-    redis.call('HDEL', KEYS[key + 1], me .. 'n', me .. 'c')
-  else
-    redis.call('HINCRBY', KEYS[key + 1], me .. 'c', ARGV[5])
-  end
+for b = 0, (#KEYS - 1) / 2 - 1 do
+  local key, arg = 2 + 2 * b, 4 + 2 * b
+  if redis.call('HINCRBY', KEYS[key + 1], me, -1) <= 0 then redis.call('HDEL', KEYS[key + 1], me) end
   for slot, window_s in pairs({[2] = 60, [4] = 86400}) do
     local limit = tonumber(ARGV[arg + slot / 2])
     if limit then
@@ -147,39 +106,16 @@ for b = 0, (#KEYS - 1) / 5 - 1 do
       if left_ms > redis.call('PTTL', KEYS[key]) then redis.call('PEXPIRE', KEYS[key], left_ms) end
     end
   end
-  if ARGV[arg + 3] == '1' then redis.call('INCRBY', KEYS[key + 3], ARGV[6]) end
-  local kept_ms = tonumber(ARGV[arg + 4])
-  if kept_ms and ARGV[6] ~= '0' then
-    local first = redis.call('INCRBY', KEYS[key + 4], ARGV[6]) == tonumber(ARGV[6])
-    if first and kept_ms > 0 then redis.call('PEXPIRE', KEYS[key + 4], kept_ms) end
-  end
 end
 return {0}
 """
 )
 
-# KEYS: holders, granted, then what was spent, a key each; ARGV: holder, granted, then for each of those the
-# amount and for how long it is kept, in ms (0 for ever).
-BOOK = (
-    _MEMBERS
-    + """
-redis.call('SET', KEYS[2], ARGV[2])
-for i = 3, #KEYS do
-  local amount, kept_ms = ARGV[2 * i - 3], ARGV[2 * i - 2]
-  if tonumber(amount) > tonumber(redis.call('GET', KEYS[i]) or 0) then
-    redis.call('SET', KEYS[i], amount)
-    if kept_ms ~= '0' then redis.call('PEXPIRE', KEYS[i], kept_ms) end
-  end
-end
-return {0}
-"""
-)
-
-# KEYS: holders, held; ARGV: holder, running, reserved. Says what a holder that has joined holds already.
+# KEYS: holders, held; ARGV: holder, running. Says what a holder that has joined holds already.
 RESTORE = (
     _MEMBERS
     + """
-redis.call('HSET', KEYS[2], me .. 'n', ARGV[2], me .. 'c', ARGV[3])
+redis.call('HSET', KEYS[2], me, ARGV[2])
 redis.call('PEXPIRE', KEYS[2], 86400000)
 return {0}
 """

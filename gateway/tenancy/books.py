@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.settings import Settings
+from gateway.state.holds import Round, SharedPurses, Wish
 from gateway.state.limits import Limits
-from gateway.tenancy import accounts, changes, key_store, keys, ledger, prices, standings, transfers
+from gateway.tenancy import accounts, changes, holds, key_store, keys, ledger, prices, standings, transfers
 from gateway.tenancy.carrier import Carrier, recover
 from gateway.tenancy.directory import Directory, load
 from gateway.tenancy.journal import Journal, prune
@@ -55,6 +57,7 @@ class Books:
         limits: Limits,
         price_table: PriceTable,
         *,
+        shared: SharedPurses | None = None,
         wall: Callable[[], float],
         environ: Mapping[str, str],
     ) -> None:
@@ -67,12 +70,13 @@ class Books:
         self._retention = Retention()
         self._directory = directory
         self._limits = limits
+        self._shared = shared
+        self._holder = secrets.token_hex(8)
         self._prices = price_table
         self._price_snapshot = Path(settings.server.state_dir) / "prices.json"
         self._standing_snapshot = Path(settings.server.state_dir) / "standings.json"
         self._wall = wall
         self._environ = environ
-        self._booked: object = None  # the generation of the limits that was booked last
         self._imported: Settings | None = None
         self._opened = False
         self._looked_for_orphans_s = -math.inf
@@ -102,11 +106,23 @@ class Books:
         if not self._opened or self._imported is not self.settings:
             await self._run("database", self._open)
         await self._run("keys", lambda: self._directory.refresh(self.engine), self._keys_thread)
-        generation = self._limits.generation
-        if generation != self._booked:
-            now_s = self._wall()
-            self._limits.book(await self._run("database", lambda: self._standings(now_s)), now_s)
-            self._booked = generation
+
+    async def share(self) -> None:
+        """Give this process what it may use of the accounts that several share, as soon as it needs it."""
+        shared = self._shared
+        assert shared is not None
+        await shared.due()
+        now_s = self._wall()
+        try:
+            wishes = shared.wishes(now_s)
+            found = await self._run("database", lambda: self._hold(wishes, now_s)) if self._opened else None
+        except BaseException:
+            shared.lost()
+            raise
+        if found is None:
+            shared.lost()
+        else:
+            shared.answered(wishes, found, now_s)
 
     async def carry(self) -> None:
         """Carry new journal lines into SQL."""
@@ -151,6 +167,8 @@ class Books:
             if self._opened:
                 await self._run("database", lambda: self._standings(self._wall()))
                 settled = self._carrier.caught_up()
+                if self._shared is not None:
+                    await self._run("database", lambda: holds.give_back(self.engine, self._holder))
         self._journal.close(settled=settled)
         self._thread.shutdown(wait=True)
         self._keys_thread.shutdown(wait=True)
@@ -208,6 +226,12 @@ class Books:
         with contextlib.suppress(OSError):
             standings.write_snapshot(self._standing_snapshot, found)
         return found
+
+    def _hold(self, wishes: Sequence[Wish], now_s: float) -> Round:
+        """Ask SQL for holds; what was spent of them until now is carried before."""
+        if wishes:
+            self._carrier.step()
+        return holds.hold(self.engine, self._holder, wishes, now_s)
 
     def _carry(self) -> None:
         if not self._opened:

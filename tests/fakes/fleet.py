@@ -183,6 +183,9 @@ class Fleet:
             reply.headers = {"retry-after": str(self.draw.choice((1, 3, 20)))}
         return self._opened(reply)
 
+    def withdraw(self, url: str) -> None:
+        """See ``InferenceClient.withdraw``."""
+
     async def close(self) -> None:
         """See ``InferenceClient.close``."""
 

@@ -151,6 +151,40 @@ def test_a_drained_replica_ends_its_streams_and_one_that_is_cut_goes_on(
     assert found == [("ok", 1)] * 3 + [("ok", 2)]
 
 
+def test_what_still_runs_when_its_machine_goes_goes_on_elsewhere(
+    tmp_path: Path, upstreams: Upstreams
+) -> None:
+    """Its server goes on saying nothing wrong: the gateway itself takes the requests from it."""
+    ports = upstreams.ports[1:]
+    gateway = Gateway(tmp_path, config(model("pair", ports), directory=tmp_path), SWITCHGEAR_ADMIN_KEY=ADMIN)
+    until(gateway.ready)
+    tag, asked = unique(), unique()
+    try:
+        with gateway.connect() as stream, gateway.connect() as buffered:
+            stream.sendall(chat_request("pair", script("ok", tag=tag, n=6, lockstep=True), stream=True))
+            upstreams.control(release=tag, times=2)
+            read_until(stream, b"w0")
+            (port,) = {one["port"] for one in upstreams.seen(tag)["requests"]}
+            reclaimed, other = ("pair-0", "pair-1") if port == ports[0] else ("pair-1", "pair-0")
+            good(gateway, "POST", f"replicas/{other}/drain")
+            buffered.sendall(chat_request("pair", script("hang", "ok", tag=asked)))
+            until(lambda: upstreams.states(asked) == ["running"])
+            good(gateway, "POST", f"replicas/{other}/resume")
+            until(lambda: gateway.metric("switchgear_replicas", model="pair", phase="ready") == 2)
+            good(gateway, "POST", f"replicas/{reclaimed}/reclaim", {"notice_s": 0})
+            answer = read_until(buffered, b"}]")
+            assert answer.startswith(b"HTTP/1.1 200")
+            until(lambda: len(upstreams.seen(tag)["requests"]) == 2)
+            upstreams.control(release=tag, times=40)
+            rest = read_until(stream, b"0\r\n\r\n")
+            assert [rest.count(b'"w%d ' % k) for k in range(1, 6)] == [1] * 5
+            assert b"data: [DONE]" in rest
+            until(lambda: upstreams.states(tag) == ["aborted", "done"])
+    finally:
+        gateway.stop()
+    assert sorted((row["status"], row["attempts"]) for row in gateway.rows()) == [("ok", 2), ("ok", 2)]
+
+
 @pytest.mark.parametrize("sent", [1, 100])
 def test_a_killed_process_leaves_a_true_bill(tmp_path: Path, upstreams: Upstreams, sent: int) -> None:
     """``kill -9`` in mid stream: after a restart one row, with at most one progress step missing."""

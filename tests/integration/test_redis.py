@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.state.limits import Ask, Bound, Standing, Verdict
+from gateway.state.limits import Ask, Bound, Verdict
 from gateway.state.redis import RedisAway, RedisLimits
 from tests.integration.redis_server import RedisServer
 
@@ -32,8 +32,8 @@ async def main():
     await limits.step(0.0)
     print("joined", flush=True)
     sys.stdin.readline()
-    org = Bound(account="org:o", rpm=60, credit=True, floor_nanousd=-1000)
-    ask = Ask(bounds=(org, Bound(account="key:k", concurrency=37)), tokens=1, cost_nanousd=25)
+    org = Bound(account="org:o", rpm=60, concurrency=40)
+    ask = Ask(bounds=(org, Bound(account="key:k", concurrency=37)), tokens=1, cost_nanousd=0)
     verdicts = await asyncio.gather(*(limits.take(ask, 1_795_000_000.0) for _ in range(50)))
     print(sum(verdict.short is None for verdict in verdicts), flush=True)
     sys.stdin.readline()
@@ -63,8 +63,8 @@ class Gateway:
     async def take(self, ask: Ask) -> Verdict:
         return await self.limits.take(ask, NOW_S)
 
-    def settle(self, ask: Ask, cost: int = 0) -> None:
-        self.limits.settle(ask, ask.cost_nanousd, ask.tokens, cost, NOW_S)
+    def settle(self, ask: Ask) -> None:
+        self.limits.settle(ask, 0, ask.tokens, 0, NOW_S)
 
 
 @contextlib.asynccontextmanager
@@ -77,8 +77,8 @@ async def joined(url: str, timeout_s: float = PATIENT_S, **options: Any) -> Any:
         await made.limits.close()
 
 
-def ask(cost: int = 0, tokens: int = 1, **limits: Any) -> Ask:
-    return Ask(bounds=(Bound(account="key:k", **limits),), tokens=tokens, cost_nanousd=cost)
+def ask(tokens: int = 1, **limits: Any) -> Ask:
+    return Ask(bounds=(Bound(account="key:k", **limits),), tokens=tokens, cost_nanousd=0)
 
 
 async def back(gateway: Gateway) -> None:
@@ -113,9 +113,8 @@ def test_complaint_19_with_several_processes_the_limit_is_the_limit(server: Redi
     for child in children:
         go(child)
     counts = [int(said(child)) for child in children]
-    assert sum(counts) == 37, "the tightest: not 40 by credit, not 60 by rate"
-    held = server.client.hgetall(PREFIX + "held:org:o")
-    assert sum(int(amount) for name, amount in held.items() if name.endswith("c")) == 37 * 25
+    assert sum(counts) == 37, "the tightest: not the organisation's 40, not 60 by rate"
+    assert sum(map(int, server.client.hgetall(PREFIX + "held:org:o").values())) == 37
     children[0].kill()
     children[0].wait()
     for child in children[1:]:
@@ -130,10 +129,10 @@ def test_complaint_19_with_several_processes_the_limit_is_the_limit(server: Redi
 
 def test_what_a_dead_process_held_is_free_when_its_time_is_up(server: RedisServer) -> None:
     async def life() -> None:
-        one = ask(concurrency=2, credit=True, floor_nanousd=-20, cost=10)
+        one = ask(concurrency=2)
         async with joined(server.url) as dead, joined(server.url) as other:
             assert [(await dead.take(one)).short for _ in range(2)] == [None, None]
-            assert (await other.take(one)).short == "credit"
+            assert (await other.take(one)).short == "concurrency"
             server.client.zrem(HOLDERS, server.client.zrange(HOLDERS, 0, 0)[0])
             assert [(await other.take(one)).short for _ in range(2)] == [None, None]
 
@@ -142,7 +141,7 @@ def test_what_a_dead_process_held_is_free_when_its_time_is_up(server: RedisServe
 
 def test_a_process_that_was_taken_for_dead_comes_back_with_what_it_holds(server: RedisServer) -> None:
     async def life() -> None:
-        one = ask(concurrency=3, cost=10)
+        one = ask(concurrency=3)
         async with joined(server.url) as slow:
             assert [(await slow.take(one)).short for _ in range(2)] == [None, None]
             server.client.delete(HOLDERS)
@@ -165,19 +164,14 @@ def test_complaint_20_nothing_is_kept_in_redis_longer_than_it_counts(server: Red
     """litellm#14204: constant traffic prolongs neither a window nor a period."""
 
     async def life() -> None:
-        one = ask(rpm=60, tpd=86_400, budget_nanousd=10**9, budget_period="day", cost=5)
+        one = ask(rpm=60, tpd=86_400)
         async with joined(server.url) as gateway:
-            ends = set()
             for _ in range(5):
                 assert (await gateway.take(one)).short is None
-                gateway.settle(one, cost=5)
+                gateway.settle(one)
                 await gateway.limits.flushed()
                 assert 0 < server.client.pttl(PREFIX + "rates:key:k") <= 5_100
-                (spent,) = server.client.keys(PREFIX + "spent:key:k:*")
-                ends.add(server.client.pexpiretime(spent))
-            assert len(ends) == 1
-            assert server.client.get(spent) == "25"
-            assert server.client.pttl(spent) <= 2 * 86_400_000
+            assert set(server.client.keys("*")) == {HOLDERS, PREFIX + "rates:key:k"}
 
     asyncio.run(life())
 
@@ -191,15 +185,13 @@ def test_every_key_has_the_prefix_and_a_strict_server_is_content(server: RedisSe
     async def life() -> None:
         url = server.url.replace("redis://", "redis://gateway@")
         async with joined(url, password="secret") as gateway:
-            one = ask(rpm=5, tpm=50, concurrency=5, credit=True, budget_nanousd=50, floor_nanousd=-50, cost=9)
-            gateway.limits.book({"key:k": Standing(balance_nanousd=5, spent={"month": 1, "total": 1})}, NOW_S)
+            one = ask(rpm=5, tpm=50, concurrency=5)
             assert (await gateway.take(one)).short is None
-            assert await gateway.limits.extend(one, 9, NOW_S)
             await gateway.limits.flushed()
             keys = server.client.keys("*")
-            assert len(keys) == 6
+            assert len(keys) == 3
             assert all(key.startswith(PREFIX) for key in keys)
-            gateway.limits.settle(one, 18, 1, 9, NOW_S)
+            gateway.settle(one)
             await gateway.limits.step(NOW_S)
             assert gateway.limits.errors == {}
 
@@ -215,54 +207,42 @@ def test_every_key_has_the_prefix_and_a_strict_server_is_content(server: RedisSe
 # ---------------------------------------------------------------- Redis is away
 def test_without_redis_each_process_keeps_its_share(server: RedisServer) -> None:
     async def life() -> None:
-        one = ask(rpm=10, concurrency=8, credit=True, cost=10)
+        one = ask(rpm=10, concurrency=8)
         async with joined(server.url) as first, joined(server.url) as second:
             await first.limits.step(NOW_S)  # which tells it that they are two
-            for gateway in (first, second):
-                gateway.limits.book({"key:k": Standing(balance_nanousd=60, spent={})}, NOW_S)
-                await gateway.limits.flushed()
             server.stop()
-            taken = {
-                gateway: [(await gateway.take(one)).short for _ in range(5)] for gateway in (first, second)
-            }
-            for gateway, shorts in taken.items():
-                assert shorts == [None] * 3 + ["credit"] * 2, "half of what is left"
-                assert gateway.times_alone == 5
+            for gateway in (first, second):
+                shorts = [(await gateway.take(one)).short for _ in range(6)]
+                assert shorts == [None] * 4 + ["concurrency"] * 2, "half of the slots"
+                assert gateway.times_alone == 6
                 assert gateway.limits.errors["redis"].startswith("away")
-            cheap = ask(rpm=10, concurrency=8)
-            assert [(await first.take(cheap)).short for _ in range(2)] == [None, "concurrency"]
             with pytest.raises(RedisAway):
                 await first.limits.step(NOW_S)
-            before = first.limits.generation
-            for _ in range(20):
-                with contextlib.suppress(RedisAway):
-                    await first.limits.step(NOW_S)
-            assert first.limits.generation > before, "SQL is asked all along"
             server.start()
             for gateway in (first, second):
                 await back(gateway)
-            assert (await first.take(one)).short == "credit", "60 are reserved: Redis knows from both"
-            assert (await second.take(ask(concurrency=8))).short is None
-            assert (await second.take(ask(concurrency=8))).short == "concurrency"
+            assert (await first.take(one)).short == "concurrency", "Redis knows from both what runs"
+            for _ in range(4):
+                second.settle(one)
+            await second.limits.flushed()
+            assert (await first.take(ask(concurrency=8))).short is None
 
     asyncio.run(life())
 
 
 def test_a_redis_that_hangs_holds_up_nobody_for_long(server: RedisServer) -> None:
     async def life() -> None:
-        one = ask(concurrency=100, cost=1)
+        one = ask(concurrency=100)
         async with joined(server.url, SHORT_S) as gateway:
             server.hold()
             verdicts = await asyncio.gather(*(gateway.take(one) for _ in range(60)))
             assert {verdict.short for verdict in verdicts} == {None}
             assert gateway.times_alone == 60
             assert "no answer within" in gateway.limits.errors["redis"]
-            assert await gateway.limits.extend(one, 5, NOW_S)
             server.let_go()
             await back(gateway)
             await gateway.limits.flushed()
-            (name, _), *_ = sorted(server.client.hgetall(HELD).items())
-            server.client.zscore(HOLDERS, name[:-1])
+            assert "60" in server.client.hgetall(HELD).values()
         other = Gateway(server.url)
         await other.limits.step(NOW_S)
         assert (await other.take(one)).short is None
@@ -274,34 +254,20 @@ def test_a_redis_that_hangs_holds_up_nobody_for_long(server: RedisServer) -> Non
     asyncio.run(life())
 
 
-def test_a_redis_that_forgot_is_told_and_sql_makes_it_good(server: RedisServer) -> None:
+def test_a_redis_that_forgot_is_told_what_runs(server: RedisServer) -> None:
     async def life() -> None:
-        one = ask(credit=True, budget_nanousd=1000, concurrency=9, cost=10)
+        one = ask(concurrency=9)
         async with joined(server.url) as gateway:
-            gateway.limits.book(
-                {"key:k": Standing(balance_nanousd=100, spent={"month": 0, "total": 0})}, NOW_S
-            )
             for _ in range(4):
                 assert (await gateway.take(one)).short is None
-            gateway.settle(one, cost=10)
+            gateway.settle(one)
             await gateway.limits.flushed()
-            generation = gateway.limits.generation
             server.stop()
-            gateway.settle(one, cost=10)
+            gateway.settle(one)
             server.start()
             await back(gateway)
-            assert gateway.limits.generation > generation
             await gateway.limits.flushed()
-            values = {key: server.client.get(key) for key in server.client.keys(PREFIX + "[gs]*")}
-            assert values == {
-                PREFIX + "granted:key:k": "100",
-                PREFIX + "spent:key:k:total": "20",
-                PREFIX + "spent:key:k:2026-11": "20",
-            }
-            others = Standing(balance_nanousd=55, spent={"month": 45, "total": 45})  # 25 by another process
-            gateway.limits.book({"key:k": others}, NOW_S)
-            assert (await gateway.take(ask(credit=True, cost=36))).short == "credit", "20 are reserved still"
-            assert (await gateway.take(ask(credit=True, cost=35))).short is None
+            assert list(server.client.hgetall(HELD).values()) == ["2"]
 
     asyncio.run(life())
 
@@ -313,7 +279,7 @@ def test_a_redis_that_came_back_with_older_data_is_told(server: RedisServer) -> 
             assert (await gateway.take(one)).short is None
             await gateway.limits.step(NOW_S)
             ((holder, score),) = server.client.zrange(HOLDERS, 0, -1, withscores=True)
-            server.client.hset(HELD, holder + "n", 0)
+            server.client.hset(HELD, holder, 0)
             server.client.zadd(HOLDERS, {holder: score - 1})
             await gateway.limits.step(NOW_S)
             assert gateway.limits.errors == {}
@@ -325,7 +291,7 @@ def test_a_redis_that_came_back_with_older_data_is_told(server: RedisServer) -> 
 def test_a_client_that_leaves_while_we_ask_leaves_nothing_behind(server: RedisServer) -> None:
     async def life() -> None:
         async with joined(server.url) as gateway:
-            one = ask(concurrency=2, rpm=2, cost=10)
+            one = ask(concurrency=2, rpm=2)
             server.hold()
             leaving = [asyncio.create_task(gateway.take(one)) for _ in range(2)]
             await asyncio.sleep(0)
@@ -347,13 +313,12 @@ def test_whatever_happens_to_redis_it_knows_in_the_end_what_runs(server: RedisSe
 
     async def life() -> None:
         async with joined(server.url, SHORT_S) as gateway:
-            running: list[tuple[Ask, int]] = []
+            running: list[Ask] = []
 
             async def take() -> None:
-                one = ask(cost=chance.randrange(50), concurrency=30, budget_nanousd=10**6)
+                one = ask(tokens=chance.randrange(50), concurrency=30)
                 if (await gateway.take(one)).short is None:
-                    extended = chance.randrange(2) and await gateway.limits.extend(one, 7, NOW_S)
-                    running.append((one, one.cost_nanousd + (7 if extended else 0)))
+                    running.append(one)
 
             up = True
             for _ in range(60):
@@ -372,8 +337,7 @@ def test_whatever_happens_to_redis_it_knows_in_the_end_what_runs(server: RedisSe
                 for _ in range(chance.randrange(4)):
                     await take()
                 while running and chance.random() < 0.6:
-                    one, reserved = running.pop(chance.randrange(len(running)))
-                    gateway.limits.settle(one, reserved, 1, reserved, NOW_S)
+                    gateway.settle(running.pop(chance.randrange(len(running))))
             server.let_go()
             await back(gateway)
             await gateway.limits.step(NOW_S)
@@ -383,7 +347,6 @@ def test_whatever_happens_to_redis_it_knows_in_the_end_what_runs(server: RedisSe
                 if one[0] == gateway.limits._holder
             ]  # fmt: skip
             held = server.client.hgetall(HELD)
-            assert int(held.get(holder + "n", 0)) == len(running)
-            assert int(held.get(holder + "c", 0)) == sum(reserved for _, reserved in running)
+            assert int(held.get(holder, 0)) == len(running)
 
     asyncio.run(life())

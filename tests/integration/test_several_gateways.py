@@ -1,6 +1,8 @@
 """Several gateway processes on one database, and a database that goes away and comes back."""
 
 import json
+import os
+import random
 import subprocess
 import threading
 import time
@@ -9,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
-from tests.integration.admin import Tenant, ask, change, chat, emptied, good, models, open_gateway
+from tests.integration.admin import ADMIN, Tenant, ask, change, chat, emptied, good, models, open_gateway
 from tests.integration.gateway import COMMAND, Gateway, Upstreams, call, chat_body, running, unique
 from tests.integration.redis_server import RedisServer
 
@@ -123,6 +126,96 @@ def test_complaint_14_fifty_at_once_over_two_gateways_on_a_balance_for_ten(
         until(lambda: [chat_cost(gateway, tenant.key) for gateway in found] == [200, 200], 60.0)
         good(found[0], "POST", "credits", {**credit, "kind": "correction", "amount_usd": -left() / 1e9})
         until(lambda: [chat_cost(gateway, tenant.key) for gateway in found] == [429, 429], 60.0)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [int(os.environ.get("SEED", "1")) * 10 + n for n in range(3)])
+def test_a_redis_that_is_killed_again_and_again_under_load_loses_and_doubles_nothing(
+    tmp_path: Path, seed: int
+) -> None:
+    """A budget is spent to its end and not past it; slots come back; every answer has its row."""
+    url, chance = f"sqlite:///{tmp_path / 'shared.db'}", random.Random(seed)
+    redis, upstreams = RedisServer(tmp_path), Upstreams(1)
+    with ExitStack() as stack:
+        stack.callback(redis.close)
+        found = []
+        for name in ("a", "b"):
+            more = f'[redis]\nurl = "{redis.url}"\ntimeout_ms = 500\n'
+            gateway = open_gateway(tmp_path / name, url, upstreams, more=more)
+            found.append(stack.enter_context(running(gateway, upstreams))[0])
+        for gateway in found:
+            until(gateway.ready)
+        budget = 600 * COST
+        tenant = Tenant(found[0], budget_nanousd=budget, budget_period="total", concurrency=6)
+        for gateway in found:
+            until(lambda gateway=gateway: models(gateway, tenant.key) == 200, 20.0)  # type: ignore[misc]  # bound now
+        load = Load(found, tenant.key)
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(load.ask, number) for number in range(4)]
+            for _ in range(8):
+                seen = len(load.ids)
+                until(lambda seen=seen: len(load.ids) >= seen + 15 or load.spent)  # type: ignore[misc]  # bound now
+                threading.Event().wait(chance.random() * 0.3)
+                redis.stop()
+                threading.Event().wait(chance.random() * 0.5)
+                redis.start()
+            for one in asking:
+                one.result()
+        until(lambda: all(gateway.ready() for gateway in found), 60.0)
+        org = quote(tenant.org)
+
+        def booked() -> int:
+            (total,) = good(found[0], "GET", f"usage?org={org}&by=org")["data"]
+            return int(total["amount_nanousd"])
+
+        def rows() -> list[Any]:
+            body = call(found[0].port, "GET", f"/admin/v1/usage/export?org={org}", b"",
+                        {"authorization": f"Bearer {ADMIN}"})[2]  # fmt: skip
+            return [json.loads(line) for line in body.splitlines()]
+
+        until(lambda: {row["request_id"] for row in rows()} >= load.ids, 60.0)
+        settled = [row for row in rows() if row["amount_nanousd"]]
+        assert sorted(row["request_id"] for row in settled) == sorted(load.ids)
+        assert booked() == len(load.ids) * COST <= budget
+
+        def reserves() -> int:
+            return len(chat_body("small", script("ok", n=5, tag=unique()), max_tokens=5)) * 1000 + 5 * 2000
+
+        def more_fits() -> bool:
+            for gateway in found:
+                load.once(gateway)
+            return booked() > budget - 2 * reserves()
+
+        until(more_fits, 60.0)  # nothing stays reserved for ever
+        assert booked() <= budget
+        proof = [COMMAND, "ledger", "reconcile", "--config", str(found[0].config), "--json"]
+        done = subprocess.run(proof, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, json.loads(done.stdout)["gap_nanousd"]) == (0, 0), done.stdout
+
+
+class Load:
+    """Clients who ask until they are told, again and again, that the budget is spent."""
+
+    def __init__(self, gateways: list[Gateway], key: str) -> None:
+        self.gateways, self.key = gateways, key
+        self.ids: set[str] = set()
+        self.spent = False
+
+    def once(self, gateway: Gateway) -> int:
+        body = chat_body("small", script("ok", n=5, tag=unique()), max_tokens=5)
+        sent = {"authorization": f"Bearer {self.key}"}
+        status, headers, _ = call(gateway.port, "POST", "/v1/chat/completions", body, sent)
+        if status == 200:
+            self.ids.add(headers["x-request-id"])
+        return status
+
+    def ask(self, number: int) -> None:
+        refused = 0
+        while refused < 40:
+            status = self.once(self.gateways[(number + refused) % 2])
+            assert status in (200, 429)
+            refused = 0 if status == 200 else refused + 1
+        self.spent = True
 
 
 def chat_cost(gateway: Gateway, key: str) -> int:

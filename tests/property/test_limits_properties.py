@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from gateway.state.holds import SharedPurses
 from gateway.state.limits import Ask, Bound, Standing
 from gateway.state.memory import MemoryLimits
 from gateway.state.periods import DAY_S, spans
@@ -47,7 +48,8 @@ class Taking(RuleBasedStateMachine):
         self.known: Counter[str] = Counter()
 
     def counts(self) -> str:
-        return repr([self.limits.accounts.get(name) for name in BOUNDS])
+        parts = (self.limits.rates.accounts, self.limits.money.accounts)
+        return repr([part.get(name) for part in parts for name in BOUNDS])
 
     @rule(seconds=st.floats(0, 40))
     def wait(self, seconds: float) -> None:
@@ -58,7 +60,7 @@ class Taking(RuleBasedStateMachine):
     )
     def take(self, tokens: int, cost: int, key: Bound, turned: bool) -> None:
         one = Ask(bounds=(key, ORG) if turned else (ORG, key), tokens=tokens, cost_nanousd=cost)
-        reserved = {name: account.reserved_nanousd for name, account in self.limits.accounts.items()}
+        reserved = {name: purse.reserved for name, purse in self.limits.money.accounts.items()}
         verdict = asyncio.run(self.limits.take(one, self.now_s))
         if verdict.short is None:
             self.open.append(Open(one, cost))
@@ -68,7 +70,7 @@ class Taking(RuleBasedStateMachine):
                 self.day_tokens[bound.account] += min(tokens, bound.tpd or 0)
         else:
             assert verdict.account in BOUNDS
-            assert all(self.limits.accounts[name].reserved_nanousd == held for name, held in reserved.items())
+            assert all(self.limits.money.accounts[name].reserved == held for name, held in reserved.items())
             if verdict.short in ("requests", "tokens"):
                 assert verdict.retry_after_s is not None
                 assert 0 < verdict.retry_after_s < 2 * DAY_S
@@ -120,23 +122,25 @@ class Taking(RuleBasedStateMachine):
     @invariant()
     def the_parts_are_the_whole(self) -> None:
         for name, bound in BOUNDS.items():
-            account = self.limits.accounts.get(name)
-            if account is None:
+            account, purse = self.limits.rates.accounts.get(name), self.limits.money.accounts.get(name)
+            if account is None or purse is None:
+                assert not self.spent[name]
                 continue
             running = [one for one in self.open if any(bound.account == name for bound in one.ask.bounds)]
             assert account.running == len(running) <= (bound.concurrency or 0)
-            assert account.reserved_nanousd == sum(one.reserved for one in running) >= 0
-            assert account.total_booked + account.total_since == self.spent[name]
-            used = account.reserved_nanousd + self.spent[name]
+            assert purse.reserved == sum(one.reserved for one in running) >= 0
+            assert purse.total_booked + purse.total_since == self.spent[name]
+            used = purse.reserved + self.spent[name]
             assert used <= (GRANTED + 100 if bound.credit else bound.budget_nanousd or 0)
 
     @invariant()
     def the_organisation_is_the_sum_of_its_keys(self) -> None:
-        whole, *parts = (self.limits.accounts.get(name) for name in BOUNDS)
-        known = [part for part in parts if part is not None]
-        if whole is not None and known:
-            assert whole.running == sum(part.running for part in known)
-            assert whole.reserved_nanousd == sum(part.reserved_nanousd for part in known)
+        whole, *parts = (self.limits.rates.accounts.get(name) for name in BOUNDS)
+        if whole is not None:
+            assert whole.running == sum(part.running for part in parts if part is not None)
+        rich, *purses = (self.limits.money.accounts.get(name) for name in BOUNDS)
+        if rich is not None:
+            assert rich.reserved == sum(purse.reserved for purse in purses if purse is not None)
 
 
 Taking.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
@@ -150,18 +154,18 @@ TestTaking = Taking.TestCase
 def test_processes_that_share_without_seeing_each_other_do_not_overdraw(
     share: int, granted: int, spent: int, steps: list[tuple[int, int, int]]
 ) -> None:
-    """The way of things while Redis is away: each of N may use an N-th of what was left."""
-    many = [MemoryLimits() for _ in range(share)]
+    """The way of things while SQL is away: each of N may use an N-th of what was left."""
+    many = [SharedPurses(share) for _ in range(share)]
     for one in many:
-        one.share = share
+        one.lost()
         one.book({"key:k": Standing(balance_nanousd=granted - spent, spent={"total": spent})}, 0.0)
-    bound = Bound(account="key:k", credit=True)
+    bounds = (Bound(account="key:k", credit=True),)
     used = 0
     for which, reserved, cost in steps:
-        ask, limits = Ask(bounds=(bound,), tokens=1, cost_nanousd=reserved), many[which % share]
-        if asyncio.run(limits.take(ask, 0.0)).short is None:
+        one = many[which % share]
+        if asyncio.run(one.reserve(one.of(bounds, 0.0), reserved, 0.0)) is None:
             used += min(cost, reserved)
-            limits.settle(ask, reserved, 1, min(cost, reserved), 0.0)
+            one.spend(bounds, reserved, min(cost, reserved), 0.0)
     assert used <= max(0, granted - spent)
 
 
@@ -186,10 +190,11 @@ def test_the_memory_for_end_users_is_bounded() -> None:
         for begin in range(0, 30_000, 1000):
             now_s += 60.0
             await crowd(begin, 1000, 0)
-            assert len(limits.accounts) < 10_000
+            assert len(limits.rates.accounts) < 10_000
+            assert len(limits.money.accounts) < 10_000
         assert (await limits.take(rich, now_s)).short == "budget"
         await crowd(10**6, 120_000, 1)
-        assert len(limits.accounts) < 60_000
+        assert len(limits.money.accounts) < 60_000
         assert (await limits.take(busy, now_s)).short == "concurrency"
 
     asyncio.run(life())

@@ -65,6 +65,9 @@ class ScriptedClient:
         self.urls.append(request.url)
         return self.replies[len(self.urls) - 1]
 
+    def withdraw(self, url: str) -> None:
+        """See ``InferenceClient.withdraw``."""
+
     async def close(self) -> None:
         return
 

@@ -58,6 +58,9 @@ class Embedder:
             del rows[0]
         return Answer(200, {"object": "list", "data": rows[::-1], "model": "up", "usage": usage})
 
+    def withdraw(self, url: str) -> None:
+        """See ``InferenceClient.withdraw``."""
+
     async def close(self) -> None:
         return
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.engines import LaunchCommand
+from backends.engines import LaunchCommand, Place
 from backends.launchers import LAUNCHERS, LocalLauncher, MakeCommand, Process, warden
 from backends.launchers.local import StateInUse, environment
 from tests.fakes.processes import alive, numbers, parent_of, until, until_async
@@ -150,7 +150,7 @@ def test_a_killed_warden_leaves_nothing(tmp_path: Path, hidden: str) -> None:
 
 
 GATEWAY = """
-import asyncio, signal, sys
+import asyncio, os, signal, sys
 from pathlib import Path
 from backends.engines import LaunchCommand
 from backends.launchers import LocalLauncher
@@ -159,7 +159,8 @@ async def main():
     def make(port):
         argv = (sys.executable, "-P", sys.argv[1], "--port", str(port), *sys.argv[3:])
         return LaunchCommand(argv=argv, env={}, shutdown_timeout_s=1)
-    process = await LocalLauncher(Path(sys.argv[2])).start("a", make, "")
+    launcher = LocalLauncher(Path(sys.argv[2]), float(os.environ["ORPHAN_S"]))
+    process = await launcher.start("a", make, "")
     await process.wait()
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
@@ -172,10 +173,17 @@ else:
 """
 
 
-def gateway(state: Path, *options: str) -> tuple["subprocess.Popen[str]", list[int]]:
+HIDDEN = ("--spawn-child", "--child-session")
+
+
+def unwanted(replica_id: str, place: Place) -> MakeCommand | None:
+    return None
+
+
+def gateway(state: Path, *options: str, orphan_s: float = 0.0) -> tuple["subprocess.Popen[str]", list[int]]:
     """A parent that launches a fake engine with a hidden child; its process and their pids."""
-    argv = [sys.executable, "-c", GATEWAY, FAKE, str(state), "--spawn-child", "--child-session", *options]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-c", GATEWAY, FAKE, str(state), *HIDDEN, *options]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "ORPHAN_S": str(orphan_s)}
     parent = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
     log = state / "engines" / "a.log"
 
@@ -209,23 +217,75 @@ def test_the_next_start_ends_what_an_earlier_run_left(tmp_path: Path) -> None:
     guard = parent_of(family[0])
     launcher = LocalLauncher(tmp_path)
     with pytest.raises(StateInUse, match=f"process id {parent.pid}"):
-        asyncio.run(launcher.sweep())
+        asyncio.run(launcher.sweep(unwanted))
     parent.send_signal(signal.SIGSTOP)  # neither parent nor warden can clean up
     os.kill(guard, signal.SIGKILL)
     parent.kill()
     parent.communicate()
     until(lambda: not alive(family[0]))  # by the kernel
     assert alive(family[1])
-    assert asyncio.run(launcher.sweep()) == ["a"]
+    assert list(launcher.left()) == ["a"]
+    assert asyncio.run(launcher.sweep(lambda replica_id, place: fake(*HIDDEN))) == {}
     assert not any(map(alive, family))
-    assert asyncio.run(launcher.sweep()) == []
+    assert launcher.left() == {}
+
+
+def orphaned(directory: Path, orphan_s: float) -> tuple[int, int]:
+    """An engine whose gateway was killed, and its child."""
+    parent, (engine, child) = gateway(directory, orphan_s=orphan_s)
+    parent.kill()
+    parent.communicate()
+    return engine, child
+
+
+def test_an_orphan_is_taken_over_as_it_is_and_ends_with_its_new_gateway(tmp_path: Path) -> None:
+    family = orphaned(tmp_path, 600.0)
+
+    async def run() -> None:
+        launcher = LocalLauncher(tmp_path)
+        assert launcher.left() == {"a": Place()}
+        process = (await launcher.sweep(lambda replica_id, place: fake(*HIDDEN)))["a"]
+        assert tuple(pids(process)) == family
+        reply = await asyncio.to_thread(urllib.request.urlopen, process.url.removesuffix("/v1") + "/health")
+        with reply:
+            assert reply.status == 200
+        assert await process.stop(10.0) == 128 + signal.SIGTERM
+
+    asyncio.run(run())
+    assert not any(map(alive, family))
+    assert [one.name for one in (tmp_path / "engines").iterdir() if one.suffix in (".pid", ".pipe")] == []
+
+
+def test_an_orphan_that_is_not_wanted_so_is_ended_before_another_one_starts(tmp_path: Path) -> None:
+    family = orphaned(tmp_path, 600.0)
+    other = fake(*HIDDEN, "--token-s", "1")
+    assert asyncio.run(LocalLauncher(tmp_path).sweep(lambda replica_id, place: other)) == {}
+    assert not any(map(alive, family))
+
+
+def test_an_orphan_that_nobody_takes_over_ends(tmp_path: Path) -> None:
+    family = orphaned(tmp_path, 0.5)
+    until(lambda: not any(map(alive, family)))
+    until(lambda: LocalLauncher(tmp_path).left() == {})
+
+
+def test_the_crash_of_one_that_was_taken_over_is_seen(tmp_path: Path) -> None:
+    engine, _ = orphaned(tmp_path, 600.0)
+
+    async def run() -> None:
+        launcher = LocalLauncher(tmp_path)
+        process = (await launcher.sweep(lambda replica_id, place: fake(*HIDDEN)))["a"]
+        os.kill(engine, signal.SIGKILL)
+        assert await process.wait() == 128 + signal.SIGKILL
+
+    asyncio.run(run())
 
 
 def test_a_broken_pidfile_is_put_away(tmp_path: Path) -> None:
     directory = tmp_path / "engines"
     directory.mkdir()
     (directory / "a.pid").write_text("{")
-    assert asyncio.run(LocalLauncher(tmp_path).sweep()) == []
+    assert asyncio.run(LocalLauncher(tmp_path).sweep(unwanted)) == {}
     assert list(directory.iterdir()) == []
 
 
@@ -245,7 +305,7 @@ def test_a_log_that_grew_too_large_is_emptied_into_its_predecessor(tmp_path: Pat
 
 def test_an_attached_replica_is_neither_started_nor_ended(tmp_path: Path) -> None:
     async def run() -> None:
-        process = await LAUNCHERS["attached"](tmp_path).start("a", fake(), "http://127.0.0.1:9/v1")
+        process = await LAUNCHERS["attached"](tmp_path, 0.0).start("a", fake(), "http://127.0.0.1:9/v1")
         assert process.url == "http://127.0.0.1:9/v1"
         waiting = asyncio.create_task(process.wait())
         assert await process.stop(1.0) == 0
