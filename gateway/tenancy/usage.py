@@ -215,9 +215,7 @@ def rows(
     return iter(()) if bounded is None else export(engine, *span, _asked(reach, filters, bounded))
 
 
-def _days(
-    connection: sa.Connection, reach: Reach, filters: Mapping[str, Wanted], span: Span
-) -> Span | None:
+def _days(connection: sa.Connection, reach: Reach, filters: Mapping[str, Wanted], span: Span) -> Span | None:
     """Narrow a span to the days on which the roll-ups know such rows; None where there are none.
 
     Without it, a look for what is rare or not there would read the whole ledger.
