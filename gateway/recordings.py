@@ -12,6 +12,7 @@ row's lease runs out and the next one to ask runs the request again.
 import asyncio
 import hashlib
 import logging
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -238,7 +239,7 @@ class Recordings:
                 self._opened(),
                 idempotency.Claimed(
                     wish.record_id, wish.fingerprint, self._me, now_s + LEASE_S,
-                    now_s + self._idempotency.retention_s,
+                    now_s + min(self._idempotency.retention_s, wish.key.retention_s or math.inf),
                 ),
                 now_s,
             )  # fmt: skip
@@ -291,9 +292,9 @@ class Recordings:
         finally:
             if failure is not None:
                 into.append(FAILURE + described(translate(failure)))
-            linger_s = (
-                self._streams.keep_s if wish.resumable else min(LINGER_S, self._idempotency.retention_s)
-            )
+            linger_s = min(LINGER_S, self._idempotency.retention_s, wish.key.retention_s)
+            if wish.resumable:
+                linger_s = self._streams.keep_s
             self._logs.end(into, keep_s=linger_s if failure is None or not wish.record_id else 0.0)
             if wish.record_id and failure is None:
                 await self._settled(wish, into)
@@ -301,9 +302,12 @@ class Recordings:
             del self._runs[into.token]
 
     async def _settled(self, wish: _Wish, into: Log | None) -> None:
-        """Keep the answer in SQL, or free its key; where SQL is away the lease runs out."""
+        """Keep the answer in SQL, or free its key; where SQL is away the lease runs out.
+
+        Of a tenant whose content is not kept, the key counts only while its request runs.
+        """
         answer = None
-        if into is not None and into.buffer.whole:
+        if into is not None and into.buffer.whole and wish.key.retention_s:
             answer = _encode(into.buffer.since(0))
         try:
             await asyncio.to_thread(idempotency.finish, self._opened(), wish.record_id, self._me, answer)

@@ -46,7 +46,7 @@ export function clock(ts: number): string {
 
 /** How long something took or lasts. */
 export function duration(seconds: number): string {
-  if (seconds < 0.001) return "< 1 ms";
+  if (seconds < 0.001) return "<1\u00a0ms";
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds.toFixed(1)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
@@ -57,6 +57,11 @@ export function duration(seconds: number): string {
 /** Days before a moment, as the API names them: 2026-11-23, UTC. */
 export function day(at: Date, back = 0): string {
   return new Date(at.getTime() - back * 86_400_000).toISOString().slice(0, 10);
+}
+
+/** The first second of such a day, as an address holds it. */
+export function begins(name: string): string {
+  return String(Date.parse(name) / 1000);
 }
 
 export interface Bucket {
