@@ -252,7 +252,7 @@ def test_20_a_window_passes_under_constant_traffic(house: tuple[Gateway, Upstrea
     until(asked, 180.0)
     assert set(statuses) == {200, 429}
     assert statuses.count(429) > 100
-    assert 50 <= 30 + 1 + (time.monotonic() - began_s) * 30 / 60
+    assert 30 + 1 + (time.monotonic() - began_s) * 30 / 60 >= 50
 
 
 def test_21_a_live_stream_stops_before_the_floor_and_says_so(house: tuple[Gateway, Upstreams]) -> None:
