@@ -9,7 +9,7 @@ export function usd(nanousd: number | null | undefined): string {
   const value = nanousd / NANO;
   const size = Math.abs(value);
   const digits = size === 0 || size >= 1 ? 2 : size >= 0.01 ? 4 : 6;
-  if (size !== 0 && size < 0.000001) return `${value < 0 ? "−" : ""}< $0.000001`;
+  if (size !== 0 && size < 0.000001) return `${value < 0 ? "−" : ""}<$0.000001`;
   const text = new Intl.NumberFormat(undefined, {
     style: "currency",
     currency: "USD",
