@@ -29,6 +29,13 @@ export function brief(value: number): string {
   return new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 }).format(value);
 }
 
+/** A size in memory: 1.3 GB, of a thousand MB. */
+export function bytes(value: number): string {
+  const place = value < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
+  const unit = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"][place];
+  return new Intl.NumberFormat(undefined, { style: "unit", unit, maximumFractionDigits: 1 }).format(value / 1000 ** place);
+}
+
 export function percent(part: number, whole: number): string {
   if (whole === 0) return NONE;
   return new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 }).format(part / whole);

@@ -215,7 +215,7 @@ function Now() {
                 <Text fw={600} size="sm" truncate>{one.model}</Text>
                 <Text size="xs" style={{ color: state === "ready" ? "var(--good)" : "var(--warn)" }}>{state}</Text>
               </div>
-              <Text size="sm" className="num">{t.runningWaiting(one.running, one.queued, <Text span size="xs" c="dimmed">{t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
+              <Text size="sm" className="num" style={{ whiteSpace: "normal" }}>{t.runningWaiting(one.running, one.queued, <Text span size="xs" c="dimmed">{t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
             </Group>
           );
         })}
