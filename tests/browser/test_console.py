@@ -384,6 +384,27 @@ def test_live_figures_and_steps_of_time(full: Gateway) -> None:
     assert ask(full, "GET", f"activity?from_s=0&to_s={now}")[0] == 400
 
 
+def test_figures_lead_to_their_requests(chromium: Browser, full: Gateway) -> None:
+    found = good(
+        full, "GET", "requests?status=error&status=interrupted&source=joined&source=hit-exact&limit=200"
+    )
+    assert {row["status"] for row in found["data"]} == {"error"}
+    assert {row["source"] for row in found["data"]} == {"joined", "hit-exact"}
+    status, _, told = ask(full, "GET", "requests?status=lost")
+    assert (status, told["error"]["param"]) == (400, "status")
+    with visit(chromium, full) as tab:
+        tab.by_key().open("cache")
+        tab.page.get_by_role("row", name=re.compile("shared with another")).get_by_role("link").click()
+        cells = tab.page.locator("tbody tr td:nth-child(4)")
+        expect(cells.first).to_have_text("shared with another")
+        assert set(cells.all_inner_texts()) == {"shared with another"}
+        tab.open("")
+        tab.page.get_by_role("link", name=re.compile("failed, .* may")).click()
+        cells = tab.page.locator("tbody tr td:nth-child(5)")
+        expect(cells.first).to_have_text("error")
+        assert set(cells.all_inner_texts()) == {"error"}
+
+
 def test_what_has_logic_by_itself() -> None:
     command = ["node_modules/.bin/vitest", "run"]
     done = subprocess.run(
