@@ -37,6 +37,7 @@ from gateway.errors import (
 from gateway.loops import ended
 from gateway.openai import schemas
 from gateway.pipeline import EVENT_STREAM, Outlet, Pipeline
+from gateway.recorder import ACCEPT, BEGIN, FAILURE, OWNER, PIECE, STREAM_ID, WHOLE, Recorder
 from gateway.settings import IdempotencySettings, StreamSettings
 from gateway.state.broadcast import Overrun, Reader
 from gateway.state.logs import Log, Logs, Lost
@@ -46,13 +47,11 @@ from gateway.tenancy.keys import Key
 
 log = logging.getLogger("switchgear.recordings")
 
-OWNER, ACCEPT, BEGIN, PIECE, WHOLE, FAILURE = b"o", b"a", b"b", b"p", b"w", b"e"
 LEASE_S = 5.0
 BUSY_POLL_S = 0.25
 LINGER_S = 5.0  # a log of an idempotent answer, while its row is written
 MAX_KEY_CHARACTERS = 255
 REPLAYED = b"x-switchgear-replayed: true\r\n"
-STREAM_ID = b"x-switchgear-stream-id"
 
 _encode = msgspec.msgpack.Encoder().encode
 _pair = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
@@ -68,37 +67,6 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 _owner = msgspec.msgpack.Decoder(Owner).decode
-
-
-class Recorder:
-    """Takes an answer from the pipeline into a log; see ``pipeline.Outlet``."""
-
-    def __init__(self, into: Log, stream_id: bytes) -> None:
-        self._log = into
-        self._line = b"%b: %b\r\n" % (STREAM_ID, stream_id) if stream_id else b""
-
-    async def whole(self, head: bytes, body: bytes) -> None:
-        """Record a complete answer."""
-        self._log.append(WHOLE + _encode((head, body)))
-
-    def accept(self, head: bytes) -> None:
-        """Record that a stream is admitted."""
-        self._log.append(ACCEPT + head + self._line)
-
-    async def begin(self, head: bytes) -> None:
-        """Record the head of a stream."""
-        self._log.append(BEGIN + head + self._line)
-
-    clear = False
-
-    def at_once(self, data: bytes) -> None:
-        """Never asked for: a log may have to be waited for."""
-
-    async def piece(self, data: bytes) -> None:
-        """Record the events of a piece, each by itself."""
-        for event in data.split(b"\n\n")[:-1]:
-            self._log.append(PIECE + event + b"\n\n")
-        await self._log.room()
 
 
 class Opened(Protocol):
