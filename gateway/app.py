@@ -67,6 +67,7 @@ from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
 from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
+from gateway.tenancy.watch import Watch
 from gateway.tier import Tier
 from gateway.tracing import tracing_from
 from semantic_cache.saving import OwnFile
@@ -148,6 +149,7 @@ class House:
         self._season(state_dir)
         self.recordings = Recordings(self.logs, self.pipeline, self.control.opened, edges.wall)
         self.process = self._process(settings)
+        self.spot.leave = self.process.leave
         self.adopt(settings)
 
     def _open_books(self, settings: Settings, state_dir: Path, name: str) -> Control:
@@ -166,8 +168,9 @@ class House:
             settings, journal, directory, limits, prices, shared=held, wall=edges.wall, environ=edges.environ
         )
         master = webhooks.master_secret(edges.environ)
-        self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
         self.billing = Billing(journal, limits, prices, edges.wall)
+        watch = Watch(directory, self.billing.refused)
+        self.notices = Notices(self.books, watch, master, post, edges.wall, self.telemetry.count)
         return Control(
             engine=self.books.engine,
             directory=directory,

@@ -1,16 +1,22 @@
 """The end of a process: drained, hurried, or killed; and what the ledger says after."""
 
 import json
+import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.metadata import AWS, Metadata, served
 from tests.fakes.processes import until
 from tests.fakes.upstream import PROMPT_TOKENS, script
 from tests.integration.admin import ADMIN, good
 from tests.integration.gateway import (
+    COMMAND,
+    ROOT,
     Gateway,
     Upstreams,
     chat_request,
@@ -171,7 +177,9 @@ def test_what_still_runs_when_its_machine_goes_goes_on_elsewhere(
             until(lambda: upstreams.states(asked) == ["running"])
             good(gateway, "POST", f"replicas/{other}/resume")
             until(lambda: gateway.metric("switchgear_replicas", model="pair", phase="ready") == 2)
-            good(gateway, "POST", f"replicas/{reclaimed}/reclaim", {"notice_s": 0})
+            assert watch(gateway, reclaimed).startswith(
+                f"{reclaimed}: reclaimed, 0 s before its machine goes"
+            )
             answer = read_until(buffered, b"}]")
             assert answer.startswith(b"HTTP/1.1 200")
             until(lambda: len(upstreams.seen(tag)["requests"]) == 2)
@@ -183,6 +191,24 @@ def test_what_still_runs_when_its_machine_goes_goes_on_elsewhere(
     finally:
         gateway.stop()
     assert sorted((row["status"], row["attempts"]) for row in gateway.rows()) == [("ok", 2), ("ok", 2)]
+
+
+def watch(gateway: Gateway, replica: str) -> str:
+    """``switchgear fleet watch`` on a machine whose cloud takes it away now; gives what it says."""
+    metadata, at = Metadata(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    metadata.answers[AWS] = (200, json.dumps({"action": "terminate", "time": at}).encode())
+    with served(metadata):
+        options = ["--cloud", "aws", "--metadata-url", metadata.url, "--base-url", gateway.base_url]
+        done = subprocess.run(
+            [COMMAND, "fleet", "watch", replica, *options],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "SWITCHGEAR_ADMIN_KEY": ADMIN},
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 @pytest.mark.parametrize("sent", [1, 100])
