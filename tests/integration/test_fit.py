@@ -43,8 +43,8 @@ weights = "{home}/huge"
     [
         ("up", "", "of memory with their KV cache"),
         ("fleet run", "", "take a smaller model"),
-        ("up", "gpus = 8\ntensor_parallel = 8", "no GPU was found here"),
-        ("plan", "", "take a smaller model"),
+        pytest.param("up", "gpus = 8\ntensor_parallel = 8", "no GPU was found here", marks=pytest.mark.soak),
+        pytest.param("plan", "", "take a smaller model", marks=pytest.mark.soak),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_with_the_remedy(
