@@ -149,6 +149,7 @@ class House:
         self._season(state_dir)
         self.recordings = Recordings(self.logs, self.pipeline, self.control.opened, edges.wall)
         self.process = self._process(settings)
+        self.spot.leave = self.process.leave
         self.adopt(settings)
 
     def _open_books(self, settings: Settings, state_dir: Path, name: str) -> Control:

@@ -88,6 +88,10 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     draining: bool = False
     exchanges: set[Abortable] = set()
 
+    def leave(self) -> None:
+        """Have `/readyz` turn red."""
+        self.leaving = True
+
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Tell whether any model can serve, and give the body of ``/readyz``."""
         models = {}
