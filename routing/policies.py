@@ -17,8 +17,7 @@ OVERLOAD = 1.25
 PACE_MEMORY_S = 20.0
 """An observed pace counts less and less, so that a replica that was slow once is tried again."""
 PACE_NOISE = 0.3
-"""Replicas whose paces differ by less than this share are equally fast: so much is chance, and whoever follows
-chance leaves turns that are better."""
+"""Replicas whose paces differ by less than this share are equally fast: so much is chance."""
 KV_FULL = 0.9
 """Above this share of the KV cache in use an engine soon queues or preempts."""
 STREAM_TOKENS = 8
