@@ -242,6 +242,9 @@ def test_a_key_is_changed_rotated_and_revoked(chromium: Browser, full: Gateway) 
         tab.page.locator("tbody a").first.click()
         tab.press("Change")
         tab.within().get_by_label("Requests per minute").fill("7")
+        tab.within().get_by_label("Requests per minute").hover()
+        tab.page.mouse.wheel(0, -300)
+        expect(tab.within().get_by_label("Requests per minute")).to_have_value("7")
         tab.within().get_by_role("button", name="Save").click()
         expect(tab.page.get_by_text("7 requests per minute")).to_be_visible()
         tab.press("Rotate")
@@ -365,6 +368,7 @@ def test_the_pages_parts_are_few_packed_and_kept(full: Gateway) -> None:
     for name in re.findall(r'(?:src|href)="(/console/[^"]+)"', body.decode()):
         status, headers, part = call(full.port, "GET", name, headers={"accept-encoding": "gzip"})
         assert (status, headers["content-encoding"]) == (200, "gzip")
+        assert "charts" not in name, "they come when there is something to draw"
         assert "immutable" in headers["cache-control"]
         packed += len(part)
     assert 50_000 < packed < 400_000
@@ -378,6 +382,27 @@ def test_live_figures_and_steps_of_time(full: Gateway) -> None:
     _, _, found = ask(full, "GET", f"activity?from_s={now - 7200}&to_s={now + 60}&step_s=60")
     assert sum(row["requests"] for row in found["data"]) > 2000
     assert ask(full, "GET", f"activity?from_s=0&to_s={now}")[0] == 400
+
+
+def test_figures_lead_to_their_requests(chromium: Browser, full: Gateway) -> None:
+    found = good(
+        full, "GET", "requests?status=error&status=interrupted&source=joined&source=hit-exact&limit=200"
+    )
+    assert {row["status"] for row in found["data"]} == {"error"}
+    assert {row["source"] for row in found["data"]} == {"joined", "hit-exact"}
+    status, _, told = ask(full, "GET", "requests?status=lost")
+    assert (status, told["error"]["param"]) == (400, "status")
+    with visit(chromium, full) as tab:
+        tab.by_key().open("cache")
+        tab.page.get_by_role("row", name=re.compile("shared with another")).get_by_role("link").click()
+        cells = tab.page.locator("tbody tr td:nth-child(4)")
+        expect(cells.first).to_have_text("shared with another")
+        assert set(cells.all_inner_texts()) == {"shared with another"}
+        tab.open("")
+        tab.page.get_by_role("link", name=re.compile("failed, .* may")).click()
+        cells = tab.page.locator("tbody tr td:nth-child(5)")
+        expect(cells.first).to_have_text("error")
+        assert set(cells.all_inner_texts()) == {"error"}
 
 
 def test_what_has_logic_by_itself() -> None:

@@ -20,6 +20,7 @@ def test_the_first_run_the_playground_and_every_page(chromium: Browser, applianc
         tab.page.get_by_label("Organisation").fill("first")
         tab.press("Go on")
         tab.press("Make the key")
+        expect(tab.page.get_by_text("copy it now")).to_be_visible()
         key = re.search(r"sk-sg-[A-Za-z0-9_-]+", tab.page.get_by_role("main").inner_text())
         assert key is not None
         tab.press("I have it: go on")

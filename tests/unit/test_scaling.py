@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backends.engines import LaunchProfile
+from backends.engines import LaunchProfile, Place
 from backends.replica import Phase
 from gateway.app import Edges, House
 from gateway.errors import ModelLoading
@@ -105,6 +105,19 @@ async def test_where_nobody_waits_a_request_wakes_its_model_and_is_told_when_to_
         assert (refused.value.retry_after_s or 0) >= 1
         await until_async(lambda: phases(built) == {"m-0": Phase.READY})
         assert await serve(built) == "m-0"
+
+
+@in_a_loop
+async def test_what_an_earlier_run_left_is_wanted_by_its_names_and_as_it_is(tmp_path: Path) -> None:
+    launch = LaunchProfile(weights="/w", min_replicas=1, max_replicas=2, spot=True)
+    async with house(tmp_path, launch) as built:
+        built.scaler.found({"m-3": Place(spot=True, zone="b"), "m-5": Place(), "other-0": Place()})
+        assert built.scaler.ids("m") == ("m-3", "m-5")
+        assert (built.scaler.seat("m", "m-3")[0].zone, built.scaler.seat("m", "m-5")[0].spot) == ("b", False)
+        built.scaler.found({"m-1": Place(), "m-2": Place(), "m-3": Place()})
+        assert built.scaler.ids("m") == ("m-1", "m-2"), "no more than there may be"
+        built.scaler.found({})
+        assert built.scaler.ids("m") == ("m-0",)
 
 
 @in_a_loop

@@ -9,7 +9,7 @@ export function usd(nanousd: number | null | undefined): string {
   const value = nanousd / NANO;
   const size = Math.abs(value);
   const digits = size === 0 || size >= 1 ? 2 : size >= 0.01 ? 4 : 6;
-  if (size !== 0 && size < 0.000001) return `${value < 0 ? "−" : ""}< $0.000001`;
+  if (size !== 0 && size < 0.000001) return `${value < 0 ? "−" : ""}<$0.000001`;
   const text = new Intl.NumberFormat(undefined, {
     style: "currency",
     currency: "USD",
@@ -27,6 +27,13 @@ export function count(value: number): string {
 /** A large figure in few letters: 12.3K. */
 export function brief(value: number): string {
   return new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 }).format(value);
+}
+
+/** A size in memory: 1.3 GB, of a thousand MB. */
+export function bytes(value: number): string {
+  const place = value < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
+  const unit = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"][place];
+  return new Intl.NumberFormat(undefined, { style: "unit", unit, maximumFractionDigits: 1 }).format(value / 1000 ** place);
 }
 
 export function percent(part: number, whole: number): string {

@@ -3,7 +3,7 @@ import { Button, Code, Group, Modal, NumberInput, SimpleGrid, Stack, Table, Text
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, got, type Schemas } from "../api/client";
-import { brief, count, duration } from "../format";
+import { bytes, count, duration, NONE } from "../format";
 import { Action } from "../parts/action";
 import { Status } from "../parts/badges";
 import { To } from "../parts/link";
@@ -178,7 +178,7 @@ function Scaling({ model, scaling, steer }: { model: Model; scaling: ScalingNow;
 /** Whether each model fits on this machine; looked for when asked, as it reads the weights' shapes. */
 function Plan() {
   const { data, error, isFetching, refetch } = useQuery({ queryKey: ["plan"], enabled: false, queryFn: () => got(api.GET("/admin/v1/plan")) });
-  const bytes = (value: number | null | undefined) => (value == null ? "—" : `${brief(value)} B`);
+  const size = (value: number | null | undefined) => (value == null ? NONE : bytes(value));
   return (
     <Card title={t.plan} side={<Button size="xs" variant="default" loading={isFetching} onClick={() => void refetch()}>{t.planOnThisMachine}</Button>}>
       {error && <Failed error={error} />}
@@ -191,8 +191,8 @@ function Plan() {
                 <Table.Tr key={one.model}>
                   <Table.Th scope="row" fw={400}>{one.model}{(one.command?.length ?? 0) > 0 && <details><summary>{t.command}</summary><Code block style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{one.command?.join(" ")}</Code></details>}</Table.Th>
                   <Table.Td>{one.attached?.length ? t.runsElsewhere : one.fits ? t.yes : t.no}{[...(one.problems ?? []), ...(one.notes ?? [])].map((text) => <Text size="xs" c="dimmed" key={text}>{text}</Text>)}</Table.Td>
-                  <Table.Td className="num">{bytes(one.weight_bytes)}</Table.Td>
-                  <Table.Td className="num">{bytes(one.kv_bytes)}</Table.Td>
+                  <Table.Td className="num">{size(one.weight_bytes)}</Table.Td>
+                  <Table.Td className="num">{size(one.kv_bytes)}</Table.Td>
                   <Table.Td>{Object.entries(one.sequences ?? {}).map(([length, number]) => `${count(number)} of ${count(Number(length))} tokens`).join(", ") || "—"}</Table.Td>
                 </Table.Tr>
               ))}

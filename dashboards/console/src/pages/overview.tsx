@@ -64,7 +64,7 @@ export default function Overview() {
         <SimpleGrid cols={{ base: 1, lg: 2 }}>
           {may("fleet.read") && <Now />}
           <Stack>
-            <Levels rows={known?.rows ?? []} span_s={span.span_s} />
+            <Levels rows={known?.rows} span_s={span.span_s} />
             {may("money.read") && <Alerts />}
           </Stack>
         </SimpleGrid>
@@ -89,12 +89,12 @@ function Figures({ rows, span_s }: { rows: readonly Activity[] | undefined; span
     { name: t.fromTheCache, value: rows && percent(hits, requests), more: t.requests3(count(hits)), search: { from, source: CACHED } },
   ];
   return (
-    <SimpleGrid cols={{ base: 2, sm: 3, lg: 5 }} spacing="sm">
+    <SimpleGrid cols={{ base: 2, sm: 3, lg: 5 }} spacing="sm" aria-busy={!rows}>
       {figures.map((one) => (
         <div className="card" key={one.name}>
           <Text size="sm" c="dimmed">{one.name}</Text>
           <div className="figure">{one.value ?? "…"}</div>
-          <Anchor component={Link} to="/requests" search={one.search as never} size="xs">{one.more}</Anchor>
+          <Anchor component={Link} to="/requests" search={one.search as never} size="xs">{rows ? one.more : "…"}</Anchor>
         </div>
       ))}
     </SimpleGrid>
@@ -124,11 +124,11 @@ function Charts({ known }: { known: { from_s: number; to_s: number; step_s: numb
         <Chart
           about={t.requestsOverTimeAltogether(count(rows.reduce((sum, row) => sum + row.requests, 0)))}
           kind="area"
-          rows={traffic}
+          rows={known && traffic}
           format={count}
           series={[
-            { name: "upstream", label: t.fromAModel, color: "gear.5" },
-            { name: "cached", label: t.fromTheCache, color: "indigo.4" },
+            { name: "upstream", label: t.model, color: "gear.5" },
+            { name: "cached", label: t.cache, color: "indigo.4" },
             { name: "failed", label: t.failed, color: "red.6" },
           ]}
         />
@@ -137,7 +137,7 @@ function Charts({ known }: { known: { from_s: number; to_s: number; step_s: numb
         <Chart
           about={t.billedAndSavedOverTime}
           kind="area"
-          rows={money}
+          rows={known && money}
           format={usd}
           series={[{ name: "billed", label: t.billed, color: "gear.5" }, { name: "saved", label: t.saved, color: "yellow.5" }]}
         />
@@ -166,7 +166,7 @@ function useLive(enabled = true) {
 }
 
 /** What is promised, and what was kept of it. */
-function Levels({ rows, span_s }: { rows: readonly Activity[]; span_s: number }) {
+function Levels({ rows = [], span_s }: { rows: readonly Activity[] | undefined; span_s: number }) {
   const { may } = useSession();
   const { data, since } = useLive(may("fleet.read"));
   const requests = rows.reduce((sum, row) => sum + row.requests, 0);
@@ -179,7 +179,7 @@ function Levels({ rows, span_s }: { rows: readonly Activity[]; span_s: number })
     <Card title={t.serviceLevels}>
       <Stack gap="xs">
         <Level name={t.available(percent(AVAILABLE, 1))} part={requests - failed} whole={requests} aim={AVAILABLE}>
-          <To to="/requests" search={search}>{t.budgetUsed(percent(failed, requests * (1 - AVAILABLE)))}</To>
+          <To to="/requests" search={search}>{t.budgetUsed(count(failed), count(Math.floor(requests * (1 - AVAILABLE))))}</To>
         </Level>
         {may("fleet.read") && <Level name={t.prompt(duration(PROMPT_S), percent(PROMPT, 1))} part={prompt} whole={whole} aim={PROMPT}>{whole === 0 && t.noneWaited}</Level>}
         <Text size="xs" c="dimmed">{t.levelsAbout}</Text>
@@ -215,7 +215,7 @@ function Now() {
                 <Text fw={600} size="sm" truncate>{one.model}</Text>
                 <Text size="xs" style={{ color: state === "ready" ? "var(--good)" : "var(--warn)" }}>{state}</Text>
               </div>
-              <Text size="sm" className="num">{t.runningWaiting(one.running, one.queued, <Text span size="xs" c="dimmed">{t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
+              <Text size="sm" className="num" style={{ whiteSpace: "normal" }}>{t.runningWaiting(one.running, one.queued, <Text span size="xs" c="dimmed">{t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
             </Group>
           );
         })}

@@ -56,7 +56,7 @@ export default function Requests() {
           )
         }
         columns={[
-          { name: t.when, cell: (row) => <To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To> },
+          { name: t.when, cell: (row) => <span className="when"><To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To></span> },
           { name: t.organisation, cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
           { name: t.model, cell: (row) => <>{row.model}{row.route && <span className="wide">{t.via(row.route)}</span>}</> },
           { name: t.answer, cell: (row) => <Source source={row.source} />, extra: true },
