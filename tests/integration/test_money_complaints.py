@@ -5,6 +5,7 @@ import hashlib
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -233,6 +234,25 @@ def test_17_no_budget_is_no_limit(house: tuple[Gateway, Upstreams]) -> None:
     header = made_key(gateway, rpm=1000)
     for _ in range(5):
         assert gateway.chat("small", script("ok", tag=unique()), headers=header, max_tokens=10**6)[0] == 200
+
+
+@pytest.mark.soak
+def test_20_a_window_passes_under_constant_traffic(house: tuple[Gateway, Upstreams]) -> None:
+    """litellm#14204: a rate regains what it lost although refused requests keep coming, and no more."""
+    gateway, _ = house
+    until(gateway.ready)
+    header, began_s, statuses = made_key(gateway, rpm=30), time.monotonic(), list[int]()
+
+    def asked() -> bool:
+        status, headers, _ = gateway.chat("small", script("ok"), headers=header)
+        assert headers["x-ratelimit-limit-requests"] == "30"
+        statuses.append(status)
+        return statuses.count(200) == 50
+
+    until(asked, 180.0)
+    assert set(statuses) == {200, 429}
+    assert statuses.count(429) > 100
+    assert 30 + 1 + (time.monotonic() - began_s) * 30 / 60 >= 50
 
 
 def test_21_a_live_stream_stops_before_the_floor_and_says_so(house: tuple[Gateway, Upstreams]) -> None:
