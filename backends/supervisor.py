@@ -71,6 +71,8 @@ class Supervisor(Roster):
         self._until_s: dict[str, float] = {}  # when a reclaimed one is taken away
         self._served: set[str] = set()  # answered a request since the last round of probes
         self._closing = False
+        self.leaving = False
+        """Where this machine goes: nothing is launched here any more."""
         self.withdraw: Callable[[str], None] = lambda url: None
         """Called with the url of a replica whose machine goes, to have what runs there go on elsewhere."""
         self.declare(specs)
@@ -219,10 +221,8 @@ class Supervisor(Roster):
         for command in commands:
             if isinstance(command, fleet.Stop):
                 self._tasks.start(f"stop {command.id}", self._stop(command.id, command.reason))
-        starts = [
-            self._start(self._specs[command.id]) for command in commands if isinstance(command, fleet.Launch)
-        ]
-        await asyncio.gather(*starts)
+        due = [self._specs[one.id] for one in commands if isinstance(one, fleet.Launch)]
+        await asyncio.gather(*(self._start(one) for one in due if not (self.leaving and one.launch)))
 
     async def probe_once(self) -> None:
         """Ask all replicas at once, but those that have just shown in real work that they are well.

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import ChainMap
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -67,6 +67,7 @@ from gateway.tenancy.journal import Journal
 from gateway.tenancy.keys import KeyTable
 from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
+from gateway.tenancy.watch import Watch
 from gateway.tier import Tier
 from gateway.tracing import tracing_from
 from semantic_cache.saving import OwnFile
@@ -148,6 +149,7 @@ class House:
         self._season(state_dir)
         self.recordings = Recordings(self.logs, self.pipeline, self.control.opened, edges.wall)
         self.process = self._process(settings)
+        self.spot.leave = self.process.leave
         self.adopt(settings)
 
     def _open_books(self, settings: Settings, state_dir: Path, name: str) -> Control:
@@ -166,8 +168,9 @@ class House:
             settings, journal, directory, limits, prices, shared=held, wall=edges.wall, environ=edges.environ
         )
         master = webhooks.master_secret(edges.environ)
-        self.notices = Notices(self.books, directory, master, post, edges.wall, self.telemetry.count)
         self.billing = Billing(journal, limits, prices, edges.wall)
+        watch = Watch(directory, self.billing.refused)
+        self.notices = Notices(self.books, watch, master, post, edges.wall, self.telemetry.count)
         return Control(
             engine=self.books.engine,
             directory=directory,
@@ -201,7 +204,7 @@ class House:
             wake=lambda model: self.keeper(model).wake(model),
         )
         self.apart = FleetApart(self.dispatcher, self.control.opened, edges.wall, name)
-        self.apart.declare = self._declare
+        self.apart.declare, self.apart.withdraw = self._declare, self.clients.withdraw
         self.scaler = Scaler(
             Fleet(
                 lambda: self.supervisor.replicas,
@@ -256,6 +259,7 @@ class House:
             recordings=self.recordings,
             supervisor=self.supervisor,
             scaler=self.scaler,
+            apart=self.apart,
             cluster=self.cluster,
             telemetry=self.telemetry,
             control=self.control,
@@ -299,7 +303,7 @@ class House:
         if settings.routes and self.chooser.grader is None:
             self.grading = Grading.load(self._edges.now, settings.server.workers)
             self.chooser.grader = self.process.grading = self.grading
-        catalogue = Catalogue(settings, ENGINES, self.supervisor.adapters)
+        catalogue = Catalogue(settings, ENGINES, self._adapters)
         self.dispatcher.configure(settings.models)
         self.spot.settings = settings.spot
         apart = {one.name: one for one in settings.models if settings.fleet.apart and one.launch is not None}
@@ -321,6 +325,9 @@ class House:
         self.books.adopt(settings)
         self.notices.allow_private = settings.webhooks.allow_private
         self._declare()
+
+    def _adapters(self, model: str) -> Collection[str]:
+        return {*self.supervisor.adapters(model), *self.apart.adapters(model)}
 
     def _declare(self) -> None:
         """Tell the fleet which replicas are wanted now."""

@@ -3,7 +3,9 @@
 A client's own mistake is the client's to hear, and blames nobody; any other refusal may be one replica's.
 """
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 from backends.clients.base import ClientError, InferenceClient, Outgoing, Reply
 from backends.replica import Replica
@@ -14,6 +16,7 @@ from gateway.trip import Call, Try, UpstreamError
 
 ERROR_BODY_LIMIT_BYTES = 256 * 1024
 CLIENTS_OWN = (400, 409, 413, 422)
+END_GRACE_S = 0.2
 
 
 class Asking:
@@ -84,3 +87,15 @@ def final(error: Exception, why: str = "") -> ApiError:
     final = translate(error)
     final.message += why
     return final
+
+
+async def reach_end(reply: Reply) -> None:
+    """Wait a moment for the end behind ``[DONE]``, so that the connection can be used again.
+
+    The answer is whole already: nothing that goes wrong here matters, and the client's own ``[DONE]`` comes
+    after this, so that a client which leaves upon it finds nothing left to abort.
+    """
+    with suppress(ClientError, TimeoutError):
+        async with asyncio.timeout(END_GRACE_S):
+            while await reply.read():
+                pass

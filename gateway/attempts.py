@@ -11,13 +11,11 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
 from backends.clients.base import (
-    ClientError,
     ConnectFailed,
     ConnectionBroken,
     InferenceClient,
@@ -26,7 +24,7 @@ from backends.clients.base import (
     Withdrawn,
 )
 from backends.replica import Event
-from gateway.asking import Asking, final
+from gateway.asking import Asking, final, reach_end
 from gateway.carrying import Leg
 from gateway.dispatcher import Dispatcher, Slot
 from gateway.errors import ModelLoading
@@ -43,7 +41,6 @@ MOST_PAUSE_S = 5.0
 client is told to come again."""
 MOST_DEATHS = 2
 """So many servers may break off under one request without a byte: it may be what kills them."""
-END_GRACE_S = 0.2
 
 T = TypeVar("T")
 
@@ -166,7 +163,7 @@ class Attempts:
             if broken is not None:
                 raise broken
         if receiver.done:
-            await _reach_end(reply)
+            await reach_end(reply)
         return True
 
     # ------------------------------------------------------------ one attempt
@@ -397,15 +394,3 @@ async def _first_good(runs: "list[asyncio.Task[T]]") -> "asyncio.Task[T]":
                 return run
             if not waiting or not isinstance(error, ANOTHER_MAY_SUCCEED):
                 raise error
-
-
-async def _reach_end(reply: Reply) -> None:
-    """Wait a moment for the end behind ``[DONE]``, so that the connection can be used again.
-
-    The answer is whole already: nothing that goes wrong here matters, and the client's own ``[DONE]`` comes
-    after this, so that a client which leaves upon it finds nothing left to abort.
-    """
-    with suppress(ClientError, TimeoutError):
-        async with asyncio.timeout(END_GRACE_S):
-            while await reply.read():
-                pass

@@ -105,13 +105,13 @@ class Calls:
         """Say what the choice of a replica reads; the marks of the prompt only where they are read."""
         settings = choice.model.settings
         prefix: tuple[bytes, ...] = ()
-        tenant = key.tenant
         if self._reads_prefix(settings.name):
-            prefix = marks(*request.prompt_and_salt("" if settings.share_prefix_cache else tenant))
+            prefix = marks(*request.prompt_and_salt("" if settings.share_prefix_cache else key.tenant))
         return Query(
             model=settings.name,
-            tenant=tenant,
+            tenant=key.id,
             weight=key.weight,
+            within=key.within,
             prompt_tokens=request.prompt_tokens_estimate,
             output_tokens=request.output_tokens_estimate,
             prefix=prefix,

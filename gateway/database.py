@@ -327,6 +327,25 @@ fleet_lease = sa.Table(
     sa.Column("until_s", sa.Float, nullable=False),
 )
 
+# What operators have the fleet do; the answer is its, once it was done.
+fleet_orders = sa.Table(
+    "fleet_orders",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("asked", sa.JSON, nullable=False),
+    sa.Column("asked_s", sa.Float, nullable=False),
+    sa.Column("answer", sa.JSON),
+)
+
+# How many replicas the fleet wants of each model; replaced as a whole by the holder of the lease.
+fleet_models = sa.Table(
+    "fleet_models",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("scaling", sa.JSON, nullable=False),
+    sa.Column("told_s", sa.Float, nullable=False),
+)
+
 # What the fleet runs, for the gateways; replaced as a whole by the holder of the lease.
 fleet_replicas = sa.Table(
     "fleet_replicas",

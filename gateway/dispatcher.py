@@ -64,7 +64,6 @@ class Dispatcher:
         self._holds, self._wake = holds, wake
         self._desks: dict[str, Desk] = {}
         self._replicas: Mapping[str, Replica] = {}
-        self._share = 1
 
     def configure(self, models: Iterable[ModelSettings]) -> None:
         """Set the models; known ones keep their queue."""
@@ -90,16 +89,10 @@ class Dispatcher:
             desk.spot = spot if mixed else frozenset()
             desk.firm = frozenset(desk.replicas) - spot if mixed else frozenset()
             desk.line.staff(
-                Server(id=id_, limit=-(-one.limit // self._share), weight=one.weight, version=one.version)
+                Server(id=id_, limit=one.limit, weight=one.weight, version=one.version)
                 for id_, one in desk.replicas.items()
             )
             self._grant(desk)
-
-    def share_out(self, gateways: int) -> None:
-        """Take an equal share of all slots: so many gateways send to the same replicas."""
-        if gateways != self._share:
-            self._share = gateways
-            self.update(self._replicas)
 
     def rest(self, model: str, replica_id: str, wait_s: float) -> None:
         """Send nothing to a replica for so long, while another of the model has room."""

@@ -14,19 +14,22 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from backends.background import Background
 from backends.clients import Clients
 from backends.clients.probe import ClientProbe
 from backends.launchers import launchers
 from backends.replica import Phase
 from backends.supervisor import Supervisor
 from gateway import declared, fleet_rows, rollouts
-from gateway.fleet_rows import Demand, Told
+from gateway.fleet_rows import Answer, Demand, Told
 from gateway.loops import Loop
+from gateway.orders import Order, Refused, carry_out
 from gateway.scaling import Fleet, Scaler
 from gateway.settings import Settings
 
 log = logging.getLogger("switchgear.fleet")
 
+LOG_LINES = 5
 HEARD_S = 4.0
 """Until every gateway has heard that a replica leaves, and has told what it still has there."""
 
@@ -96,6 +99,9 @@ class FleetHouse:
         self.clients = Clients()
         state_dir = Path(settings.server.state_dir) / "fleet"
         self.demands = Demands(self._leaving_since_s)
+        self._handed_over: set[str] = set()  # urls of replicas whose machines go
+        self._orders = Background()
+        self._heard: set[str] = set()  # orders under way or done
         self.supervisor = Supervisor(
             (),
             launchers=launchers(state_dir, settings.fleet.orphan_s + fleet_rows.LEASE_S),
@@ -110,6 +116,7 @@ class FleetHouse:
         self.scaler = Scaler(seen, self.demands, now, wall)
         self.scaler.declare, self.scaler.rouse = self._declare, watched.rouse
         self.scaler.rest = watched.rest
+        self.supervisor.withdraw = self._handed_over.add
         self._rollouts = rollouts.Rollouts()
         self.scaler.shares = self._rollouts.in_use
 
@@ -121,6 +128,7 @@ class FleetHouse:
             Loop("scrape", 2.0, self.supervisor.scrape_once),
             Loop("scaling", 1.0, self._look),
             Loop("tell", 0.5, self._tell),
+            Loop("orders", 0.25, self._obey),
         )
 
     async def take_lease(self) -> bool:
@@ -142,6 +150,7 @@ class FleetHouse:
         while self._now() < until_s and any(map(self.demands.busy, self.supervisor.replicas)):
             await asyncio.sleep(0.2)
             await self._hear()
+        await self._orders.stop()
         await self.supervisor.stop()
         await self.clients.close()
         await asyncio.to_thread(fleet_rows.give_back, self.engine, self.owner)
@@ -177,10 +186,36 @@ class FleetHouse:
                 version=one.version,
                 max_concurrency=one.max_concurrency,
                 ready_in_s=self.supervisor.ready_in_s(one.id),
+                reason=one.reason,
+                since_s=self.wall() - (self._now() - one.since_s),
+                start=self.supervisor.steps(one.id),
+                log=() if one.phase is Phase.READY else self.supervisor.log_tail(one.id, LOG_LINES),
+                adapters=tuple(self.supervisor.adapters(one.model)),
+                hand_over=one.url in self._handed_over,
             )
             for one in self.supervisor.replicas.values()
         ]
-        await asyncio.to_thread(partial(fleet_rows.tell_replicas, self.engine, told, self.wall()))
+        models = (one.name for one in self.settings.models)
+        scalings = {name: shown for name in models if (shown := self.scaler.shown(name)) is not None}
+        tell = partial(fleet_rows.tell_replicas, self.engine, told, scalings, self.wall())
+        await asyncio.to_thread(tell)
+
+    async def _obey(self) -> None:
+        """Begin what operators have ordered; a slow order holds up no other."""
+        found = await asyncio.to_thread(fleet_rows.open_orders, self.engine, self.wall())
+        for id_, order in found.items():
+            if id_ not in self._heard:
+                self._orders.start(f"order {id_}", self._carry_out(id_, order))
+        self._heard = set(found)
+
+    async def _carry_out(self, id_: str, order: Order) -> None:
+        """Do it, tell of the replicas as they are then, and answer."""
+        try:
+            answer = Answer(said=await carry_out(order, self.supervisor, self.scaler))
+        except Refused as error:
+            answer = Answer(refused=str(error))
+        await self._tell()
+        await asyncio.to_thread(fleet_rows.answer_order, self.engine, id_, answer)
 
     def _leaving_since_s(self, replica_id: str) -> float | None:
         seen = self.supervisor.replicas.get(replica_id)

@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from backends.replica import Phase
-from gateway.database import fleet_demand, fleet_lease, fleet_replicas
+from backends.starts import Step
+from gateway.database import fleet_demand, fleet_lease, fleet_models, fleet_orders, fleet_replicas
+from gateway.orders import Order
 
 LEASE = "fleet"
 LEASE_S = 15.0
@@ -32,6 +34,26 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: int
     ready_in_s: float | None
     """0: now; None: nobody can say."""
+    reason: str = ""
+    since_s: float = 0.0
+    """Since when it is in its phase, by the wall clock."""
+    start: tuple[Step, ...] = ()
+    log: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    """Of its model."""
+    hand_over: bool = False
+    """Its machine goes: what runs there should go on elsewhere."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an order: refused with these words, or done."""
+
+    refused: str = ""
+    said: Mapping[str, str] = {}
+
+
+Scalings = Mapping[str, Mapping[str, object]]
+"""model -> what the admin API shows of its number of replicas"""
 
 
 class ModelDemand(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,24 +94,74 @@ def holder(engine: sa.Engine) -> str:
         return str(found.scalar_one_or_none() or "")
 
 
+def runs(engine: sa.Engine, now_s: float) -> bool:
+    """Tell whether a fleet has renewed its lease lately."""
+    with engine.connect() as connection:
+        query = sa.select(fleet_lease.c.owner).where(fleet_lease.c.until_s >= now_s)
+        return connection.execute(query).first() is not None
+
+
+def give_order(engine: sa.Engine, id_: str, order: Order, now_s: float) -> None:
+    """Have the fleet do something; old orders are forgotten."""
+    row = {"id": id_, "asked": msgspec.to_builtins(order), "asked_s": now_s}
+    with engine.begin() as connection:
+        connection.execute(sa.delete(fleet_orders).where(fleet_orders.c.asked_s < now_s - 60 * FRESH_S))
+        connection.execute(sa.insert(fleet_orders).values(**row))
+
+
+def open_orders(engine: sa.Engine, now_s: float) -> dict[str, Order]:
+    """Give the fresh orders that nobody has answered, the oldest first."""
+    mine = (fleet_orders.c.answer.is_(None), fleet_orders.c.asked_s >= now_s - FRESH_S)
+    query = sa.select(fleet_orders.c.id, fleet_orders.c.asked).where(*mine).order_by(fleet_orders.c.asked_s)
+    with engine.connect() as connection:
+        return {id_: msgspec.convert(asked, Order) for id_, asked in connection.execute(query)}
+
+
+def answer_order(engine: sa.Engine, id_: str, answer: Answer) -> None:
+    """Say what became of an order."""
+    with engine.begin() as connection:
+        told = sa.update(fleet_orders).where(fleet_orders.c.id == id_)
+        connection.execute(told.values(answer=msgspec.to_builtins(answer)))
+
+
+def answer_to(engine: sa.Engine, id_: str) -> Answer | None:
+    """Give what became of an order; None while nobody has said."""
+    with engine.connect() as connection:
+        query = sa.select(fleet_orders.c.answer).where(fleet_orders.c.id == id_)
+        found = connection.execute(query).scalar_one_or_none()
+    return None if found is None else msgspec.convert(found, Answer)
+
+
 def give_back(engine: sa.Engine, owner: str) -> None:
     """End the lease, and what was told under it."""
     with engine.begin() as connection:
         ours = sa.delete(fleet_lease).where(fleet_lease.c.name == LEASE, fleet_lease.c.owner == owner)
         if connection.execute(ours).rowcount:
             connection.execute(sa.delete(fleet_replicas))
+            connection.execute(sa.delete(fleet_models))
 
 
-def tell_replicas(engine: sa.Engine, replicas: Iterable[Told], now_s: float) -> None:
-    """Replace what is told of the replicas."""
+def tell_replicas(engine: sa.Engine, replicas: Iterable[Told], scalings: Scalings, now_s: float) -> None:
+    """Replace what is told of the replicas, and of how many there should be."""
     rows = [
         {"id": one.id, "model": one.model, "state": msgspec.to_builtins(one), "told_s": now_s}
         for one in replicas
     ]
     with engine.begin() as connection:
         connection.execute(sa.delete(fleet_replicas))
+        connection.execute(sa.delete(fleet_models))
         if rows:
             connection.execute(sa.insert(fleet_replicas), rows)
+        for name, scaling in scalings.items():
+            connection.execute(sa.insert(fleet_models).values(name=name, scaling=scaling, told_s=now_s))
+
+
+def told_scalings(engine: sa.Engine, now_s: float) -> Scalings:
+    """Give how many replicas a living fleet wants of each model."""
+    fresh = fleet_models.c.told_s >= now_s - FRESH_S
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(fleet_models.c.name, fleet_models.c.scaling).where(fresh))
+        return {str(name): scaling for name, scaling in rows}
 
 
 def told_replicas(engine: sa.Engine, now_s: float) -> list[Told]:

@@ -7,6 +7,7 @@ failed one is dropped: the loop says so, and the cache knows one outcome less.
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import aclosing
@@ -61,11 +62,15 @@ class Audit(msgspec.Struct, frozen=True):
 
 
 class Asker(msgspec.Struct, frozen=True):
-    """Who asks for what; `name` is the model or route, `salt` goes into all names of what is kept."""
+    """Who asks for what; `name` is the model or route, `salt` goes into all names of what is kept.
+
+    Nothing of it may be kept for longer than `most_s`.
+    """
 
     tenant: str
     name: str
     salt: bytes = b""
+    most_s: float = math.inf
 
     @property
     def route(self) -> str:
@@ -169,7 +174,7 @@ class Likeness:
         surroundings += self._embedding.name.encode()  # texts of two embeddings never meet
         scope = caching.scope_key(asker.tenant, asker.name, surroundings, asker.salt)
         ttl_s = self._settings.volatile_ttl_s if caching.volatile(text) else self._settings.ttl_s
-        asked = Asked(asker.route, scope, text, schemas.owner(request), ttl_s)
+        asked = Asked(asker.route, scope, text, schemas.owner(request), min(ttl_s, asker.most_s))
         try:
             return await self._cache.look_up(asked, now_s)
         except EmbeddingFailed:

@@ -1,6 +1,6 @@
 """What is known of one request on its way: for its response headers, its metrics and its trace.
 
-It may wait in a buffer after the request, so it holds no bytes of a body.
+It may wait in a buffer after the request, so it holds no bytes of a body but of tenants that want those seen.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.catalogue import Target
 from gateway.choosing import Choice, Reading
+from gateway.content import Content
 from gateway.errors import CODES, SHUT_DOWN, ShuttingDown, translate
 from gateway.metrics import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, SECONDS, TOKEN_SECONDS, TOKENS
 from gateway.openai.schemas import Common, Inference
@@ -65,6 +66,7 @@ class Passage(msgspec.Struct, eq=False):
     first_byte_s: float = 0.0
     answered_s: float = 0.0
     ended_s: float = 0.0
+    content: Content | None = None
 
     def begin(self, key: Key, target: Target, request: Inference) -> None:
         """Note who asks for what, once that is known to be valid."""

@@ -148,6 +148,8 @@ class Pipeline:
             request = schemas.parse(incoming.endpoint, incoming.body)
             target = self.catalogue.target(request, key)
             passage.begin(key, target, request)
+            if self._tracing is not None and self._tracing.content is not None:
+                out = self._tracing.noted(passage, incoming.body, out)
             async with self._charge(incoming, key, request, target) as charge:
                 passage.steps.append(("admit", now()))
                 passage.charge = charge
@@ -185,18 +187,16 @@ class Pipeline:
 
     async def _serve(self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet) -> None:
         """Have a model answer, and hand on what it says."""
-        key, _, charge = passage.of()
+        key, target, charge = passage.of()
         charge.accept()
         if request.stream:
             out.accept(passage.first_line(EVENT_STREAM))
-        headers = incoming.headers
-        settings = passage.of()[1].settings
+        headers, settings = incoming.headers, target.settings
         if settings is not None and settings.grade == "precise":
             passage.reading = await self._sharpening.read(settings, text_of(request))
         cascade = settings.cascade if settings is not None else None
         if cascade is None and sharing.may_share(self._coalesced, headers, request):
             member = Member(self, passage, incoming, request, out)
-            target = passage.of()[1]
             exact = passage.cache_key or self.shelf.key_of(key, target, request)
             name = sharing.name_of(key, target, headers, request, exact)
             await self._coalescing.run(name, member)

@@ -1,6 +1,6 @@
 """Does each launched model fit on a machine, how much does it hold, how is it started."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -8,7 +8,7 @@ import msgspec
 from backends.engines import ENGINES, CannotLaunch, LaunchContext
 from backends.placement import Machine, UnknownShape, fit
 from backends.weights import found_gpus, host_memory_bytes, read_shape
-from gateway.settings import ModelSettings, Settings
+from gateway.settings import ConfigError, ModelSettings, Settings
 
 LENGTHS = (1024, 4096, 16384)
 
@@ -37,6 +37,19 @@ def misfits(settings: Settings, machine: Machine) -> Iterator[tuple[str, bool]]:
         if model.launch is not None and not one["fits"] and "kv_tokens" in one:
             text = f"models[{index}].launch: {model.name!r} does not fit here: {'; '.join(one['problems'])}"
             yield text, model.launch.fit == "refuse"
+
+
+def refuse_misfits(settings: Settings, source: str, machine: Machine, say: Callable[[str], None]) -> None:
+    """Raise ConfigError where a model does not fit on this machine, before anything of it is started."""
+    refused = []
+    for text, forbidden in misfits(settings, machine):
+        if forbidden:
+            refused.append(text)
+        else:
+            say(f"{source}: {text}")
+    if refused:
+        text = "\n".join(f"{source}: {one}" for one in refused)
+        raise ConfigError(f'{text}\n(or start it nevertheless with launch.fit = "warn")')
 
 
 def plan(model: ModelSettings, machine: Machine) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from backends.supervisor import Supervisor
 from gateway.choosing import Chooser
 from gateway.cluster import Cluster
 from gateway.database import DatabaseError
+from gateway.fleet_apart import FleetApart
 from gateway.grading import Grading
 from gateway.learning import Learning
 from gateway.loops import Loop
@@ -66,6 +67,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     recordings: Recordings
     supervisor: Supervisor
     scaler: Scaler
+    apart: FleetApart
     cluster: Cluster | None
     telemetry: Telemetry
     control: Control
@@ -85,6 +87,10 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     """Told to go soon: load balancers hear it first, requests are still taken."""
     draining: bool = False
     exchanges: set[Abortable] = set()
+
+    def leave(self) -> None:
+        """Have `/readyz` turn red."""
+        self.leaving = True
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Tell whether any model can serve, and give the body of ``/readyz``."""
@@ -111,6 +117,8 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
 
     def _without(self, model: str) -> str:
         """Say what a model without replicas is: one that a request wakes can serve."""
+        if model in self.apart.models:
+            return "asleep" if self.apart.holds(model) else "no replicas"
         cluster = self.cluster
         known = cluster is not None and model in cluster
         return "asleep" if (cluster if known and cluster else self.scaler).holds(model) else "no replicas"

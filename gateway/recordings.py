@@ -12,6 +12,7 @@ row's lease runs out and the next one to ask runs the request again.
 import asyncio
 import hashlib
 import logging
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -36,6 +37,7 @@ from gateway.errors import (
 from gateway.loops import ended
 from gateway.openai import schemas
 from gateway.pipeline import EVENT_STREAM, Outlet, Pipeline
+from gateway.recorder import ACCEPT, BEGIN, FAILURE, OWNER, PIECE, STREAM_ID, WHOLE, Recorder
 from gateway.settings import IdempotencySettings, StreamSettings
 from gateway.state.broadcast import Overrun, Reader
 from gateway.state.logs import Log, Logs, Lost
@@ -45,13 +47,11 @@ from gateway.tenancy.keys import Key
 
 log = logging.getLogger("switchgear.recordings")
 
-OWNER, ACCEPT, BEGIN, PIECE, WHOLE, FAILURE = b"o", b"a", b"b", b"p", b"w", b"e"
 LEASE_S = 5.0
 BUSY_POLL_S = 0.25
 LINGER_S = 5.0  # a log of an idempotent answer, while its row is written
 MAX_KEY_CHARACTERS = 255
 REPLAYED = b"x-switchgear-replayed: true\r\n"
-STREAM_ID = b"x-switchgear-stream-id"
 
 _encode = msgspec.msgpack.Encoder().encode
 _pair = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
@@ -67,37 +67,6 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 _owner = msgspec.msgpack.Decoder(Owner).decode
-
-
-class Recorder:
-    """Takes an answer from the pipeline into a log; see ``pipeline.Outlet``."""
-
-    def __init__(self, into: Log, stream_id: bytes) -> None:
-        self._log = into
-        self._line = b"%b: %b\r\n" % (STREAM_ID, stream_id) if stream_id else b""
-
-    async def whole(self, head: bytes, body: bytes) -> None:
-        """Record a complete answer."""
-        self._log.append(WHOLE + _encode((head, body)))
-
-    def accept(self, head: bytes) -> None:
-        """Record that a stream is admitted."""
-        self._log.append(ACCEPT + head + self._line)
-
-    async def begin(self, head: bytes) -> None:
-        """Record the head of a stream."""
-        self._log.append(BEGIN + head + self._line)
-
-    clear = False
-
-    def at_once(self, data: bytes) -> None:
-        """Never asked for: a log may have to be waited for."""
-
-    async def piece(self, data: bytes) -> None:
-        """Record the events of a piece, each by itself."""
-        for event in data.split(b"\n\n")[:-1]:
-            self._log.append(PIECE + event + b"\n\n")
-        await self._log.room()
 
 
 class Opened(Protocol):
@@ -270,7 +239,7 @@ class Recordings:
                 self._opened(),
                 idempotency.Claimed(
                     wish.record_id, wish.fingerprint, self._me, now_s + LEASE_S,
-                    now_s + self._idempotency.retention_s,
+                    now_s + min(self._idempotency.retention_s, wish.key.retention_s or math.inf),
                 ),
                 now_s,
             )  # fmt: skip
@@ -323,9 +292,9 @@ class Recordings:
         finally:
             if failure is not None:
                 into.append(FAILURE + described(translate(failure)))
-            linger_s = (
-                self._streams.keep_s if wish.resumable else min(LINGER_S, self._idempotency.retention_s)
-            )
+            linger_s = min(LINGER_S, self._idempotency.retention_s, wish.key.retention_s)
+            if wish.resumable:
+                linger_s = self._streams.keep_s
             self._logs.end(into, keep_s=linger_s if failure is None or not wish.record_id else 0.0)
             if wish.record_id and failure is None:
                 await self._settled(wish, into)
@@ -333,9 +302,12 @@ class Recordings:
             del self._runs[into.token]
 
     async def _settled(self, wish: _Wish, into: Log | None) -> None:
-        """Keep the answer in SQL, or free its key; where SQL is away the lease runs out."""
+        """Keep the answer in SQL, or free its key; where SQL is away the lease runs out.
+
+        Of a tenant whose content is not kept, the key counts only while its request runs.
+        """
         answer = None
-        if into is not None and into.buffer.whole:
+        if into is not None and into.buffer.whole and wish.key.retention_s:
             answer = _encode(into.buffer.since(0))
         try:
             await asyncio.to_thread(idempotency.finish, self._opened(), wish.record_id, self._me, answer)

@@ -67,6 +67,8 @@ class RequestLine(Decided, frozen=True, kw_only=True, omit_defaults=True):
     score: float | None = None
     threshold: float | None = None
     cache_entry: str = ""
+    similarity: float | None = None
+    verdict: str = ""
     queue_ms: float
     first_byte_ms: float
     total_ms: float
@@ -96,6 +98,8 @@ def line(passage: Passage, offset_s: float) -> bytes:
             more += b'"threshold":%.6f,' % choice.threshold
     if passage.hit is not None:
         more += b'"cache_entry":"%b",' % passage.hit.id.encode()
+    if (found := passage.found_near) is not None:
+        more += b'"similarity":%.6f,"verdict":"%b",' % (found.similarity, found.verdict.told.encode())
     usage = charge.usage if charge is not None else _NOTHING
     began_s, ended_s = passage.started_s, passage.ended_s
     second, rest = divmod(ended_s + offset_s, 1)

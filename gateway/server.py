@@ -133,7 +133,7 @@ async def serve(
     server = _Server(config)
     _spare_requests()
     _handle_hang_up(process, stop)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, setattr, process, "leaving", True)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, process.leave)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     welcome = asyncio.create_task(_welcome(server, when_listening))
     stopped = asyncio.create_task(stop.asked.wait())

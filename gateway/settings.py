@@ -330,11 +330,33 @@ class WebhookSettings(Table, frozen=True):
     allow_private: bool = False
 
 
+class ContentSettings(Table, frozen=True):
+    """``[tracing.content]``: whose prompts and answers are in their traces, and what is taken out of them."""
+
+    tenants: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[^/\s]+(/[^/\s]+)?$")], ...], Meta(min_length=1, max_length=1000)
+    ]
+    max_chars: Annotated[int, Meta(ge=1, le=65536)] = 8192
+    redact: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
+
+    def __post_init__(self) -> None:
+        import regex  # only who has rules pays for it
+
+        for one in self.redact:
+            try:
+                found = regex.compile(one)
+            except regex.error as error:
+                raise ValueError(f"`redact`: {one!r} is no regular expression: {error}") from None
+            if found.match("") is not None:
+                raise ValueError(f"`redact`: {one!r} matches nothing at all; give it something to find")
+
+
 class TracingSettings(Table, frozen=True):
     """``[tracing]``: what is kept whatever the sampler said; the ``OTEL_*`` variables switch tracing on."""
 
     slow_s: Annotated[float, Meta(ge=0, le=1e9)] = 10.0
     expensive_usd: Usd = 0.1
+    content: ContentSettings | None = None
 
 
 class LoggingSettings(Table, frozen=True):

@@ -69,7 +69,8 @@ class Shelf:
         typed = request.typed
         temperature = typed.temperature if isinstance(typed, Common) else 0.0
         limit = self._cache.max_temperature
-        cacheable = self._cache.exact_ttl_s and caching.cacheable(temperature, limit)
+        kept_s = self._cache.exact_ttl_s and key.retention_s
+        cacheable = kept_s and caching.cacheable(temperature, limit)
         if not cacheable or wish == b"bypass" or (self._cache.opt_out and self._opted_out(key)):
             passage.cache = "bypass"
             return None
@@ -110,7 +111,7 @@ class Shelf:
         if entry is not None:
             likeness.passed(tenant, name)
             return entry
-        asker = Asker(tenant, name, self._salt)
+        asker = Asker(tenant, name, self._salt, passage.of()[0].retention_s)
         found = passage.found_near = await likeness.look_up(request, asker, self._wall())
         if likeness.embedded_s > passage.steps[-1][1]:
             passage.steps.append(("embed", likeness.embedded_s))
@@ -190,5 +191,5 @@ class Shelf:
             completion_tokens=receiver.final.completion_tokens,
             reasoning_tokens=receiver.final.reasoning_tokens,
             stored_s=now_s,
-            expires_s=now_s + self._cache.exact_ttl_s,
+            expires_s=now_s + min(self._cache.exact_ttl_s, passage.of()[0].retention_s),
         )

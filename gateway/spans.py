@@ -15,7 +15,6 @@ from gateway.otlp import CLIENT, SERVER, Key, Step
 from gateway.passage import Passage
 from gateway.tenancy.pricing import NANO
 from gateway.trip import Try
-from semantic_cache.judge import Verdict
 
 STEPS = (
     "authenticate",
@@ -124,7 +123,7 @@ def _request(passage: Passage) -> bytes:
     if hit is not None:
         pieces.append(_CACHE_ENTRY.text(hit.id))
     if (found := passage.found_near) is not None:
-        pieces += (_SIMILARITY.double(found.similarity), _VERDICT.text(_verdict(found.verdict)))
+        pieces += (_SIMILARITY.double(found.similarity), _VERDICT.text(found.verdict.told))
     if charge is not None:
         usage = charge.usage
         amount = charge.amount_nanousd(usage)
@@ -135,16 +134,11 @@ def _request(passage: Passage) -> bytes:
             _AMOUNT.integer(amount),
             _COST.double(amount / NANO),
         )
+    if passage.content is not None:
+        pieces.append(otlp.attributes(passage.content.attributes()))
     if passage.trace is not None and passage.trace.state:
         pieces.append(otlp.sized(b"\x1a", passage.trace.state))
     return b"".join(pieces)
-
-
-def _verdict(verdict: Verdict) -> str:
-    """Say what the semantic cache decided: ``audited`` is a hit that is asked upstream again."""
-    if not verdict.serve:
-        return "refused" if verdict.entry is not None else "nothing_near"
-    return "audited" if verdict.audit else "served"
 
 
 def _decided(passage: Passage) -> tuple[Any, ...]:

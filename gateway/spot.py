@@ -20,17 +20,19 @@ class SpotWatch:
 
     def __init__(self, supervisor: Supervisor, wall: Callable[[], float]) -> None:
         self._supervisor, self._wall = supervisor, wall
-        self._noticed = False
         self.settings: SpotSettings | None = None
+        self.leave: Callable[[], None] = lambda: None
+        """Called at the notice, for `/readyz`."""
 
     async def look(self) -> None:
         """Ask once. Raises NoMetadata, which the loop counts and logs."""
-        if self.settings is None or self._noticed:
+        if self.settings is None or self._supervisor.leaving:
             return
         left_s = await notices.notice_s(self.settings.cloud, self._wall(), self.settings.metadata_url)
         if left_s is None:
             return
-        self._noticed = True
+        self._supervisor.leaving = True
+        self.leave()
         log.warning("this machine is taken away in %.0f s", left_s)
         for id_, one in list(self._supervisor.replicas.items()):
             if one.launched:

@@ -3,8 +3,8 @@
 Rules: the event loop only makes a trace's ids and appends the finished Passage to a bounded buffer; a thread
 makes the spans and sends them, a few requests at a time so that it never holds the interpreter for long. A
 receiver that is slow or away costs traces, counted, and nothing else. Head sampling by the standard
-variables; what failed, was tried twice, was slow or dear is kept whatever the sampler said. No content of
-prompts or answers, and no text of errors, in a span.
+variables; what failed, was tried twice, was slow or dear is kept whatever the sampler said. No text of errors
+is in a span, and prompts and answers only of tenants that the configuration names (``gateway.content``).
 """
 
 import logging
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from gateway import otlp
+from gateway.content import Content, Noting, Outlet, Rules
 from gateway.exporting import asked_for, resource, version
 from gateway.otlp import Value
 from gateway.passage import Passage
@@ -29,6 +30,7 @@ log = logging.getLogger("switchgear.tracing")
 BUFFER_REQUESTS = 4096
 BATCH_REQUESTS = 1024
 PERIOD_S = 0.5
+CONTENT_BYTES = 64 * 1024 * 1024  # of prompts and answers that wait
 AT_ONCE = 32  # requests whose spans are made together: what they hold is soon free, and still in the cache
 CLOSE_S = 5.0
 METRIC = "switchgear_traces_total"
@@ -62,6 +64,8 @@ class Tracing:
         self._telemetry = telemetry
         self._now, self._wall = clocks
         self._keep = TracingSettings()
+        self.content: Rules | None = None
+        self._content_bytes = [0, 0]  # taken by the event loop, let go by the thread
         self._buffer: deque[Passage] = deque()
         self._encoded: list[bytes] = []
         self._requests = 0  # whose spans are encoded
@@ -75,11 +79,20 @@ class Tracing:
     def adopt(self, settings: TracingSettings) -> None:
         """Put settings in force."""
         self._keep = settings
+        self.content = Rules(settings.content) if settings.content is not None else None
 
     # On the event loop
     def begin(self, headers: Mapping[bytes, bytes]) -> Trace:
         """Give a request its trace: the client's, or a new one."""
         return self._sampler.begin(headers, random.getrandbits)
+
+    def noted(self, passage: Passage, body: bytes, out: Outlet) -> Outlet:
+        """Give the outlet that notes a tenant's answer, where its content is wanted in its trace."""
+        key = passage.key
+        if self.content is None or key is None or not self.content.wanted(key.org, key.project):
+            return out
+        passage.content = Content(self.content, body)
+        return Noting(passage.content, out)
 
     def offer(self, passage: Passage) -> None:
         """Take a finished request, if it is to be seen."""
@@ -89,9 +102,19 @@ class Tracing:
         if len(self._buffer) >= BUFFER_REQUESTS:
             self._telemetry.count(METRIC, ("dropped",))
             return
+        if passage.content is not None:
+            self._make_room(passage, passage.content)
         self._buffer.append(passage)
         if not len(self._buffer) % AT_ONCE:
             self._wake.set()
+
+    def _make_room(self, passage: Passage, content: Content) -> None:
+        """Have content wait too, unless too much of it waits already."""
+        taken, let_go = self._content_bytes
+        if taken - let_go + content.size_bytes > CONTENT_BYTES:
+            passage.content = None
+            return
+        self._content_bytes[0] += content.size_bytes
 
     def _worth(self, passage: Passage) -> bool:
         keep, trip, charge = self._keep, passage.trip, passage.charge
@@ -140,6 +163,8 @@ class Tracing:
                 self._encoded += spans(passage, offset_s)
             except Exception:
                 log.exception("the trace of request %s cannot be written", passage.request_id)
+            if passage.content is not None:
+                self._content_bytes[1] += passage.content.size_bytes
         return self._requests >= BATCH_REQUESTS
 
     def _export(self) -> None:

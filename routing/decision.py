@@ -8,7 +8,8 @@ import msgspec
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a request when a replica is chosen.
 
-    ``weight`` is the tenant's share of a busy model against others' (1 for most). ``draw`` in [0, 1) and
+    ``weight`` is the tenant's share of a busy model against others' (1 for most) of its innermost group;
+    ``within`` are the names and weights of its groups, widest first. ``draw`` in [0, 1) and
     ``sequence`` (a count per model) stand for randomness and turn-taking. ``prefix`` are
     the marks of the prompt's beginning (``routing.prefixes``), where the policy reads them.
     ``version`` is the one that is wanted; "" is any.
@@ -17,6 +18,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     tenant: str = ""
     weight: float = 1.0
+    within: tuple[tuple[str, float], ...] = ()
     prompt_tokens: int = 0
     output_tokens: int = 0
     prefix: tuple[bytes, ...] = ()

@@ -16,6 +16,8 @@ OVERLOAD = 1.25
 """How much over its share a replica may get for affinity's sake (Mirrokni, Thorup, Zadimoghaddam 2018)."""
 PACE_MEMORY_S = 20.0
 """An observed pace counts less and less, so that a replica that was slow once is tried again."""
+PACE_NOISE = 0.3
+"""Replicas whose paces differ by less than this share are equally fast: so much is chance."""
 KV_FULL = 0.9
 """Above this share of the KV cache in use an engine soon queues or preempts."""
 STREAM_TOKENS = 8
@@ -140,7 +142,11 @@ def _paces(candidates: Sequence[Candidate]) -> list[float]:
     if not known:
         return [1.0] * len(candidates)
     usual_s = sum([trust * one.pace_s for trust, one in zip(trusts, candidates, strict=True)]) / known
-    return [usual_s + trust * (one.pace_s - usual_s) for trust, one in zip(trusts, candidates, strict=True)]
+    noise_s = PACE_NOISE * usual_s
+    return [
+        usual_s if abs(over_s := one.pace_s - usual_s) < noise_s else usual_s + trust * over_s
+        for trust, one in zip(trusts, candidates, strict=True)
+    ]
 
 
 def _least(query: Query, candidates: Sequence[Candidate], measure: Callable[[Candidate], float]) -> Candidate:

@@ -2,7 +2,8 @@
 
 - Bands: a lower ``band`` goes first. Inside a band the tenant that was granted the fewest tokens for its
   weight goes first (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models", OSDI
-  2024); a tenant's own tickets keep their order. Who comes back after a pause gets no credit for it.
+  2024); a tenant's own tickets keep their order. Who comes back after a pause gets no credit for it. Tenants
+  may stand in groups, and these in others: shares are first between groups, then within them.
 - Ageing: every ``AGED_EVERY``-th grant goes to whoever has waited longest, once that is more than ``age_s``:
   nothing starves, and a backlog of batch work never takes more than that share from the bands above it.
 - A full queue makes room for a better band, or for a tenant with fewer places, by pushing out the youngest
@@ -14,6 +15,7 @@
 import itertools
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import msgspec
 
@@ -69,72 +71,109 @@ class Ticket(msgspec.Struct, eq=False):
     deadline_s: float
 
     @property
-    def cost(self) -> float:
-        """Its tokens, against its tenant's weight."""
-        query = self.query
-        return (1 + query.prompt_tokens + OUTPUT_WEIGHT * query.output_tokens) / query.weight
+    def cost(self) -> int:
+        """Its tokens."""
+        return 1 + self.query.prompt_tokens + OUTPUT_WEIGHT * self.query.output_tokens
 
 
-class Band:
-    """The tickets of one band, fair between its tenants."""
+Path = Sequence[tuple[str, float]]
+
+
+def path_of(query: Query) -> Path:
+    """Give the names and weights that lead to a tenant, widest group first."""
+    return (*query.within, (query.tenant, query.weight))
+
+
+class Share:
+    """Who waits in a band or a group: fair between its members, or a tenant's tickets in their order."""
 
     def __init__(self) -> None:
-        self.tenants: dict[str, OrderedDict[int, Ticket]] = {}
+        self.size = 0
+        self._weight = 1.0
+        self._tickets: OrderedDict[int, Ticket] = OrderedDict()
+        self._members: dict[str, Share] = {}
         self._served: dict[str, float] = {}
         self._floor = 0.0
         self._prune_at = 64
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, ticket: Ticket, path: Path) -> None:
         """Put a ticket behind its tenant's others."""
-        tenant = ticket.query.tenant
-        mine = self.tenants.get(tenant)
-        if mine is None:
-            mine = self.tenants[tenant] = OrderedDict()
-            self._served[tenant] = max(self._served.get(tenant, 0.0), self._floor)
-        mine[ticket.number] = ticket
+        self.size += 1
+        if not path:
+            self._tickets[ticket.number] = ticket
+            return
+        name, weight = path[0]
+        member = self._members.get(name)
+        if member is None:
+            member = self._members[name] = Share()
+            self._served[name] = max(self._served.get(name, 0.0), self._floor)
+        member._weight = weight
+        member.add(ticket, path[1:])
 
     def first(self) -> Ticket | None:
         """Give the ticket whose turn it is, and leave it in."""
-        if not self.tenants:
-            return None
-        tenant = min(self.tenants, key=self._served.__getitem__)
-        self._floor = max(self._floor, self._served[tenant])
-        return next(iter(self.tenants[tenant].values()))
+        if not self._members:
+            return next(iter(self._tickets.values()), None)
+        name = min(self._members, key=self._served.__getitem__)
+        self._floor = max(self._floor, self._served[name])
+        return self._members[name].first()
 
-    def charge(self, ticket: Ticket) -> None:
-        """Count a ticket as served."""
-        self._served[ticket.query.tenant] += ticket.cost
+    def charge(self, ticket: Ticket, path: Path) -> None:
+        """Count a ticket as served, against the weight of each of its groups."""
+        if path:
+            name, weight = path[0]
+            self._served[name] += ticket.cost / weight
+            self._members[name].charge(ticket, path[1:])
 
-    def remove(self, ticket: Ticket) -> None:
+    def remove(self, ticket: Ticket, path: Path) -> None:
         """Take a ticket out."""
-        tenant = ticket.query.tenant
-        mine = self.tenants[tenant]
-        del mine[ticket.number]
-        if not mine:
-            del self.tenants[tenant]
+        self.size -= 1
+        if not path:
+            del self._tickets[ticket.number]
+            return
+        name = path[0][0]
+        self._members[name].remove(ticket, path[1:])
+        if not self._members[name].size:
+            del self._members[name]
             self._prune()
 
-    def ahead(self, tenant: str, weight: float) -> int:
-        """Give how many tickets go before a new one of the tenant, were all of the same size."""
-        mine = len(self.tenants.get(tenant, ()))
-        found = mine
-        for name, some in self.tenants.items():
-            if name != tenant:
-                share = next(iter(some.values())).query.weight / weight
-                found += min(len(some), math.ceil((mine + 1) * share))
+    def ahead(self, path: Path) -> int:
+        """Give how many tickets go before a new one, were all of the same size."""
+        if not path:
+            return self.size
+        (name, weight), *inner = path
+        mine = self._members.get(name)
+        found = own = mine.ahead(inner) if mine is not None else 0
+        for other, member in self._members.items():
+            if other != name:
+                found += min(member.size, math.ceil((own + 1) * member._weight / weight))
         return found
 
-    def greediest(self) -> OrderedDict[int, Ticket]:
-        """Give the tickets of the tenant that has the most; the band is not empty."""
-        return max(self.tenants.values(), key=len)
+    def youngest(self) -> Ticket:
+        """Give the youngest ticket of whoever has the most; somebody waits."""
+        if not self._members:
+            return next(reversed(self._tickets.values()))
+        return self._greediest().youngest()
+
+    def too_many(self, path: Path) -> Ticket | None:
+        """Give the youngest ticket of whoever has more places than a newcomer will have, if anybody."""
+        if not path or not self._members:
+            return None
+        mine, greediest = self._members.get(path[0][0]), self._greediest()
+        if greediest is not mine and greediest.size > (mine.size if mine is not None else 0) + 1:
+            return greediest.youngest()
+        return mine.too_many(path[1:]) if mine is not None else None
+
+    def _greediest(self) -> "Share":
+        return max(self._members.values(), key=lambda one: one.size)
 
     def _prune(self) -> None:
-        """Forget tenants whose count makes no difference any more."""
-        if not self.tenants:
+        """Forget members whose count makes no difference any more."""
+        if not self._members:
             self._served.clear()
             self._floor, self._prune_at = 0.0, 64
         elif len(self._served) > self._prune_at:
-            kept = {t: s for t, s in self._served.items() if t in self.tenants or s > self._floor}
+            kept = {t: s for t, s in self._served.items() if t in self._members or s > self._floor}
             self._served, self._prune_at = kept, 2 * len(kept) + 64
 
 
@@ -145,7 +184,7 @@ class Scheduler:
         self._model = model
         self.limit = limit
         self.age_s = age_s
-        self._bands = [Band() for _ in range(BAND_COUNT)]
+        self._bands = [Share() for _ in range(BAND_COUNT)]
         self._arrivals: OrderedDict[int, Ticket] = OrderedDict()
         self._numbers = itertools.count()
         self._since_aged = 0
@@ -167,13 +206,13 @@ class Scheduler:
             raise WaitTooLong(self._model, expected_s, max(expected_s - patience_s, self._turn_s(slots)))
         victim = None
         if len(self) >= self.limit:
-            victim = self._victim(band, query.tenant)
+            victim = self._victim(band, query)
             if victim is None:
                 raise self.full(slots)
             self.withdraw(victim)
         ticket = Ticket(next(self._numbers), query, band, now_s, deadline_s)
         self._arrivals[ticket.number] = ticket
-        self._bands[band].add(ticket)
+        self._bands[band].add(ticket, path_of(query))
         return ticket, victim
 
     def grant(self, now_s: float) -> Ticket | None:
@@ -182,7 +221,7 @@ class Scheduler:
             ticket = self._aged(now_s) or self._first()
             in_time = ticket.deadline_s >= now_s
             if in_time:
-                self._bands[ticket.band].charge(ticket)
+                self._bands[ticket.band].charge(ticket, path_of(ticket.query))
             self.withdraw(ticket)
             if in_time:
                 return ticket
@@ -192,7 +231,7 @@ class Scheduler:
         """Take back a ticket; False if it had already left."""
         if self._arrivals.pop(ticket.number, None) is None:
             return False
-        self._bands[ticket.band].remove(ticket)
+        self._bands[ticket.band].remove(ticket, path_of(ticket.query))
         return True
 
     def observe_service(self, held_s: float) -> None:
@@ -207,8 +246,8 @@ class Scheduler:
 
     def expected_wait_s(self, band: int, query: Query, slots: int) -> float:
         """Estimate a newcomer's wait, in seconds; 0 while nothing is known of the service."""
-        ahead = sum(len(some) for better in self._bands[:band] for some in better.tenants.values())
-        return (ahead + self._bands[band].ahead(query.tenant, query.weight) + 1) * self._turn_s(slots)
+        ahead = sum(better.size for better in self._bands[:band])
+        return (ahead + self._bands[band].ahead(path_of(query)) + 1) * self._turn_s(slots)
 
     def full(self, slots: int) -> QueueFull:
         """Say that there is no room: it comes again when those who wait now have been served."""
@@ -233,13 +272,9 @@ class Scheduler:
         self._since_aged = 0
         return oldest
 
-    def _victim(self, band: int, tenant: str) -> Ticket | None:
+    def _victim(self, band: int, query: Query) -> Ticket | None:
         """Give the ticket that makes room for a newcomer, or None."""
-        worst = next((n for n in range(BAND_COUNT - 1, -1, -1) if self._bands[n].tenants), -1)
-        if worst < band:
-            return None
-        some = self._bands[worst].greediest()
-        mine = len(self._bands[band].tenants.get(tenant, ()))
-        if worst == band and len(some) <= mine + 1:
-            return None
-        return next(reversed(some.values()))
+        worst = next((n for n in range(BAND_COUNT - 1, -1, -1) if self._bands[n].size), -1)
+        if worst > band:
+            return self._bands[worst].youngest()
+        return self._bands[band].too_many(path_of(query)) if worst == band else None

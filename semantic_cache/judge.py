@@ -61,6 +61,13 @@ class Verdict(msgspec.Struct, frozen=True):
     entry: Known | None
     examined: tuple[tuple[str, Evidence], ...] = ()
 
+    @property
+    def told(self) -> str:
+        """The verdict in a word: ``audited`` is a hit that is asked upstream again."""
+        if not self.serve:
+            return "refused" if self.entry is not None else "nothing_near"
+        return "audited" if self.audit else "served"
+
 
 class _Answer(Lasting):
     """What is known of one answer."""

@@ -183,9 +183,14 @@ class Appliance:
     def destroy(self) -> None:
         """End whatever is left; for the end of a test that failed.
 
-        The wardens end their engines, whose own processes write over the environment that would name them.
+        It ends its engines, whose own processes write over the environment that would name them; were it
+        killed, they would wait for a next one to take them over. The second signal has it wait for nobody.
         """
         if hasattr(self, "process"):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=60)
             self.process.kill()
             self.process.wait(timeout=60)
         with suppress(AssertionError):

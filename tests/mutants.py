@@ -107,8 +107,8 @@ MUTANTS = {
     ),
     "credit-for-absence": Mutant(
         SCHEDULER,
-        "max(self._served.get(tenant, 0.0), self._floor)\n        mine",
-        "self._served.get(tenant, 0.0)\n        mine",
+        "max(self._served.get(name, 0.0), self._floor)",
+        "self._served.get(name, 0.0)",
         T_SCHEDULER,
     ),
     "no-ageing": Mutant(SCHEDULER, "self._aged(now_s) or self._first()", "self._first()", T_SCHEDULER),
@@ -147,7 +147,7 @@ MUTANTS = {
         FLEET, "return 2 * trust if 2 * trust < max", "return 0 if trust < max", T_REPLICA
     ),
     "retries-without-budget": Mutant(
-        ATTEMPTS, "isinstance(error, ConnectFailed) or restraint.may_retry()", "True", T_ATTEMPTS
+        ATTEMPTS, "isinstance(error, ConnectFailed | Withdrawn) or restraint.may_retry()", "True", T_ATTEMPTS
     ),
     "budget-that-never-grows": Mutant(RESTRAINT, "self.share * (count - self._counted)", "0.0", T_ATTEMPTS),
     "hedges-without-budget": Mutant(

@@ -173,15 +173,14 @@ class Connection(asyncio.Protocol):
     def _offer(self, taker: Taker) -> None:
         """Offer what came while the reader waits; it reads what is not taken, and so all stays in order."""
         try:
-            if taker(self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)):
-                self.chunks = []
-                self.buffered_bytes = 0
+            if not taker(self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)):
+                self.wake()
                 return
         except Exception as error:
             self.error = error
-            self.chunks = []
-            self.buffered_bytes = 0
-        self.wake()
+            self.wake()
+        self.chunks = []
+        self.buffered_bytes = 0
 
     def fail(self, error: Exception) -> None:
         """End the exchange with an error; the first one counts."""

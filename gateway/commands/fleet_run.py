@@ -17,7 +17,7 @@ from gateway.checks import check, check_weights
 from gateway.commands.base import CommandError, log_to_stderr
 from gateway.fleet_process import FleetHouse
 from gateway.loops import Loop, running
-from gateway.planning import this_machine
+from gateway.planning import refuse_misfits, this_machine
 from gateway.settings import Settings, load
 
 RENEW_S = 3.0
@@ -39,24 +39,25 @@ def run(options: argparse.Namespace) -> int:
     check_weights(settings, str(options.config))
     if not settings.fleet.apart:
         raise CommandError(f"{options.config}: fleet.apart is not set; the gateway runs these engines itself")
+    machine = this_machine()
+    refuse_misfits(settings, str(options.config), machine, _say)
     python = options.python
     if python is None:
-        gpu = bool(this_machine().gpus)
+        gpu = bool(machine.gpus)
         python = environment.ensure(options.engine.absolute(), gpu=gpu, progress=_say)
     os.environ.update(environment.variables(python))
     engine = database.connect(settings.database.url)
     try:
         database.migrate(engine)
-        return uvloop.run(_run(settings, engine, str(python)))
+        return uvloop.run(_run(settings, engine, str(python), tuple(range(len(machine.gpus)))))
     except SQLAlchemyError as error:
         raise CommandError(f"the database failed: {database.reason(error)}") from None
     finally:
         engine.dispose()
 
 
-async def _run(settings: Settings, engine: sa.Engine, python: str) -> int:
+async def _run(settings: Settings, engine: sa.Engine, python: str, gpus: tuple[int, ...]) -> int:
     stop = server.Stop()
-    gpus = tuple(range(len((await asyncio.to_thread(this_machine)).gpus)))
     house = FleetHouse(
         settings,
         engine,

@@ -16,7 +16,6 @@ import uvloop
 
 from backends import demo
 from backends.engines import environment
-from backends.placement import Machine
 from backends.replica import Phase
 from backends.starts import said
 from backends.wanted import Progress
@@ -27,9 +26,9 @@ from gateway.commands.base import CommandError, add_config, log_to_stderr
 from gateway.commands.credentials import Credentials
 from gateway.commands.demo_config import demo_config
 from gateway.commands.serve import with_address
-from gateway.planning import misfits, this_machine
+from gateway.planning import refuse_misfits, this_machine
 from gateway.process import Process
-from gateway.settings import ConfigError, KeySettings, Settings, load
+from gateway.settings import KeySettings, Settings, load
 from gateway.tenancy import keys
 
 PROGRESS_S = 1.0
@@ -84,7 +83,7 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
     if first.fleet.apart:
         raise CommandError(f"{config}: fleet.apart: run 'switchgear serve' and 'switchgear fleet run' for it")
     machine = this_machine()
-    _check_fit(first, str(config), machine)
+    refuse_misfits(first, str(config), machine, _say)
     if first.server.workers > 1:
         raise CommandError(
             f"{config}: server.workers: 'switchgear up' is one process; use 'switchgear serve'"
@@ -106,19 +105,6 @@ def with_key(settings: Settings, text: str) -> Settings:
     """Add the key of the credentials file to the bootstrap keys."""
     own = KeySettings(name="credentials", sha256=keys.digest(text))
     return msgspec.structs.replace(settings, keys=(*settings.keys, own))
-
-
-def _check_fit(settings: Settings, source: str, machine: Machine) -> None:
-    """Raise ConfigError where a model does not fit on this machine, before anything of it is started."""
-    refused = []
-    for text, forbidden in misfits(settings, machine):
-        if forbidden:
-            refused.append(text)
-        else:
-            _say(f"{source}: {text}")
-    if refused:
-        text = "\n".join(f"{source}: {one}" for one in refused)
-        raise ConfigError(f'{text}\n(or start it nevertheless with launch.fit = "warn")')
 
 
 def has_gpu() -> bool:

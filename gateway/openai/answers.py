@@ -57,6 +57,18 @@ _WORD = re.compile(r"\s*\S+|\s+$")
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
+def _read(body: bytes) -> AnswerFields:
+    """Read an answer; one whose usage is nonsense is one without usage. Raises msgspec.DecodeError."""
+    try:
+        return _decode(body)
+    except msgspec.ValidationError as error:
+        if "$.usage" not in str(error):
+            raise
+    members = _decode_members(body)
+    del members["usage"]
+    return _decode(_encode(members))
+
+
 class WholeReceiver:
     """Receives one buffered answer; the same seam as ``StreamReceiver``."""
 
@@ -97,7 +109,7 @@ class WholeReceiver:
         """Give the answer for the client. Raises StreamBroken where it is not an answer."""
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         try:
-            answer = _decode(body)
+            answer = _read(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StreamBroken(f"the answer is not valid JSON ({error})") from None
         if answer.error:

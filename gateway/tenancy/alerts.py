@@ -3,7 +3,8 @@
 A gauge is what one level may spend and has spent: of a budget within its period, of a credit since money was
 last put in (which begins a new one, so that its thresholds count anew). A threshold is crossed once per
 level, kind and period, whatever the limit does meanwhile. A budget of nothing is a closed door and warns of
-nothing; a credit that ran out without being used, because it expired, is used up.
+nothing; a credit that ran out without being used, because it expired, is used up. So is what has too little
+left for a request that was refused for it: reservations leave a rest that nobody can spend.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,6 +17,9 @@ from gateway.state.periods import Span, spans
 from gateway.tenancy.keys import Key
 
 THRESHOLDS = (50, 80, 100)
+REST_PERCENT = (
+    20  # of a limit: a request that is refused while more is left was too large, the limit is not used up
+)
 LATE_S = 3600.0  # so long after its end a period is still looked at: rows may come late into the books
 
 Kind = Literal["budget", "credit"]
@@ -41,13 +45,14 @@ class Credit(msgspec.Struct, frozen=True):
 
 
 class Gauge(msgspec.Struct, frozen=True):
-    """How much of which limit is used, in nano-dollars."""
+    """How much of which limit is used, in nano-dollars; ``refused_nanousd`` is what did not fit any more."""
 
     level: Level
     kind: Kind
     period: str
     limit_nanousd: int
     used_nanousd: int
+    refused_nanousd: int = 0
 
     def mark(self, threshold: int) -> Mark:
         """Name the crossing of a threshold, in per cent."""
@@ -55,10 +60,11 @@ class Gauge(msgspec.Struct, frozen=True):
 
 
 class Sums(msgspec.Struct, frozen=True):
-    """What SQL knows: spent by account and span, and credits by account."""
+    """What SQL knows: spent by account and span, and credits by account; and what this process refused."""
 
     spent: Mapping[tuple[str, Span], int]
     credits: Mapping[str, Credit]
+    refused: Mapping[str, int] = {}
 
 
 def levels(keys: Iterable[Key]) -> dict[str, Level]:
@@ -86,21 +92,26 @@ def gauges(found: Iterable[Level], sums: Sums, now_s: float) -> list[Gauge]:
     result = []
     for level in found:
         bound = level.bound
+        refused = sums.refused.get(bound.account, 0)
         for span in spans_to_look_at(level, now_s):
             used = sums.spent.get((bound.account, span), 0)
-            result.append(Gauge(level, "budget", span.label, bound.budget_nanousd or 0, used))
+            short = refused if now_s < span.end_s else 0
+            result.append(Gauge(level, "budget", span.label, bound.budget_nanousd or 0, used, short))
         if bound.credit:
             credit = sums.credits.get(bound.account, Credit())
             limit = credit.transferred_nanousd - credit.used_before_nanousd - bound.floor_nanousd
             used = credit.used_nanousd - credit.used_before_nanousd
             if credit.opened_by or limit > 0:
-                result.append(Gauge(level, "credit", credit.opened_by, limit, used))
+                result.append(Gauge(level, "credit", credit.opened_by, limit, used, refused))
     return result
 
 
 def crossed(gauge: Gauge) -> list[int]:
     """Give the thresholds, in per cent, that are reached or passed."""
-    return [one for one in THRESHOLDS if gauge.used_nanousd * 100 >= one * max(0, gauge.limit_nanousd)]
+    limit, used, refused = max(0, gauge.limit_nanousd), gauge.used_nanousd, gauge.refused_nanousd
+    if refused and used + refused > limit and used * 100 >= (100 - REST_PERCENT) * limit:
+        return list(THRESHOLDS)
+    return [one for one in THRESHOLDS if used * 100 >= one * limit]
 
 
 def newly_crossed(found: Iterable[Gauge], known: Collection[Mark]) -> dict[Mark, Gauge]:

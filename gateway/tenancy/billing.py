@@ -128,6 +128,7 @@ class Charge:
             covered = await self._reserve_more(usage, most, covered)
         if covered < have:
             self.stopped = True
+            self._billing.ran_short(self, ceiling_nanousd(self.price, usage.prompt_tokens, have))
         # A look in time while there is room to grow, at the very end of it otherwise.
         self.covered_tokens = covered if self._short or covered >= most else max(have, covered - AHEAD_TOKENS)
         return not self.stopped
@@ -234,6 +235,8 @@ class Billing:
         self.journal = journal
         self.prices = prices
         self.refuse_unpriced = False
+        self.refused: dict[str, int] = {}
+        """What the last refused request wanted, by the account that was short of money, in nano-dollars."""
         self.now = now
         self._limits = limits
 
@@ -267,6 +270,8 @@ class Billing:
         if charge.ask.bounds:
             verdict = await self._limits.take(charge.ask, charge.ts)
             if verdict.short is not None:
+                if verdict.short in ("credit", "budget") and not verdict.account.startswith("user:"):
+                    self.refused[verdict.account] = charge.ask.cost_nanousd
                 raise refused(verdict)
             charge.verdict = verdict
 
@@ -304,6 +309,13 @@ class Billing:
             return False
         charge.reserved_nanousd = wanted_nanousd
         return True
+
+    def ran_short(self, charge: Charge, wanted_nanousd: int) -> None:
+        """Note that money ended an answer: what it lacked, at whichever of its levels."""
+        lacking = max(1, wanted_nanousd - charge.amount_nanousd(charge.usage))
+        for bound in charge.ask.bounds:
+            if (bound.credit or bound.budget_nanousd) and not bound.account.startswith("user:"):
+                self.refused[bound.account] = lacking
 
     def settle(self, charge: Charge, status: Status) -> None:
         """Give back the reservation and write the journal's last line."""

@@ -5,6 +5,7 @@ its organisation and project worked in. The table lives in memory and is replace
 """
 
 import hashlib
+import math
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -61,7 +62,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     """One API key as a request sees it; ``models`` is None where all are allowed.
 
     ``bounds`` are the levels that limit anything; ``end_users`` those that limit each end user, with what the
-    accounts of these begin with; ``tenant`` says whose cached answers it shares.
+    accounts of these begin with; ``tenant`` says whose cached answers it shares. ``weight`` is its share of
+    a busy model in its project, ``within`` the project's in the organisation and the organisation's. Answers
+    are kept for ``retention_s`` at the most: 0 is not at all.
     """
 
     id: str
@@ -75,6 +78,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     models: frozenset[str] | None = None
     band: Band = terms.DEFAULT_BAND
     weight: float = 1.0
+    within: tuple[tuple[str, float], ...] = ()
+    retention_s: float = math.inf
     scopes: frozenset[Scope] = INFERENCE
     expires_s: float | None = None
     tenant: str = ""
@@ -216,7 +221,9 @@ def _resolved(record: KeyRecord, registry: Registry) -> Key:
         end_users=tuple(one for one in user_bounds if one is not None),
         models=terms.allowed_models(levels),
         band=terms.lowest_band(levels),
-        weight=terms.lowest_weight(levels),
+        weight=own.weight or 1.0,
+        within=tuple((name, level.weight or 1.0) for name, level in zip(names[:2], levels[:2], strict=True)),
+        retention_s=terms.retention_s(levels),
         scopes=frozenset(record.scopes),
         expires_s=record.expires_s,
         tenant=names[::-1][scope],

@@ -12,7 +12,6 @@ from gateway.state.periods import spans
 from gateway.tenancy import deliveries, webhooks
 from gateway.tenancy.books import Books
 from gateway.tenancy.deliveries import Parcel, State
-from gateway.tenancy.directory import Directory
 from gateway.tenancy.watch import Watch
 
 log = logging.getLogger("switchgear.notices")
@@ -37,7 +36,7 @@ class Notices:
     def __init__(
         self,
         books: Books,
-        directory: Directory,
+        watch: Watch,
         master: bytes | None,
         post: Post,
         wall: Callable[[], float],
@@ -45,12 +44,11 @@ class Notices:
     ) -> None:
         self.allow_private = False
         self._books = books
-        self._directory = directory
         self._master = master
         self._post = post
         self._wall = wall
         self._count = count
-        self._watch = Watch()
+        self._watch = watch
         self._tidied = ""
 
     async def watch(self) -> None:
@@ -70,7 +68,7 @@ class Notices:
 
     def _look(self, engine: sa.Engine) -> None:
         now_s = self._wall()
-        self._watch.look(engine, self._directory, now_s)
+        self._watch.look(engine, now_s)
         today = spans(now_s)["day"].label
         if today != self._tidied:
             with engine.begin() as connection:

@@ -206,17 +206,16 @@ def require(connection: sa.Connection, reach: Reach, org: str, project_name: str
 def hold_to_its_own(connection: sa.Connection, reach: Reach, org: str, before: Terms, after: Terms) -> None:
     """Raise Beyond where an organisation puts its own requests before those of others.
 
-    Within it may give any priority up to its own: what its terms say, else what everybody has.
+    Within it may give any band up to its own: what its terms say, else what everybody has. A weight is a
+    share of its own share, whatever it is.
     """
     if reach.org == EVERYTHING:
         return
     found = connection.execute(sa.select(organisations.c.terms).where(organisations.c.name == org)).scalar()
     own = msgspec.convert(found or {}, Terms)
-    band, weight = own.band or DEFAULT_BAND, 1.0 if own.weight is None else own.weight
+    band = own.band or DEFAULT_BAND
     if after.band and after.band != before.band and BANDS.index(after.band) > BANDS.index(band):
         raise Beyond(f"the highest band of {org!r} is {band!r}", "terms.band")
-    if after.weight and after.weight != before.weight and after.weight > weight:
-        raise Beyond(f"the highest weight of {org!r} is {weight:g}", "terms.weight")
 
 
 def ensured_project(change: Change, org: str, name: str) -> str:

@@ -1,11 +1,13 @@
 """What an organisation, a project or a key is allowed and limited to, and how the levels combine. Pure.
 
 Every field is optional: None means that nothing is configured there. The tightest wins: models intersect, the
-lowest band and weight count, the narrowest cache scope; rates, budgets and credit bind at each level by its
-own counter, and so do the limits that a level has for each of its end users. The same struct is what the
-admin API takes, what SQL keeps and what a start without SQL reads.
+lowest band counts, the narrowest cache scope; rates, budgets and credit bind at each level by its own
+counter, and so do the limits that a level has for each of its end users. A weight is a level's share against
+its like under the same roof. The same struct is what the admin API takes, what SQL keeps and what a start
+without SQL reads.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -14,7 +16,7 @@ from msgspec import Meta
 
 from gateway.settings import Band
 from gateway.state.limits import Bound
-from gateway.state.periods import Period
+from gateway.state.periods import DAY_S, Period
 
 # A browser's numbers are exact up to 2**53, and so must be every amount that passes through one.
 Count = Annotated[int, Meta(ge=1, le=2**53)]
@@ -57,7 +59,13 @@ class Terms(Rates, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     ) = None
     cache_scope: Annotated[CacheScope, Meta(description="Who shares cached answers.")] | None = None
     retention_days: (
-        Annotated[int, Meta(ge=0, le=36500, description="How long end user and metadata are kept.")] | None
+        Annotated[
+            int,
+            Meta(
+                ge=0, le=36500, description="How long content is kept: kept answers, end user and metadata."
+            ),
+        ]
+        | None
     ) = None
     metadata: (
         Annotated[
@@ -134,9 +142,12 @@ def lowest_band(levels: Iterable[Terms]) -> Band:
     return min((terms.band for terms in levels if terms.band), key=BANDS.index, default=DEFAULT_BAND)
 
 
-def lowest_weight(levels: Iterable[Terms]) -> float:
-    """Give the lowest weight that is configured."""
-    return min((terms.weight for terms in levels if terms.weight is not None), default=1.0)
+def retention_s(levels: Iterable[Terms]) -> float:
+    """Give for how long content is kept at the most: the least that is configured, else for ever."""
+    return min(
+        (terms.retention_days * DAY_S for terms in levels if terms.retention_days is not None),
+        default=math.inf,
+    )
 
 
 def narrowest_scope(levels: Iterable[Terms]) -> CacheScope:

@@ -45,12 +45,13 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Span = tuple[float | None, float | None]
+Wanted = str | Sequence[str] | None  # a value, some values, any
 
 
 def requests(
-    connection: sa.Connection, reach: Reach, window: Window, filters: Mapping[str, str | None], span: Span
+    connection: sa.Connection, reach: Reach, window: Window, filters: Mapping[str, Wanted], span: Span
 ) -> tuple[list[RequestRow], str | None]:
-    """Give a page of requests, newest first, of a half-open span of time; filters are columns and values."""
+    """Give a page of requests, newest first, of a half-open span of time; filters say what columns hold."""
     statement = sa.select(*(ledger.c[name] for name in RequestRow.__struct_fields__))
     bounded = _days(connection, reach, filters, span)
     if bounded is None:
@@ -214,9 +215,7 @@ def rows(
     return iter(()) if bounded is None else export(engine, *span, _asked(reach, filters, bounded))
 
 
-def _days(
-    connection: sa.Connection, reach: Reach, filters: Mapping[str, str | None], span: Span
-) -> Span | None:
+def _days(connection: sa.Connection, reach: Reach, filters: Mapping[str, Wanted], span: Span) -> Span | None:
     """Narrow a span to the days on which the roll-ups know such rows; None where there are none.
 
     Without it, a look for what is rare or not there would read the whole ledger.
@@ -227,7 +226,7 @@ def _days(
     statement = sa.select(sa.func.min(usage_daily.c.day), sa.func.max(usage_daily.c.day))
     for name, value in rolled.items():
         if value is not None:
-            statement = statement.where(usage_daily.c[name] == value)
+            statement = statement.where(_is(usage_daily.c[name], value))
     first, last = connection.execute(statement).one()
     if first is None:
         return None
@@ -242,14 +241,18 @@ def _own(reach: Reach) -> dict[str, str | None]:
 
 
 def _within(
-    statement: sa.Select[Any], reach: Reach, filters: Mapping[str, str | None], span: Span
+    statement: sa.Select[Any], reach: Reach, filters: Mapping[str, Wanted], span: Span
 ) -> sa.Select[Any]:
     return statement.where(*_asked(reach, filters, span))
 
 
-def _asked(reach: Reach, filters: Mapping[str, str | None], span: Span) -> list[sa.ColumnElement[bool]]:
+def _is(column: sa.ColumnElement[str], value: str | Sequence[str]) -> sa.ColumnElement[bool]:
+    return column == value if isinstance(value, str) else column.in_(value)
+
+
+def _asked(reach: Reach, filters: Mapping[str, Wanted], span: Span) -> list[sa.ColumnElement[bool]]:
     named = [*filters.items(), *_own(reach).items()]
-    found = [ledger.c[column] == value for column, value in named if value is not None]
+    found = [_is(ledger.c[column], value) for column, value in named if value is not None]
     if span[0] is not None:
         found.append(ledger.c.ts >= span[0])
     if span[1] is not None:

@@ -57,24 +57,28 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Watch:
-    """What one process knows to have been told already."""
+    """What one process knows to have been told already; ``refused`` is ``Billing.refused``."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Directory, refused: Mapping[str, int]) -> None:
+        self._directory = directory
+        self._refused = refused
         self._known: frozenset[Mark] = frozenset()
         self._marker: object = None
 
-    def look(self, engine: sa.Engine, directory: Directory, now_s: float) -> list[Alert]:
+    def look(self, engine: sa.Engine, now_s: float) -> list[Alert]:
         """Write alerts of what is newly crossed; gives those that no other process wrote.
 
         Raises SQLAlchemyError and has then written nothing.
         """
-        revision = directory.revision  # before the keys, so that they are at least as new
-        found = levels(directory.keys())
+        revision = self._directory.revision  # before the keys, so that they are at least as new
+        refused = dict(self._refused)
+        found = levels(self._directory.keys())
         with engine.connect() as connection:
-            marker = (revision, _totals(connection), _labels(now_s))
+            marker = (revision, _totals(connection), _labels(now_s), refused)
             if marker == self._marker:
                 return []
-            seen = gauges(found.values(), read(connection, found, now_s), now_s)
+            sums = msgspec.structs.replace(read(connection, found, now_s), refused=refused)
+            seen = gauges(found.values(), sums, now_s)
         told = write(engine, newly_crossed(seen, self._known), now_s)
         self._known = frozenset(one.mark(threshold) for one in seen for threshold in crossed(one))
         self._marker = marker

@@ -15,6 +15,7 @@ from tests.integration.gateway import Gateway, Upstreams, config, model, running
 
 PASSWORD = "correct horse battery"
 ROUTE = '[[routes]]\nname = "auto"\ntiers = ["small", "large"]\nobjective = { large_share = 0.3 }\n'
+TRUSTED = "[webhooks]\nallow_private = true\n"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -39,7 +40,7 @@ def chromium() -> Iterator[Browser]:
 def opened(directory: Path, upstreams: Upstreams) -> Gateway:
     """Start a gateway with two models and a route."""
     tables = model("small", upstreams.ports[:1]) + model("large", upstreams.ports)
-    text = config(tables, directory=directory, cache="exact_ttl_s = 3600", more=ROUTE)
+    text = config(tables, directory=directory, cache="exact_ttl_s = 3600", more=ROUTE + TRUSTED)
     return Gateway(directory, text, SWITCHGEAR_ADMIN_KEY=ADMIN, SWITCHGEAR_WEBHOOK_SECRET="w" * 40)
 
 

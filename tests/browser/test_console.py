@@ -9,40 +9,34 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser import books
 from tests.browser.conftest import PASSWORD
-from tests.browser.visit import PAGES, kept, visit
+from tests.browser.visit import kept, visit
+from tests.fakes.receiver import Receiver
 from tests.integration.admin import ask, good
 from tests.integration.gateway import ROOT, Gateway, call
 
 
-@pytest.mark.parametrize(
-    ("scheme", "width"),
-    [
-        ("light", 1280),
-        pytest.param("dark", 1280, marks=pytest.mark.soak),
-        pytest.param("light", 380, marks=pytest.mark.soak),
-    ],
-)
-def test_every_page_on_much_data(chromium: Browser, full: Gateway, scheme: str, width: int) -> None:
-    name = "narrow" if width < 500 else scheme
-    with visit(chromium, full, scheme="dark" if scheme == "dark" else "light", width=width) as tab:
+def test_every_page_on_much_data(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
         tab.by_key()
-        for path in PAGES:
-            tab.open(path)
-            assert tab.barriers() == [], path
-            assert not tab.wider_than_the_window(), path
-            kept(tab, f"{name}-{path or 'overview'}")
+        for name in tab.walk():
+            assert tab.barriers() == [], name
+            assert not tab.wider_than_the_window(), name
+            kept(tab, f"light-{name}")
 
 
 def test_every_page_with_nothing_says_what_to_do(chromium: Browser, bare: Gateway) -> None:
+    said = {
+        "": "Four steps to the first one",
+        "requests": "No request yet",
+        "alerts": "you are told before it is used up",
+        "webhooks": "Make one with an address",
+    }
     with visit(chromium, bare) as tab:
         tab.by_key()
-        for path in PAGES:
-            tab.open(path)
-            kept(tab, f"empty-{path or 'overview'}")
-        tab.open("")
-        expect(tab.page.get_by_text("Four steps to the first one")).to_be_visible()
-        tab.open("alerts")
-        expect(tab.page.get_by_text("you are told before it is used up")).to_be_visible()
+        for name in tab.walk():
+            kept(tab, f"empty-{name or 'overview'}")
+            if name in said:
+                expect(tab.page.get_by_text(said[name])).to_be_visible()
 
 
 def test_from_an_organisation_to_a_request_that_is_seen(chromium: Browser, bare: Gateway) -> None:
@@ -167,15 +161,29 @@ def test_the_fleet_is_steered_and_the_cache_is_judged(chromium: Browser, bare: G
         expect(tab.page.get_by_text("No kept answer fits")).to_be_visible()
 
 
-def test_an_account_is_made_locked_out_and_changed(chromium: Browser, bare: Gateway) -> None:
+def test_an_account_is_made_changed_and_locked_out(chromium: Browser, bare: Gateway) -> None:
     with visit(chromium, bare) as tab:
         tab.by_key().open("people")
         tab.press("New account")
         tab.within().get_by_label("Name").fill("Ada")
         tab.within().get_by_label("E-mail").fill("ada@example.com")
+        tab.within().locator("input[name=password]").fill("short")
+        tab.within().get_by_role("button", name="Make it").click()
+        expect(tab.within().get_by_role("alert")).to_contain_text("password")
         tab.within().locator("input[name=password]").fill(PASSWORD)
         tab.within().get_by_role("button", name="Make it").click()
-        expect(tab.page.get_by_role("row", name=re.compile("ada@example.com"))).to_be_visible()
+        row = tab.page.get_by_role("row", name=re.compile("ada@example.com"))
+        expect(row).to_contain_text("viewer")
+        for state, shown in (("Disabled", "disabled"), ("May sign in", "active")):
+            row.get_by_role("button", name="Change").click()
+            tab.within().get_by_label("Role").click()
+            tab.page.get_by_role("option", name="Billing").click()
+            tab.within().get_by_label("State").click()
+            tab.page.get_by_role("option", name=state).click()
+            expect(tab.within()).to_contain_text("end the sessions of Ada")
+            tab.within().get_by_role("button", name="Save").click()
+            expect(row).to_contain_text(shown)
+            expect(row).to_contain_text("billing")
     wrong = {"org": "*", "email": "ada@example.com", "password": "not this one"}
     for _ in range(5):
         ask(bare, "POST", "session", wrong, key=None)
@@ -186,6 +194,34 @@ def test_an_account_is_made_locked_out_and_changed(chromium: Browser, bare: Gate
         tab.press("Sign in")
         expect(tab.page.get_by_role("alert")).to_contain_text("locked")
         kept(tab, "locked-out")
+
+
+def test_a_webhook_is_made_tried_and_removed(chromium: Browser, bare: Gateway) -> None:
+    good(bare, "POST", "orgs", {"name": "told"})
+    with Receiver().open() as receiver, visit(chromium, bare) as tab:
+        url = receiver.url("/alerts")
+        tab.by_key().open("webhooks")
+        tab.press("New webhook")
+        tab.within().get_by_label("Organisation").fill("told")
+        tab.within().get_by_label("Address").fill(url)
+        tab.within().get_by_role("button", name="Make it").click()
+        expect(tab.within()).to_contain_text("copy it now")
+        secret = tab.within().locator("pre").inner_text()
+        tab.press("Done")
+        assert secret not in tab.page.content()
+        row = tab.page.locator("tbody tr", has_text=url)
+        row.get_by_role("button", name="Ping").click()
+        tab.within().get_by_role("button", name="Send").click()
+        row.get_by_role("button", name=url).click()
+        messages = tab.page.get_by_role("table", name="Messages")
+        expect(messages.locator("tbody tr")).to_contain_text(["delivered"], timeout=20_000)
+        assert len(receiver.at("/alerts", "ping")) == 1
+        assert tab.barriers() == []
+        kept(tab, "webhook-delivered")
+        row.get_by_role("button", name="Remove").click()
+        expect(tab.within()).to_contain_text("is told nothing any more")
+        tab.within().get_by_role("button", name="Remove").click()
+        expect(row).to_have_count(0)
 
 
 def test_the_playground_streams_and_shows_what_was_decided(chromium: Browser, bare: Gateway) -> None:
@@ -206,6 +242,9 @@ def test_a_key_is_changed_rotated_and_revoked(chromium: Browser, full: Gateway) 
         tab.page.locator("tbody a").first.click()
         tab.press("Change")
         tab.within().get_by_label("Requests per minute").fill("7")
+        tab.within().get_by_label("Requests per minute").hover()
+        tab.page.mouse.wheel(0, -300)
+        expect(tab.within().get_by_label("Requests per minute")).to_have_value("7")
         tab.within().get_by_role("button", name="Save").click()
         expect(tab.page.get_by_text("7 requests per minute")).to_be_visible()
         tab.press("Rotate")
@@ -329,6 +368,7 @@ def test_the_pages_parts_are_few_packed_and_kept(full: Gateway) -> None:
     for name in re.findall(r'(?:src|href)="(/console/[^"]+)"', body.decode()):
         status, headers, part = call(full.port, "GET", name, headers={"accept-encoding": "gzip"})
         assert (status, headers["content-encoding"]) == (200, "gzip")
+        assert "charts" not in name, "they come when there is something to draw"
         assert "immutable" in headers["cache-control"]
         packed += len(part)
     assert 50_000 < packed < 400_000
@@ -342,6 +382,27 @@ def test_live_figures_and_steps_of_time(full: Gateway) -> None:
     _, _, found = ask(full, "GET", f"activity?from_s={now - 7200}&to_s={now + 60}&step_s=60")
     assert sum(row["requests"] for row in found["data"]) > 2000
     assert ask(full, "GET", f"activity?from_s=0&to_s={now}")[0] == 400
+
+
+def test_figures_lead_to_their_requests(chromium: Browser, full: Gateway) -> None:
+    found = good(
+        full, "GET", "requests?status=error&status=interrupted&source=joined&source=hit-exact&limit=200"
+    )
+    assert {row["status"] for row in found["data"]} == {"error"}
+    assert {row["source"] for row in found["data"]} == {"joined", "hit-exact"}
+    status, _, told = ask(full, "GET", "requests?status=lost")
+    assert (status, told["error"]["param"]) == (400, "status")
+    with visit(chromium, full) as tab:
+        tab.by_key().open("cache")
+        tab.page.get_by_role("row", name=re.compile("shared with another")).get_by_role("link").click()
+        cells = tab.page.locator("tbody tr td:nth-child(4)")
+        expect(cells.first).to_have_text("shared with another")
+        assert set(cells.all_inner_texts()) == {"shared with another"}
+        tab.open("")
+        tab.page.get_by_role("link", name=re.compile("failed, .* may")).click()
+        cells = tab.page.locator("tbody tr td:nth-child(5)")
+        expect(cells.first).to_have_text("error")
+        assert set(cells.all_inner_texts()) == {"error"}
 
 
 def test_what_has_logic_by_itself() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page
@@ -15,15 +14,18 @@ PAGES = (
     "", "requests", "alerts", "playground", "fleet", "routing", "cache", "tenants", "keys", "people",
     "webhooks", "usage", "billing", "audit", "settings", "health", "begin",
 )  # fmt: skip
+NARROW = 380
+WAITING = ".mantine-Loader-root, .mantine-Skeleton-root, [aria-busy=true]"
+SHOTS = ROOT / ".cache" / "screenshots"
 EXPECTED = "the server responded with a status of"  # the browser's own note about a 401 before signing in
 
 
 class Visit:
     """One tab; ``faults`` are script errors, dialogs, refused styles and calls to other hosts."""
 
-    def __init__(self, page: Page, gateway: Gateway) -> None:
+    def __init__(self, page: Page, root: str) -> None:
         self.page = page
-        self.root = f"http://127.0.0.1:{gateway.port}"
+        self.root = root
         self.faults: list[str] = []
         page.on("console", lambda said: self._heard(said.type, said.text))
         page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
@@ -42,11 +44,11 @@ class Visit:
         if not url.startswith((self.root, "data:", "blob:")):
             self.faults.append(f"asked another host: {url}")
 
-    def by_key(self) -> "Visit":
+    def by_key(self, key: str = ADMIN) -> "Visit":
         """Sign in with the admin key."""
         self.page.goto(f"{self.root}/console")
         self.page.get_by_text("Admin key", exact=True).click()
-        self.page.locator("input[name=key]").fill(ADMIN)
+        self.page.locator("input[name=key]").fill(key)
         return self._enter()
 
     def by_account(self, email: str, password: str, org: str = "") -> "Visit":
@@ -64,11 +66,28 @@ class Visit:
 
     def open(self, path: str) -> Locator:
         """Open a page by its address, and wait until it has what it shows; gives its heading."""
-        self.page.goto(f"{self.root}/console/{path}")
+        self.shown(path)
         self.page.wait_for_load_state("networkidle")
-        heading = self.page.get_by_role("heading", level=1)
-        heading.wait_for()
-        return heading
+        return self.page.get_by_role("heading", level=1)
+
+    def shown(self, path: str) -> None:
+        """Open a page by its address, until its figures and rows stand where they stay."""
+        self.page.goto(f"{self.root}/console/{path}")
+        self.settled()
+
+    def settled(self) -> None:
+        self.page.locator("h1, main p").first.wait_for()
+        self.page.locator(WAITING).first.wait_for(state="detached")
+
+    def walk(self) -> Iterator[str]:
+        """Go by the links of the menu, as people do, through all pages; gives the address of each."""
+        links = self.page.get_by_role("navigation", name="Pages").get_by_role("link")
+        for number in range(links.count()):
+            name = links.nth(number).inner_text()
+            links.nth(number).click()
+            self.page.get_by_role("heading", level=1, name=name, exact=True).wait_for()
+            self.settled()
+            yield self.page.url.partition("/console")[2].strip("/")
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
@@ -93,13 +112,14 @@ class Visit:
 
 @contextmanager
 def visit(
-    browser: Browser, gateway: Gateway, *, scheme: Literal["light", "dark"] = "light", width: int = 1280
+    browser: Browser, gateway: Gateway | str, *, scheme: Literal["light", "dark"] = "light", width: int = 1280
 ) -> Iterator[Visit]:
-    """Open a tab of its own; at the end nothing may have gone wrong in it."""
+    """Open a tab of its own before a gateway or an address; at the end nothing may have gone wrong in it."""
     context: BrowserContext = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce"
     )
-    visitor = Visit(context.new_page(), gateway)
+    root = gateway if isinstance(gateway, str) else f"http://127.0.0.1:{gateway.port}"
+    visitor = Visit(context.new_page(), root)
     try:
         yield visitor
         assert visitor.faults == []
@@ -109,6 +129,5 @@ def visit(
 
 def kept(visitor: Visit, name: str) -> None:
     """Keep a picture of the page, to be looked at."""
-    folder = Path(ROOT / ".cache" / "screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    visitor.page.screenshot(path=folder / f"{name}.png", full_page=True)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    visitor.page.screenshot(path=SHOTS / f"{name}.png", full_page=True)

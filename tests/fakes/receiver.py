@@ -13,6 +13,9 @@ import msgspec
 DOCUMENT = Path(__file__).parents[2] / "docs" / "webhooks.md"
 
 
+HANG, CUT = -1, 0
+
+
 class Message(msgspec.Struct, frozen=True):
     """One request as it came; headers in lower case."""
 
@@ -26,7 +29,10 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """``script`` says by path which statuses are given, one after the other; then 204."""
+    """``script`` says by path which statuses are given, one after the other; then 204.
+
+    HANG answers nothing until the sender has left, CUT closes the connection without a word.
+    """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -78,6 +84,11 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             statuses = receiver.script.get(self.path, [])
             status = statuses.pop(0) if statuses else 204
             receiver.messages.append(Message(self.path, headers, body))
+            if status in (HANG, CUT):
+                self.close_connection = True
+                if status == HANG:
+                    self.rfile.read()
+                return
             self.send_response(status)
             if 300 <= status < 400:
                 self.send_header("location", receiver.url("/elsewhere"))

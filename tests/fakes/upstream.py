@@ -10,8 +10,8 @@ plan, until it is an empty one.
 
 Faults (``:k`` counts events, from the start of the stream): ok, hang, hang-head, 400, 401, 404, 429,
 429-after, 500, 503-after, fin:k, rst:k, stall:k, early-end:k (of a well-formed body), early-done:k, comments,
-malformed:k, error:k, no-usage, usage-in-choices, usage-null, no-done, done-fin, done-hang, byte-by-byte,
-drip, late, at-once, huge, short-body, long-body, garbage, continue, early-hints, close, http10,
+malformed:k, error:k, no-usage, usage-in-choices, usage-null, usage-odd, no-done, done-fin, done-hang,
+byte-by-byte, drip, late, at-once, huge, short-body, long-body, garbage, continue, early-hints, close, http10,
 idle-close, mute-close.
 
 Token k of every answer is word k, and its id is 100 + k: so a completion whose prompt holds such ids, or a
@@ -409,6 +409,8 @@ class Answer:
         return {"logprobs": {"content": [{"token": "w", "logprob": self.logprob, "top_logprobs": []}]}}
 
     def _usage(self) -> dict[str, Any]:
+        if self.fault == "usage-odd":
+            return {"prompt_tokens": "many", "completion_tokens": -3.5, "prompt_tokens_details": [7]}
         details = {"prompt_tokens_details": {"cached_tokens": CACHED_TOKENS}}
         return {
             "prompt_tokens": self.prompt_tokens,

@@ -60,8 +60,11 @@ class Upstreams:
 class Gateway:
     """``switchgear serve`` in a directory of its own."""
 
-    def __init__(self, directory: Path, config: str, **environ: str) -> None:
+    def __init__(
+        self, directory: Path, config: str, *, command: str | Path = COMMAND, **environ: str
+    ) -> None:
         self.directory = directory
+        self.command = command
         self.config = directory / "gateway.toml"
         self._environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SWITCHGEAR")},
@@ -81,7 +84,7 @@ class Gateway:
         """Start the process and wait until it listens."""
         self.log = (self.directory / "gateway.log").open("ab")
         self.process = subprocess.Popen(
-            [COMMAND, "serve", "--config", str(self.config), "--port", "0"],
+            [self.command, "serve", "--config", str(self.config), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=self.log,
             cwd=self.directory,

@@ -90,14 +90,15 @@ class House:
 
 class Watching:
     def __init__(self, house: House, directory: Directory) -> None:
-        self.house, self.directory, self.watch = house, directory, Watch()
+        self.house, self.directory, self.refused = house, directory, dict[str, int]()
+        self.watch = Watch(directory, self.refused)
 
     def look(self, now_s: float = NOON_S) -> list[tuple[str, int]]:
         """Look; gives the accounts and thresholds that this process wrote."""
         return [(one.account, one.threshold_percent) for one in self.alerts(now_s)]
 
     def alerts(self, now_s: float) -> list[Alert]:
-        return self.watch.look(self.house.engine, self.directory, now_s)
+        return self.watch.look(self.house.engine, now_s)
 
 
 def test_a_budget_is_told_of_at_each_threshold_once(engine: sa.Engine, tmp_path: Path) -> None:
@@ -123,6 +124,26 @@ def test_a_budget_is_told_of_at_each_threshold_once(engine: sa.Engine, tmp_path:
     assert first.look(tomorrow_s) == []
     house.spend(500, tomorrow_s)
     assert first.look(tomorrow_s) == [(account, 50)]
+
+
+def test_what_cannot_be_spent_any_more_is_used_up(engine: sa.Engine, tmp_path: Path) -> None:
+    """A request was refused: at less than four fifths it was too large, above them the budget is."""
+    house = House(engine, tmp_path, budget_nanousd=1000, budget_period="day")
+    account = f"key:{house.key_id}"
+    first, second = house.process(), house.process()
+    house.spend(799)
+    first.refused[account] = 300
+    assert first.look() == [(account, 50)]
+    house.spend(100)
+    first.refused[account] = 101
+    assert first.look() == [(account, 80)], "it would fit, had nobody else reserved"
+    first.refused[account] = 102
+    (alert,) = first.alerts(NOON_S)
+    assert (alert.threshold_percent, alert.limit_nanousd, alert.used_nanousd) == (100, 1000, 899)
+    house.spend(200)
+    assert second.look() == first.look() == []
+    house.spend(899, NOON_S + DAY_S)
+    assert house.process().look(NOON_S + DAY_S) == [(account, 50), (account, 80)]
 
 
 def test_what_comes_late_into_the_books_still_counts_for_its_period(

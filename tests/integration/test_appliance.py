@@ -56,7 +56,7 @@ def make(home: Path, demo_home: Path, tmp_path: Path) -> Iterator[Make]:
         config = home / "switchgear.toml"
         config.write_text(
             f'[server]\nport = 0\nstate_dir = "{home / "state"}"\n'
-            f'[database]\nurl = "sqlite:///{home / "switchgear.db"}"\n{tables}'
+            f'[database]\nurl = "sqlite:///{home / "switchgear.db"}"\n[fleet]\norphan_s = 1\n{tables}'
         )
         directory = tmp_path / f"run-{len(made)}"
         directory.mkdir()

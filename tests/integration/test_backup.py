@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from gateway import database
 from tests.fakes.processes import until
 from tests.integration.admin import Tenant, chat, good, open_gateway
 from tests.integration.gateway import COMMAND, ROOT, Gateway, Upstreams, running, unique
@@ -120,6 +122,11 @@ def test_postgresql(tmp_path: Path, start_postgres: Callable[[Path], Any]) -> No
         until(both[0].ready)
         path = f"{server.bin_path}{os.pathsep}{os.environ['PATH']}"
         backup, restore = commands("PostgreSQL")
-        asked, found = restored(both[0], directory, backup, restore, PATH=path, DATABASE_URL=server.get_uri())
+        newer = """psql --command='CREATE TABLE newer (a int)' "$DATABASE_URL"\n"""
+        environ = {"PATH": path, "DATABASE_URL": server.get_uri()}
+        asked, found = restored(both[0], directory, backup, newer + restore, **environ)
+        engine = database.connect(server.get_uri())
+        assert "newer" not in sa.inspect(engine).get_table_names(), "a later upgrade would trip over it"
+        engine.dispose()
     server.cleanup()
     assert asked == found

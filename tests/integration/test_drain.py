@@ -1,16 +1,22 @@
 """The end of a process: drained, hurried, or killed; and what the ledger says after."""
 
 import json
+import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.metadata import AWS, Metadata, served
 from tests.fakes.processes import until
 from tests.fakes.upstream import PROMPT_TOKENS, script
 from tests.integration.admin import ADMIN, good
 from tests.integration.gateway import (
+    COMMAND,
+    ROOT,
     Gateway,
     Upstreams,
     chat_request,
@@ -149,6 +155,60 @@ def test_a_drained_replica_ends_its_streams_and_one_that_is_cut_goes_on(
         gateway.stop()
     found = sorted((row["status"], row["attempts"]) for row in gateway.rows())
     assert found == [("ok", 1)] * 3 + [("ok", 2)]
+
+
+def test_what_still_runs_when_its_machine_goes_goes_on_elsewhere(
+    tmp_path: Path, upstreams: Upstreams
+) -> None:
+    """Its server goes on saying nothing wrong: the gateway itself takes the requests from it."""
+    ports = upstreams.ports[1:]
+    gateway = Gateway(tmp_path, config(model("pair", ports), directory=tmp_path), SWITCHGEAR_ADMIN_KEY=ADMIN)
+    until(gateway.ready)
+    tag, asked = unique(), unique()
+    try:
+        with gateway.connect() as stream, gateway.connect() as buffered:
+            stream.sendall(chat_request("pair", script("ok", tag=tag, n=6, lockstep=True), stream=True))
+            upstreams.control(release=tag, times=2)
+            read_until(stream, b"w0")
+            (port,) = {one["port"] for one in upstreams.seen(tag)["requests"]}
+            reclaimed, other = ("pair-0", "pair-1") if port == ports[0] else ("pair-1", "pair-0")
+            good(gateway, "POST", f"replicas/{other}/drain")
+            buffered.sendall(chat_request("pair", script("hang", "ok", tag=asked)))
+            until(lambda: upstreams.states(asked) == ["running"])
+            good(gateway, "POST", f"replicas/{other}/resume")
+            until(lambda: gateway.metric("switchgear_replicas", model="pair", phase="ready") == 2)
+            assert watch(gateway, reclaimed).startswith(
+                f"{reclaimed}: reclaimed, 0 s before its machine goes"
+            )
+            answer = read_until(buffered, b"}]")
+            assert answer.startswith(b"HTTP/1.1 200")
+            until(lambda: len(upstreams.seen(tag)["requests"]) == 2)
+            upstreams.control(release=tag, times=40)
+            rest = read_until(stream, b"0\r\n\r\n")
+            assert [rest.count(b'"w%d ' % k) for k in range(1, 6)] == [1] * 5
+            assert b"data: [DONE]" in rest
+            until(lambda: upstreams.states(tag) == ["aborted", "done"])
+    finally:
+        gateway.stop()
+    assert sorted((row["status"], row["attempts"]) for row in gateway.rows()) == [("ok", 2), ("ok", 2)]
+
+
+def watch(gateway: Gateway, replica: str) -> str:
+    """``switchgear fleet watch`` on a machine whose cloud takes it away now; gives what it says."""
+    metadata, at = Metadata(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    metadata.answers[AWS] = (200, json.dumps({"action": "terminate", "time": at}).encode())
+    with served(metadata):
+        options = ["--cloud", "aws", "--metadata-url", metadata.url, "--base-url", gateway.base_url]
+        done = subprocess.run(
+            [COMMAND, "fleet", "watch", replica, *options],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "SWITCHGEAR_ADMIN_KEY": ADMIN},
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 @pytest.mark.parametrize("sent", [1, 100])

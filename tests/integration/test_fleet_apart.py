@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.processes import alive, until
+from tests.integration.admin import ADMIN, ask, good
 from tests.integration.clients import Load
 from tests.integration.gateway import COMMAND, KEY, ROOT, Gateway, config, end
 
@@ -75,7 +76,8 @@ class FleetProcess:
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    made = Gateway(tmp_path, config(MODEL, directory=tmp_path, server="heartbeat_after_s = 0.2"))
+    settings = config(MODEL, directory=tmp_path, server="heartbeat_after_s = 0.2")
+    made = Gateway(tmp_path, settings, SWITCHGEAR_ADMIN_KEY=ADMIN)
     yield made
     made.stop()
 
@@ -102,6 +104,43 @@ def test_from_zero_to_two_and_back_without_a_client_error(gateway: Gateway) -> N
         until(lambda: {row["request_id"] for row in gateway.rows()} >= set(load.ids))
         rows = [row["request_id"] for row in gateway.rows() if row["request_id"] in set(load.ids)]
         assert len(rows) == len(set(rows)) == len(load.ids)
+    finally:
+        assert fleet.stop() == 0, fleet.said()[-3000:]
+
+
+def phases(gateway: Gateway) -> dict[str, str]:
+    return {one["id"]: one["phase"] for one in good(gateway, "GET", "replicas")["data"]}
+
+
+@pytest.mark.soak
+def test_an_operator_reaches_the_fleet_through_any_gateway(gateway: Gateway) -> None:
+    status, _, answer = ask(gateway, "POST", "models/m/scale", {"replicas": 2})
+    assert (status, "switchgear fleet run" in answer["error"]["message"]) == (409, True)
+    fleet = FleetProcess(gateway, "only")
+    try:
+        until(lambda: "runs the fleet" in fleet.said())
+        shown = good(gateway, "POST", "models/m/scale", {"replicas": 2})
+        assert (shown["scaling"]["desired"], shown["scaling"]["pinned"]) == (2, 2)
+        until(lambda: phases(gateway) == {"m-0": "ready", "m-1": "ready"})
+        assert good(gateway, "POST", "replicas/m-0/drain")["phase"] == "draining"
+        assert gateway.chat("m", "hello")[1]["x-switchgear-replica"] == "m-1"
+        good(gateway, "POST", "replicas/m-0/resume")
+        until(lambda: phases(gateway)["m-0"] == "ready")
+        good(gateway, "POST", "replicas/m-0/sleep")
+        until(lambda: phases(gateway)["m-0"] == "stopped")
+        assert len(fleet.engines()) == 1
+        good(gateway, "POST", "replicas/m-0/wake")
+        until(lambda: phases(gateway)["m-0"] == "ready")
+        good(gateway, "POST", "replicas/m-1/reclaim", {"notice_s": 1})
+        until(lambda: phases(gateway) == {"m-0": "ready", "m-2": "ready"})
+        loaded = good(gateway, "POST", "models/m/adapters/load", {"name": "a", "path": "/a"})
+        assert loaded == {"m-0": "ok", "m-2": "ok"}
+        until(lambda: gateway.chat("m:a", "hello")[0] == 200)
+        good(gateway, "POST", "models/m/adapters/unload", {"name": "a"})
+        until(lambda: gateway.chat("m:a", "hello")[0] == 404)
+        assert good(gateway, "POST", "models/m/scale", {"replicas": None})["scaling"]["pinned"] is None
+        status, _, answer = ask(gateway, "POST", "replicas/m-9/drain")
+        assert (status, answer["error"]["message"]) == (404, "There is no replica 'm-9'.")
     finally:
         assert fleet.stop() == 0, fleet.said()[-3000:]
 

@@ -98,7 +98,7 @@ def test_an_organisation_cannot_raise_itself(door: Gateway, pair: tuple[Tenant, 
         ):
             status = asked(method, path, {"name": "x"} if path == "orgs" else None)[0]
             assert status == 403, path
-        for terms in ({"band": "interactive"}, {"weight": 2.0}):
+        for terms in ({"band": "interactive"}, {"band": "interactive", "weight": 2.0}):
             key = {"project_id": mine.project_id, "name": "fast", "terms": terms}
             for method, path, body in (
                 ("POST", "keys", key),

@@ -107,4 +107,5 @@ def test_names_that_clients_invent_make_no_series(house: House, count: int) -> N
             reply.read()
     after = series(gateway)
     assert not [one for one in after if "junk" in one or "tier-" in one]
-    assert after == before
+    # Loops tell of themselves from their first step on, whatever clients do.
+    assert not [one for one in after - before if not one.startswith("switchgear_loop_")]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, U
     models = model("small", upstreams.ports[:1]) + model("pair", upstreams.ports[1:])
     models += model("plain", upstreams.ports[1:2], context_tokens=2048, engine="openai")
     models = models.replace("price = {", "price = { batch = 0.5,")
+    models += model("free", upstreams.ports[1:2], engine="openai").replace("price =", "# price =")
+    custom = model("custom", upstreams.ports[:1])
+    models += custom.replace("input = 1.0, cached_input = 0.5, output = 2.0", "input = 6.0, output = 6.0")
     with running(Gateway(directory, config(models, directory=directory)), upstreams) as house:
         until(house[0].ready)
         yield house
@@ -92,6 +96,52 @@ def test_9_every_answer_has_exactly_one_row(house: tuple[Gateway, Upstreams]) ->
     ]
     for one in ids:
         gateway.row(one)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", ["no-usage", "usage-odd"])
+@pytest.mark.parametrize("name", ["plain", "free"])
+def test_9_where_its_cost_cannot_be_told_a_degraded_row_is_still_written(
+    house: tuple[Gateway, Upstreams], name: str, fault: str, stream: bool
+) -> None:
+    """litellm#36426: no usage or nonsense, nobody to count tokens, no price: the row says so."""
+    gateway, upstreams = house
+    upstreams.control(ids=False)
+    try:
+        status, headers, body = gateway.chat(name, script(fault, n=9, tag=unique()), stream=stream)
+    finally:
+        upstreams.control(ids=True)
+    assert status == 200
+    assert b"w8" in body
+    assert b"error" not in body
+    row = gateway.row(headers["x-request-id"])
+    assert (row["status"], row["estimated"]) == ("ok", True)
+    assert row["completion_tokens"] > 0
+    assert (row["amount_nanousd"] > 0, row["price_version"] == "unpriced") == (
+        name == "plain",
+        name == "free",
+    )
+
+
+def test_10_a_price_of_a_custom_model_is_not_lost(house: tuple[Gateway, Upstreams]) -> None:
+    """litellm#10598: 0.000006 USD a token is 6 USD a million; what has no price is flagged, or refused."""
+    gateway, _ = house
+    headers = gateway.chat("custom", script("ok", n=4, tag=unique()))[1]
+    row = gateway.row(headers["x-request-id"])
+    assert row["amount_nanousd"] == (PROMPT_TOKENS + 4) * 6000
+    assert float(headers["x-switchgear-cost-usd"]) == pytest.approx((PROMPT_TOKENS + 4) * 0.000006)
+    text = gateway.config.read_text()
+    try:
+        gateway.write(f'{text}\n[billing]\nunpriced = "refuse"\n')
+        gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: gateway.chat("free", script("ok"))[0] != 200)
+        status, _, body = gateway.chat("free", script("ok"))
+        assert (status, json.loads(body)["error"]["code"]) == (503, "model_not_priced")
+        assert gateway.chat("custom", script("ok", tag=unique()))[0] == 200
+    finally:
+        gateway.write(text)
+        gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: gateway.chat("free", script("ok"))[0] == 200)
 
 
 def test_11_a_stream_tells_its_cost(house: tuple[Gateway, Upstreams]) -> None:
@@ -184,6 +234,25 @@ def test_17_no_budget_is_no_limit(house: tuple[Gateway, Upstreams]) -> None:
     header = made_key(gateway, rpm=1000)
     for _ in range(5):
         assert gateway.chat("small", script("ok", tag=unique()), headers=header, max_tokens=10**6)[0] == 200
+
+
+@pytest.mark.soak
+def test_20_a_window_passes_under_constant_traffic(house: tuple[Gateway, Upstreams]) -> None:
+    """litellm#14204: a rate regains what it lost although refused requests keep coming, and no more."""
+    gateway, _ = house
+    until(gateway.ready)
+    header, began_s, statuses = made_key(gateway, rpm=30), time.monotonic(), list[int]()
+
+    def asked() -> bool:
+        status, headers, _ = gateway.chat("small", script("ok"), headers=header)
+        assert headers["x-ratelimit-limit-requests"] == "30"
+        statuses.append(status)
+        return statuses.count(200) == 50
+
+    until(asked, 180.0)
+    assert set(statuses) == {200, 429}
+    assert statuses.count(429) > 100
+    assert 30 + 1 + (time.monotonic() - began_s) * 30 / 60 >= 50
 
 
 def test_21_a_live_stream_stops_before_the_floor_and_says_so(house: tuple[Gateway, Upstreams]) -> None:

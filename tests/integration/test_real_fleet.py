@@ -1,7 +1,9 @@
 """Real vLLM under load: from 0 to 1 to 2 and back, one reclaimed, adapters; no client sees an error."""
 
 import contextlib
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,10 +138,30 @@ def test_a_reclaimed_engine_s_requests_finish_and_a_substitute_serves(appliance:
         until(lambda: gone not in replicas(appliance), SLOW_S)
         until(lambda: len(ready(appliance)) == 2, SLOW_S)
         assert gone not in ready(appliance)
+        order(appliance, f"replicas/{min(ready(appliance))}/reclaim", {"notice_s": 0})
+        served = len(load.ids)
+        until(lambda: len(load.ids) >= served + 6, SLOW_S)
     finally:
         load.end()
-    print("requests", len(load.ids), "reclaimed", gone, "now", sorted(ready(appliance)))
+    moved = [one for one in appliance.ledger().values() if one["attempts"] > 1]
+    print("requests", len(load.ids), "reclaimed", gone, "handed over", len(moved))
     proved(appliance, load)
+    assert moved, "what ran on the second one went on elsewhere"
+
+
+@pytest.mark.soak
+def test_an_engine_outlives_a_gateway_that_is_killed(appliance: Appliance) -> None:
+    order(appliance, "models/m/scale", {"replicas": 1})
+    until(lambda: len(replicas(appliance)) == len(ready(appliance)) == 1, SLOW_S)
+    (before,) = replicas(appliance).values()
+    appliance.stop(signal.SIGKILL)
+    began_s = time.monotonic()
+    appliance.started()
+    (after,) = replicas(appliance).values()
+    print(f"taken over {time.monotonic() - began_s:.1f} s after the gateway's start")
+    assert (after["id"], after["url"], after["phase"]) == (before["id"], before["url"], "ready")
+    body = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+    assert appliance.post("/chat/completions", body).status == 200
 
 
 @pytest.mark.soak

@@ -1,17 +1,43 @@
-"""Scheduling through the front door: bands, affinity, shedding, joined embeddings."""
+"""Scheduling through the front door: bands, ageing, affinity, weights, shedding, joined embeddings."""
 
+import http.client
 import json
+import math
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from routing.scheduler import AGED_EVERY
 from tests.fakes.processes import until
 from tests.fakes.upstream import PROMPT_TOKENS, script
-from tests.integration.gateway import Gateway, Upstreams, config, model, running, unique
+from tests.integration.gateway import (
+    KEY,
+    Gateway,
+    Upstreams,
+    chat_body,
+    config,
+    model,
+    running,
+    unique,
+)
 
 House = tuple[Gateway, Upstreams]
+WEIGHTED = """
+[[models]]
+name = "weighted"
+policy = "weighted"
+"""
+REPLICA = """
+[[models.replicas]]
+url = "http://127.0.0.1:{}/v1"
+version = "{}"
+weight = {}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +47,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     models += model("affine", upstreams.ports[1:], policy="prefix_affine")
     models += model("turns", upstreams.ports[1:])
     models += model("hurried", upstreams.ports[:1], max_concurrency=1, slo_ttft_ms=20)
+    models += model("aged", upstreams.ports[:1], max_concurrency=1, queue_age_s=0.01)
+    models += model("unaged", upstreams.ports[:1], max_concurrency=1, queue_age_s=3600)
+    models += model("timed", upstreams.ports[:1], max_concurrency=1)
+    parts = (("old", 3), ("new", 0.5), ("new", 0.5))
+    models += WEIGHTED + "".join(
+        REPLICA.format(port, *part) for port, part in zip(upstreams.ports, parts, strict=True)
+    )
     models += model("embed", upstreams.ports[:1], kind="embedding", batch_window_ms=1000)
     with running(Gateway(directory, config(models, directory=directory)), upstreams) as both:
         until(both[0].ready)
@@ -87,6 +120,63 @@ def test_who_would_wait_too_long_is_told_when_to_come_again(house: House) -> Non
     until(lambda: waiting(house, "hurried") == 1)
     upstreams.control(release=tag)
     assert [holder.done()[0], patient.done()[0]] == [200, 200]
+
+
+@pytest.mark.parametrize(("name", "place"), [("aged", AGED_EVERY), ("unaged", 13)])
+def test_batch_work_gets_its_turn_however_many_better_ones_wait(house: House, name: str, place: int) -> None:
+    gateway, upstreams = house
+    tag, late = unique(), unique()
+    holder = chat(house, name, tag)
+    until(lambda: bool(upstreams.states(tag)))
+    tasks = [Task(lambda: gateway.chat(name, script("ok", tag=late), service_tier="flex"))]
+    until(lambda: waiting(house, name) == 1)
+    tasks += [Task(lambda: gateway.chat(name, script("ok", tag=tag))) for _ in range(12)]
+    until(lambda: waiting(house, name) == 13)
+    upstreams.control(release=tag)
+    assert [task.done()[0] for task in (holder, *tasks)] == [200] * 14
+    served = [one["tag"] for one in upstreams.seen()["requests"] if one["tag"] in (tag, late)]
+    assert served.index(late) == place
+
+
+def test_who_would_wait_beyond_its_deadline_is_told_by_how_much(house: House) -> None:
+    """Four wait and one runs for 0.3 s or more each: more than a second, and told at once, not after it."""
+    gateway, upstreams = house
+    hurry, took_s = {"x-switchgear-timeout-ms": "1000"}, []
+    for _ in range(3):
+        began_s = time.monotonic()
+        assert gateway.chat("timed", script("ok", gap_s=0.3))[0] == 200
+        took_s.append(time.monotonic() - began_s)
+    tag, hurried = unique(), unique()
+    tasks = [chat(house, "timed", tag)]
+    until(lambda: bool(upstreams.states(tag)))
+    tasks += [Task(lambda: gateway.chat("timed", script("ok", gap_s=0.3))) for _ in range(4)]
+    until(lambda: waiting(house, "timed") == 4)
+    status, headers, body = gateway.chat("timed", script("ok", tag=hurried), headers=hurry)
+    assert (status, json.loads(body)["error"]["code"]) == (503, "overloaded")
+    told_s = int(headers["retry-after-ms"]) / 1000
+    assert 5 * 0.299 - 1 <= told_s <= 5 * max(took_s)
+    assert int(headers["retry-after"]) == math.ceil(told_s)
+    assert upstreams.states(hurried) == []
+    upstreams.control(release=tag)
+    client = gateway.client(default_headers=hurry).with_options(max_retries=8)
+    with client:  # it comes again when it was told to
+        client.chat.completions.create(model="timed", messages=[{"role": "user", "content": script("ok")}])
+    assert [task.done()[0] for task in tasks] == [200] * 5
+
+
+def test_versions_get_requests_by_their_weights(house: House) -> None:
+    """Three to one, also where one has two replicas: each bound is missed once in a million runs."""
+    count, found = 400, Counter[str]()
+    with closing(http.client.HTTPConnection("127.0.0.1", house[0].port, timeout=30)) as connection:
+        for _ in range(count):
+            body = chat_body("weighted", script("ok", n=1))
+            connection.request("POST", "/v1/chat/completions", body, {"authorization": f"Bearer {KEY}"})
+            reply = connection.getresponse()
+            assert reply.status == 200, reply.read()
+            found[reply.headers["x-switchgear-replica"]] += 1
+            reply.read()
+    for name, share in (("weighted-0", 0.75), ("weighted-1", 0.125), ("weighted-2", 0.125)):
+        assert abs(found[name] - count * share) <= 5 * math.sqrt(count * share * (1 - share)), found
 
 
 @pytest.mark.parametrize(("name", "ports"), [("affine", 1), ("turns", 2)])

@@ -1,6 +1,7 @@
 """Every term of every level through the door: it binds where it is set, the tightest wins, none is none."""
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ from tests.fakes.processes import until
 from tests.fakes.upstream import script
 from tests.integration.admin import Tenant as Bare
 from tests.integration.admin import emptied, good, open_gateway
-from tests.integration.gateway import Gateway, Upstreams, running, unique
+from tests.integration.gateway import COMMAND, Gateway, Upstreams, model, running, unique
 
 LEVELS = ("org", "project", "key")
 Door = tuple[Gateway, Upstreams]
@@ -20,7 +21,8 @@ Door = tuple[Gateway, Upstreams]
 @pytest.fixture(scope="module")
 def door(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     upstreams = Upstreams(1)
-    gateway = open_gateway(tmp_path_factory.mktemp("terms"), emptied(postgres), upstreams)
+    single = model("single", upstreams.ports, max_concurrency=1)
+    gateway = open_gateway(tmp_path_factory.mktemp("terms"), emptied(postgres), upstreams, more=single)
     with running(gateway, upstreams) as found:
         until(gateway.ready)
         yield found
@@ -177,8 +179,82 @@ def test_models_band_and_cache_scope_are_the_narrowest_of_the_levels(door: Door,
     assert {row["service"] for row in rows} == {"batch"}, "whatever service_tier a client names"
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_busy_model_is_shared_by_weight_at_each_level(door: Door, level: str) -> None:
+    """Three to one while both wait, of two organisations, two projects of one, or two keys of one."""
+    gateway, upstreams = door
+    tenants = [Tenant(gateway, **{level: {"weight": weight}}) for weight in (3, 1)]
+    keys = [tenant.key for tenant in tenants]
+    if level == "project":
+        terms = {"org": tenants[0].org, "name": "light", "terms": {"weight": 1}}
+        light = good(gateway, "POST", "projects", terms)["id"]
+        keys[1] = good(gateway, "POST", "keys", {"project_id": light, "name": "k"})["key"]
+    elif level == "key":
+        keys[1] = tenants[0].make_key(terms={"weight": 1})[1]
+    hold, tags = unique(), (unique(), unique())
+
+    def ask(key: str, tag: str, number: int) -> int:
+        return said(gateway, key, script("ok", n=5, tag=tag), model="single", seed=100 + number)[0]
+
+    with ThreadPoolExecutor(25) as pool:
+        first = pool.submit(said, gateway, keys[0], script("ok", lockstep=True, tag=hold), model="single")
+        until(lambda: upstreams.states(hold) == ["running"])
+        asked = [
+            pool.submit(ask, key, tag, n) for n in range(12) for key, tag in zip(keys, tags, strict=True)
+        ]
+        until(lambda: gateway.metric("switchgear_queue_depth", model="single") == 24)
+        upstreams.control(release=hold, times=20)
+        assert {one.result() for one in asked} == {200}
+        assert first.result()[0] == 200
+    came = [one["tag"] for one in upstreams.seen()["requests"] if one["tag"] in tags]
+    assert 8 <= came[:12].count(tags[0]) <= 10
+
+
 def test_nothing_configured_is_no_limit_at_all(door: Door) -> None:
     tenant = Tenant(door[0])
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: said(door[0], tenant.key, user="ann", max_tokens=10**6), range(40)))
     assert {status for status, _ in found} == {200}
+
+
+@pytest.mark.parametrize("level", [*(pytest.param(one, marks=pytest.mark.soak) for one in LEVELS[:2]), "key"])
+def test_content_is_kept_no_longer_than_a_level_says_and_nothing_else_goes(door: Door, level: str) -> None:
+    """Answers, idempotency keys, end users and metadata; what a neighbour keeps, and all money, stays."""
+    gateway, upstreams = door
+    tenants = [
+        tenant_with(gateway, level, {"retention_days": days}, {"retention_days": 9}) for days in (0, 9)
+    ]
+    fields = {"metadata": {"team": "a"}, "safety_identifier": "ann"}
+    found = {}
+    for tenant in tenants:
+        tag = unique()
+
+        def asked(prompt: str, key: str = tenant.key, **headers: str) -> str:
+            sent = {"authorization": f"Bearer {key}", **headers}
+            status, got, body = gateway.chat("small", prompt, headers=sent, **fields)
+            assert status == 200, body
+            return got["x-switchgear-cache"]
+
+        cached = [asked(script("ok", tag=tag)) for _ in range(2)]
+        for _ in range(2):
+            asked(script("ok", tag=f"{tag}-once"), **{"idempotency-key": tag, "x-switchgear-cache": "bypass"})
+        found[tenant.key_id] = (*cached, len(upstreams.seen(f"{tag}-once")["requests"]))
+    assert list(found.values()) == [("bypass", "bypass", 2), ("miss", "hit-exact", 1)]
+
+    def rows(tenant: Tenant) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = good(gateway, "GET", f"ledger?key_id={tenant.key_id}")["data"]
+        return listed
+
+    until(lambda: [len(rows(tenant)) for tenant in tenants] == [4, 3])
+    before = [rows(tenant) for tenant in tenants]
+    assert all(row["end_user"] and row["metadata"] for listed in before for row in listed)
+    gateway.stop()
+    gateway.start()  # it looks at once, and then every ten minutes
+    until(gateway.ready)
+    until(lambda: not any(row["end_user"] or row["metadata"] for row in rows(tenants[0])))
+    forgotten = [{**row, "end_user": "", "metadata": ""} for row in before[0]]
+    assert [rows(tenant) for tenant in tenants] == [forgotten, before[1]]
+    command = [COMMAND, "ledger", "reconcile", "--config", str(gateway.config), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert json.loads(done.stdout)["gap_nanousd"] == 0

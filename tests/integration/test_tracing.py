@@ -1,6 +1,8 @@
 """Traces as a real OTLP receiver gets them: the way of a request, its bill, and what a bad receiver costs."""
 
 import http.server
+import json
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -9,10 +11,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from gateway import semconv as names
 from tests.fakes.processes import until
-from tests.fakes.upstream import script
+from tests.fakes.upstream import script, text
 from tests.integration.collector import Collector, attributes, collecting
 from tests.integration.gateway import (
     KEY,
+    LIMITED,
     Gateway,
     Upstreams,
     chat_request,
@@ -24,7 +27,17 @@ from tests.integration.gateway import (
 
 House = tuple[Gateway, Upstreams, Collector]
 
+ADMIN = "admin-" + "a" * 40
 CLIENT_TRACE, CLIENT_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+NOTED = """
+[[keys]]
+name = "noted"
+key_env = "TEST_LIMITED_KEY"
+project = "noted"
+[tracing.content]
+tenants = ["default/noted"]
+redact = ['ACME-[0-9]+']
+"""
 ROUTE = '[[routes]]\nname = "auto"\ntiers = ["small", "large"]\n'
 
 
@@ -38,7 +51,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     directory, upstreams = tmp_path_factory.mktemp("tracing"), Upstreams(3)
     with collecting() as collector:
         gateway = Gateway(
-            directory, settings(directory, upstreams), OTEL_EXPORTER_OTLP_ENDPOINT=collector.url
+            directory, settings(directory, upstreams, NOTED), OTEL_EXPORTER_OTLP_ENDPOINT=collector.url
         )
         with running(gateway, upstreams):
             until(gateway.ready)
@@ -193,6 +206,22 @@ def test_errors_and_dear_requests_are_kept_and_the_rest_is_not(unsampled: House)
     assert kept.isdisjoint({cheap["x-request-id"], mistaken["x-request-id"]})
 
 
+def test_slow_requests_are_kept_as_soon_as_that_is_configured(unsampled: House) -> None:
+    gateway, _, collector = unsampled
+    before = gateway.config.read_text()
+    gateway.write(before.replace("slow_s = 1000", "slow_s = 0"))
+    gateway.process.send_signal(signal.SIGHUP)
+    sent: set[str] = set()
+
+    def kept() -> bool:
+        sent.add(gateway.chat("small", script("ok", n=1))[1]["x-request-id"])
+        return any(attributes(one).get(names.REQUEST_ID) in sent for one in list(collector.spans))
+
+    until(kept)
+    gateway.write(before)
+    gateway.process.send_signal(signal.SIGHUP)
+
+
 def test_a_client_that_left(house: House) -> None:
     gateway, upstreams, collector = house
     tag = unique()
@@ -234,6 +263,33 @@ def test_neither_content_nor_secrets_are_in_a_span(house: House) -> None:
         assert planted.encode() not in written
         assert KEY.encode() not in written
         assert b"engine died" not in written, "the text of an upstream's error may hold content"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_content_is_in_the_traces_of_a_tenant_that_wants_it_and_of_nobody_else(
+    house: House, stream: bool
+) -> None:
+    gateway, _, collector = house
+    secrets = ("jane.doe@example.com", "4111 1111 1111 1111", "sk-planted-abcdefgh1234", "ACME-4711")
+    prompt = f"{script('ok', tag=unique(), n=4)} my {' and '.join(secrets)} are secret"
+    as_noted = {"authorization": f"Bearer {LIMITED}"}
+    for cache in ("miss", "hit-exact"):
+        headers = gateway.chat("small", prompt, stream=stream, headers=as_noted)[1]
+        request = collector.trace(headers["x-request-id"])["request"][0]
+        told = attributes(request)
+        assert told[names.CACHE] == cache
+        (asked,) = json.loads(told[names.INPUT_MESSAGES])
+        (said,) = json.loads(told[names.OUTPUT_MESSAGES])
+        assert asked["role"] == "user"
+        assert "my [email] and [card] and [key] and [redacted] are secret" in asked["parts"][0]["content"]
+        assert said["parts"] == [{"type": "text", "content": text(4)}]
+        assert said["finish_reason"] == "stop"
+    other = gateway.chat("small", prompt, stream=stream)[1]["x-request-id"]
+    assert names.INPUT_MESSAGES not in attributes(collector.trace(other)["request"][0])
+    everything = b"".join([one.SerializeToString() for one in collector.spans])
+    shown = everything.decode(errors="replace") + gateway.logged()
+    shown += gateway.call("GET", "/metrics")[2].decode()
+    assert not [secret for secret in (*secrets, LIMITED) if secret in shown]
 
 
 class Receiver(http.server.ThreadingHTTPServer):
@@ -292,10 +348,12 @@ def test_a_bad_receiver_costs_traces_and_nothing_else(
 def test_what_the_semantic_cache_decided(tmp_path_factory: pytest.TempPathFactory) -> None:
     directory, upstreams = tmp_path_factory.mktemp("likeness"), Upstreams(3)
     with collecting() as collector:
-        text = settings(directory, upstreams).replace(
+        written = settings(directory, upstreams).replace(
             "exact_ttl_s = 3600", "exact_ttl_s = 3600\nsemantic = { error_bound = 0.01 }"
         )
-        gateway = Gateway(directory, text, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+        gateway = Gateway(
+            directory, written, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, SWITCHGEAR_ADMIN_KEY=ADMIN
+        )
         with running(gateway, upstreams):
             until(gateway.ready)
             headers = gateway.chat("small", "How do I clean the kettle?")[1]
@@ -305,6 +363,13 @@ def test_what_the_semantic_cache_decided(tmp_path_factory: pytest.TempPathFactor
             told = attributes(spans["request"][0])
             assert told[names.CACHE_VERDICT] == "nothing_near"
             assert told[names.CACHE_SIMILARITY] == 0.0
+            as_admin = {"authorization": f"Bearer {ADMIN}"}
+            path = f"/admin/v1/requests/{headers['x-request-id']}"
+            decision = json.loads(gateway.call("GET", path, headers=as_admin)[2])["decision"]
+            assert (decision["similarity"], decision["verdict"]) == (0.0, "nothing_near")
+            assert (decision["cache"], decision["replicas"], decision["outcomes"]) == (
+                "miss", [headers["x-switchgear-replica"]], ["ok"]
+            )  # fmt: skip
 
 
 def test_without_a_receiver_named_the_headers_pass_through(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -20,10 +20,10 @@ aliases = ["gpt-4o-mini"]
 upstream_model = "base"
 [[models.versions]]
 name = "old"
-share = 0.5
+share = 0.75
 [[models.versions]]
 name = "new"
-share = 0.5
+share = 0.25
 keys = ["limited"]
 [[models.replicas]]
 url = "http://127.0.0.1:{}/v1"
@@ -75,8 +75,9 @@ def only(gateway: Gateway, ids: set[str]) -> bool:
 
 
 def test_a_shift_and_its_rollback_lose_no_request(gateway: Gateway) -> None:
-    assert set(served(gateway, "v", 30)) == {"v-0", "v-1"}
-    assert set(served(gateway, "gpt-4o-mini", 30)) == {"v-0", "v-1"}
+    # three to one: the bound is missed once in a million runs
+    assert abs(served(gateway, "v", 200)["v-0"] - 150) <= 5 * (200 * 0.75 * 0.25) ** 0.5
+    assert set(served(gateway, "gpt-4o-mini", 60)) == {"v-0", "v-1"}
     assert set(served(gateway, "v@new", 5)) == {"v-1"}
     assert set(served(gateway, "v", 5, LIMITED)) == {"v-1"}
     assert admin(gateway, "POST", "models/v/rollback")[0] == 409

@@ -1,5 +1,6 @@
 """Alerts as a customer's own server sees them: two gateway processes, one database, one receiver."""
 
+import itertools
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.processes import until
-from tests.fakes.receiver import Message, Receiver, documented_verify
+from tests.fakes.receiver import CUT, HANG, Message, Receiver, documented_verify
 from tests.fakes.upstream import script
 from tests.integration.admin import ADMIN, Tenant, ask, good, models
 from tests.integration.gateway import Gateway, Upstreams, config, model, running, unique
@@ -41,9 +42,12 @@ class House:
         for number in range(chats):
             gateway = self.gateways[number % len(self.gateways)]
             until(lambda gateway=gateway: models(gateway, tenant.key) == 200)  # type: ignore[misc]  # bound now
-            headers = {"authorization": f"Bearer {tenant.key}"}
-            status, _, body = gateway.chat("small", script("ok"), max_tokens=8, headers=headers)
+            status, _, body = self.chat(tenant, gateway)
             assert status == 200, body
+
+    def chat(self, tenant: Tenant, gateway: Gateway) -> tuple[int, dict[str, str], bytes]:
+        headers = {"authorization": f"Bearer {tenant.key}"}
+        return gateway.chat("small", script("ok"), max_tokens=8, headers=headers)
 
     def restart(self, number: int) -> None:
         assert self.gateways[number].stop() == 0
@@ -110,6 +114,32 @@ def test_each_threshold_is_told_once_by_two_processes_and_not_again_after_a_rest
         verify(webhook["secret"], message.headers, message.body)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_is_refused_for_the_budget_has_been_told_that_it_is_used_up(house: House, stream: bool) -> None:
+    """The last rest is too little for any request, and is never spent: that is 100 % too."""
+    gateway, budget = house.gateways[0], 2 * BUDGET + 7
+    tenant = Tenant(gateway, budget_nanousd=budget)
+    path = f"/{unique()}"
+    webhook = house.webhook(tenant.org, house.receiver.url(path))
+    headers = {"authorization": f"Bearer {tenant.key}"}
+    prompt = script("ok", n=3000, gap_s=0.001) if stream else script("ok")
+    most = {} if stream else {"max_tokens": 8}
+
+    def refused() -> bool:
+        status, _, body = gateway.chat("small", prompt, headers=headers, stream=stream, **most)
+        assert status == 200 or b"insufficient_quota" in body
+        return status == 429 or b'"stop_reason"' in body
+
+    until(refused, 60.0)
+    until(lambda: len(house.receiver.at(path, "budget.threshold")) >= 3, 90.0)
+    account = f"key:{tenant.key_id}"
+    assert thresholds(house.receiver.at(path)) == Counter({(account, one): 1 for one in (50, 80, 100)})
+    for one in house.receiver.at(path):
+        verify(webhook["secret"], one.headers, one.body)
+        data = one.content["data"]
+        assert min(data["threshold_percent"], 80) * budget <= 100 * data["used_nanousd"] <= 100 * budget
+
+
 def test_a_receiver_that_fails_or_redirects_is_tried_again_with_the_same_id(house: House) -> None:
     tenant, path = Tenant(house.gateways[0]), f"/{unique()}"
     webhook = house.webhook(tenant.org, house.receiver.url(path))
@@ -140,6 +170,39 @@ def test_a_receiver_that_is_down_gets_its_messages_when_it_is_up(house: House) -
         (message,) = down.messages
     verify(webhook["secret"], message.headers, message.body)
     assert message.content["type"] == "ping"
+
+
+@pytest.mark.soak
+def test_whatever_a_receiver_does_its_messages_come_once_it_is_well_and_nobody_waits_for_it(
+    house: House,
+) -> None:
+    """It hangs until the time-out, hangs up, fails, refuses connections; a neighbour hears at once."""
+    tenant, other = (Tenant(house.gateways[0], budget_nanousd=BUDGET) for _ in range(2))
+    path, bad = f"/{unique()}", Receiver()
+    with bad.open():
+        bad.script[path] = [HANG, CUT, 500, 503, 404]
+        webhook = house.webhook(tenant.org, bad.url(path))
+        neighbour = house.webhook(other.org, house.receiver.url(path))
+        name = house.ping(webhook)
+        until(lambda: len(bad.at(path)) == 1, 60.0)
+        told = house.ping(neighbour)
+        until(lambda: house.delivery(neighbour, told)["state"] == "delivered", 60.0)
+        assert house.delivery(webhook, name)["state"] == "pending", "the other still hangs"
+        until(lambda: len(bad.at(path)) >= 4, 120.0)
+    house.spend(tenant, 24)
+    until(lambda: house.delivery(webhook, name)["last_error"] == "the connection failed", 120.0)
+    with bad.open():
+        until(lambda: house.delivery(webhook, name)["state"] == "delivered", 300.0)
+        until(lambda: bool(bad.at(path, "budget.threshold")), 300.0)
+    pings = bad.at(path, "ping")
+    assert {one.headers["webhook-id"] for one in pings} == {name}
+    times = [int(one.headers["webhook-timestamp"]) for one in pings]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert gaps[-1] >= 8 > gaps[0] - 10, "later and later; the first gap has the time-out in it"
+    for one in bad.messages:
+        verify(webhook["secret"], one.headers, one.body, now_s=int(one.headers["webhook-timestamp"]))
+        assert one.content["data"].get("org", tenant.org) == tenant.org
+    assert [one.content["type"] for one in house.receiver.at(path)] == ["ping"]
 
 
 def test_webhooks_are_for_who_administers_the_organisation(house: House) -> None:

@@ -36,6 +36,16 @@ def test_a_threshold_is_crossed_at_its_share_and_not_a_nano_dollar_before(limit:
     assert found == list(THRESHOLDS[: len(found)]), "no higher one without the lower ones"
 
 
+@given(limit=st.integers(1, 2**60), used=AMOUNTS, refused=st.integers(1, 2**60))
+def test_a_refused_request_tells_that_a_limit_is_used_up_only_when_little_is_left(
+    limit: int, used: int, refused: int
+) -> None:
+    gauge = Gauge(LIMITED, "budget", "p", limit, used, refused)
+    spent = crossed(msgspec.structs.replace(gauge, refused_nanousd=0))
+    short = used + refused > limit and Fraction(used, limit) >= Fraction(4, 5)
+    assert crossed(gauge) == (list(THRESHOLDS) if short else spent)
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("spend"), st.integers(0, 400)),

@@ -138,6 +138,31 @@ def test_tenants_that_wait_together_are_served_alike(tenants: list[list[int]]) -
         assert max(served.values()) - min(served.values()) <= 2 * dearest
 
 
+@given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=2, max_size=3), st.data())
+def test_groups_share_by_weight_however_many_are_in_them(
+    groups: list[list[int]], data: st.DataObject
+) -> None:
+    """Of two neighbours in the tree, each that waits all along gets what its weight says, and no more."""
+    weights = data.draw(st.lists(st.integers(1, 4), min_size=len(groups), max_size=len(groups)))
+    queue = Scheduler("m", 10_000)
+    for group, (weight, members) in enumerate(zip(weights, groups, strict=True)):
+        for member, own in enumerate(members):
+            query = Query(
+                model="m", tenant=f"{group}/{member}", weight=own, within=((str(group), weight),),
+                prompt_tokens=9,
+            )  # fmt: skip
+            for _ in range(60):
+                queue.enqueue(query, band=1, now_s=0.0, deadline_s=INF, patience_s=INF, slots=1)
+    granted = [queue.grant(0.0) for _ in range(60)]
+    names = [one.query.tenant for one in granted if one is not None]
+    by_group = Counter(name.partition("/")[0] for name in names)
+    shares = [by_group[str(group)] / weight for group, weight in enumerate(weights)]
+    assert max(shares) - min(shares) <= 1
+    for group, members in enumerate(groups):
+        inner = [names.count(f"{group}/{member}") / own for member, own in enumerate(members)]
+        assert max(inner) - min(inner) <= 1
+
+
 @given(st.integers(1, 3), st.lists(st.tuples(st.integers(0, 2), st.sampled_from("abc")), max_size=12))
 def test_nothing_starves(rate: int, before: list[tuple[int, str]]) -> None:
     """However much better work keeps coming, a ticket is granted within a bound."""

@@ -44,7 +44,7 @@ def key_of(org: Terms, project: Terms, own: Terms) -> Key:
 def test_complaint_16_an_inherited_limit_binds_exactly_like_a_direct_one(one: Terms) -> None:
     found = [key_of(*(one if level == place else NOTHING for level in range(3))) for place in range(3)]
     for key in found[:2]:
-        assert (key.models, key.band, key.weight) == (found[2].models, found[2].band, found[2].weight)
+        assert (key.models, key.band) == (found[2].models, found[2].band)
         assert nameless(key.end_users) == nameless(found[2].end_users)
         assert nameless(key.bounds) == nameless(found[2].bounds)
     if found[0].bounds:
@@ -107,7 +107,6 @@ def test_the_tightest_wins(levels: tuple[Terms, Terms, Terms]) -> None:
         assert allowed == all(one.models is None or name in one.models for one in levels)
     for one in levels:
         assert one.band is None or terms.BANDS.index(key.band) <= terms.BANDS.index(one.band)
-        assert one.weight is None or key.weight <= one.weight
     scopes = [one.cache_scope for one in levels if one.cache_scope] or ["project"]
     narrowest = min(scopes, key=("key", "project", "organisation").index)
     assert key.tenant == {"key": "key:k", "project": "project:o/p", "organisation": "org:o"}[narrowest]
@@ -116,9 +115,15 @@ def test_the_tightest_wins(levels: tuple[Terms, Terms, Terms]) -> None:
 @given(LEVELS)
 def test_the_order_of_levels_does_not_matter_to_what_is_allowed(levels: tuple[Terms, Terms, Terms]) -> None:
     forth, back = key_of(*levels), key_of(*levels[::-1])
-    assert (forth.models, forth.band, forth.weight, forth.tenant) == (
-        back.models, back.band, back.weight, back.tenant,
-    )  # fmt: skip
+    assert (forth.models, forth.band, forth.tenant) == (back.models, back.band, back.tenant)
+
+
+@given(LEVELS)
+def test_a_weight_is_the_share_of_its_own_level(levels: tuple[Terms, Terms, Terms]) -> None:
+    key = key_of(*levels)
+    shares = dict(key.within) | {"key:k": key.weight}
+    for account, one in zip(("org:o", "project:o/p", "key:k"), levels, strict=True):
+        assert shares[account] == (1.0 if one.weight is None else one.weight)
 
 
 @given(TERMS, TERMS)

@@ -164,8 +164,16 @@ def test_tokens_are_estimated_where_an_upstream_gives_no_usage() -> None:
     assert one.finish_reasons == [""]
 
 
+@pytest.mark.parametrize("usage", [7, [], {"prompt_tokens": "x"}, {"prompt_tokens_details": 1}], ids=str)
+def test_nonsense_for_usage_is_none(usage: object) -> None:
+    one = WholeReceiver("small", limit_bytes=10_000)
+    one.feed(encoded({**HEAD, "choices": [choice(content="12345678")], "usage": usage}))
+    one.finish()
+    assert one.usage(9) == (Usage(9, 3), True)
+
+
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[1]", b"null", b"{", b'{"choices": 1}', b'{"usage": {"prompt_tokens": "x"}}',
+    "body", [b"", b"<html>", b"[1]", b"null", b"{", b'{"choices": 1}', b'{"choices": 1, "usage": 7}',
              b'{"error": {"message": "died", "code": 500}}',
              b'{"choices": [{"message": {"content": "\xff"}}]}',
              b"[" * 100_000],

@@ -393,7 +393,7 @@ def test_a_reader_that_lags_holds_up_the_server() -> None:
 
     async def main() -> None:
         async with house(behave) as (client, url):
-            reply = await client.send(Outgoing(url, idle_s=0.001, first_byte_s=5.0))
+            reply = await client.send(Outgoing(url, idle_s=SWEEP_S * 4, first_byte_s=5.0))
             before = -1
             while sent != before:  # until the server stands still
                 before = sent

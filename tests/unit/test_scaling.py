@@ -7,13 +7,24 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from backends.engines import LaunchProfile
+import pytest
+
+from backends.engines import LaunchProfile, Place
 from backends.replica import Phase
 from gateway.app import Edges, House
+from gateway.errors import ModelLoading
 from gateway.gauges import of_fleet
 from gateway.rollouts import Rollout
-from gateway.settings import DatabaseSettings, ModelSettings, ServerSettings, Settings, VersionSettings
+from gateway.settings import (
+    DatabaseSettings,
+    ModelSettings,
+    ServerSettings,
+    Settings,
+    SpotSettings,
+    VersionSettings,
+)
 from routing.decision import Query
+from tests.fakes.metadata import GCP, Metadata, served
 from tests.fakes.processes import until_async
 
 FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
@@ -81,6 +92,32 @@ async def test_requests_wake_a_model_once_and_wait_for_it(tmp_path: Path) -> Non
         assert phases(built) == {}
         assert await asyncio.gather(*(serve(built) for _ in range(5))) == ["m-0"] * 5
         assert phases(built) == {"m-0": Phase.READY}
+
+
+@in_a_loop
+async def test_where_nobody_waits_a_request_wakes_its_model_and_is_told_when_to_come_again(
+    tmp_path: Path,
+) -> None:
+    launch = LaunchProfile(weights="/w", min_replicas=0, when_asleep="refuse")
+    async with house(tmp_path, launch) as built:
+        with pytest.raises(ModelLoading) as refused:
+            await serve(built)
+        assert (refused.value.retry_after_s or 0) >= 1
+        await until_async(lambda: phases(built) == {"m-0": Phase.READY})
+        assert await serve(built) == "m-0"
+
+
+@in_a_loop
+async def test_what_an_earlier_run_left_is_wanted_by_its_names_and_as_it_is(tmp_path: Path) -> None:
+    launch = LaunchProfile(weights="/w", min_replicas=1, max_replicas=2, spot=True)
+    async with house(tmp_path, launch) as built:
+        built.scaler.found({"m-3": Place(spot=True, zone="b"), "m-5": Place(), "other-0": Place()})
+        assert built.scaler.ids("m") == ("m-3", "m-5")
+        assert (built.scaler.seat("m", "m-3")[0].zone, built.scaler.seat("m", "m-5")[0].spot) == ("b", False)
+        built.scaler.found({"m-1": Place(), "m-2": Place(), "m-3": Place()})
+        assert built.scaler.ids("m") == ("m-1", "m-2"), "no more than there may be"
+        built.scaler.found({})
+        assert built.scaler.ids("m") == ("m-0",)
 
 
 @in_a_loop
@@ -167,6 +204,31 @@ async def test_a_standby_is_loaded_and_called_in_at_once(tmp_path: Path) -> None
         assert [tuple(built.supervisor.steps(id_)) for id_ in sorted(built.supervisor.replicas)] == starts
         built.scaler.pin("m", 1)
         await until_async(lambda: sorted(phases(built).values()) == [Phase.DRAINING, Phase.READY])
+
+
+@in_a_loop
+async def test_nothing_is_started_any_more_on_a_machine_that_goes(tmp_path: Path) -> None:
+    metadata = Metadata()
+    metadata.answers[GCP] = (200, b"FALSE")
+    launch = LaunchProfile(weights="/w", max_replicas=3, max_num_seqs=1, shutdown_timeout_s=1)
+    async with house(tmp_path, launch) as built:
+        with served(metadata):
+            built.spot.settings = SpotSettings(cloud="gcp", metadata_url=metadata.url)
+            await until_async(lambda: phases(built) == {"m-0": Phase.READY})
+            await built.spot.look()
+            assert phases(built) == {"m-0": Phase.READY}
+            assert built.process.health()[0]
+            metadata.answers[GCP] = (200, b"TRUE")
+            await built.spot.look()
+        assert not built.process.health()[0]
+        await until_async(lambda: phases(built)["m-0"] is Phase.STOPPED)
+        waiting = [asyncio.create_task(serve(built)) for _ in range(4)]
+        await until_async(lambda: len(phases(built)) > 1 or phases(built)["m-0"] is Phase.WAITING)
+        await built.supervisor.reconcile_once()
+        assert set(phases(built).values()) == {Phase.WAITING}, "wanted, and not started"
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 @in_a_loop

@@ -133,6 +133,28 @@ def test_a_full_queue_makes_room_for_a_tenant_with_fewer_places() -> None:
     assert [queue.withdraw(ticket) for ticket in greedy] == [True, True, False, False]
 
 
+def grouped(queue: Scheduler, group: str, tenant: str) -> Ticket:
+    query = Query(model="m", tenant=tenant, within=((group, 1.0),))
+    return queue.enqueue(query, band=1, now_s=0.0, deadline_s=9.0, patience_s=INF, slots=1)[0]
+
+
+def test_a_group_gets_no_more_places_and_turns_by_having_more_members() -> None:
+    queue = Scheduler("m", 6)
+    many = [grouped(queue, "many", name) for name in "abcabc"]
+    few = [grouped(queue, "few", "x") for _ in range(3)]
+    with pytest.raises(QueueFull):
+        grouped(queue, "few", "x")
+    with pytest.raises(QueueFull):
+        grouped(queue, "many", "d")
+    assert sum(queue.withdraw(ticket) for ticket in many) == 3
+    assert sum(queue.withdraw(ticket) for ticket in few) == 3
+    for name in "aaaab":
+        grouped(queue, "many", name)
+    grouped(queue, "few", "x")
+    grouped(queue, "many", "c")
+    assert [one.query.tenant for one in order(queue)] == ["a", "x", "b", "c", "a", "a"]
+
+
 def test_who_waited_too_long_is_passed_over() -> None:
     queue = Scheduler("m", 10)
     enqueue(queue, deadline_s=1.0)

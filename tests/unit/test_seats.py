@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.assignment import assigned
-from backends.engines import ENGINES, CannotLaunch, LaunchProfile
+from backends.assignment import assigned, kept
+from backends.engines import ENGINES, CannotLaunch, LaunchProfile, Place
 from backends.prefetch import prefetch
 from backends.seats import Mix, Seat, may_go, next_seat, shared_out
 from backends.starts import Start, said
@@ -59,6 +59,15 @@ def test_no_two_replicas_share_a_gpu() -> None:
     with pytest.raises(CannotLaunch, match="1 GPUs are needed and 0 of 0, 1 are free"):
         assigned(profile, (0, 1), [first, second])
     assert assigned(profile, (), []).devices == (), "where none is known the engine chooses"
+
+
+def test_a_replica_that_is_taken_over_keeps_its_gpus_while_they_are_its_model_s() -> None:
+    profile = LaunchProfile(weights="/w", gpus=1)
+    second = kept(profile, [0, 1], Place(devices=(1,)))
+    assert second.devices == (1,)
+    assert assigned(profile, [0, 1], [second]).devices == (0,)
+    elsewhere = LaunchProfile(weights="/w", gpus=1, devices=(0,))
+    assert kept(elsewhere, [0, 1], Place(devices=(1,))).devices == ()
 
 
 def test_cores_are_shared_out_among_the_replicas_there_may_be() -> None:

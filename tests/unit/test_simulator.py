@@ -111,6 +111,14 @@ def test_adaptive_beats_turns_and_counting_on_other_traffic(name: str) -> None:
     better(p99s(kind, fleet, range(2000, 2010)))
 
 
+@pytest.mark.parametrize(("every_s", "tokens"), [(0.26, 300), (0.18, 200), (0.36, 440)])
+def test_adaptive_follows_no_chance_where_turns_are_best(every_s: float, tokens: int) -> None:
+    """Equal requests, evenly spaced, as many as the replicas can bear."""
+    trace = [ask(number * every_s, tokens, 10) for number in range(300)]
+    mine, turns = (simulate(trace, policy, Fleet(), 0).ttft_p99_s for policy in ("adaptive", "round_robin"))
+    assert mine < 1.1 * turns
+
+
 def drawn(draw: random.Random) -> tuple[Kind, Fleet]:
     """Some traffic and some replicas, some of them slow."""
     kind = Kind(

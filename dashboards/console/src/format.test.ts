@@ -6,7 +6,7 @@ describe("money", () => {
     expect(usd(0)).toBe("$0.00");
     expect(usd(1_234_560_000_000)).toBe("$1,234.56");
     expect(usd(123_400)).toBe("$0.000123");
-    expect(usd(5)).toBe("< $0.000001");
+    expect(usd(5)).toBe("<$0.000001");
     expect(usd(null)).toBe("—");
   });
 });

@@ -9,7 +9,7 @@ export function usd(nanousd: number | null | undefined): string {
   const value = nanousd / NANO;
   const size = Math.abs(value);
   const digits = size === 0 || size >= 1 ? 2 : size >= 0.01 ? 4 : 6;
-  if (size !== 0 && size < 0.000001) return `${value < 0 ? "−" : ""}< $0.000001`;
+  if (size !== 0 && size < 0.000001) return `${value < 0 ? "−" : ""}<$0.000001`;
   const text = new Intl.NumberFormat(undefined, {
     style: "currency",
     currency: "USD",
@@ -29,6 +29,13 @@ export function brief(value: number): string {
   return new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 }).format(value);
 }
 
+/** A size in memory: 1.3 GB, of a thousand MB. */
+export function bytes(value: number): string {
+  const place = value < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
+  const unit = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"][place];
+  return new Intl.NumberFormat(undefined, { style: "unit", unit, maximumFractionDigits: 1 }).format(value / 1000 ** place);
+}
+
 export function percent(part: number, whole: number): string {
   if (whole === 0) return NONE;
   return new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 }).format(part / whole);
@@ -46,7 +53,7 @@ export function clock(ts: number): string {
 
 /** How long something took or lasts. */
 export function duration(seconds: number): string {
-  if (seconds < 0.001) return "< 1 ms";
+  if (seconds < 0.001) return "<1\u00a0ms";
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds.toFixed(1)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
@@ -57,6 +64,11 @@ export function duration(seconds: number): string {
 /** Days before a moment, as the API names them: 2026-11-23, UTC. */
 export function day(at: Date, back = 0): string {
   return new Date(at.getTime() - back * 86_400_000).toISOString().slice(0, 10);
+}
+
+/** The first second of such a day, as an address holds it. */
+export function begins(name: string): string {
+  return String(Date.parse(name) / 1000);
 }
 
 export interface Bucket {

@@ -6,6 +6,9 @@ import {
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent } from "@tanstack/react-router";
 import type { Right } from "./session";
 import { Broken, Nowhere, Shell } from "./shell";
+import { words } from "./words";
+
+const t = words.router;
 
 type Loader = Parameters<typeof lazyRouteComponent>[0];
 
@@ -20,22 +23,22 @@ interface Place {
 }
 
 export const PLACES: Place[] = [
-  { path: "/", title: "Overview", right: "usage.read", icon: IconActivity, group: "Watch", load: () => import("./pages/overview") },
-  { path: "/requests", title: "Requests", right: "usage.read", icon: IconListSearch, group: "Watch", load: () => import("./pages/requests") },
-  { path: "/alerts", title: "Alerts", right: "money.read", icon: IconBell, group: "Watch", load: () => import("./pages/alerts") },
-  { path: "/playground", title: "Playground", right: "usage.read", icon: IconMessage, group: "Serve", load: () => import("./pages/playground") },
-  { path: "/fleet", title: "Models & fleet", right: "fleet.read", icon: IconServer2, group: "Serve", load: () => import("./pages/fleet") },
-  { path: "/routing", title: "Routing", right: "fleet.read", icon: IconRoute, group: "Serve", load: () => import("./pages/routing") },
-  { path: "/cache", title: "Cache", right: "usage.read", icon: IconDatabase, group: "Serve", load: () => import("./pages/cache") },
-  { path: "/tenants", title: "Organisations", right: "tenants.read", icon: IconSitemap, group: "Tenants", load: () => import("./pages/tenants") },
-  { path: "/keys", title: "API keys", right: "tenants.read", icon: IconKey, group: "Tenants", load: () => import("./pages/keys") },
-  { path: "/people", title: "People", right: "people.read", icon: IconUsers, group: "Tenants", load: () => import("./pages/people") },
-  { path: "/webhooks", title: "Webhooks", right: "tenants.write", icon: IconWebhook, group: "Tenants", load: () => import("./pages/webhooks") },
-  { path: "/usage", title: "Usage & invoice", right: "usage.read", icon: IconFileInvoice, group: "Money", load: () => import("./pages/usage") },
-  { path: "/billing", title: "Prices & credit", right: "money.read", icon: IconCoin, group: "Money", load: () => import("./pages/billing") },
-  { path: "/audit", title: "Audit log", right: "audit.read", icon: IconHistory, group: "House", load: () => import("./pages/audit") },
-  { path: "/settings", title: "Settings", right: "usage.read", icon: IconSettings, group: "House", load: () => import("./pages/settings") },
-  { path: "/health", title: "Health", right: "fleet.read", icon: IconHeartbeat, group: "House", load: () => import("./pages/health") },
+  { path: "/", title: t.overview, right: "usage.read", icon: IconActivity, group: t.watch, load: () => import("./pages/overview") },
+  { path: "/requests", title: t.requests, right: "usage.read", icon: IconListSearch, group: t.watch, load: () => import("./pages/requests") },
+  { path: "/alerts", title: t.alerts, right: "money.read", icon: IconBell, group: t.watch, load: () => import("./pages/alerts") },
+  { path: "/playground", title: t.playground, right: "usage.read", icon: IconMessage, group: t.serve, load: () => import("./pages/playground") },
+  { path: "/fleet", title: t.modelsFleet, right: "fleet.read", icon: IconServer2, group: t.serve, load: () => import("./pages/fleet") },
+  { path: "/routing", title: t.routing, right: "fleet.read", icon: IconRoute, group: t.serve, load: () => import("./pages/routing") },
+  { path: "/cache", title: t.cache, right: "usage.read", icon: IconDatabase, group: t.serve, load: () => import("./pages/cache") },
+  { path: "/tenants", title: t.organisations, right: "tenants.read", icon: IconSitemap, group: t.tenants, load: () => import("./pages/tenants") },
+  { path: "/keys", title: t.apiKeys, right: "tenants.read", icon: IconKey, group: t.tenants, load: () => import("./pages/keys") },
+  { path: "/people", title: t.people, right: "people.read", icon: IconUsers, group: t.tenants, load: () => import("./pages/people") },
+  { path: "/webhooks", title: t.webhooks, right: "tenants.write", icon: IconWebhook, group: t.tenants, load: () => import("./pages/webhooks") },
+  { path: "/usage", title: t.usageInvoice, right: "usage.read", icon: IconFileInvoice, group: t.money, load: () => import("./pages/usage") },
+  { path: "/billing", title: t.pricesCredit, right: "money.read", icon: IconCoin, group: t.money, load: () => import("./pages/billing") },
+  { path: "/audit", title: t.auditLog, right: "audit.read", icon: IconHistory, group: t.house, load: () => import("./pages/audit") },
+  { path: "/settings", title: t.settings, right: "usage.read", icon: IconSettings, group: t.house, load: () => import("./pages/settings") },
+  { path: "/health", title: t.health, right: "fleet.read", icon: IconHeartbeat, group: t.house, load: () => import("./pages/health") },
 ];
 
 const DETAILS: { path: string; load: Loader }[] = [

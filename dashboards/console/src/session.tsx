@@ -4,6 +4,9 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, type FormEvent, type ReactNode, useContext, useEffect, useState } from "react";
 import { adminKey, api, Failure, got, proveWith, type Schemas, whenSessionEnds } from "./api/client";
 import { Failed, Loading } from "./parts/states";
+import { words } from "./words";
+
+const t = words.session;
 
 export type Session = Schemas["Session"];
 export type Right = Session["rights"][number];
@@ -18,7 +21,7 @@ const Context = createContext<Known | null>(null);
 
 export function useSession(): Known {
   const known = useContext(Context);
-  if (known === null) throw new Error("There is no session outside of its gate.");
+  if (known === null) throw new Error(t.thereIsNoSessionOutside);
   return known;
 }
 
@@ -101,34 +104,34 @@ function SignIn({ ended, into }: { ended: boolean; into: (session: Session) => v
       <form className="card" onSubmit={(event) => void submit(event)} style={{ width: "min(26rem, 100%)" }}>
         <Stack>
           <div>
-            <Title order={1} size="h3">Switchgear</Title>
-            <Text c="dimmed" size="sm">Sign in to the console of this gateway.</Text>
+            <Title order={1} size="h3">{t.switchgear}</Title>
+            <Text c="dimmed" size="sm">{t.signInToTheConsole}</Text>
           </div>
-          {ended && <Alert color="yellow" title="Your session has ended">Sign in again; you stay on this page.</Alert>}
+          {ended && <Alert color="yellow" title={t.yourSessionHasEnded}>{t.signInAgainYouStay}</Alert>}
           <SegmentedControl
-            aria-label="Sign in with"
+            aria-label={t.signInWith}
             value={by}
             onChange={setBy}
-            data={[{ value: "person", label: "Account" }, { value: "key", label: "Admin key" }]}
+            data={[{ value: "person", label: t.account }, { value: "key", label: t.adminKey }]}
           />
           {by === "person" ? (
             <>
-              <TextInput name="email" label="E-mail" type="email" autoComplete="username" required autoFocus />
-              <PasswordInput name="password" label="Password" autoComplete="current-password" required />
-              <TextInput name="org" label="Organisation" description="Empty for an account of the whole installation." autoComplete="organization" />
+              <TextInput name="email" label={t.eMail} type="email" autoComplete="username" required autoFocus />
+              <PasswordInput name="password" label={t.password} autoComplete="current-password" required />
+              <TextInput name="org" label={t.organisation} description={t.emptyForAnAccountOf} autoComplete="organization" />
             </>
           ) : (
             <PasswordInput
               name="key"
-              label="Admin key"
-              description="SWITCHGEAR_ADMIN_KEY, or admin_key in credentials.json. It stays in this tab, until you close it or sign out."
+              label={t.adminKey}
+              description={t.switchgearAdminKeyOrAdmin}
               autoComplete="off"
               required
               autoFocus
             />
           )}
           {error !== null && <Failed error={error} />}
-          <Button type="submit" loading={busy}>Sign in</Button>
+          <Button type="submit" loading={busy}>{t.signIn}</Button>
         </Stack>
       </form>
     </Center>

@@ -9,9 +9,11 @@ import { Link, Outlet, useLocation } from "@tanstack/react-router";
 import { useEffect } from "react";
 import mark from "./mark.svg";
 import { Empty, Failed } from "./parts/states";
-import { To } from "./parts/link";
 import { PLACES } from "./router";
 import { useSession } from "./session";
+import { words } from "./words";
+
+const t = words.shell;
 
 export function Shell() {
   const [open, { toggle, close }] = useDisclosure();
@@ -21,32 +23,32 @@ export function Shell() {
   const places = PLACES.filter((place) => may(place.right));
   const here = PLACES.find((place) => (place.path === "/" ? pathname === "/" : pathname.startsWith(place.path)));
   useEffect(() => {
-    document.title = here ? `${here.title} · Switchgear` : "Switchgear";
+    document.title = here ? `${here.title} · Switchgear` : t.switchgear;
     close();
   }, [here, pathname, close]);
   return (
     <AppShell header={{ height: 52 }} navbar={{ width: 214, breakpoint: "sm", collapsed: { mobile: !open } }} padding={{ base: "sm", md: "lg" }}>
       <AppShell.Header>
-        <a className="skip" href="#main">Skip to the page</a>
+        <a className="skip" href="#main">{t.skipToThePage}</a>
         <Group h="100%" px="sm" justify="space-between" wrap="nowrap">
           <Group gap="xs" wrap="nowrap">
-            <Burger opened={open} onClick={toggle} hiddenFrom="sm" size="sm" aria-label="Pages" aria-expanded={open} />
+            <Burger opened={open} onClick={toggle} hiddenFrom="sm" size="sm" aria-label={t.pages} aria-expanded={open} />
             <img src={mark} alt="" width={24} height={24} />
-            <Text fw={650}>Switchgear</Text>
+            <Text fw={650}>{t.switchgear}</Text>
             <Health state={health} />
           </Group>
           <Group gap={4} wrap="nowrap">
             <Scheme />
             <Menu position="bottom-end">
               <Menu.Target>
-                <ActionIcon variant="subtle" color="gray" size="lg" aria-label="Account"><IconUserCircle size={20} /></ActionIcon>
+                <ActionIcon variant="subtle" color="gray" size="lg" aria-label={t.account}><IconUserCircle size={20} /></ActionIcon>
               </Menu.Target>
               <Account actor={session.actor} role={session.role} org={session.org} />
             </Menu>
           </Group>
         </Group>
       </AppShell.Header>
-      <AppShell.Navbar p="xs" style={{ overflowY: "auto" }} aria-label="Pages">
+      <AppShell.Navbar p="xs" style={{ overflowY: "auto" }} aria-label={t.pages}>
         {[...new Set(places.map((place) => place.group))].map((group) => (
           <div key={group} style={{ marginBottom: 10 }}>
             <Text size="xs" c="dimmed" px={10} pb={2} fw={600}>{group}</Text>
@@ -61,11 +63,9 @@ export function Shell() {
       </AppShell.Navbar>
       <AppShell.Main id="main" tabIndex={-1}>
         {health === "unreachable" && (
-          <Alert color="red" mb="md" role="alert" title="The gateway does not answer">
-            What you see is what it said last. This page tries again by itself.
-          </Alert>
+          <Alert color="red" mb="md" role="alert" title={t.theGatewayDoesNotAnswer}>{t.whatYouSeeIsWhat}</Alert>
         )}
-        <div style={{ maxWidth: 1320, margin: "0 auto" }}><Outlet /></div>
+        <div style={{ maxWidth: 1320, marginInline: "auto" }}><Outlet /></div>
       </AppShell.Main>
     </AppShell>
   );
@@ -77,10 +77,10 @@ function Account({ actor, role, org }: { actor: string; role: string; org: strin
     <Menu.Dropdown>
       <Menu.Label>
         <Text size="sm" className="code">{actor}</Text>
-        <Text size="xs">{role} of {org === "*" ? "the installation" : org}</Text>
+        <Text size="xs">{t.of(role, org === "*" ? t.theInstallation : org)}</Text>
       </Menu.Label>
-      <Menu.Item component={Link} to="/settings">Password and settings</Menu.Item>
-      <Menu.Item onClick={() => void signOut()}>Sign out</Menu.Item>
+      <Menu.Item component={Link} to="/settings">{t.passwordAndSettings}</Menu.Item>
+      <Menu.Item onClick={() => void signOut()}>{t.signOut}</Menu.Item>
     </Menu.Dropdown>
   );
 }
@@ -90,7 +90,7 @@ function Scheme() {
   const scheme = useComputedColorScheme("light");
   const other = scheme === "dark" ? "light" : "dark";
   return (
-    <ActionIcon variant="subtle" color="gray" size="lg" aria-label={`Change to ${other} colours`} onClick={() => setColorScheme(other)}>
+    <ActionIcon variant="subtle" color="gray" size="lg" aria-label={t.changeToColours(other)} onClick={() => setColorScheme(other)}>
       {scheme === "dark" ? <IconSun size={19} /> : <IconMoon size={19} />}
     </ActionIcon>
   );
@@ -117,7 +117,7 @@ function Health({ state }: { state: string }) {
 }
 
 export function Nowhere() {
-  return <Empty title="There is no such page">Begin again at the <To to="/">overview</To>.</Empty>;
+  return <Empty title={t.thereIsNoSuchPage}>{t.beginAgainAtTheOverview()}</Empty>;
 }
 
 /** A part of the page did not load, most often because a newer version is served: loading again mends it. */
@@ -125,7 +125,7 @@ export function Broken({ error }: { error: unknown }) {
   return (
     <Stack align="flex-start">
       <Failed error={error} />
-      <Button onClick={() => location.reload()}>Load the page again</Button>
+      <Button onClick={() => location.reload()}>{t.loadThePageAgain}</Button>
     </Stack>
   );
 }

@@ -1,4 +1,7 @@
 // One chat request, heard as it streams.
+import { words } from "./words";
+
+const t = words.stream;
 
 export interface Heard {
   text: string;
@@ -36,7 +39,7 @@ export async function ask({ key, model, prompt, signal }: Question, say: (now: H
     more({ status: reply.status, headers });
     if (!reply.ok || !reply.body) {
       const told = (await reply.json().catch(() => null)) as { error?: { message?: string } } | null;
-      return more({ error: told?.error?.message ?? `The gateway answered ${reply.status}.` });
+      return more({ error: told?.error?.message ?? t.theGatewayAnswered(reply.status) });
     }
     const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
     const lines = new Lines();
@@ -50,7 +53,7 @@ export async function ask({ key, model, prompt, signal }: Question, say: (now: H
     }
     more({ whole_s: passed_s() });
   } catch (failure) {
-    more({ error: signal.aborted ? "Stopped." : `The gateway does not answer: ${String(failure)}` });
+    more({ error: signal.aborted ? t.stopped : t.theGatewayDoesNotAnswer(String(failure)) });
   }
 }
 
@@ -81,7 +84,7 @@ export function read(data: string): Event {
     };
     return {
       text: found.choices?.[0]?.delta?.content ?? "",
-      error: found.error ? (found.error.message ?? "The stream broke.") : null,
+      error: found.error ? (found.error.message ?? t.theStreamBroke) : null,
       cost_usd: found.usage?.cost ?? null,
     };
   } catch {

@@ -3,8 +3,8 @@
 The file owns models and routes; here they are read. Everything comes from memory.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 import msgspec
 from litestar import get, post
@@ -14,11 +14,21 @@ from litestar.params import JSONBody
 from backends.clients.kubernetes import KubeError
 from backends.replica import Phase, Replica
 from backends.starts import Step
-from backends.supervisor import CannotSleep
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Cursor, Limit, Page
 from gateway.errors import Conflict, NotFound
+from gateway.fleet_rows import Told
+from gateway.orders import Order, Refused, Verb, carry_out
 from gateway.process import Process
+
+NO_FLEET = {
+    "desired": 0,
+    "standby": 0,
+    "min": 0,
+    "max": 0,
+    "pinned": None,
+    "reason": "no fleet runs",
+}
 
 
 class ShownModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,14 +120,13 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
     def list_replicas(request: AdminRequest, limit: Limit = 50, cursor: Cursor = None) -> Page[ShownReplica]:
         """Replicas by id, with their phases."""
         frame.permitted(request, "fleet.read")
-        found = [_shown(process, one) for one in process.supervisor.replicas.values()]
-        return frame.listed(found, lambda one: one.id, frame.window(limit, cursor))
+        return frame.listed(_replicas(process), lambda one: one.id, frame.window(limit, cursor))
 
     return [list_models, list_routes, list_replicas, *_replica_actions(process), *_model_actions(process)]
 
 
 def _replica_actions(process: Process) -> list[HTTPRouteHandler]:
-    def act(verb: str, summary: str, step: Callable[[str], Awaitable[None]]) -> HTTPRouteHandler:
+    def act(verb: Verb, summary: str) -> HTTPRouteHandler:
         @post(
             f"/replicas/{{replica_id:str}}/{verb}",
             name=f"{verb} replica",
@@ -130,10 +139,7 @@ def _replica_actions(process: Process) -> list[HTTPRouteHandler]:
         async def change_replica(request: AdminRequest, replica_id: frame.ReplicaId) -> ShownReplica:
             """Running requests finish in any case."""
             _known_replica(process, request, replica_id)
-            try:
-                await step(replica_id)
-            except CannotSleep as error:
-                raise Conflict(str(error)) from None
+            await _obeyed(process, Order(verb=verb, target=replica_id))
             return _shown_by_id(process, replica_id)
 
         return change_replica
@@ -146,30 +152,33 @@ def _replica_actions(process: Process) -> list[HTTPRouteHandler]:
         responses=frame.ACTS,
         status_code=200,
         tags=["fleet"],
-        sync_to_thread=False,
     )
-    def reclaim_replica(
+    async def reclaim_replica(
         request: AdminRequest, replica_id: frame.ReplicaId, data: JSONBody[Notice]
     ) -> ShownReplica:
         """No new requests at once; running ones have the notice's time; a substitute is launched."""
         _known_replica(process, request, replica_id)
-        process.supervisor.reclaim(replica_id, data.notice_s)
-        process.scaler.reclaimed(process.supervisor.replicas[replica_id].model, replica_id)
+        await _obeyed(process, Order(verb="reclaim", target=replica_id, notice_s=data.notice_s))
         return _shown_by_id(process, replica_id)
 
-    async def drain(replica_id: str) -> None:
-        process.supervisor.drain(replica_id)
-
-    async def resume(replica_id: str) -> None:
-        process.supervisor.resume(replica_id)
-
     return [
-        act("drain", "Take a replica out of routing", drain),
-        act("resume", "Let a drained replica serve again", resume),
-        act("sleep", "Have a replica give back its memory", process.supervisor.sleep),
-        act("wake", "Have a sleeping replica serve again", process.supervisor.wake),
+        act("drain", "Take a replica out of routing"),
+        act("resume", "Let a drained replica serve again"),
+        act("sleep", "Have a replica give back its memory"),
+        act("wake", "Have a sleeping replica serve again"),
         reclaim_replica,
     ]
+
+
+async def _obeyed(process: Process, order: Order) -> Mapping[str, str]:
+    """Have it done by whoever runs the engines. Raises Conflict with the reason where that cannot be."""
+    apart = process.apart
+    try:
+        if order.target in apart.told or order.target in apart.models:
+            return await apart.order(order)
+        return await carry_out(order, process.supervisor, process.scaler)
+    except Refused as error:
+        raise Conflict(str(error)) from None
 
 
 def _model_actions(process: Process) -> list[HTTPRouteHandler]:
@@ -187,7 +196,7 @@ def _model_actions(process: Process) -> list[HTTPRouteHandler]:
         _launched(process, request, model_name)
         cluster = process.cluster
         if cluster is None or model_name not in cluster:
-            process.scaler.pin(model_name, data.replicas)
+            await _obeyed(process, Order(verb="scale", target=model_name, replicas=data.replicas))
         else:
             try:
                 await cluster.pin(model_name, data.replicas)
@@ -203,7 +212,8 @@ def _model_actions(process: Process) -> list[HTTPRouteHandler]:
     ) -> dict[str, str]:
         """Replica id -> "ok", or what its engine said."""
         _known_model(process, request, model_name)
-        return await _adapted(process, model_name, "load", data.name, data.path)
+        order = Order(verb="load", target=model_name, adapter=data.name, path=data.path)
+        return dict(await _obeyed(process, order))
 
     @post("/models/{model_name:str}/adapters/unload", summary="Unload a LoRA adapter everywhere", **docs)
     async def unload_adapter(
@@ -211,29 +221,14 @@ def _model_actions(process: Process) -> list[HTTPRouteHandler]:
     ) -> dict[str, str]:
         """Replica id -> "ok", or what its engine said."""
         _known_model(process, request, model_name)
-        return await _adapted(process, model_name, "unload", data.name)
+        return dict(await _obeyed(process, Order(verb="unload", target=model_name, adapter=data.name)))
 
     return [scale_model, load_adapter, unload_adapter]
 
 
-async def _adapted(
-    process: Process, model: str, verb: Literal["load", "unload"], name: str, path: str = ""
-) -> dict[str, str]:
-    """Have every ready replica of a model load or unload an adapter. Raises Conflict unless all did."""
-    supervisor = process.supervisor
-    ready = [
-        one.id for one in supervisor.replicas.values() if one.model == model and one.phase is Phase.READY
-    ]
-    said = {one: await supervisor.adapter(one, verb, name, path) for one in ready}
-    if not ready or any(said.values()):
-        why = "; ".join(f"{one}: {text or 'ok'}" for one, text in said.items()) or "no replica is ready"
-        raise Conflict(f"The adapter {name!r} is not {verb}ed everywhere: {why}.")
-    return dict.fromkeys(said, "ok")
-
-
 def _known_replica(process: Process, request: AdminRequest, replica_id: str) -> None:
     frame.permitted(request, "fleet.write")
-    if replica_id not in process.supervisor.replicas:
+    if replica_id not in process.supervisor.replicas and replica_id not in process.apart.told:
         raise NotFound(f"There is no replica {replica_id!r}.")
 
 
@@ -252,21 +247,33 @@ def _launched(process: Process, request: AdminRequest, name: str) -> None:
 
 
 def _scaling(process: Process, model: str) -> dict[str, object] | None:
-    """Give how many replicas a model should have; None for one that is neither launched here nor pods."""
+    """Give how many replicas a model should have; None for one that is neither launched nor pods."""
+    if model in process.apart.models:
+        return dict(process.apart.scalings.get(model, NO_FLEET))
     found = process.cluster.shown(model) if process.cluster is not None else None
     return found or process.scaler.shown(model)
 
 
 def _shown_by_id(process: Process, replica_id: str) -> ShownReplica:
-    return _shown(process, process.supervisor.replicas[replica_id])
+    return next(one for one in _replicas(process) if one.id == replica_id)
+
+
+def _replicas(process: Process) -> Iterable[ShownReplica]:
+    """Those watched here, and those of a fleet apart as it tells."""
+    told = process.apart.told
+    for replica in process.supervisor.replicas.values():
+        if replica.id not in told:
+            yield _shown(process, replica)
+    for one in told.values():
+        yield _heard(process, one)
 
 
 def _models(process: Process) -> Iterable[ShownModel]:
     for model in process.pipeline.catalogue.models.values():
         phases: dict[str, int] = {}
-        for replica in process.supervisor.replicas.values():
+        for replica in _replicas(process):
             if replica.model == model.name:
-                phases[str(replica.phase)] = phases.get(str(replica.phase), 0) + 1
+                phases[replica.phase] = phases.get(replica.phase, 0) + 1
         yield ShownModel(
             name=model.name,
             kind=model.settings.kind,
@@ -288,6 +295,22 @@ def _routes(process: Process) -> Iterable[ShownRoute]:
             fallback=route.fallback,
             objective={name: value for name, value in aims.items() if value is not None},
         )
+
+
+def _heard(process: Process, one: Told) -> ShownReplica:
+    return ShownReplica(
+        id=one.id,
+        model=one.model,
+        url=one.url,
+        phase=str(one.phase),
+        reason=one.reason,
+        in_phase_s=max(0.0, process.control.wall() - one.since_s),
+        spot=one.spot,
+        version=one.version,
+        running=process.scaler.busy(one.id),
+        start=one.start,
+        log=one.log,
+    )
 
 
 def _shown(process: Process, replica: Replica) -> ShownReplica:

@@ -1,6 +1,6 @@
 """``/admin/v1/audit``, ``/requests``, ``/ledger``, ``/alerts``: what was changed, asked, booked, used up."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
@@ -11,11 +11,16 @@ from gateway.api.admin.frame import AdminRequest, Cursor, Filter, Limit, Page
 from gateway.process import Control, Process
 from gateway.tenancy import accounts, changes, usage, watch
 from gateway.tenancy.changes import Line
+from gateway.tenancy.pricing import Source
 from gateway.tenancy.usage import RequestRow
 from gateway.tenancy.watch import Alert
 
 DOCS: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
 Time = Annotated[float | None, QueryParameter(description="Seconds since 1970.")]
+ONE_OF = "Only those with this value; given several times, with one of them."
+Outcome = Literal["ok", "stopped", "cancelled", "error", "interrupted"]
+Outcomes = Annotated[list[Outcome] | None, QueryParameter(max_items=8, description=ONE_OF)]
+Sources = Annotated[list[Source] | None, QueryParameter(max_items=8, description=ONE_OF)]
 
 
 class LedgerEntry(RequestRow, frozen=True, kw_only=True):
@@ -87,7 +92,8 @@ def _of_requests(control: Control) -> list[HTTPRouteHandler]:
         project: Filter = None,
         key_id: Filter = None,
         model: Filter = None,
-        status: Filter = None,
+        status: Outcomes = None,
+        source: Sources = None,
         request_id: Filter = None,
         from_s: Time = None,
         to_s: Time = None,
@@ -100,6 +106,7 @@ def _of_requests(control: Control) -> list[HTTPRouteHandler]:
             "key_id": key_id,
             "model": model,
             "status": status,
+            "source": source,
             "request_id": request_id,
         }
         with frame.reading(control) as connection:

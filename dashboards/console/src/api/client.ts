@@ -1,6 +1,9 @@
 // The one way to the gateway: typed by its OpenAPI description, with the session's proof on every change.
 import createClient from "openapi-fetch";
 import type { components, paths } from "./schema";
+import { words } from "../words";
+
+const t = words.client;
 
 export type Schemas = components["schemas"];
 export type Gets = { [P in keyof paths]: paths[P] extends { get: object } ? P : never }[keyof paths];
@@ -68,11 +71,11 @@ async function answered<T>(asked: Promise<Answer<T>>): Promise<Answer<T>> {
   try {
     answer = await asked;
   } catch {
-    throw new Failure(0, "The gateway does not answer. Check that it runs and that you are on its network.");
+    throw new Failure(0, t.theGatewayDoesNotAnswer);
   }
   if (answer.response.ok) return answer;
   const { status } = answer.response;
   const told = (answer.error as { error?: { message?: string; param?: string | null } } | undefined)?.error;
   if (status === 401) onEnd();
-  throw new Failure(status, told?.message ?? `The gateway answered ${status}.`, told?.param ?? null);
+  throw new Failure(status, told?.message ?? t.theGatewayAnswered(status), told?.param ?? null);
 }

@@ -5,27 +5,30 @@ import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
+import { words } from "../words";
+
+const t = words.alerts;
 
 export default function Alerts() {
   const [filters] = useFilters();
   const org = text(filters.org);
   return (
     <>
-      <Heading title="Alerts" about="Written when 50, 80 and 100 % of a budget or credit are used; webhooks tell your own systems." />
+      <Heading title={t.alerts} about={t.writtenWhen5080And} />
       <Card>
         <Listing<Schemas["Alert"]>
-          label="Alerts"
+          label={t.alerts}
           query={["alerts", org]}
           ask={(cursor) => got(api.GET("/admin/v1/alerts", { params: { query: { org, cursor, limit: 50 } } }))}
           id={(row) => row.id}
           everyMs={30_000}
-          empty={<Empty title="No alert">Give an <To to="/tenants">organisation</To>, project or key a budget; you are told before it is used up.</Empty>}
+          empty={<Empty title={t.noAlert}>{t.giveAnOrganisationProjectOr()}</Empty>}
           columns={[
-            { name: "When", cell: (row) => moment(row.ts) },
-            { name: "Whose", cell: (row) => <To to="/requests" search={{ org: row.org, project: row.project || undefined, key_id: row.key_id || undefined }}>{row.account}</To> },
-            { name: "What", cell: (row) => `${row.kind}, ${row.period}`, extra: true },
-            { name: "Used", cell: (row) => `${row.threshold_percent} %`, numeric: true },
-            { name: "Spent of", cell: (row) => `${usd(row.used_nanousd)} / ${usd(row.limit_nanousd)}`, numeric: true, extra: true },
+            { name: t.when, cell: (row) => moment(row.ts) },
+            { name: t.whose, cell: (row) => <To to="/requests" search={{ org: row.org, project: row.project || undefined, key_id: row.key_id || undefined }}>{row.account}</To> },
+            { name: t.what, cell: (row) => `${row.kind}, ${row.period}`, extra: true },
+            { name: t.used, cell: (row) => `${row.threshold_percent} %`, numeric: true },
+            { name: t.spentOf, cell: (row) => `${usd(row.used_nanousd)} / ${usd(row.limit_nanousd)}`, numeric: true, extra: true },
           ]}
         />
       </Card>

@@ -5,37 +5,40 @@ import { moment } from "../format";
 import { text, useFilters } from "../parts/filters";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
+import { words } from "../words";
+
+const t = words.audit;
 
 type Line = Schemas["changes_Line"];
-const FIELDS = { actor: "Who", action: "What", subject: "Whom (id)" } as const;
+const FIELDS = { actor: t.who, action: t.what, subject: t.whomId } as const;
 
 export default function Audit() {
   const [filters, set] = useFilters();
   const wanted = Object.fromEntries(Object.keys(FIELDS).map((name) => [name, text(filters[name])]));
   return (
     <>
-      <Heading title="Audit log" about="Every change through this console, the admin API and the command line." />
+      <Heading title={t.auditLog} about={t.everyChangeThroughThis} />
       <Card>
-        <Group gap="xs" mb="sm" role="search" aria-label="Filter the audit log">
+        <Group gap="xs" mb="sm" role="search" aria-label={t.filterTheAuditLog}>
           {Object.entries(FIELDS).map(([name, label]) => (
             <TextInput
-              key={name} size="xs" w={190} label={label} placeholder="Exact" defaultValue={text(filters[name])}
+              key={name} size="xs" w={190} label={label} placeholder={t.exact} defaultValue={text(filters[name])}
               onBlur={(event) => set({ [name]: event.currentTarget.value.trim() })}
               onKeyDown={(event) => event.key === "Enter" && set({ [name]: event.currentTarget.value.trim() })}
             />
           ))}
         </Group>
         <Listing<Line>
-          label="Changes"
+          label={t.changes}
           query={["audit", wanted]}
           ask={(cursor) => got(api.GET("/admin/v1/audit", { params: { query: { ...wanted, cursor, limit: 25 } } }))}
           id={(row) => row.id}
-          empty={<Empty title="No change fits">What somebody changes stands here at once.</Empty>}
+          empty={<Empty title={t.noChangeFits}>{t.whatSomebodyChangesStands}</Empty>}
           columns={[
-            { name: "When", cell: (row) => <span style={{ whiteSpace: "nowrap" }}>{moment(row.ts)}</span> },
-            { name: "Who", cell: (row) => <span className="code">{row.actor}</span>, extra: true },
-            { name: "What", cell: (row) => <>{row.action}<Text size="xs" c="dimmed" className="code">{row.subject}</Text></> },
-            { name: "Change", cell: (row) => <Difference before={row.before} after={row.after} /> },
+            { name: t.when, cell: (row) => <span style={{ whiteSpace: "nowrap" }}>{moment(row.ts)}</span> },
+            { name: t.who, cell: (row) => <span className="code">{row.actor}</span>, extra: true },
+            { name: t.what, cell: (row) => <>{row.action}<Text size="xs" c="dimmed" className="code">{row.subject}</Text></> },
+            { name: t.change, cell: (row) => <Difference before={row.before} after={row.after} /> },
           ]}
         />
       </Card>
@@ -50,8 +53,8 @@ function Difference({ before, after }: { before: unknown; after: unknown }) {
   if (names.length === 0) return <>—</>;
   return (
     <details>
-      <summary>{names.slice(0, 3).join(", ")}{names.length > 3 ? ` and ${names.length - 3} more` : ""}</summary>
-      <Table verticalSpacing={2} aria-label="Before and after">
+      <summary>{names.slice(0, 3).join(", ")}{names.length > 3 ? t.andMore(names.length - 3) : ""}</summary>
+      <Table verticalSpacing={2} aria-label={t.beforeAndAfter}>
         <Table.Tbody>
           {names.map((name) => (
             <Table.Tr key={name}>

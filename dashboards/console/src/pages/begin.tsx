@@ -8,6 +8,9 @@ import { Secret } from "../parts/action";
 import { To } from "../parts/link";
 import { Card, Failed, Heading, Loading } from "../parts/states";
 import { ask, type Heard, NOTHING_HEARD } from "../stream";
+import { words } from "../words";
+
+const t = words.begin;
 
 export default function Begin() {
   const [step, setStep] = useState(0);
@@ -17,13 +20,13 @@ export default function Begin() {
   const request = heard.headers.find(([name]) => name === "x-request-id")?.[1];
   return (
     <>
-      <Heading title="Begin" about="Four steps, about a minute. Everything made here can be changed later, but the names." />
+      <Heading title={t.begin} about={t.fourStepsAboutAMinute} />
       <Card>
-        <Stepper active={step} size="sm" orientation="vertical" aria-label="Steps">
-          <Stepper.Step label="Organisation" description={step > 0 ? org : "Who is billed"} />
-          <Stepper.Step label="Key" description={made ? made.name : "What a program signs in with"} />
-          <Stepper.Step label="First request" description="A real one" />
-          <Stepper.Step label="Arrived" description="In the ledger" />
+        <Stepper active={step} size="sm" orientation="vertical" aria-label={t.steps}>
+          <Stepper.Step label={t.organisation} description={step > 0 ? org : t.whoIsBilled} />
+          <Stepper.Step label={t.key} description={made ? made.name : t.whatAProgramSignsIn} />
+          <Stepper.Step label={t.firstRequest} description={t.aRealOne} />
+          <Stepper.Step label={t.arrived} description={t.inTheLedger} />
         </Stepper>
       </Card>
       <div style={{ marginTop: 16 }}>
@@ -46,12 +49,12 @@ function Organise({ done }: { done: (name: string) => void }) {
     onSuccess: done,
   });
   return (
-    <Card title="Name the organisation">
+    <Card title={t.nameTheOrganisation}>
       <form onSubmit={(event) => { event.preventDefault(); run.mutate(String(new FormData(event.currentTarget).get("name")).trim()); }}>
         <Stack gap="sm" align="flex-start">
-          <TextInput name="name" label="Organisation" description="A company, a department. One that exists already is used." required maxLength={200} w="min(24rem, 100%)" autoFocus />
+          <TextInput name="name" label={t.organisation} description={t.aCompanyADepartmentOne} required maxLength={200} w="min(24rem, 100%)" autoFocus />
           {run.error && <Failed error={run.error} />}
-          <Button type="submit" loading={run.isPending}>Go on</Button>
+          <Button type="submit" loading={run.isPending}>{t.goOn}</Button>
         </Stack>
       </form>
     </Card>
@@ -69,26 +72,26 @@ function MakeKey({ org, made, setMade, done }: { org: string; made: Schemas["Mad
   });
   if (made) {
     return (
-      <Card title={`The key of ${org}`}>
+      <Card title={t.theKeyOf(org)}>
         <Stack gap="sm" align="flex-start">
-          <Secret name={`The key ${made.name}`} text={made.key} />
-          <Button onClick={done}>I have it: go on</Button>
+          <Secret name={t.theKey(made.name)} text={made.key} />
+          <Button onClick={done}>{t.iHaveItGoOn}</Button>
         </Stack>
       </Card>
     );
   }
   return (
-    <Card title={`A key for ${org}`}>
+    <Card title={t.aKeyFor(org)}>
       <form onSubmit={(event) => {
         event.preventDefault();
         const given = new FormData(event.currentTarget);
         run.mutate({ project: String(given.get("project")).trim(), name: String(given.get("name")).trim() });
       }}>
         <Stack gap="sm" align="flex-start">
-          <TextInput name="project" label="Project" description="Keys of one purpose." defaultValue="default" required maxLength={200} w="min(24rem, 100%)" />
-          <TextInput name="name" label="Key" description="What uses it." defaultValue="first" required maxLength={200} w="min(24rem, 100%)" autoFocus />
+          <TextInput name="project" label={t.project} description={t.keysOfOnePurpose} defaultValue="default" required maxLength={200} w="min(24rem, 100%)" />
+          <TextInput name="name" label={t.key} description={t.whatUsesIt} defaultValue="first" required maxLength={200} w="min(24rem, 100%)" autoFocus />
           {run.error && <Failed error={run.error} />}
-          <Button type="submit" loading={run.isPending}>Make the key</Button>
+          <Button type="submit" loading={run.isPending}>{t.makeTheKey}</Button>
         </Stack>
       </form>
     </Card>
@@ -101,12 +104,12 @@ function Send({ secret, heard, setHeard, done }: { secret: string; heard: Heard;
     queryFn: async () => {
       const reply = await fetch("/v1/models", { headers: { authorization: `Bearer ${secret}` } });
       const body = (await reply.json()) as { data?: { id: string }[]; error?: { message: string } };
-      if (!reply.ok) throw new Failure(reply.status, body.error?.message ?? `The gateway answered ${reply.status}.`);
+      if (!reply.ok) throw new Failure(reply.status, body.error?.message ?? t.theGatewayAnswered(reply.status));
       return body.data?.map((one) => one.id) ?? [];
     },
   });
   const [model, setModel] = useState<string | null>(null);
-  const [prompt, setPrompt] = useState("Say hello in one sentence.");
+  const [prompt, setPrompt] = useState(t.sayHelloInOneSentence);
   const [busy, setBusy] = useState(false);
   const chosen = model ?? models.data?.[0] ?? null;
   if (models.error) return <Failed error={models.error} again={() => void models.refetch()} />;
@@ -119,14 +122,14 @@ function Send({ secret, heard, setHeard, done }: { secret: string; heard: Heard;
   };
   const code = `from openai import OpenAI\n\nclient = OpenAI(base_url="${location.origin}/v1", api_key="...")\nreply = client.chat.completions.create(model=${JSON.stringify(chosen)}, messages=[{"role": "user", "content": ${JSON.stringify(prompt)}}])\nprint(reply.choices[0].message.content)`;
   return (
-    <Card title="Send the first request">
+    <Card title={t.sendTheFirstRequest}>
       <Stack gap="sm" align="flex-start">
-        <Select label="Model or route" data={models.data} value={chosen} onChange={setModel} allowDeselect={false} w="min(24rem, 100%)" />
-        <Textarea label="Prompt" value={prompt} onChange={(event) => setPrompt(event.currentTarget.value)} autosize minRows={2} w="100%" />
-        <Group><Button loading={busy} onClick={() => void send()}>Send</Button>{heard.status === 200 && !busy && <Button variant="default" onClick={done}>Watch it arrive</Button>}</Group>
+        <Select label={t.modelOrRoute} data={models.data} value={chosen} onChange={setModel} allowDeselect={false} w="min(24rem, 100%)" />
+        <Textarea label={t.prompt} value={prompt} onChange={(event) => setPrompt(event.currentTarget.value)} autosize minRows={2} w="100%" />
+        <Group><Button loading={busy} onClick={() => void send()}>{t.send}</Button>{heard.status === 200 && !busy && <Button variant="default" onClick={done}>{t.watchItArrive}</Button>}</Group>
         {heard.error && <Failed error={new Error(heard.error)} />}
         <Text size="sm" style={{ whiteSpace: "pre-wrap" }} aria-live="polite">{heard.text}</Text>
-        <Text size="sm" c="dimmed">The same from Python:</Text>
+        <Text size="sm" c="dimmed">{t.theSameFromPython}</Text>
         <Code block w="100%" style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{code}</Code>
       </Stack>
     </Card>
@@ -140,11 +143,11 @@ function Arrived({ id }: { id: string }) {
     queryFn: async () => (await got(api.GET("/admin/v1/requests", { params: { query: { request_id: id, limit: 1 } } }))).data[0] ?? null,
   });
   return (
-    <Card title="Watch it arrive">
-      {error ? <Failed error={error} /> : !data ? <Group><Loading /><Text size="sm">It is on its way into the ledger …</Text></Group> : (
+    <Card title={t.watchItArrive}>
+      {error ? <Failed error={error} /> : !data ? <Group><Loading /><Text size="sm">{t.itIsOnItsWay}</Text></Group> : (
         <Stack gap="xs">
-          <Text size="sm">It has arrived: <b>{data.model}</b> answered with {data.completion_tokens} tokens for <b>{usd(data.amount_nanousd)}</b>.</Text>
-          <Text size="sm">See <To to={`/requests/${id}`}>how it was decided</To>, the <To to="/">overview</To>, or ask again in the <To to="/playground">playground</To>.</Text>
+          <Text size="sm">{t.itHasArrivedAnsweredWith(data.model, data.completion_tokens, usd(data.amount_nanousd))}</Text>
+          <Text size="sm">{t.seeTheOverviewOrAsk(<To to={`/requests/${id}`}>{t.howItWasDecided}</To>)}</Text>
         </Stack>
       )}
     </Card>

@@ -9,6 +9,9 @@ import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.billing;
 
 type Price = Schemas["prices_Line"];
 type Kind = Schemas["NewCredit"]["kind"];
@@ -18,12 +21,12 @@ export default function Billing() {
   const [filters, set] = useFilters();
   return (
     <>
-      <Heading title="Prices & credit" about="A price is added or ended, never changed; what was billed keeps the price of its moment." />
+      <Heading title={t.pricesCredit} about={t.aPriceIsAddedOr} />
       <Tabs value={text(filters.tab) ?? (filters.org ? "credit" : "prices")} onChange={(tab) => tab && set({ tab })} keepMounted={false}>
         <Tabs.List mb="md">
-          <Tabs.Tab value="prices">Price book</Tabs.Tab>
-          <Tabs.Tab value="credit">Credit</Tabs.Tab>
-          <Tabs.Tab value="ledger">Ledger</Tabs.Tab>
+          <Tabs.Tab value="prices">{t.priceBook}</Tabs.Tab>
+          <Tabs.Tab value="credit">{t.credit}</Tabs.Tab>
+          <Tabs.Tab value="ledger">{t.ledger}</Tabs.Tab>
         </Tabs.List>
         <Tabs.Panel value="prices"><Prices /></Tabs.Panel>
         <Tabs.Panel value="credit"><Credit org={text(filters.org)} /></Tabs.Panel>
@@ -36,21 +39,21 @@ export default function Billing() {
 function Prices() {
   const { may } = useSession();
   return (
-    <Card title="Price book, USD per million tokens" side={may("money.write") && <NewPrice />}>
+    <Card title={t.priceBookUsdPerMillion} side={may("money.write") && <NewPrice />}>
       <Listing<Price>
-        label="Prices"
+        label={t.prices}
         query={["prices"]}
         ask={(cursor) => got(api.GET("/admin/v1/prices", { params: { query: { cursor, limit: 25 } } }))}
         id={(row) => row.id}
-        empty={<Empty title="No price">Requests to a model without a price are refused. Add one.</Empty>}
+        empty={<Empty title={t.noPrice}>{t.requestsToAModelWithout}</Empty>}
         columns={[
-          { name: "Model", cell: (row) => <>{row.model}<Text size="xs" c="dimmed">{row.org ? `for ${row.org}` : "for everybody"}</Text></> },
-          { name: "In", cell: (row) => usd(row.input_nanousd * MILLION), numeric: true },
-          { name: "In, cached", cell: (row) => usd(row.cached_input_nanousd * MILLION), numeric: true, extra: true },
-          { name: "Out", cell: (row) => usd(row.output_nanousd * MILLION), numeric: true },
-          { name: "Valid", cell: (row) => `${row.valid_from_s ? moment(row.valid_from_s) : "always"} – ${row.valid_to_s === null ? "open" : moment(row.valid_to_s)}`, extra: true },
-          { name: "Version", cell: (row) => <span className="code">{row.version}</span>, extra: true },
-          { name: "Do", cell: (row) => (may("money.write") && row.valid_to_s === null ? <End price={row} /> : "—") },
+          { name: t.model, cell: (row) => <>{row.model}<Text size="xs" c="dimmed">{row.org ? t.forWord(row.org) : t.forEverybody}</Text></> },
+          { name: t.inWord, cell: (row) => usd(row.input_nanousd * MILLION), numeric: true },
+          { name: t.inCached, cell: (row) => usd(row.cached_input_nanousd * MILLION), numeric: true, extra: true },
+          { name: t.out, cell: (row) => usd(row.output_nanousd * MILLION), numeric: true },
+          { name: t.valid, cell: (row) => `${row.valid_from_s ? moment(row.valid_from_s) : t.always} – ${row.valid_to_s === null ? t.open : moment(row.valid_to_s)}`, extra: true },
+          { name: t.version, cell: (row) => <span className="code">{row.version}</span>, extra: true },
+          { name: t.do, cell: (row) => (may("money.write") && row.valid_to_s === null ? <End price={row} /> : "—") },
         ]}
       />
     </Card>
@@ -60,10 +63,10 @@ function Prices() {
 function End({ price }: { price: Price }) {
   return (
     <Action
-      size="compact-xs" danger label="End" title={`End a price of ${price.model}`} confirm="End it now"
+      size="compact-xs" danger label={t.end} title={t.endAPriceOf(price.model)} confirm={t.endItNow}
       act={() => got(api.POST("/admin/v1/prices/{price_id}/end", { params: { path: { price_id: price.id } }, body: {} }))}
     >
-      <Text size="sm">Requests to <b>{price.model}</b> that begin from now on are billed by the price before it; where there is none, they are refused. What is billed already stays.</Text>
+      <Text size="sm">{t.requestsToThatBeginFrom(price.model)}</Text>
     </Action>
   );
 }
@@ -71,7 +74,7 @@ function End({ price }: { price: Price }) {
 function NewPrice() {
   return (
     <Action
-      label="New price" size="xs" title="New price" confirm="Add it"
+      label={t.newPrice} size="xs" title={t.newPrice} confirm={t.addIt}
       act={(given) => {
         const number = (name: string) => Number(String(given.get(name)).replaceAll(",", ""));
         const from = String(given.get("from") ?? "");
@@ -86,12 +89,12 @@ function NewPrice() {
         }));
       }}
     >
-      <TextInput name="model" label="Model" required data-autofocus />
-      <TextInput name="org" label="Only for organisation" description="Empty: for everybody." />
-      <NumberInput name="input" label="In (USD per million tokens)" min={0} required hideControls />
-      <NumberInput name="cached" label="In, cached by the server" description="Empty: as the others." min={0} hideControls />
-      <NumberInput name="output" label="Out (USD per million tokens)" min={0} required hideControls />
-      <TextInput name="from" type="datetime-local" label="Valid from" description="Empty: from now on." />
+      <TextInput name="model" label={t.model} required data-autofocus />
+      <TextInput name="org" label={t.onlyForOrganisation} description={t.emptyForEverybody} />
+      <NumberInput name="input" label={t.inUsdPerMillionTokens} min={0} required hideControls />
+      <NumberInput name="cached" label={t.inCachedByTheServer} description={t.emptyAsTheOthers} min={0} hideControls />
+      <NumberInput name="output" label={t.outUsdPerMillionTokens} min={0} required hideControls />
+      <TextInput name="from" type="datetime-local" label={t.validFrom} description={t.emptyFromNowOn} />
     </Action>
   );
 }
@@ -99,20 +102,20 @@ function NewPrice() {
 function Credit({ org }: { org?: string }) {
   const { may } = useSession();
   return (
-    <Card title={org ? `Movements of ${org}` : "Movements"} side={may("money.write") && <Book org={org} />}>
+    <Card title={org ? t.movementsOf(org) : t.movements} side={may("money.write") && <Book org={org} />}>
       <Listing<Schemas["transfers_Line"]>
-        label="Movements"
+        label={t.movements}
         query={["credits", org]}
         ask={(cursor) => got(api.GET("/admin/v1/credits", { params: { query: { org, cursor, limit: 25 } } }))}
         id={(row) => row.id}
-        empty={<Empty title="No movement">Book a top-up or a grant on the account of an organisation, project or key.</Empty>}
+        empty={<Empty title={t.noMovement}>{t.bookATopUpOr}</Empty>}
         columns={[
-          { name: "When", cell: (row) => moment(row.ts) },
-          { name: "What", cell: (row) => <>{row.kind.replace("_", " ")}{row.note && <Text size="xs" c="dimmed">{row.note}</Text>}</> },
-          { name: "From", cell: (row) => <span className="code">{row.debit}</span>, extra: true },
-          { name: "To", cell: (row) => <span className="code">{row.credit}</span>, extra: true },
-          { name: "Who", cell: (row) => <span className="code">{row.actor}</span>, extra: true },
-          { name: "Amount", cell: (row) => usd(row.amount_nanousd), numeric: true },
+          { name: t.when, cell: (row) => moment(row.ts) },
+          { name: t.what, cell: (row) => <>{row.kind.replace("_", " ")}{row.note && <Text size="xs" c="dimmed">{row.note}</Text>}</> },
+          { name: t.from, cell: (row) => <span className="code">{row.debit}</span>, extra: true },
+          { name: t.to, cell: (row) => <span className="code">{row.credit}</span>, extra: true },
+          { name: t.who, cell: (row) => <span className="code">{row.actor}</span>, extra: true },
+          { name: t.amount, cell: (row) => usd(row.amount_nanousd), numeric: true },
         ]}
       />
     </Card>
@@ -122,7 +125,7 @@ function Credit({ org }: { org?: string }) {
 function Book({ org }: { org?: string }) {
   return (
     <Action
-      label="Book" size="xs" title="Book a movement" confirm="Book it"
+      label={t.book} size="xs" title={t.bookAMovement} confirm={t.bookIt}
       act={(given) => {
         const field = (name: string) => String(given.get(name) ?? "").trim() || null;
         return got(api.POST("/admin/v1/credits", {
@@ -135,15 +138,15 @@ function Book({ org }: { org?: string }) {
         }));
       }}
     >
-      <Select name="kind" label="What" defaultValue="top_up" allowDeselect={false} data={[
-        { value: "top_up", label: "Top-up" }, { value: "grant", label: "Grant" }, { value: "refund", label: "Refund" },
-        { value: "correction", label: "Correction" }, { value: "write_off", label: "Write-off" },
+      <Select name="kind" label={t.what} defaultValue="top_up" allowDeselect={false} data={[
+        { value: "top_up", label: t.topUp }, { value: "grant", label: t.grant }, { value: "refund", label: t.refund },
+        { value: "correction", label: t.correction }, { value: "write_off", label: t.writeOff },
       ]} />
-      <NumberInput name="amount" label="Amount (USD)" description="Negative for a correction only." required decimalScale={9} hideControls data-autofocus />
-      <TextInput name="org" label="Organisation" defaultValue={org} description="Or a key, below." />
-      <TextInput name="project" label="Project" description="Empty: the organisation's own account." />
-      <TextInput name="key_id" label="Key id" />
-      <TextInput name="note" label="Note" maxLength={500} />
+      <NumberInput name="amount" label={t.amountUsd} description={t.negativeForACorrectionOnly} required decimalScale={9} hideControls data-autofocus />
+      <TextInput name="org" label={t.organisation} defaultValue={org} description={t.orAKeyBelow} />
+      <TextInput name="project" label={t.project} description={t.emptyTheOrganisationsOwnAccount} />
+      <TextInput name="key_id" label={t.keyId} />
+      <TextInput name="note" label={t.note} maxLength={500} />
       <input type="hidden" name="once" defaultValue={crypto.getRandomValues(new Uint32Array(4)).join("-")} />
     </Action>
   );
@@ -154,19 +157,19 @@ function Ledger({ org }: { org?: string }) {
   return (
     <Stack>
       {may("fleet.read") && <Books />}
-      <Card title="Ledger">
+      <Card title={t.ledger}>
         <Listing<Schemas["LedgerEntry"]>
-          label="Ledger entries"
+          label={t.ledgerEntries}
           query={["ledger", org]}
           ask={(cursor) => got(api.GET("/admin/v1/ledger", { params: { query: { org, cursor, limit: 25 } } }))}
           id={(row) => row.request_id}
-          empty={<Empty title="Nothing is booked">Every settled request stands here with its debit and credit.</Empty>}
+          empty={<Empty title={t.nothingIsBooked}>{t.everySettledRequestStands}</Empty>}
           columns={[
-            { name: "When", cell: (row) => <To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To> },
-            { name: "Debit", cell: (row) => <span className="code">{row.debit}</span>, extra: true },
-            { name: "Credit", cell: (row) => <span className="code">{row.credit}</span>, extra: true },
-            { name: "Model", cell: (row) => row.model },
-            { name: "Amount", cell: (row) => usd(row.amount_nanousd), numeric: true },
+            { name: t.when, cell: (row) => <To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To> },
+            { name: t.debit, cell: (row) => <span className="code">{row.debit}</span>, extra: true },
+            { name: t.credit, cell: (row) => <span className="code">{row.credit}</span>, extra: true },
+            { name: t.model, cell: (row) => row.model },
+            { name: t.amount, cell: (row) => usd(row.amount_nanousd), numeric: true },
           ]}
         />
       </Card>

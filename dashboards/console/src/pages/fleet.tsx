@@ -3,13 +3,16 @@ import { Button, Code, Group, Modal, NumberInput, SimpleGrid, Stack, Table, Text
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, got, type Schemas } from "../api/client";
-import { brief, count, duration } from "../format";
+import { bytes, count, duration, NONE } from "../format";
 import { Action } from "../parts/action";
 import { Status } from "../parts/badges";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.fleet;
 
 type Replica = Schemas["ShownReplica"];
 type Model = Schemas["ShownModel"];
@@ -18,24 +21,24 @@ export default function Fleet() {
   const { may } = useSession();
   return (
     <>
-      <Heading title="Models & fleet" about="Refreshed every five seconds." />
+      <Heading title={t.modelsFleet} about={t.refreshedEveryFiveSeconds} />
       <Stack>
         <Models />
-        <Card title="Replicas">
+        <Card title={t.replicas}>
           <Listing<Replica>
-            label="Replicas"
+            label={t.replicas}
             query={["replicas"]}
             everyMs={5_000}
             ask={(cursor) => got(api.GET("/admin/v1/replicas", { params: { query: { cursor, limit: 50 } } }))}
             id={(row) => row.id}
-            empty={<Empty title="No replica">Add one in the <To to="/settings">settings</To> under <span className="code">[[models.replicas]]</span>; a model that sleeps at zero gets one with its next request.</Empty>}
+            empty={<Empty title={t.noReplica}>{t.addOneInTheSettings()}</Empty>}
             columns={[
-              { name: "Replica", cell: (row) => <span className="code">{row.id}</span> },
-              { name: "Model", cell: (row) => <><To to="/requests" search={{ model: row.model }}>{row.model}</To>{row.version && <Text size="xs" c="dimmed">{row.version}</Text>}</>, extra: true },
-              { name: "Phase", cell: (row) => <><Status status={row.phase} />{row.spot && <Text size="xs" c="dimmed">spot</Text>}{row.reason && <Text size="xs" c="dimmed">{row.reason}</Text>}</> },
-              { name: "Running", cell: (row) => count(row.running), numeric: true },
-              { name: "For", cell: (row) => duration(row.in_phase_s), numeric: true, extra: true },
-              { name: "Do", cell: (row) => <Group gap={6}>{may("fleet.write") && <Steer replica={row} />}<Inside replica={row} /></Group> },
+              { name: t.replica, cell: (row) => <span className="code">{row.id}</span> },
+              { name: t.model, cell: (row) => <><To to="/requests" search={{ model: row.model }}>{row.model}</To>{row.version && <Text size="xs" c="dimmed">{row.version}</Text>}</>, extra: true },
+              { name: t.phase, cell: (row) => <><Status status={row.phase} />{row.spot && <Text size="xs" c="dimmed">{t.spot}</Text>}{row.reason && <Text size="xs" c="dimmed">{row.reason}</Text>}</> },
+              { name: t.running, cell: (row) => count(row.running), numeric: true, extra: true },
+              { name: t.forWord, cell: (row) => duration(row.in_phase_s), numeric: true, extra: true },
+              { name: t.do, cell: (row) => <Group gap={6}>{may("fleet.write") && <Steer replica={row} />}<Inside replica={row} /></Group> },
             ]}
           />
         </Card>
@@ -47,10 +50,10 @@ export default function Fleet() {
 
 type Verb = "drain" | "resume" | "sleep" | "wake";
 const VERBS: Record<Verb, { label: string; danger?: boolean; from: string[]; says: (replica: Replica) => string }> = {
-  drain: { label: "Drain", danger: true, from: ["ready"], says: (one) => `New requests go to other replicas of ${one.model}; the ${count(one.running)} that run on ${one.id} finish. If it is the last one, ${one.model} is not served until you resume it.` },
-  resume: { label: "Resume", from: ["draining"], says: (one) => `${one.id} gets requests again.` },
-  sleep: { label: "Sleep", danger: true, from: ["ready"], says: (one) => `${one.id} finishes what it runs, then gives its memory back; ${one.model} has one replica less until it wakes. An engine that cannot sleep says so.` },
-  wake: { label: "Wake", from: ["sleeping", "stopped"], says: (one) => `${one.id} loads again and serves.` },
+  drain: { label: t.drain, danger: true, from: ["ready"], says: (one) => t.newRequestsGoToOther(one.model, count(one.running), one.id, one.model) },
+  resume: { label: t.resume, from: ["draining"], says: (one) => t.getsRequestsAgain(one.id) },
+  sleep: { label: t.sleep, danger: true, from: ["ready"], says: (one) => t.finishesWhatItRunsThen(one.id, one.model) },
+  wake: { label: t.wake, from: ["sleeping", "stopped"], says: (one) => t.loadsAgainAndServes(one.id) },
 };
 
 function Steer({ replica }: { replica: Replica }) {
@@ -73,11 +76,11 @@ function Steer({ replica }: { replica: Replica }) {
       })}
       {replica.phase === "ready" && (
         <Action
-          size="compact-xs" danger label="Reclaim" confirm="Reclaim" title={`Reclaim ${replica.id}`}
+          size="compact-xs" danger label={t.reclaim} confirm={t.reclaim} title={t.reclaim2(replica.id)}
           act={(given) => got(api.POST("/admin/v1/replicas/{replica_id}/reclaim", { params, body: { notice_s: Number(given.get("notice_s")) } }))}
         >
-          <Text size="sm">As if its machine were taken away: no new requests for <span className="code">{replica.id}</span> at once, the {count(replica.running)} that run have the notice's time, then it is gone. A launched one gets a substitute.</Text>
-          <NumberInput name="notice_s" label="Notice (seconds)" min={0} max={3600} defaultValue={30} required hideControls />
+          <Text size="sm">{t.asIfItsMachineWere(replica.id, count(replica.running))}</Text>
+          <NumberInput name="notice_s" label={t.noticeSeconds} min={0} max={3600} defaultValue={30} required hideControls />
         </Action>
       )}
     </>
@@ -92,20 +95,20 @@ function Inside({ replica }: { replica: Replica }) {
   const whole_s = start.reduce((sum, one) => sum + one.seconds, 0);
   return (
     <>
-      <Button size="compact-xs" variant="default" onClick={() => setOpen(true)}>Details</Button>
-      <Modal opened={open} onClose={() => setOpen(false)} title={replica.id} closeButtonProps={{ "aria-label": "Close" }}>
+      <Button size="compact-xs" variant="default" onClick={() => setOpen(true)}>{t.details}</Button>
+      <Modal opened={open} onClose={() => setOpen(false)} title={replica.id} closeButtonProps={{ "aria-label": t.close }}>
         <Stack gap="sm">
-          <Text size="sm">{replica.model}, <Status status={replica.phase} /> for {duration(replica.in_phase_s)}</Text>
+          <Text size="sm">{t.forWord2(replica.model, <Status status={replica.phase} />, duration(replica.in_phase_s))}</Text>
           <Text size="sm" className="code">{replica.url}</Text>
-          <Text fw={600} size="sm">Last start{start.length > 0 && `: ${duration(whole_s)}`}</Text>
-          {start.length === 0 ? <Text size="sm" c="dimmed">It runs elsewhere, or was not started by this gateway.</Text> : start.map((one) => (
+          <Text fw={600} size="sm">{t.lastStart(start.length > 0 && `: ${duration(whole_s)}`)}</Text>
+          {start.length === 0 ? <Text size="sm" c="dimmed">{t.itRunsElsewhereOrWas}</Text> : start.map((one) => (
             <div key={one.step}>
               <Group justify="space-between"><Text size="sm">{one.step}</Text><Text size="sm" className="num">{duration(one.seconds)}</Text></Group>
               <div className="bar" aria-hidden><div style={{ width: `${whole_s ? (100 * one.seconds) / whole_s : 0}%` }} /></div>
             </div>
           ))}
-          <Text fw={600} size="sm">Last lines of its log</Text>
-          {log.length === 0 ? <Text size="sm" c="dimmed">{replica.phase === "ready" ? "It serves: nothing to tell." : "None here: it runs elsewhere."}</Text> : <pre className="log" tabIndex={0}>{log.join("\n")}</pre>}
+          <Text fw={600} size="sm">{t.lastLinesOfItsLog}</Text>
+          {log.length === 0 ? <Text size="sm" c="dimmed">{replica.phase === "ready" ? t.itServesNothingToTell : t.noneHereItRunsElsewhere}</Text> : <pre className="log" tabIndex={0}>{log.join("\n")}</pre>}
         </Stack>
       </Modal>
     </>
@@ -127,7 +130,7 @@ function Models() {
   });
   if (error && !data) return <Failed error={error} again={() => void refetch()} />;
   if (!data) return <Loading />;
-  if (data.models.length === 0) return <Card><Empty title="No model">Add a <span className="code">[[models]]</span> table in the <To to="/settings">settings</To>.</Empty></Card>;
+  if (data.models.length === 0) return <Card><Empty title={t.noModel}>{t.addAModelsTableIn()}</Empty></Card>;
   return (
     <SimpleGrid cols={{ base: 1, sm: 2, lg: 3 }}>
       {data.models.map((model) => {
@@ -136,11 +139,8 @@ function Models() {
           <Card key={model.name} title={<span style={{ overflowWrap: "anywhere" }}>{model.name}</span>} side={<Text size="xs" c="dimmed">{model.kind} · {model.engine}</Text>}>
             <Stack gap={6}>
               <Group gap={6}>{Object.entries(model.replicas).map(([phase, number]) => <Status key={phase} status={phase} times={number} />)}</Group>
-              <Text size="sm">{load?.running ?? 0} running, {load?.queued ?? 0} waiting · <To to="/requests" search={{ model: model.name }}>its requests</To></Text>
-              <Text size="xs" c="dimmed">
-                Upstream <span className="code">{model.upstream_model}</span>
-                {model.context_tokens ? ` · ${count(model.context_tokens)} tokens of context` : ""} · price <span className="code">{model.price_version}</span>
-              </Text>
+              <Text size="sm">{t.runningWaiting(load?.running ?? 0, load?.queued ?? 0, <To to="/requests" search={{ model: model.name }}>{t.itsRequests}</To>)}</Text>
+              <Text size="xs" c="dimmed">{t.upstreamPrice(model.upstream_model, model.context_tokens ? t.tokensOfContext(count(model.context_tokens)) : "", model.price_version)}</Text>
               {model.scaling && <Scaling model={model} scaling={model.scaling as unknown as ScalingNow} steer={may("fleet.write")} />}
             </Stack>
           </Card>
@@ -157,16 +157,16 @@ function Scaling({ model, scaling, steer }: { model: Model; scaling: ScalingNow;
     got(api.POST("/admin/v1/models/{model_name}/scale", { params: { path: { model_name: model.name } }, body: { replicas } }));
   return (
     <>
-      <Text size="xs" c="dimmed">{scaling.desired} wanted, between {scaling.min} and {scaling.max}{scaling.standby > 0 && `, ${scaling.standby} on standby`}{scaling.pinned !== null ? "; set by hand" : scaling.reason && `; ${scaling.reason}`}</Text>
+      <Text size="xs" c="dimmed">{t.wantedBetweenAnd(scaling.desired, scaling.min, scaling.max, scaling.standby > 0 && t.onStandby(scaling.standby), scaling.pinned !== null ? t.setByHand : scaling.reason && `; ${scaling.reason}`)}</Text>
       {steer && (
         <Group gap={6}>
-          <Action size="compact-xs" variant="default" label="Scale" title={`Scale ${model.name}`} confirm="Set it" act={(given) => set(Number(given.get("replicas")))}>
-            <NumberInput name="replicas" label="Replicas" min={0} max={1000} allowDecimal={false} defaultValue={scaling.desired} required hideControls data-autofocus />
-            <Text size="sm">Holds until it is given back, or until the gateway ends. What runs on replicas that go finishes; with 0, {model.name} is not served until a request wakes it.</Text>
+          <Action size="compact-xs" variant="default" label={t.scale} title={t.scale2(model.name)} confirm={t.setIt} act={(given) => set(Number(given.get("replicas")))}>
+            <NumberInput name="replicas" label={t.replicas} min={0} max={1000} allowDecimal={false} defaultValue={scaling.desired} required hideControls data-autofocus />
+            <Text size="sm">{t.holdsUntilItIsGiven(model.name)}</Text>
           </Action>
           {scaling.pinned !== null && (
-            <Action size="compact-xs" variant="default" label="Give back" title={`Give ${model.name} back`} confirm="Give it back" act={() => set(null)}>
-              <Text size="sm">The autoscaler chooses again, between {scaling.min} and {scaling.max}.</Text>
+            <Action size="compact-xs" variant="default" label={t.giveBack} title={t.giveBack2(model.name)} confirm={t.giveItBack} act={() => set(null)}>
+              <Text size="sm">{t.theAutoscalerChoosesAgain(scaling.min, scaling.max)}</Text>
             </Action>
           )}
         </Group>
@@ -178,21 +178,21 @@ function Scaling({ model, scaling, steer }: { model: Model; scaling: ScalingNow;
 /** Whether each model fits on this machine; looked for when asked, as it reads the weights' shapes. */
 function Plan() {
   const { data, error, isFetching, refetch } = useQuery({ queryKey: ["plan"], enabled: false, queryFn: () => got(api.GET("/admin/v1/plan")) });
-  const bytes = (value: number | null | undefined) => (value == null ? "—" : `${brief(value)} B`);
+  const size = (value: number | null | undefined) => (value == null ? NONE : bytes(value));
   return (
-    <Card title="Plan" side={<Button size="xs" variant="default" loading={isFetching} onClick={() => void refetch()}>Plan on this machine</Button>}>
+    <Card title={t.plan} side={<Button size="xs" variant="default" loading={isFetching} onClick={() => void refetch()}>{t.planOnThisMachine}</Button>}>
       {error && <Failed error={error} />}
-      {!data ? <Text size="sm" c="dimmed">Does each model fit here, how much does it hold, how is it started?</Text> : (
-        <Table.ScrollContainer minWidth={0} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: "region", "aria-label": "Plan" } }}>
-          <Table aria-label="Plan">
-            <Table.Thead><Table.Tr><Table.Th>Model</Table.Th><Table.Th>Fits</Table.Th><Table.Th className="num">Weights</Table.Th><Table.Th className="num">KV cache</Table.Th><Table.Th>At once</Table.Th></Table.Tr></Table.Thead>
+      {!data ? <Text size="sm" c="dimmed">{t.doesEachModelFitHere}</Text> : (
+        <Table.ScrollContainer minWidth={0} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: "region", "aria-label": t.plan } }}>
+          <Table aria-label={t.plan}>
+            <Table.Thead><Table.Tr><Table.Th>{t.model}</Table.Th><Table.Th>{t.fits}</Table.Th><Table.Th className="num">{t.weights}</Table.Th><Table.Th className="num">{t.kvCache}</Table.Th><Table.Th>{t.atOnce}</Table.Th></Table.Tr></Table.Thead>
             <Table.Tbody>
               {data.data.map((one) => (
                 <Table.Tr key={one.model}>
-                  <Table.Th scope="row" fw={400}>{one.model}{(one.command?.length ?? 0) > 0 && <details><summary>Command</summary><Code block style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{one.command?.join(" ")}</Code></details>}</Table.Th>
-                  <Table.Td>{one.attached?.length ? "runs elsewhere" : one.fits ? "yes" : "no"}{[...(one.problems ?? []), ...(one.notes ?? [])].map((text) => <Text size="xs" c="dimmed" key={text}>{text}</Text>)}</Table.Td>
-                  <Table.Td className="num">{bytes(one.weight_bytes)}</Table.Td>
-                  <Table.Td className="num">{bytes(one.kv_bytes)}</Table.Td>
+                  <Table.Th scope="row" fw={400}>{one.model}{(one.command?.length ?? 0) > 0 && <details><summary>{t.command}</summary><Code block style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{one.command?.join(" ")}</Code></details>}</Table.Th>
+                  <Table.Td>{one.attached?.length ? t.runsElsewhere : one.fits ? t.yes : t.no}{[...(one.problems ?? []), ...(one.notes ?? [])].map((text) => <Text size="xs" c="dimmed" key={text}>{text}</Text>)}</Table.Td>
+                  <Table.Td className="num">{size(one.weight_bytes)}</Table.Td>
+                  <Table.Td className="num">{size(one.kv_bytes)}</Table.Td>
                   <Table.Td>{Object.entries(one.sequences ?? {}).map(([length, number]) => `${count(number)} of ${count(Number(length))} tokens`).join(", ") || "—"}</Table.Td>
                 </Table.Tr>
               ))}

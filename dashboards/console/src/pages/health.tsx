@@ -7,6 +7,9 @@ import { Books } from "../parts/books";
 import { To } from "../parts/link";
 import { Card, Failed, Heading, Loading } from "../parts/states";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.health;
 
 export default function Health() {
   const { may } = useSession();
@@ -17,9 +20,9 @@ export default function Health() {
   const troubles = [...Object.entries(loops), ...Object.entries(rest)];
   return (
     <>
-      <Heading title="Health" about="Asked every five seconds."><Status status={data.status} /></Heading>
+      <Heading title={t.health} about={t.askedEveryFiveSeconds}><Status status={data.status} /></Heading>
       <SimpleGrid cols={{ base: 1, md: 2 }}>
-        <Card title="Models" side={<To to="/fleet">Models &amp; fleet</To>}>
+        <Card title={t.models} side={<To to="/fleet">{t.modelsFleet}</To>}>
           <Stack gap="xs">
             {Object.entries(models).map(([name, state]) => (
               <Group key={name} justify="space-between" wrap="nowrap"><Text size="sm" style={{ overflowWrap: "anywhere" }}>{name}</Text><Status status={state} /></Group>
@@ -27,8 +30,8 @@ export default function Health() {
           </Stack>
         </Card>
         <Stack>
-          <Card title="Parts">
-            {troubles.length === 0 ? <Text size="sm">Database, journal, probes and roll-ups work.</Text> : (
+          <Card title={t.parts}>
+            {troubles.length === 0 ? <Text size="sm">{t.databaseJournalProbesAndRoll}</Text> : (
               <Stack gap="xs">{troubles.map(([name, said]) => <Text size="sm" key={name} style={{ color: "var(--bad)" }}>{name}: {String(said)}</Text>)}</Stack>
             )}
           </Card>

@@ -12,6 +12,9 @@ import { To } from "../parts/link";
 import { Card, Failed, Heading, Loading } from "../parts/states";
 import { TermsFields, termsOf, TermsText } from "../parts/terms";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.key;
 
 export default function KeyPage() {
   const { id } = useParams({ strict: false }) as { id: string };
@@ -28,53 +31,53 @@ export default function KeyPage() {
   const alive = key.revoked_s === null;
   return (
     <>
-      <Heading title={key.name} about={<>Key of {whose} · <To to="/requests" search={{ key_id: id }}>its requests</To> · <To to="/keys">all keys</To></>}>
+      <Heading title={key.name} about={t.keyOfAllKeys(whose, <To to="/requests" search={{ key_id: id }}>{t.itsRequests}</To>)}>
         {may("tenants.write") && alive && (
           <>
             {key.origin !== "file" && (
               <>
                 <Action
-                  label="Change" variant="default" title={`Change ${key.name}`} confirm="Save"
+                  label={t.change} variant="default" title={t.change2(key.name)} confirm={t.save}
                   act={(given) => got(api.PATCH("/admin/v1/keys/{key_id}", {
                     params: { path, header: { "if-match": etag } },
                     body: { name: String(given.get("name")).trim(), terms: termsOf(given) },
                   }))}
                 >
-                  <TextInput name="name" label="Name" defaultValue={key.name} required maxLength={200} data-autofocus />
+                  <TextInput name="name" label={t.name} defaultValue={key.name} required maxLength={200} data-autofocus />
                   <TermsFields terms={key.terms} />
                 </Action>
                 <Action
-                  label="Rotate" variant="default" title={`Rotate ${key.name}`} confirm="Give it a new text"
+                  label={t.rotate} variant="default" title={t.rotate2(key.name)} confirm={t.giveItANewText}
                   act={(given) => got(api.POST("/admin/v1/keys/{key_id}/rotate", { params: { path }, body: { overlap_s: Number(given.get("overlap_h")) * 3600 } }))}
                   shows={(made: Schemas["MadeKey"]) => <Shown made={made} />}
                 >
-                  <Text size="sm">The key gets a new text. The one of now counts on for a while, so that nothing stops.</Text>
-                  <NumberInput name="overlap_h" label="The old text counts on for (hours)" min={0} max={2160} defaultValue={24} required hideControls data-autofocus />
+                  <Text size="sm">{t.theKeyGetsANew}</Text>
+                  <NumberInput name="overlap_h" label={t.theOldTextCountsOn} min={0} max={2160} defaultValue={24} required hideControls data-autofocus />
                 </Action>
               </>
             )}
             <Action
-              label="Revoke" danger title={`Revoke ${key.name}`} confirm="Revoke for good"
+              label={t.revoke} danger title={t.revoke2(key.name)} confirm={t.revokeForGood}
               act={() => got(api.POST("/admin/v1/keys/{key_id}/revoke", { params: { path } }))}
             >
-              <Text size="sm">Every client that uses the key <b>{key.name}</b> of {whose} is refused from its next request on. This cannot be undone.</Text>
+              <Text size="sm">{t.everyClientThatUsesThe(key.name, whose)}</Text>
             </Action>
           </>
         )}
       </Heading>
       <SimpleGrid cols={{ base: 1, sm: 2 }}>
-        <Card title="The key">
+        <Card title={t.theKey}>
           <Stack gap={6}>
             <div><Status status={stateOf(key)} /></div>
-            <Text size="sm">Begins with <span className="code">{key.prefix || "(from the configuration file)"}</span></Text>
-            <Text size="sm">Made {moment(key.created_s)}{key.expires_s !== null && `, ends ${moment(key.expires_s)}`}{key.revoked_s !== null && `, revoked ${moment(key.revoked_s)}`}</Text>
-            {key.previous_until_s !== null && key.previous_until_s * 1000 > Date.now() && <Text size="sm">The text before counts until {moment(key.previous_until_s)}.</Text>}
-            <Text size="sm">May: {key.scopes.join(", ")}</Text>
-            {key.origin === "file" && <Text size="sm" c="dimmed">It stands in the configuration file: change it there.</Text>}
+            <Text size="sm">{t.beginsWith(key.prefix || t.fromTheConfigurationFile)}</Text>
+            <Text size="sm">{t.made(moment(key.created_s), key.expires_s !== null && t.ends(moment(key.expires_s)), key.revoked_s !== null && t.revoked(moment(key.revoked_s)))}</Text>
+            {key.previous_until_s !== null && key.previous_until_s * 1000 > Date.now() && <Text size="sm">{t.theTextBeforeCountsUntil(moment(key.previous_until_s))}</Text>}
+            <Text size="sm">{t.may(key.scopes.join(", "))}</Text>
+            {key.origin === "file" && <Text size="sm" c="dimmed">{t.itStandsInTheConfiguration}</Text>}
           </Stack>
         </Card>
         <Stack>
-          <Card title="Limits"><TermsText terms={key.terms} /></Card>
+          <Card title={t.limits}><TermsText terms={key.terms} /></Card>
           {may("money.read") && <Balance account={`key:${key.id}`} org={key.org} />}
         </Stack>
       </SimpleGrid>

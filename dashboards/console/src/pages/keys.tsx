@@ -4,8 +4,11 @@ import { text, useFilters } from "../parts/filters";
 import { KeyList, NewKey } from "../parts/keys";
 import { Card, Heading } from "../parts/states";
 import { useSession } from "../session";
+import { words } from "../words";
 
-const FIELDS = { org: "Organisation", project: "Project", name: "Name" } as const;
+const t = words.keys;
+
+const FIELDS = { org: t.organisation, project: t.project, name: t.name } as const;
 
 export default function Keys() {
   const [filters, set] = useFilters();
@@ -13,12 +16,12 @@ export default function Keys() {
   const wanted = Object.fromEntries(Object.keys(FIELDS).map((name) => [name, text(filters[name])]));
   return (
     <>
-      <Heading title="API keys" about="Only a hash of each is kept.">{may("tenants.write") && <NewKey />}</Heading>
+      <Heading title={t.apiKeys} about={t.onlyAHashOfEach}>{may("tenants.write") && <NewKey />}</Heading>
       <Card>
-        <Group gap="xs" mb="sm" role="search" aria-label="Filter keys">
+        <Group gap="xs" mb="sm" role="search" aria-label={t.filterKeys}>
           {Object.entries(FIELDS).map(([name, label]) => (
             <TextInput
-              key={name} size="xs" w={170} label={label} placeholder="Exact" defaultValue={text(filters[name])}
+              key={name} size="xs" w={170} label={label} placeholder={t.exact} defaultValue={text(filters[name])}
               onBlur={(event) => set({ [name]: event.currentTarget.value.trim() })}
               onKeyDown={(event) => event.key === "Enter" && set({ [name]: event.currentTarget.value.trim() })}
             />

@@ -11,6 +11,9 @@ import { Listing } from "../parts/listing";
 import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
 import { NewTerms, newTerms, TermsFields, termsOf, TermsText } from "../parts/terms";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.organisation;
 
 export default function OrganisationPage() {
   const { id } = useParams({ strict: false }) as { id: string };
@@ -24,37 +27,37 @@ export default function OrganisationPage() {
   const { value: org, etag } = data;
   return (
     <>
-      <Heading title={org.name} about={<>{org.title} <To to="/tenants">All organisations</To></>}>
+      <Heading title={org.name} about={<>{org.title} <To to="/tenants">{t.allOrganisations}</To></>}>
         {may("orgs.write") && (
           <Action
-            label="Change" variant="default" title={`Change ${org.name}`} confirm="Save"
+            label={t.change} variant="default" title={t.change2(org.name)} confirm={t.save}
             act={(given) => got(api.PATCH("/admin/v1/orgs/{org_id}", {
               params: { path: { org_id: id }, header: { "if-match": etag } },
               body: { title: String(given.get("title")), terms: termsOf(given) },
             }))}
           >
-            <TextInput name="title" label="Title" defaultValue={org.title} maxLength={200} data-autofocus />
+            <TextInput name="title" label={t.title} defaultValue={org.title} maxLength={200} data-autofocus />
             <TermsFields terms={org.terms} />
           </Action>
         )}
       </Heading>
       <Stack>
         <SimpleGrid cols={{ base: 1, sm: 2 }}>
-          <Card title="Limits"><TermsText terms={org.terms} /></Card>
+          <Card title={t.limits}><TermsText terms={org.terms} /></Card>
           {may("money.read") && <Balance account={`org:${org.name}`} org={org.name} />}
         </SimpleGrid>
-        <Card title="Projects" side={may("tenants.write") && <NewProject org={org.name} />}>
+        <Card title={t.projects} side={may("tenants.write") && <NewProject org={org.name} />}>
           <Listing<Schemas["Project"]>
-            label="Projects"
+            label={t.projects}
             query={["projects", org.name]}
             ask={(cursor) => got(api.GET("/admin/v1/projects", { params: { query: { org: org.name, cursor, limit: 25 } } }))}
             id={(row) => row.id}
-            empty={<Empty title="No project yet">Keys belong to a project: make one first.</Empty>}
+            empty={<Empty title={t.noProjectYet}>{t.keysBelongToAProject}</Empty>}
             columns={[
-              { name: "Name", cell: (row) => <><To to={`/projects/${row.id}`}>{row.name}</To>{row.title && <Text size="xs" c="dimmed">{row.title}</Text>}</> },
-              { name: "Limits", cell: (row) => <TermsText terms={row.terms} />, extra: true },
-              { name: "Made", cell: (row) => moment(row.created_s), extra: true },
-              { name: "Look at", cell: (row) => <To to="/requests" search={{ org: row.org, project: row.name }}>requests</To> },
+              { name: t.name, cell: (row) => <><To to={`/projects/${row.id}`}>{row.name}</To>{row.title && <Text size="xs" c="dimmed">{row.title}</Text>}</> },
+              { name: t.limits, cell: (row) => <TermsText terms={row.terms} />, extra: true },
+              { name: t.made, cell: (row) => moment(row.created_s), extra: true },
+              { name: t.lookAt, cell: (row) => <To to="/requests" search={{ org: row.org, project: row.name }}>{t.requests}</To> },
             ]}
           />
         </Card>
@@ -67,15 +70,15 @@ function NewProject({ org }: { org: string }) {
   const navigate = useNavigate();
   return (
     <Action
-      label="New project" size="xs" title={`New project of ${org}`} confirm="Make it"
+      label={t.newProject} size="xs" title={t.newProjectOf(org)} confirm={t.makeIt}
       act={async (given) => {
         const body = { org, name: String(given.get("name")).trim(), title: String(given.get("title")).trim(), terms: newTerms(given) };
         const made = await got(api.POST("/admin/v1/projects", { body }));
         await navigate({ to: `/projects/${made.id}` });
       }}
     >
-      <TextInput name="name" label="Name" description="Its identity: it never changes." required maxLength={200} data-autofocus />
-      <TextInput name="title" label="Title" maxLength={200} />
+      <TextInput name="name" label={t.name} description={t.itsIdentityItNeverChanges} required maxLength={200} data-autofocus />
+      <TextInput name="title" label={t.title} maxLength={200} />
       <NewTerms />
     </Action>
   );

@@ -2,7 +2,7 @@
 import { Anchor, Button, Code, Group, SegmentedControl, SimpleGrid, Stack, Text } from "@mantine/core";
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
-import { useRef } from "react";
+import { type ReactNode, useRef } from "react";
 import { api, got, type Schemas } from "../api/client";
 import { between, brief, type Bucket, clock, count, duration, moment, NONE, percent, quantile, together, usd } from "../format";
 import { Chart } from "../parts/chart";
@@ -10,16 +10,24 @@ import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
 import { Card, Empty, Failed, Heading } from "../parts/states";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.overview;
 
 type Activity = Schemas["Activity"];
 const SPANS: Record<string, { label: string; span_s: number; step_s: number }> = {
-  "15m": { label: "15 min", span_s: 900, step_s: 15 },
-  "1h": { label: "1 h", span_s: 3600, step_s: 60 },
-  "6h": { label: "6 h", span_s: 21600, step_s: 360 },
-  "24h": { label: "24 h", span_s: 86400, step_s: 1440 },
+  "15m": { label: t.spans["15m"], span_s: 900, step_s: 15 },
+  "1h": { label: t.spans["1h"], span_s: 3600, step_s: 60 },
+  "6h": { label: t.spans["6h"], span_s: 21600, step_s: 360 },
+  "24h": { label: t.spans["24h"], span_s: 86400, step_s: 1440 },
 };
 const LIVE_MS = 5_000;
 const FAILED = ["error", "interrupted"];
+const CACHED = "hit-exact,hit-semantic,joined";
+// The service levels of dashboards/prometheus/rules.yml: so many do not fail through us, so many streams begin within a second.
+const AVAILABLE = 0.999;
+const PROMPT = 0.95;
+const PROMPT_S = 1;
 
 export default function Overview() {
   const [filters, set] = useFilters();
@@ -40,9 +48,9 @@ export default function Overview() {
   const known = activity.data;
   return (
     <>
-      <Heading title="Overview" about={known ? `Updated ${moment(Date.now() / 1000)}` : "Loading …"}>
+      <Heading title={t.overview} about={known ? t.updated(moment(Date.now() / 1000)) : t.loading}>
         <SegmentedControl
-          aria-label="Span of time"
+          aria-label={t.spanOfTime}
           size="xs"
           value={name}
           onChange={(value) => set({ span: value })}
@@ -55,7 +63,10 @@ export default function Overview() {
         {known && known.rows.length === 0 ? <FirstSteps /> : <Charts known={known} />}
         <SimpleGrid cols={{ base: 1, lg: 2 }}>
           {may("fleet.read") && <Now />}
-          {may("money.read") && <Alerts />}
+          <Stack>
+            <Levels rows={known?.rows} span_s={span.span_s} />
+            {may("money.read") && <Alerts />}
+          </Stack>
         </SimpleGrid>
       </Stack>
     </>
@@ -71,19 +82,19 @@ function Figures({ rows, span_s }: { rows: readonly Activity[] | undefined; span
   const saved = sum((row) => row.baseline_nanousd) - spent;
   const from = String(Math.floor(Date.now() / 1000 - span_s));
   const figures = [
-    { name: "Requests", value: rows && brief(requests), more: `${(requests / span_s).toFixed(2)} per second`, search: { from } },
-    { name: "Failed", value: rows && percent(failed, requests), more: `${count(failed)} requests`, search: { from, status: "error" } },
-    { name: "Billed", value: rows && usd(spent), more: `${brief(sum((row) => row.tokens))} tokens`, search: { from } },
-    { name: "Saved by routing and cache", value: rows && usd(saved), more: `${percent(saved, spent + saved)} of the dearest way`, search: { from } },
-    { name: "Answered from the cache", value: rows && percent(hits, requests), more: `${count(hits)} requests`, search: { from } },
+    { name: t.requests, value: rows && brief(requests), more: t.perSecond((requests / span_s).toFixed(2)), search: { from } },
+    { name: t.failed, value: rows && percent(failed, requests), more: t.requests2(count(failed)), search: { from, status: FAILED.join(",") } },
+    { name: t.billed, value: rows && usd(spent), more: t.tokens(brief(sum((row) => row.tokens))), search: { from } },
+    { name: t.saved, value: rows && usd(saved), more: t.ofTheDearestWay(percent(saved, spent + saved)), search: { from } },
+    { name: t.fromTheCache, value: rows && percent(hits, requests), more: t.requests3(count(hits)), search: { from, source: CACHED } },
   ];
   return (
-    <SimpleGrid cols={{ base: 2, sm: 3, lg: 5 }} spacing="sm">
+    <SimpleGrid cols={{ base: 2, sm: 3, lg: 5 }} spacing="sm" aria-busy={!rows}>
       {figures.map((one) => (
         <div className="card" key={one.name}>
           <Text size="sm" c="dimmed">{one.name}</Text>
           <div className="figure">{one.value ?? "…"}</div>
-          <Anchor component={Link} to="/requests" search={one.search as never} size="xs">{one.more}</Anchor>
+          <Anchor component={Link} to="/requests" search={one.search as never} size="xs">{rows ? one.more : "…"}</Anchor>
         </div>
       ))}
     </SimpleGrid>
@@ -109,37 +120,39 @@ function Charts({ known }: { known: { from_s: number; to_s: number; step_s: numb
   });
   return (
     <SimpleGrid cols={{ base: 1, lg: 2 }}>
-      <Card title="Requests">
+      <Card title={t.requests}>
         <Chart
-          about={`Requests over time: ${count(rows.reduce((sum, row) => sum + row.requests, 0))} altogether.`}
+          about={t.requestsOverTimeAltogether(count(rows.reduce((sum, row) => sum + row.requests, 0)))}
           kind="area"
-          rows={traffic}
+          rows={known && traffic}
           format={count}
           series={[
-            { name: "upstream", label: "From a model", color: "gear.5" },
-            { name: "cached", label: "From the cache", color: "indigo.4" },
-            { name: "failed", label: "Failed", color: "red.6" },
+            { name: "upstream", label: t.model, color: "gear.5" },
+            { name: "cached", label: t.cache, color: "indigo.4" },
+            { name: "failed", label: t.failed, color: "red.6" },
           ]}
         />
       </Card>
-      <Card title="Money (USD)">
+      <Card title={t.moneyUsd}>
         <Chart
-          about="Billed and saved over time."
+          about={t.billedAndSavedOverTime}
           kind="area"
-          rows={money}
+          rows={known && money}
           format={usd}
-          series={[{ name: "billed", label: "Billed", color: "gear.5" }, { name: "saved", label: "Saved", color: "yellow.5" }]}
+          series={[{ name: "billed", label: t.billed, color: "gear.5" }, { name: "saved", label: t.saved, color: "yellow.5" }]}
         />
       </Card>
     </SimpleGrid>
   );
 }
 
-function Now() {
+/** Loads and health every five seconds; `since` gives what a histogram saw after the page's first look. */
+function useLive(enabled = true) {
   const before = useRef<Map<string, Schemas["Load"]> | null>(null);
-  const { data, error, refetch } = useQuery({
-    queryKey: ["live"],
+  const asked = useQuery({
+    queryKey: ["live", "since"],
     refetchInterval: LIVE_MS,
+    enabled,
     queryFn: async () => {
       const live = await got(api.GET("/admin/v1/live"));
       const first = before.current;
@@ -147,34 +160,66 @@ function Now() {
       return { live, first };
     },
   });
-  if (error && !data) return <Card title="Now"><Failed error={error} again={() => void refetch()} /></Card>;
   const since = (one: Schemas["Load"], of: "duration" | "first_byte"): Bucket[] =>
-    between(data?.first?.get(one.model)?.[of], one[of]);
+    between(asked.data?.first?.get(one.model)?.[of], one[of]);
+  return { ...asked, since };
+}
+
+/** What is promised, and what was kept of it. */
+function Levels({ rows = [], span_s }: { rows: readonly Activity[] | undefined; span_s: number }) {
+  const { may } = useSession();
+  const { data, since } = useLive(may("fleet.read"));
+  const requests = rows.reduce((sum, row) => sum + row.requests, 0);
+  const failed = rows.reduce((sum, row) => sum + (FAILED.includes(row.status) ? row.requests : 0), 0);
+  const begun = together((data?.live.models ?? []).map((one) => since(one, "first_byte")));
+  const whole = begun.at(-1)?.count ?? 0;
+  const prompt = begun.find((one) => one.le === PROMPT_S)?.count ?? 0;
+  const search = { from: String(Math.floor(Date.now() / 1000 - span_s)), status: FAILED.join(",") };
+  return (
+    <Card title={t.serviceLevels}>
+      <Stack gap="xs">
+        <Level name={t.available(percent(AVAILABLE, 1))} part={requests - failed} whole={requests} aim={AVAILABLE}>
+          <To to="/requests" search={search}>{t.budgetUsed(count(failed), count(Math.floor(requests * (1 - AVAILABLE))))}</To>
+        </Level>
+        {may("fleet.read") && <Level name={t.prompt(duration(PROMPT_S), percent(PROMPT, 1))} part={prompt} whole={whole} aim={PROMPT}>{whole === 0 && t.noneWaited}</Level>}
+        <Text size="xs" c="dimmed">{t.levelsAbout}</Text>
+      </Stack>
+    </Card>
+  );
+}
+
+function Level({ name, part, whole, aim, children }: { name: string; part: number; whole: number; aim: number; children: ReactNode }) {
+  const kept = whole === 0 || part >= aim * whole;
+  return (
+    <Group justify="space-between" wrap="nowrap" gap="sm" align="flex-start">
+      <div><Text size="sm">{name}</Text><Text size="xs" c="dimmed" component="div">{children}</Text></div>
+      <Text fw={650} style={{ color: kept ? "var(--good)" : "var(--bad)" }}>{percent(part, whole)}</Text>
+    </Group>
+  );
+}
+
+function Now() {
+  const { data, error, refetch, since } = useLive();
+  if (error && !data) return <Card title={t.now}><Failed error={error} again={() => void refetch()} /></Card>;
   const models = data?.live.models ?? [];
   const all = together(models.map((one) => since(one, "duration")));
   return (
-    <Card title="Now" side={<To to="/fleet">Models &amp; fleet</To>}>
+    <Card title={t.now} side={<To to="/fleet">{t.modelsFleet}</To>}>
       <Stack gap="xs">
         {models.map((one) => {
           const state = (data?.live.parts as { models?: Record<string, string> }).models?.[one.model] ?? "";
           const seen = since(one, "duration");
           return (
             <Group key={one.model} justify="space-between" wrap="nowrap" gap="sm">
-              <div style={{ minWidth: 0 }}>
+              <div style={{ minWidth: "5.5em" }}>
                 <Text fw={600} size="sm" truncate>{one.model}</Text>
                 <Text size="xs" style={{ color: state === "ready" ? "var(--good)" : "var(--warn)" }}>{state}</Text>
               </div>
-              <Text size="sm" className="num">
-                {one.running} running, {one.queued} waiting<br />
-                <Text span size="xs" c="dimmed">{latency(seen)}; first byte {latency(since(one, "first_byte"))}</Text>
-              </Text>
+              <Text size="sm" className="num" style={{ whiteSpace: "normal" }}>{t.runningWaiting(one.running, one.queued, <Text span size="xs" c="dimmed">{t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
             </Group>
           );
         })}
-        <Text size="xs" c="dimmed">
-          All models: {latency(all)}{data?.first ? " since this page was opened" : " since the gateway began"} ·
-          exact cache: {count(data?.live.cache_entries ?? 0)} answers · ledger gap: {usd(data?.live.ledger_gap_nanousd)}
-        </Text>
+        <Text size="xs" c="dimmed">{t.allModelsExactCacheAnswers(latency(all), data?.first ? t.sinceThisPageWasOpened : t.sinceTheGatewayBegan, count(data?.live.cache_entries ?? 0), usd(data?.live.ledger_gap_nanousd))}</Text>
       </Stack>
     </Card>
   );
@@ -182,7 +227,7 @@ function Now() {
 
 function latency(seen: readonly Bucket[]): string {
   const [half, most] = [quantile(seen, 0.5), quantile(seen, 0.99)];
-  return half === null || most === null ? NONE : `p50 ${duration(half)}, p99 ${duration(most)}`;
+  return half === null || most === null ? NONE : t.p50P99(duration(half), duration(most));
 }
 
 function Alerts() {
@@ -192,14 +237,14 @@ function Alerts() {
     refetchInterval: 30_000,
   });
   return (
-    <Card title="Alerts" side={<To to="/alerts">All alerts</To>}>
+    <Card title={t.alerts} side={<To to="/alerts">{t.allAlerts}</To>}>
       {error ? <Failed error={error} /> : data?.data.length === 0 ? (
-        <Empty title="No budget is near its end">Alerts come at 50, 80 and 100 % of a budget or credit.</Empty>
+        <Empty title={t.noBudgetIsNearIts}>{t.alertsComeAt5080}</Empty>
       ) : (
         <Stack gap={6}>
           {data?.data.map((one) => (
             <Group key={one.id} justify="space-between" wrap="nowrap">
-              <Text size="sm" truncate>{one.threshold_percent} % of the {one.kind} of <span className="code">{one.account}</span></Text>
+              <Text size="sm" truncate>{t.ofTheOf(one.threshold_percent, one.kind, one.account)}</Text>
               <Text size="xs" c="dimmed" style={{ whiteSpace: "nowrap" }}>{moment(one.ts)}</Text>
             </Group>
           ))}
@@ -213,16 +258,16 @@ function FirstSteps() {
   const { may } = useSession();
   const example = `curl ${location.origin}/v1/chat/completions -H "authorization: Bearer $KEY" \\\n  -H "content-type: application/json" -d '{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'`;
   return (
-    <Card title="No request in this span of time">
+    <Card title={t.noRequestInThisSpan}>
       <Stack gap="sm" align="flex-start">
         <Text size="sm">
-          {may("tenants.write") ? "Four steps to the first one; it shows up here within seconds." : "Choose a longer span, or send a request with your key:"}
+          {may("tenants.write") ? t.fourStepsToTheFirst : t.chooseALongerSpanOr}
         </Text>
         {may("tenants.write") && (
           <Group gap="xs">
-            {may("orgs.write") && <Button size="xs" component={Link} to="/begin">Begin: organisation, key, first request</Button>}
-            <Button size="xs" variant="default" component={Link} to="/keys">Make a key</Button>
-            <Button size="xs" variant="default" component={Link} to="/playground">Try it in the playground</Button>
+            {may("orgs.write") && <Button size="xs" component={Link} to="/begin">{t.beginOrganisationKeyFirstRequest}</Button>}
+            <Button size="xs" variant="default" component={Link} to="/keys">{t.makeAKey}</Button>
+            <Button size="xs" variant="default" component={Link} to="/playground">{t.tryItInThePlayground}</Button>
           </Group>
         )}
         <Code block w="100%" style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{example}</Code>

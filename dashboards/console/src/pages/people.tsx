@@ -7,24 +7,27 @@ import { Status } from "../parts/badges";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.people;
 
 type Person = Schemas["Person"];
 type Role = Person["role"];
 const ROLES = [
-  { value: "owner", label: "Owner: everything, accounts too" },
-  { value: "admin", label: "Admin: everything but accounts" },
-  { value: "billing", label: "Billing: reads all, prices and credit" },
-  { value: "viewer", label: "Viewer: reads" },
+  { value: "owner", label: t.ownerEverythingAccountsToo },
+  { value: "admin", label: t.adminEverythingButAccounts },
+  { value: "billing", label: t.billingReadsAllPricesAnd },
+  { value: "viewer", label: t.viewerReads },
 ];
 
 export default function People() {
   const { may, session } = useSession();
   return (
     <>
-      <Heading title="People" about="Accounts for this console. Five failed sign-ins lock one for a quarter of an hour.">
+      <Heading title={t.people} about={t.accountsForThisConsoleFive}>
         {may("people.write") && (
           <Action
-            label="New account" title="New account" confirm="Make it"
+            label={t.newAccount} title={t.newAccount} confirm={t.makeIt}
             act={(given) => got(api.POST("/admin/v1/people", {
               body: {
                 org: String(given.get("org") ?? "").trim() || session.org,
@@ -35,28 +38,28 @@ export default function People() {
               },
             }))}
           >
-            {session.org === "*" && <TextInput name="org" label="Organisation" description="Empty: the whole installation." />}
-            <TextInput name="email" label="E-mail" type="email" required data-autofocus />
-            <TextInput name="name" label="Name" required maxLength={200} />
-            <Select name="role" label="Role" data={ROLES} defaultValue="viewer" allowDeselect={false} />
-            <PasswordInput name="password" label="First password" description="At least 12 characters; the person changes it in the settings." required autoComplete="new-password" />
+            {session.org === "*" && <TextInput name="org" label={t.organisation} description={t.emptyTheWholeInstallation} />}
+            <TextInput name="email" label={t.eMail} type="email" required data-autofocus />
+            <TextInput name="name" label={t.name} required maxLength={200} />
+            <Select name="role" label={t.role} data={ROLES} defaultValue="viewer" allowDeselect={false} />
+            <PasswordInput name="password" label={t.firstPassword} description={t.atLeast12CharactersThe} required autoComplete="new-password" />
           </Action>
         )}
       </Heading>
       <Card>
         <Listing<Person>
-          label="People"
+          label={t.people}
           query={["people"]}
           ask={(cursor) => got(api.GET("/admin/v1/people", { params: { query: { cursor, limit: 25 } } }))}
           id={(row) => row.id}
-          empty={<Empty title="No account yet">Make one for yourself, so that the admin key can stay in its safe and the audit log names you.</Empty>}
+          empty={<Empty title={t.noAccountYet}>{t.makeOneForYourselfSo}</Empty>}
           columns={[
-            { name: "Name", cell: (row) => <>{row.name}<Text size="xs" c="dimmed">{row.email}</Text></> },
-            { name: "Of", cell: (row) => (row.org === "*" ? "the installation" : row.org), extra: true },
-            { name: "Role", cell: (row) => row.role },
-            { name: "State", cell: (row) => <Status status={row.disabled_s === null ? "active" : "disabled"} />, extra: true },
-            { name: "Made", cell: (row) => moment(row.created_s), extra: true },
-            { name: "Do", cell: (row) => (may("people.write") ? <Change person={row} /> : "—") },
+            { name: t.name, cell: (row) => <>{row.name}<Text size="xs" c="dimmed">{row.email}</Text></> },
+            { name: t.of, cell: (row) => (row.org === "*" ? t.theInstallation : row.org), extra: true },
+            { name: t.role, cell: (row) => row.role },
+            { name: t.state, cell: (row) => <Status status={row.disabled_s === null ? "active" : "disabled"} />, extra: true },
+            { name: t.made, cell: (row) => moment(row.created_s), extra: true },
+            { name: t.do, cell: (row) => (may("people.write") ? <Change person={row} /> : "—") },
           ]}
         />
       </Card>
@@ -67,7 +70,7 @@ export default function People() {
 function Change({ person }: { person: Person }) {
   return (
     <Action
-      label="Change" size="compact-xs" variant="default" title={`Change ${person.name}`} confirm="Save"
+      label={t.change} size="compact-xs" variant="default" title={t.change2(person.name)} confirm={t.save}
       act={async (given) => {
         const path = { person_id: person.id };
         const { etag } = await gotVersioned(api.GET("/admin/v1/people/{person_id}", { params: { path } }));
@@ -83,11 +86,11 @@ function Change({ person }: { person: Person }) {
         }));
       }}
     >
-      <TextInput name="name" label="Name" defaultValue={person.name} required maxLength={200} data-autofocus />
-      <Select name="role" label="Role" data={ROLES} defaultValue={person.role} allowDeselect={false} />
-      <Select name="state" label="State" data={[{ value: "on", label: "May sign in" }, { value: "disabled", label: "Disabled" }]} defaultValue={person.disabled_s === null ? "on" : "disabled"} allowDeselect={false} />
-      <PasswordInput name="password" label="New password" description="Empty: it stays." autoComplete="new-password" />
-      <Text size="sm" c="dimmed">Another role, a new password and disabling end the sessions of {person.name}.</Text>
+      <TextInput name="name" label={t.name} defaultValue={person.name} required maxLength={200} data-autofocus />
+      <Select name="role" label={t.role} data={ROLES} defaultValue={person.role} allowDeselect={false} />
+      <Select name="state" label={t.state} data={[{ value: "on", label: t.maySignIn }, { value: "disabled", label: t.disabled }]} defaultValue={person.disabled_s === null ? "on" : "disabled"} allowDeselect={false} />
+      <PasswordInput name="password" label={t.newPassword} description={t.emptyItStays} autoComplete="new-password" />
+      <Text size="sm" c="dimmed">{t.anotherRoleANewPassword(person.name)}</Text>
     </Action>
   );
 }

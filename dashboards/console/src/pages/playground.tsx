@@ -8,11 +8,14 @@ import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
 import { Card, Failed, Heading } from "../parts/states";
 import { ask, type Heard, NOTHING_HEARD } from "../stream";
+import { words } from "../words";
+
+const t = words.playground;
 
 export default function Playground() {
   const [filters, set] = useFilters();
   const [key, setKey] = useState("");
-  const [prompt, setPrompt] = useState("Name three uses of a paper clip.");
+  const [prompt, setPrompt] = useState(t.nameThreeUsesOfA);
   const one = text(filters.model) ?? "";
   const other = text(filters.other) ?? "";
   const [heard, setHeard] = useState<Heard[]>([NOTHING_HEARD, NOTHING_HEARD]);
@@ -24,7 +27,7 @@ export default function Playground() {
     queryFn: async () => {
       const reply = await fetch("/v1/models", { headers: { authorization: `Bearer ${key}` } });
       const body = (await reply.json()) as { data?: { id: string }[]; error?: { message: string } };
-      if (!reply.ok) throw new Error(body.error?.message ?? `The gateway answered ${reply.status}.`);
+      if (!reply.ok) throw new Error(body.error?.message ?? t.theGatewayAnswered(reply.status));
       return body.data?.map((model) => model.id) ?? [];
     },
   });
@@ -42,22 +45,22 @@ export default function Playground() {
 
   return (
     <>
-      <Heading title="Playground" about="Real requests with a key of yours; they are billed and show up under Requests." />
+      <Heading title={t.playground} about={t.realRequestsWithAKey} />
       <Stack>
         <Card>
           <form onSubmit={(event) => { event.preventDefault(); void run(); }}>
             <Stack gap="sm">
               <SimpleGrid cols={{ base: 1, sm: 3 }}>
-                <PasswordInput label="API key" description="Kept in this page only." value={key} onChange={(event) => setKey(event.currentTarget.value)} required autoComplete="off" error={models.error?.message} />
-                <TextInput label="Model or route" description={models.data ? `Yours: ${models.data.join(", ")}` : "Your key tells which."} value={first} onChange={(event) => set({ model: event.currentTarget.value })} list="models" required />
-                <TextInput label="Beside it" description="Another one, to compare." value={other} onChange={(event) => set({ other: event.currentTarget.value })} list="models" placeholder="None" />
+                <PasswordInput label={t.apiKey} description={t.keptInThisPageOnly} value={key} onChange={(event) => setKey(event.currentTarget.value)} required autoComplete="off" error={models.error?.message} />
+                <TextInput label={t.modelOrRoute} description={models.data ? t.yours(models.data.join(", ")) : t.yourKeyTellsWhich} value={first} onChange={(event) => set({ model: event.currentTarget.value })} list="models" required />
+                <TextInput label={t.besideIt} description={t.anotherOneToCompare} value={other} onChange={(event) => set({ other: event.currentTarget.value })} list="models" placeholder={t.none} />
               </SimpleGrid>
               <datalist id="models">{models.data?.map((model) => <option key={model} value={model} />)}</datalist>
-              <Textarea label="Prompt" value={prompt} onChange={(event) => setPrompt(event.currentTarget.value)} autosize minRows={3} maxRows={12} required />
+              <Textarea label={t.prompt} value={prompt} onChange={(event) => setPrompt(event.currentTarget.value)} autosize minRows={3} maxRows={12} required />
               <Group>
-                <Button type="submit" loading={stop !== null}>Send</Button>
-                {stop && <Button variant="default" onClick={() => stop.abort()}>Stop</Button>}
-                {key === "" && <Text size="sm" c="dimmed">No key at hand? <To to="/keys">Make one</To>.</Text>}
+                <Button type="submit" loading={stop !== null}>{t.send}</Button>
+                {stop && <Button variant="default" onClick={() => stop.abort()}>{t.stop}</Button>}
+                {key === "" && <Text size="sm" c="dimmed">{t.noKeyAtHandMake()}</Text>}
               </Group>
             </Stack>
           </form>
@@ -73,13 +76,13 @@ export default function Playground() {
 
 function Answer({ model, heard }: { model: string; heard: Heard }) {
   return (
-    <Card title={model || "Answer"} side={heard.status === null ? undefined : <Text size="sm" c="dimmed">{heard.status}{heard.first_s !== null && ` · first token ${duration(heard.first_s)}`}{heard.whole_s !== null && ` · whole ${duration(heard.whole_s)}`}</Text>}>
+    <Card title={model || t.answer} side={heard.status === null ? undefined : <Text size="sm" c="dimmed">{heard.status}{heard.first_s !== null && t.firstToken(duration(heard.first_s))}{heard.whole_s !== null && t.whole(duration(heard.whole_s))}</Text>}>
       {heard.error && <Failed error={new Error(heard.error)} />}
-      <Text size="sm" style={{ whiteSpace: "pre-wrap", overflowWrap: "anywhere", minHeight: "3em" }} aria-live="polite">{heard.text || (heard.error ? "" : "The answer appears here as it comes.")}</Text>
+      <Text size="sm" style={{ whiteSpace: "pre-wrap", overflowWrap: "anywhere", minHeight: "3em" }} aria-live="polite">{heard.text || (heard.error ? "" : t.theAnswerAppearsHereAs)}</Text>
       {heard.status !== null && (
-        <Table mt="sm" verticalSpacing={3} aria-label="What the gateway said">
+        <Table mt="sm" verticalSpacing={3} aria-label={t.whatTheGatewaySaid}>
           <Table.Tbody>
-            {heard.cost_usd !== null && <Table.Tr><Table.Th scope="row" fw={500}>cost</Table.Th><Table.Td className="num">{usd(heard.cost_usd * 1e9)}</Table.Td></Table.Tr>}
+            {heard.cost_usd !== null && <Table.Tr><Table.Th scope="row" fw={500}>{t.cost}</Table.Th><Table.Td className="num">{usd(heard.cost_usd * 1e9)}</Table.Td></Table.Tr>}
             {heard.headers.map(([name, value]) => (
               <Table.Tr key={name}>
                 <Table.Th scope="row" fw={500}>{name.replace("x-switchgear-", "")}</Table.Th>
@@ -103,12 +106,12 @@ function Snippets({ model, prompt }: { model: string; prompt: string }) {
     curl: `curl ${url}/chat/completions -H "authorization: Bearer $KEY" -H "content-type: application/json" \\\n  -d '${body.replaceAll("'", "'\\''")}'`,
   };
   return (
-    <Card title="The same in code">
+    <Card title={t.theSameInCode}>
       <Tabs defaultValue="Python">
         <Tabs.List mb="xs">{Object.keys(texts).map((name) => <Tabs.Tab key={name} value={name}>{name}</Tabs.Tab>)}</Tabs.List>
         {Object.entries(texts).map(([name, code]) => (
           <Tabs.Panel key={name} value={name}>
-            <Stack gap="xs"><Code block style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{code}</Code><Copy text={code} label="Copy" /></Stack>
+            <Stack gap="xs"><Code block style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{code}</Code><Copy text={code} label={t.copy} /></Stack>
           </Tabs.Panel>
         ))}
       </Tabs>

@@ -10,6 +10,9 @@ import { To } from "../parts/link";
 import { Card, Failed, Heading, Loading } from "../parts/states";
 import { TermsFields, termsOf, TermsText } from "../parts/terms";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.project;
 
 export default function ProjectPage() {
   const { id } = useParams({ strict: false }) as { id: string };
@@ -23,26 +26,26 @@ export default function ProjectPage() {
   const { value: project, etag } = data;
   return (
     <>
-      <Heading title={`${project.org} / ${project.name}`} about={<>{project.title} <To to="/requests" search={{ org: project.org, project: project.name }}>Its requests</To></>}>
+      <Heading title={`${project.org} / ${project.name}`} about={<>{project.title} <To to="/requests" search={{ org: project.org, project: project.name }}>{t.itsRequests}</To></>}>
         {may("tenants.write") && (
           <Action
-            label="Change" variant="default" title={`Change ${project.name}`} confirm="Save"
+            label={t.change} variant="default" title={t.change2(project.name)} confirm={t.save}
             act={(given) => got(api.PATCH("/admin/v1/projects/{project_id}", {
               params: { path: { project_id: id }, header: { "if-match": etag } },
               body: { title: String(given.get("title")), terms: termsOf(given) },
             }))}
           >
-            <TextInput name="title" label="Title" defaultValue={project.title} maxLength={200} data-autofocus />
+            <TextInput name="title" label={t.title} defaultValue={project.title} maxLength={200} data-autofocus />
             <TermsFields terms={project.terms} />
           </Action>
         )}
       </Heading>
       <Stack>
         <SimpleGrid cols={{ base: 1, sm: 2 }}>
-          <Card title="Limits"><TermsText terms={project.terms} /></Card>
+          <Card title={t.limits}><TermsText terms={project.terms} /></Card>
           {may("money.read") && <Balance account={`project:${project.org}/${project.name}`} org={project.org} />}
         </SimpleGrid>
-        <Card title="API keys" side={may("tenants.write") && <NewKey project={project} />}>
+        <Card title={t.apiKeys} side={may("tenants.write") && <NewKey project={project} />}>
           <KeyList filters={{ org: project.org, project: project.name }} />
         </Card>
       </Stack>

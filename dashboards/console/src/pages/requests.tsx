@@ -1,61 +1,68 @@
 // Every settled request, newest first; the filters are the address.
-import { Group, Select, TextInput } from "@mantine/core";
+import { Group, MultiSelect, TextInput } from "@mantine/core";
 import { api, got, type Schemas } from "../api/client";
+import type { paths } from "../api/schema";
 import { count, moment, usd } from "../format";
 import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
-import { Source, Status } from "../parts/badges";
+import { Source, SOURCES, Status } from "../parts/badges";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.requests;
 
 type Row = Schemas["RequestRow"];
-const FIELDS = { request_id: "Request id", org: "Organisation", project: "Project", key_id: "Key id", model: "Model" } as const;
+type Asked = NonNullable<paths["/admin/v1/requests"]["get"]["parameters"]["query"]>;
+type Outcome = NonNullable<Asked["status"]>[number];
+type Answer = NonNullable<Asked["source"]>[number];
+const OUTCOMES: Outcome[] = ["ok", "error", "cancelled", "interrupted", "stopped"];
+const FIELDS = { request_id: t.requestId, org: t.organisation, project: t.project, key_id: t.keyId, model: t.model } as const;
 
 export default function Requests() {
   const [filters, set] = useFilters();
   const { session } = useSession();
-  const wanted = Object.fromEntries([...Object.keys(FIELDS), "status"].map((name) => [name, text(filters[name])]));
+  const wanted = Object.fromEntries([...Object.keys(FIELDS)].map((name) => [name, text(filters[name])]));
+  const one_of = { status: several<Outcome>(filters.status), source: several<Answer>(filters.source) };
   const span = { from_s: seconds(filters.from), to_s: seconds(filters.to) };
   const filtered = Object.keys(filters).length > 0;
   return (
     <>
-      <Heading title="Requests" about="Requests that have been settled. Times are in your zone." />
+      <Heading title={t.requests} about={t.requestsThatHaveBeenSettled} />
       <Card>
-      <Group gap="xs" mb="md" align="flex-end" role="search" aria-label="Filter requests">
+      <Group gap="xs" mb="md" align="flex-end" role="search" aria-label={t.filterRequests}>
         {Object.entries(FIELDS)
           .filter(([name]) => name !== "org" || session.org === "*")
           .map(([name, label]) => (
             <Filter key={name} label={label} value={text(filters[name]) ?? ""} set={(value) => set({ [name]: value })} />
           ))}
-        <Select
-          size="xs" label="Outcome" w={120} clearable placeholder="Any" value={text(filters.status) ?? null}
-          data={["ok", "error", "cancelled", "interrupted", "stopped"]} onChange={(value) => set({ status: value ?? undefined })}
-        />
-        <TextInput size="xs" type="datetime-local" label="From" value={local(span.from_s)} onChange={(event) => set({ from: stamp(event.currentTarget.value) })} />
-        <TextInput size="xs" type="datetime-local" label="Before" value={local(span.to_s)} onChange={(event) => set({ to: stamp(event.currentTarget.value) })} />
+        <Several label={t.outcome} value={one_of.status} data={OUTCOMES.map((value) => ({ value, label: value }))} set={(status) => set({ status })} />
+        <Several label={t.answer} value={one_of.source} data={Object.entries(SOURCES).map(([value, label]) => ({ value, label }))} set={(source) => set({ source })} />
+        <TextInput size="xs" type="datetime-local" label={t.from} value={local(span.from_s)} onChange={(event) => set({ from: stamp(event.currentTarget.value) })} />
+        <TextInput size="xs" type="datetime-local" label={t.before} value={local(span.to_s)} onChange={(event) => set({ to: stamp(event.currentTarget.value) })} />
       </Group>
       <Listing<Row>
-        label="Requests"
-        query={["requests", wanted, span]}
-        ask={(cursor) => got(api.GET("/admin/v1/requests", { params: { query: { ...wanted, ...span, cursor, limit: 50 } } }))}
+        label={t.requests}
+        query={["requests", wanted, one_of, span]}
+        ask={(cursor) => got(api.GET("/admin/v1/requests", { params: { query: { ...wanted, ...one_of, ...span, cursor, limit: 50 } } }))}
         id={(row) => row.request_id}
         everyMs={10_000}
         empty={
           filtered ? (
-            <Empty title="No request fits">Take a filter away, or choose a longer span.</Empty>
+            <Empty title={t.noRequestFits}>{t.takeAFilterAwayOr}</Empty>
           ) : (
-            <Empty title="No request yet">Make a <To to="/keys">key</To> and try it in the <To to="/playground">playground</To>.</Empty>
+            <Empty title={t.noRequestYet}>{t.makeAKeyAndTry()}</Empty>
           )
         }
         columns={[
-          { name: "When", cell: (row) => <span className="when"><To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To></span> },
-          { name: "Organisation", cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
-          { name: "Model", cell: (row) => <>{row.model}{row.route && <span style={{ opacity: 0.75 }}> via {row.route}</span>}</> },
-          { name: "Answer", cell: (row) => <Source source={row.source} />, extra: true },
-          { name: "Outcome", cell: (row) => <Status status={row.status} /> },
-          { name: "Tokens in / out", cell: (row) => `${count(row.prompt_tokens)} / ${count(row.completion_tokens)}`, numeric: true, extra: true },
-          { name: "Cost", cell: (row) => usd(row.amount_nanousd), numeric: true },
+          { name: t.when, cell: (row) => <span className="when"><To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To></span> },
+          { name: t.organisation, cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
+          { name: t.model, cell: (row) => <>{row.model}{row.route && <span className="wide">{t.via(row.route)}</span>}</> },
+          { name: t.answer, cell: (row) => <Source source={row.source} />, extra: true },
+          { name: t.outcome, cell: (row) => <Status status={row.status} /> },
+          { name: t.tokensInOut, cell: (row) => `${count(row.prompt_tokens)} / ${count(row.completion_tokens)}`, numeric: true, extra: true },
+          { name: t.cost, cell: (row) => usd(row.amount_nanousd), numeric: true },
         ]}
       />
       </Card>
@@ -66,11 +73,22 @@ export default function Requests() {
 function Filter({ label, value, set }: { label: string; value: string; set: (value: string) => void }) {
   return (
     <TextInput
-      key={value} size="xs" w={132} label={label} defaultValue={value} placeholder="Any"
+      key={value} size="xs" w={132} label={label} defaultValue={value} placeholder={t.any}
       onBlur={(event) => event.currentTarget.value.trim() !== value && set(event.currentTarget.value.trim())}
       onKeyDown={(event) => event.key === "Enter" && set(event.currentTarget.value.trim())}
     />
   );
+}
+
+interface SeveralProps { label: string; value: string[] | undefined; data: { value: string; label: string }[]; set: (value: string) => void }
+
+function Several({ label, value, data, set }: SeveralProps) {
+  return <MultiSelect size="xs" miw={132} maw={280} label={label} clearable placeholder={value ? undefined : t.any} value={value ?? []} data={data} onChange={(chosen) => set(chosen.join(","))} />;
+}
+
+/** Values that the address holds with commas between. */
+function several<T extends string>(value: unknown): T[] | undefined {
+  return text(value)?.split(",") as T[] | undefined;
 }
 
 function seconds(value: unknown): number | undefined {

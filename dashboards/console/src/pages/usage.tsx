@@ -2,18 +2,21 @@
 import { Button, Group, SegmentedControl, Select, SimpleGrid, Stack, Table, Text, TextInput } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { api, got, type Schemas } from "../api/client";
-import { brief, count, day, percent, usd } from "../format";
+import { begins, brief, count, day, percent, usd } from "../format";
 import { Chart } from "../parts/chart";
 import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
 import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.usage;
 
 type Sum = Schemas["Sum"];
 type Dimension = "org" | "project" | "key_id" | "model" | "source" | "status";
 const BY: { value: Dimension; label: string }[] = [
-  { value: "org", label: "organisation" }, { value: "project", label: "project" }, { value: "key_id", label: "key" },
-  { value: "model", label: "model" }, { value: "source", label: "kind of answer" }, { value: "status", label: "outcome" },
+  { value: "org", label: t.organisation }, { value: "project", label: t.project }, { value: "key_id", label: t.key },
+  { value: "model", label: t.model }, { value: "source", label: t.kindOfAnswer }, { value: "status", label: t.outcome },
 ];
 const SHOWN = 12;
 
@@ -34,18 +37,18 @@ export default function Usage() {
       return { daily: daily.data, groups: [...groups.data].sort((one, other) => other.amount_nanousd - one.amount_nanousd) };
     },
   });
-  const from_s = Date.parse(from_day) / 1000;
+  const from_s = Number(begins(from_day));
   return (
     <>
-      <Heading title="Usage & invoice" about="Days are in UTC, as they are billed.">
-        <SegmentedControl size="xs" aria-label="Span of time" value={String(days)} onChange={(value) => set({ days: value })} data={[{ value: "7", label: "7 d" }, { value: "30", label: "30 d" }, { value: "90", label: "90 d" }]} />
+      <Heading title={t.usageInvoice} about={t.daysAreInUtcAs}>
+        <SegmentedControl size="xs" aria-label={t.spanOfTime} value={String(days)} onChange={(value) => set({ days: value })} data={["7", "30", "90"].map((value) => ({ value, label: t.days(value) }))} />
         {["jsonl", "csv"].map((form) => <Export key={form} form={form} from_s={from_s} org={org} />)}
       </Heading>
       {isPending ? <Loading /> : error ? <Failed error={error} again={() => void refetch()} /> : data.daily.length === 0 ? (
-        <Card><Empty title="Nothing was used">Choose a longer span{org ? `, or take the filter on ${org} away` : ""}; or send a request from the <To to="/playground">playground</To>.</Empty></Card>
+        <Card><Empty title={t.nothingWasUsed}>{t.chooseALongerSpanOr(org ? t.orTakeTheFilterOn(org) : "")}</Empty></Card>
       ) : (
         <Stack>
-          <Totals daily={data.daily} from_day={from_day} days={days} />
+          <Totals daily={data.daily} from_day={from_day} days={days} org={org} />
           <Groups groups={data.groups} by={by} set={set} from={String(from_s)} org={org} />
         </Stack>
       )}
@@ -65,10 +68,10 @@ function Export({ form, from_s, org }: { form: string; from_s: number; org?: str
     link.click();
     URL.revokeObjectURL(link.href);
   };
-  return <Button size="xs" variant="default" onClick={() => void save()}>Export {form}</Button>;
+  return <Button size="xs" variant="default" onClick={() => void save()}>{t.export(form)}</Button>;
 }
 
-function Totals({ daily, from_day, days }: { daily: readonly Sum[]; from_day: string; days: number }) {
+function Totals({ daily, from_day, days, org }: { daily: readonly Sum[]; from_day: string; days: number; org?: string }) {
   const known = new Map(daily.map((row) => [row.day, row]));
   const rows = Array.from({ length: days }, (_, back) => day(new Date(`${from_day}T00:00:00Z`), -back)).map((at) => {
     const row = known.get(at);
@@ -80,11 +83,11 @@ function Totals({ daily, from_day, days }: { daily: readonly Sum[]; from_day: st
   const whole = sum((row) => row.baseline_nanousd);
   return (
     <SimpleGrid cols={{ base: 1, lg: 2 }}>
-      <Card title="Cost per day" side={<Text size="sm"><b>{usd(billed)}</b> billed, {usd(whole - billed)} saved ({percent(whole - billed, whole)})</Text>}>
-        <Chart about={`Cost per day; ${usd(billed)} altogether.`} kind="bar" rows={rows} format={usd} series={[{ name: "billed", label: "Billed", color: "gear.5" }, { name: "saved", label: "Saved", color: "yellow.5" }]} />
+      <Card title={t.costPerDay} side={<Text size="sm">{t.billedSaved(usd(billed), usd(whole - billed), percent(whole - billed, whole))}</Text>}>
+        <Chart about={t.costPerDayAltogether(usd(billed))} kind="bar" rows={rows} format={usd} series={[{ name: "billed", label: t.billed, color: "gear.5" }, { name: "saved", label: t.saved, color: "yellow.5" }]} />
       </Card>
-      <Card title="Tokens per day" side={<Text size="sm">{brief(sum((row) => row.requests))} requests</Text>}>
-        <Chart about="Tokens per day." kind="bar" rows={rows} format={brief} series={[{ name: "prompt", label: "In", color: "indigo.4" }, { name: "completion", label: "Out", color: "gear.5" }]} />
+      <Card title={t.tokensPerDay} side={<To to="/requests" search={{ from: begins(from_day), org }}>{t.requests(brief(sum((row) => row.requests)))}</To>}>
+        <Chart about={t.tokensPerDay2} kind="bar" rows={rows} format={brief} series={[{ name: "prompt", label: t.inWord, color: "indigo.4" }, { name: "completion", label: t.out, color: "gear.5" }]} />
       </Card>
     </SimpleGrid>
   );
@@ -96,12 +99,12 @@ function Groups({ groups, by, set, from, org }: GroupsProps) {
   const total = groups.reduce((sum, row) => sum + row.amount_nanousd, 0);
   return (
     <Card
-      title={org ? `Of ${org}` : "Who used what"}
-      side={<Select size="xs" w={170} aria-label="Group by" value={by} data={BY} allowDeselect={false} onChange={(value) => value && set({ by: value })} />}
+      title={org ? t.of(org) : t.whoUsedWhat}
+      side={<Select size="xs" w={170} aria-label={t.groupBy} value={by} data={BY} allowDeselect={false} onChange={(value) => value && set({ by: value })} />}
     >
-      <Table aria-label="Usage by group" verticalSpacing={6}>
+      <Table aria-label={t.usageByGroup} verticalSpacing={6}>
         <Table.Thead>
-          <Table.Tr><Table.Th>Group</Table.Th><Table.Th className="num">Requests</Table.Th><Table.Th className="num" visibleFrom="sm">Tokens in / out</Table.Th><Table.Th className="num">Cost</Table.Th><Table.Th className="num" visibleFrom="sm">Share</Table.Th></Table.Tr>
+          <Table.Tr><Table.Th>{t.group}</Table.Th><Table.Th className="num">{t.requests2}</Table.Th><Table.Th className="num" visibleFrom="sm">{t.tokensInOut}</Table.Th><Table.Th className="num">{t.cost}</Table.Th><Table.Th className="num" visibleFrom="sm">{t.share}</Table.Th></Table.Tr>
         </Table.Thead>
         <Table.Tbody>
           {groups.slice(0, SHOWN).map((row) => {
@@ -118,9 +121,15 @@ function Groups({ groups, by, set, from, org }: GroupsProps) {
           })}
         </Table.Tbody>
       </Table>
-      {groups.length > SHOWN && <Text size="xs" c="dimmed" mt="xs">The {SHOWN} dearest of {groups.length}; the export has all.</Text>}
+      {groups.length > SHOWN && <Text size="xs" c="dimmed" mt="xs">{t.theDearestOfTheExport(SHOWN, groups.length)}</Text>}
     </Card>
   );
+}
+
+/** The first day of the month after one like 2026-11. */
+function following(month: string): string {
+  const at = new Date(`${month}-01T00:00:00Z`);
+  return day(new Date(Date.UTC(at.getUTCFullYear(), at.getUTCMonth() + 1, 1)));
 }
 
 function Invoice({ own, month, set }: { own: string; month: string; set: (change: Record<string, string>) => void }) {
@@ -132,34 +141,34 @@ function Invoice({ own, month, set }: { own: string; month: string; set: (change
   });
   return (
     <Stack mt="md">
-      <Card title="Invoice">
+      <Card title={t.invoice}>
         <Group gap="xs" align="flex-end" mb="sm">
           {session.org === "*" && (
-            <TextInput key={own} size="xs" label="Organisation" placeholder="Its name" defaultValue={own}
+            <TextInput key={own} size="xs" label={t.organisation2} placeholder={t.itsName} defaultValue={own}
               onBlur={(event) => set({ org: event.currentTarget.value.trim() })}
               onKeyDown={(event) => event.key === "Enter" && set({ org: event.currentTarget.value.trim() })} />
           )}
-          <TextInput size="xs" type="month" label="Month (UTC)" value={month} onChange={(event) => event.currentTarget.value && set({ month: event.currentTarget.value })} />
+          <TextInput size="xs" type="month" label={t.monthUtc} value={month} onChange={(event) => event.currentTarget.value && set({ month: event.currentTarget.value })} />
         </Group>
-        {own === "" ? <Empty title="Whose invoice?">Name an organisation.</Empty> : error ? <Failed error={error} /> : !data ? <Loading /> : (
+        {own === "" ? <Empty title={t.whoseInvoice}>{t.nameAnOrganisation}</Empty> : error ? <Failed error={error} /> : !data ? <Loading /> : (
           <div className={isFetching ? "busy" : undefined}>
-            <Table aria-label={`Invoice of ${own} for ${month}`} verticalSpacing={6}>
-              <Table.Thead><Table.Tr><Table.Th>Project, key, model</Table.Th><Table.Th className="num">Requests</Table.Th><Table.Th className="num">Amount</Table.Th></Table.Tr></Table.Thead>
+            <Table aria-label={t.invoiceOfFor(own, month)} verticalSpacing={6}>
+              <Table.Thead><Table.Tr><Table.Th>{t.projectKeyModel}</Table.Th><Table.Th className="num">{t.requests2}</Table.Th><Table.Th className="num">{t.amount}</Table.Th></Table.Tr></Table.Thead>
               <Table.Tbody>
                 {data.lines.slice(0, 50).map((line) => (
                   <Table.Tr key={`${line.project} ${line.key_id} ${line.model}`}>
                     <Table.Td>{line.project} · <span className="code">{line.key_id}</span> · {line.model}</Table.Td>
-                    <Table.Td className="num">{count(line.requests)}</Table.Td>
+                    <Table.Td className="num"><To to="/requests" search={{ org: own, project: line.project ?? undefined, key_id: line.key_id ?? undefined, model: line.model ?? undefined, from: begins(`${month}-01`), to: begins(following(month)) }}>{count(line.requests)}</To></Table.Td>
                     <Table.Td className="num">{usd(line.amount_nanousd)}</Table.Td>
                   </Table.Tr>
                 ))}
                 {Object.entries(data.transfers).map(([kind, amount]) => (
                   <Table.Tr key={kind}><Table.Td>{kind.replace("_", " ")}</Table.Td><Table.Td /><Table.Td className="num">{usd(amount)}</Table.Td></Table.Tr>
                 ))}
-                <Table.Tr><Table.Th scope="row">Used in {month}</Table.Th><Table.Td /><Table.Td className="num"><b>{usd(data.usage_nanousd)}</b></Table.Td></Table.Tr>
+                <Table.Tr><Table.Th scope="row">{t.usedIn(month)}</Table.Th><Table.Td /><Table.Td className="num"><b>{usd(data.usage_nanousd)}</b></Table.Td></Table.Tr>
               </Table.Tbody>
             </Table>
-            {data.lines.length > 50 && <Text size="xs" c="dimmed">50 of {data.lines.length} lines; the sum is of all.</Text>}
+            {data.lines.length > 50 && <Text size="xs" c="dimmed">{t.n50OfLinesTheSum(data.lines.length)}</Text>}
           </div>
         )}
       </Card>

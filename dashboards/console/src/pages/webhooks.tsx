@@ -8,6 +8,9 @@ import { Status } from "../parts/badges";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
 import { useSession } from "../session";
+import { words } from "../words";
+
+const t = words.webhooks;
 
 type Endpoint = Schemas["Endpoint"];
 
@@ -16,29 +19,29 @@ export default function Webhooks() {
   const [chosen, setChosen] = useState<Endpoint | null>(null);
   return (
     <>
-      <Heading title="Webhooks" about="Signed messages to your own systems when a budget or credit runs out.">
+      <Heading title={t.webhooks} about={t.signedMessagesToYourOwn}>
         <Action
-          label="New webhook" title="New webhook" confirm="Make it"
+          label={t.newWebhook} title={t.newWebhook} confirm={t.makeIt}
           act={(given) => got(api.POST("/admin/v1/webhooks", { body: { org: String(given.get("org") ?? "").trim() || session.org, url: String(given.get("url")).trim() } }))}
           shows={(made: Schemas["MadeWebhook"]) => <Secret name="The secret that signs its messages" text={made.secret} />}
         >
-          {session.org === "*" && <TextInput name="org" label="Organisation" required data-autofocus />}
-          <TextInput name="url" label="Address" type="url" placeholder="https://" required />
+          {session.org === "*" && <TextInput name="org" label={t.organisation} required data-autofocus />}
+          <TextInput name="url" label={t.address} type="url" placeholder={t.https} required />
         </Action>
       </Heading>
       <Stack>
         <Card>
           <Listing<Endpoint>
-            label="Webhooks"
+            label={t.webhooks}
             query={["webhooks"]}
             ask={(cursor) => got(api.GET("/admin/v1/webhooks", { params: { query: { cursor, limit: 25 } } }))}
             id={(row) => row.id}
-            empty={<Empty title="No webhook">Make one with an address that takes POST requests; its secret is shown once.</Empty>}
+            empty={<Empty title={t.noWebhook}>{t.makeOneWithAnAddress}</Empty>}
             columns={[
-              { name: "Address", cell: (row) => <button type="button" className="link" style={{ background: "none", border: 0, padding: 0, cursor: "pointer", font: "inherit", textAlign: "left" }} onClick={() => setChosen(row)}>{row.url}</button> },
-              { name: "Organisation", cell: (row) => row.org, extra: true },
-              { name: "Made", cell: (row) => moment(row.created_s), extra: true },
-              { name: "Do", cell: (row) => <Steer endpoint={row} /> },
+              { name: t.address, cell: (row) => <button type="button" className="link" style={{ background: "none", border: 0, padding: 0, cursor: "pointer", font: "inherit", textAlign: "left" }} onClick={() => setChosen(row)}>{row.url}</button> },
+              { name: t.organisation, cell: (row) => row.org, extra: true },
+              { name: t.made, cell: (row) => moment(row.created_s), extra: true },
+              { name: t.do, cell: (row) => <Steer endpoint={row} /> },
             ]}
           />
         </Card>
@@ -52,11 +55,11 @@ function Steer({ endpoint }: { endpoint: Endpoint }) {
   const params = { path: { webhook_id: endpoint.id } };
   return (
     <Group gap={6}>
-      <Action size="compact-xs" variant="default" label="Ping" title={`Ping ${endpoint.url}`} confirm="Send" act={() => got(api.POST("/admin/v1/webhooks/{webhook_id}/ping", { params }))}>
-        <Text size="sm">Sends a signed message that says nothing. Open the webhook to see what came of it.</Text>
+      <Action size="compact-xs" variant="default" label={t.ping} title={t.ping2(endpoint.url)} confirm={t.send} act={() => got(api.POST("/admin/v1/webhooks/{webhook_id}/ping", { params }))}>
+        <Text size="sm">{t.sendsASignedMessageThat}</Text>
       </Action>
-      <Action size="compact-xs" danger label="Remove" title="Remove the webhook" confirm="Remove" act={() => got(api.DELETE("/admin/v1/webhooks/{webhook_id}", { params }))}>
-        <Text size="sm"><span className="code">{endpoint.url}</span> is told nothing any more, its secret is worthless, and messages that wait for it are dropped.</Text>
+      <Action size="compact-xs" danger label={t.remove} title={t.removeTheWebhook} confirm={t.remove} act={() => got(api.DELETE("/admin/v1/webhooks/{webhook_id}", { params }))}>
+        <Text size="sm">{t.isToldNothingAnyMore(endpoint.url)}</Text>
       </Action>
     </Group>
   );
@@ -64,20 +67,20 @@ function Steer({ endpoint }: { endpoint: Endpoint }) {
 
 function Deliveries({ endpoint }: { endpoint: Endpoint }) {
   return (
-    <Card title={<>Messages to {endpoint.url}</>}>
+    <Card title={t.messagesTo(endpoint.url)}>
       <Listing<Schemas["Delivery"]>
-        label="Messages"
+        label={t.messages}
         query={["deliveries", endpoint.id]}
         everyMs={5_000}
         ask={(cursor) => got(api.GET("/admin/v1/webhooks/{webhook_id}/deliveries", { params: { path: { webhook_id: endpoint.id }, query: { cursor, limit: 25 } } }))}
         id={(row) => row.id}
-        empty={<Empty title="No message yet">Ping it to send one.</Empty>}
+        empty={<Empty title={t.noMessageYet}>{t.pingItToSendOne}</Empty>}
         columns={[
-          { name: "When", cell: (row) => moment(row.created_s) },
-          { name: "What", cell: (row) => row.event },
-          { name: "State", cell: (row) => <Status status={row.state} /> },
-          { name: "Attempts", cell: (row) => row.attempts, numeric: true },
-          { name: "Last answer", cell: (row) => row.last_status ?? (row.last_error || "—"), extra: true },
+          { name: t.when, cell: (row) => moment(row.created_s) },
+          { name: t.what, cell: (row) => row.event },
+          { name: t.state, cell: (row) => <Status status={row.state} /> },
+          { name: t.attempts, cell: (row) => row.attempts, numeric: true },
+          { name: t.lastAnswer, cell: (row) => row.last_status ?? (row.last_error || "—"), extra: true },
         ]}
       />
     </Card>

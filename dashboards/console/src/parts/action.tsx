@@ -3,6 +3,9 @@ import { Button, type ButtonProps, Code, CopyButton, Group, Modal, Stack, Text }
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { type FormEvent, type ReactNode, useState } from "react";
 import { Failed } from "./states";
+import { words } from "../words";
+
+const t = words.action;
 
 interface Asked {
   label: string;
@@ -57,17 +60,17 @@ export function Action({ label, title, children, confirm, danger, act, shows, si
         onClose={close}
         title={title}
         closeOnClickOutside={!shown}
-        closeButtonProps={{ "aria-label": "Close" }}
+        closeButtonProps={{ "aria-label": t.close }}
       >
         {shown ? (
-          <Stack>{shows(run.data as never)}<Button onClick={close}>Done</Button></Stack>
+          <Stack>{shows(run.data as never)}<Button onClick={close}>{t.done}</Button></Stack>
         ) : (
           <form onSubmit={submit}>
             <Stack>
               {children}
               {run.error && <Failed error={run.error} />}
               <Group justify="flex-end">
-                <Button variant="default" onClick={close}>Cancel</Button>
+                <Button variant="default" onClick={close}>{t.cancel}</Button>
                 <Button type="submit" color={danger ? "red.9" : undefined} loading={run.isPending}>{confirm}</Button>
               </Group>
             </Stack>
@@ -82,9 +85,9 @@ export function Action({ label, title, children, confirm, danger, act, shows, si
 export function Secret({ name, text, children }: { name: string; text: string; children?: ReactNode }) {
   return (
     <Stack gap="xs">
-      <Text size="sm">{name} — copy it now, it is not shown again.</Text>
+      <Text size="sm">{t.copyItNowItIs(name)}</Text>
       <Code block className="code" style={{ whiteSpace: "pre-wrap" }}>{text}</Code>
-      <Copy text={text} label="Copy" />
+      <Copy text={text} label={t.copy} />
       {children}
     </Stack>
   );
@@ -94,7 +97,7 @@ export function Copy({ text, label }: { text: string; label: string }) {
   return (
     <CopyButton value={text}>
       {({ copied, copy }) => (
-        <Button size="xs" variant="default" onClick={copy} w="fit-content">{copied ? "Copied" : label}</Button>
+        <Button size="xs" variant="default" onClick={copy} w="fit-content">{copied ? t.copied : label}</Button>
       )}
     </CopyButton>
   );

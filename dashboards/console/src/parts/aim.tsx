@@ -8,13 +8,15 @@ import { percent } from "../format";
 import { useSession } from "../session";
 import { stage, staged } from "../staged";
 import { Chart } from "./chart";
-import { To } from "./link";
 import { Card, Failed, Loading } from "./states";
+import { words } from "../words";
+
+const t = words.aim;
 
 const NAMES: { value: AimName; label: string }[] = [
-  { value: "large_share", label: "Share" },
-  { value: "quality", label: "Quality" },
-  { value: "cost_per_request_usd", label: "Cost" },
+  { value: "large_share", label: t.share },
+  { value: "quality", label: t.quality },
+  { value: "cost_per_request_usd", label: t.cost },
 ];
 const ROWS_LIMIT = 20_000;
 
@@ -23,7 +25,7 @@ type Row = Schemas["Row"];
 /** Reads JSON Lines of prompts; says which line is none. */
 async function rowsOf(file: File): Promise<Row[]> {
   const lines = (await file.text()).split("\n").filter((line) => line.trim());
-  if (lines.length === 0) throw new Error("The file is empty.");
+  if (lines.length === 0) throw new Error(t.theFileIsEmpty);
   return lines.slice(0, ROWS_LIMIT).map((line, at) => {
     try {
       const { prompt, small_score = null, large_score = null } = JSON.parse(line) as Row;
@@ -31,7 +33,7 @@ async function rowsOf(file: File): Promise<Row[]> {
     } catch {
       // told below, with the line's number
     }
-    throw new Error(`Line ${at + 1} is not JSON with a "prompt".`);
+    throw new Error(t.lineIsNotJsonWith(at + 1));
   });
 }
 
@@ -47,7 +49,7 @@ export function Aim({ route }: { route: Schemas["ShownRoute"] }) {
     },
     retry: false,
   });
-  const title = `Another aim for ${route.name}`;
+  const title = t.anotherAimFor(route.name);
   if (error) return <Card title={title}><Failed error={error} again={() => { setFile(null); void refetch(); }} /></Card>;
   if (data === undefined) return <Card title={title}><Loading /></Card>;
   if (data === null) return null;
@@ -55,13 +57,13 @@ export function Aim({ route }: { route: Schemas["ShownRoute"] }) {
     <Card title={title}>
       <Chosen route={route} forecast={data} changes={may("config.write")} />
       <Group gap="xs" mt="sm">
-        <FileButton accept=".jsonl,.json,.txt" onChange={setFile}>{(given) => <Button {...given} variant="default" size="compact-sm">From a file of mine…</Button>}</FileButton>
-        {file && <Button variant="subtle" size="compact-sm" onClick={() => setFile(null)}>Without {file.name}</Button>}
+        <FileButton accept=".jsonl,.json,.txt" onChange={setFile}>{(given) => <Button {...given} variant="default" size="compact-sm">{t.fromAFileOfMine}</Button>}</FileButton>
+        {file && <Button variant="subtle" size="compact-sm" onClick={() => setFile(null)}>{t.without(file.name)}</Button>}
       </Group>
       <Text size="xs" c="dimmed" mt={4}>
         {file
-          ? `Of ${data.queries} prompts of ${file.name}${data.labelled ? ", with their outcomes" : "; without outcomes the quality is that of the validation rows"}.`
-          : "Of the classifier's validation rows. Your own prompts tell more: JSON Lines with prompt, and small_score and large_score in [0, 1] where known. They are read and forgotten."}
+          ? t.ofPromptsOf(data.queries, file.name, data.labelled ? t.withTheirOutcomes : t.withoutOutcomesTheQualityIs)
+          : t.ofTheClassifiersValidation}
       </Text>
     </Card>
   );
@@ -96,37 +98,37 @@ function Chosen({ route, forecast, changes }: { route: Schemas["ShownRoute"]; fo
   return (
     <Stack gap="sm">
       <SegmentedControl
-        aria-label="Kind of aim" size="xs" value={aim} data={NAMES.filter((one) => priced || one.value !== "cost_per_request_usd")}
+        aria-label={t.kindOfAim} size="xs" value={aim} data={NAMES.filter((one) => priced || one.value !== "cost_per_request_usd")}
         onChange={(name) => { setAim(name as AimName); setValue(present && present[0] === name ? present[1] : at[name as AimName]); change.reset(); }}
       />
       <Slider
-        thumbLabel="Aim" min={low} max={high} step={step} value={value} label={told}
+        thumbLabel={t.aim} min={low} max={high} step={step} value={value} label={told}
         onChange={(to) => { setValue(to); change.reset(); }}
       />
       <Table>
-        <Table.Thead><Table.Tr><Table.Th>Expected</Table.Th><Table.Th className="num">now</Table.Th><Table.Th className="num">with {told(value)}</Table.Th></Table.Tr></Table.Thead>
+        <Table.Thead><Table.Tr><Table.Th>{t.expected}</Table.Th><Table.Th className="num">{t.now}</Table.Th><Table.Th className="num">{t.with(told(value))}</Table.Th></Table.Tr></Table.Thead>
         <Table.Tbody>
-          <Table.Tr><Table.Td>requests to {route.tiers.at(-1)}</Table.Td><Table.Td className="num">{percent(now.share, 1)}</Table.Td><Table.Td className="num">{percent(then.share, 1)}</Table.Td></Table.Tr>
-          <Table.Tr><Table.Td>quality, of that of {route.tiers.at(-1)} alone</Table.Td><Table.Td className="num">{percent(now.quality, 1)}</Table.Td><Table.Td className="num">{percent(then.quality, 1)} ± {percent(half, 1)}</Table.Td></Table.Tr>
-          <Table.Tr><Table.Td>a request, in USD</Table.Td><Table.Td className="num">{dollars(now.cost_usd)}</Table.Td><Table.Td className="num">{dollars(then.cost_usd)}</Table.Td></Table.Tr>
+          <Table.Tr><Table.Td>{t.requestsTo(route.tiers.at(-1))}</Table.Td><Table.Td className="num">{percent(now.share, 1)}</Table.Td><Table.Td className="num">{percent(then.share, 1)}</Table.Td></Table.Tr>
+          <Table.Tr><Table.Td>{t.qualityOfThatOfAlone(route.tiers.at(-1))}</Table.Td><Table.Td className="num">{percent(now.quality, 1)}</Table.Td><Table.Td className="num">{percent(then.quality, 1)} ± {percent(half, 1)}</Table.Td></Table.Tr>
+          <Table.Tr><Table.Td>{t.aRequestInUsd}</Table.Td><Table.Td className="num">{dollars(now.cost_usd)}</Table.Td><Table.Td className="num">{dollars(then.cost_usd)}</Table.Td></Table.Tr>
         </Table.Tbody>
       </Table>
       <Chart
-        kind="line" height={180} about={`Quality by share of ${route.tiers.at(-1)}: ${curve.map((one) => `${percent(one.share, 1)} ${percent(one.quality, 1)}`).filter((_, place) => place % 5 === 0).join(", ")}`}
+        kind="line" height={180} about={t.qualityByShareOf(route.tiers.at(-1) ?? "", curve.map((one) => `${percent(one.share, 1)} ${percent(one.quality, 1)}`).filter((_, place) => place % 5 === 0).join(", "))}
         rows={curve.map((one) => ({ at: percent(one.share, 1), routed: one.quality, random: one.random, ...(one.oracle === null ? {} : { oracle: one.oracle }) }))}
         series={[
-          { name: "routed", label: "routed", color: "blue.6" },
-          { name: "random", label: "at random", color: "gray.5" },
-          ...(curve[0]?.oracle === null ? [] : [{ name: "oracle", label: "perfect choice", color: "green.6" }]),
+          { name: "routed", label: t.routed, color: "blue.6" },
+          { name: "random", label: t.atRandom, color: "gray.5" },
+          ...(curve[0]?.oracle === null ? [] : [{ name: "oracle", label: t.perfectChoice, color: "green.6" }]),
         ]}
         format={(one) => percent(one, 1)}
       />
       {changes && (
         <Group gap="sm">
-          <Button size="sm" loading={change.isPending} onClick={() => change.mutate()}>Stage it</Button>
+          <Button size="sm" loading={change.isPending} onClick={() => change.mutate()}>{t.stageIt}</Button>
           <div role="status">
-            {change.data && !change.data.finding && <Text size="sm">Staged; nothing has changed yet. Look at it and apply it in <To to="/settings">settings</To>.</Text>}
-            {change.data?.finding && <Alert color="red" title="This would not work">{change.data.finding}</Alert>}
+            {change.data && !change.data.finding && <Text size="sm">{t.stagedNothingHasChangedYet()}</Text>}
+            {change.data?.finding && <Alert color="red" title={t.thisWouldNotWork}>{change.data.finding}</Alert>}
           </div>
           {change.error && <Failed error={change.error} />}
         </Group>

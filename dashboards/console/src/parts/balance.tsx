@@ -4,6 +4,9 @@ import { api, got } from "../api/client";
 import { usd } from "../format";
 import { To } from "./link";
 import { Card, Failed } from "./states";
+import { words } from "../words";
+
+const t = words.balance;
 
 /** What is left on an account. */
 export function Balance({ account, org }: { account: string; org: string }) {
@@ -12,11 +15,11 @@ export function Balance({ account, org }: { account: string; org: string }) {
     queryFn: () => got(api.GET("/admin/v1/balance", { params: { query: { account } } })),
   });
   return (
-    <Card title="Credit" side={<To to="/billing" search={{ org }}>Movements</To>}>
+    <Card title={t.credit} side={<To to="/billing" search={{ org }}>{t.movements}</To>}>
       {error ? <Failed error={error} /> : (
         <>
           <div className="figure">{data ? usd(data.balance_nanousd) : "…"}</div>
-          <Text size="xs" c="dimmed">What was put in less what was used. It binds only where the limits name a kind of credit.</Text>
+          <Text size="xs" c="dimmed">{t.whatWasPutInLess}</Text>
         </>
       )}
     </Card>

@@ -4,6 +4,9 @@ import { api, got } from "../api/client";
 import { count, usd } from "../format";
 import { To } from "./link";
 import { Card, Failed } from "./states";
+import { words } from "../words";
+
+const t = words.books;
 
 /** Holds the books against each other when asked: it reads a week of the ledger. */
 export function Books({ gap_nanousd }: { gap_nanousd?: number | null }) {
@@ -14,20 +17,18 @@ export function Books({ gap_nanousd }: { gap_nanousd?: number | null }) {
   });
   const report = run.data?.report;
   return (
-    <Card title="Books">
+    <Card title={t.books}>
       <Stack gap="xs" align="flex-start">
-        {gap_nanousd !== undefined && <Text size="sm">Gap at the last look: {gap_nanousd === null ? "not known yet" : usd(gap_nanousd)}</Text>}
-        <Text size="sm" c="dimmed">Ledger, journal, roll-ups and balances of the last seven days, one against the other.</Text>
-        <Button size="xs" variant="default" loading={run.isFetching} onClick={() => void run.refetch()}>Reconcile now</Button>
+        {gap_nanousd !== undefined && <Text size="sm">{t.gapAtTheLastLook(gap_nanousd === null ? t.notKnownYet : usd(gap_nanousd))}</Text>}
+        <Text size="sm" c="dimmed">{t.ledgerJournalRollUpsAnd}</Text>
+        <Button size="xs" variant="default" loading={run.isFetching} onClick={() => void run.refetch()}>{t.reconcileNow}</Button>
         {run.error && <Failed error={run.error} />}
         <div role="status">
           {report && (
-            <Text size="sm">
-              {run.data?.well ? "Everything agrees" : "Something does not agree"}: {count(report.rows ?? 0)} rows, {count(report.journal_entries ?? 0)} of them in the journal, gap {usd(report.gap_nanousd ?? 0)}.
-            </Text>
+            <Text size="sm">{t.rowsOfThemInThe(run.data?.well ? t.everythingAgrees : t.somethingDoesNotAgree, count(report.rows ?? 0), count(report.journal_entries ?? 0), usd(report.gap_nanousd ?? 0))}</Text>
           )}
           {(["missing", "doubled", "altered"] as const).flatMap((what) => (report?.[what] ?? []).map((id) => <Text size="sm" key={what + id}>{what}: <To to={`/requests/${id}`}>{id}</To></Text>))}
-          {[...(report?.groups ?? []), ...(report?.balances ?? [])].map((one) => <Text size="sm" key={one.what}>{one.what}: {usd(one.found)}, must be {usd(one.expected)}</Text>)}
+          {[...(report?.groups ?? []), ...(report?.balances ?? [])].map((one) => <Text size="sm" key={one.what}>{t.mustBe(one.what, usd(one.found), usd(one.expected))}</Text>)}
         </div>
       </Stack>
     </Card>

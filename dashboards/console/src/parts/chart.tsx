@@ -4,11 +4,11 @@ import type { ChartProps } from "./charts";
 
 const Drawn = lazy(() => import("./charts"));
 
-/** A chart with its place kept free, and a sentence for who does not see it. */
-export function Chart({ about, height = 220, ...rest }: Omit<ChartProps, "height"> & { about: string; height?: number }) {
+/** A chart with its place kept free, also while it has no rows yet, and a sentence for who does not see it. */
+export function Chart({ about, height = 220, rows, ...rest }: Omit<ChartProps, "height" | "rows"> & { about: string; height?: number; rows: ChartProps["rows"] | undefined }) {
   return (
-    <figure aria-label={about} style={{ margin: 0, height }}>
-      <Suspense fallback={<Skeleton height={height} />}><Drawn height={height} {...rest} /></Suspense>
+    <figure aria-label={about} style={{ margin: "0 0 8px", height }}>
+      <Suspense fallback={<Skeleton height={height} />}>{rows ? <Drawn height={height} rows={rows} {...rest} /> : <Skeleton height={height} />}</Suspense>
     </figure>
   );
 }

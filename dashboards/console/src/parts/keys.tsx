@@ -10,6 +10,9 @@ import { To } from "./link";
 import { Listing } from "./listing";
 import { Empty } from "./states";
 import { NewTerms, newTerms, TermsText } from "./terms";
+import { words } from "../words";
+
+const t = words.keys;
 
 type Key = Schemas["ShownKey"];
 
@@ -21,17 +24,17 @@ export function stateOf(key: Key): string {
 export function KeyList({ filters }: { filters: { org?: string; project?: string; name?: string } }) {
   return (
     <Listing<Key>
-      label="API keys"
+      label={t.apiKeys}
       query={["keys", filters]}
       ask={(cursor) => got(api.GET("/admin/v1/keys", { params: { query: { ...filters, cursor, limit: 25 } } }))}
       id={(row) => row.id}
-      empty={<Empty title="No key">Make one: its text is shown once, then only its beginning.</Empty>}
+      empty={<Empty title={t.noKey}>{t.makeOneItsTextIs}</Empty>}
       columns={[
-        { name: "Name", cell: (row) => <><To to={`/keys/${row.id}`}>{row.name}</To><Text size="xs" c="dimmed" className="code">{row.prefix ? `${row.prefix}…` : row.id}</Text></> },
-        { name: "Of", cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
-        { name: "State", cell: (row) => <Status status={stateOf(row)} /> },
-        { name: "Limits", cell: (row) => <TermsText terms={row.terms} />, extra: true },
-        { name: "Made", cell: (row) => moment(row.created_s), extra: true },
+        { name: t.name, cell: (row) => <><To to={`/keys/${row.id}`}>{row.name}</To><Text size="xs" c="dimmed" className="code">{row.prefix ? `${row.prefix}…` : row.id}</Text></> },
+        { name: t.of, cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
+        { name: t.state, cell: (row) => <Status status={stateOf(row)} /> },
+        { name: t.limits, cell: (row) => <TermsText terms={row.terms} />, extra: true },
+        { name: t.made, cell: (row) => moment(row.created_s), extra: true },
       ]}
     />
   );
@@ -48,9 +51,9 @@ export function NewKey({ project }: { project?: Schemas["Project"] }) {
   const id = project?.id ?? chosen;
   return (
     <Action
-      label="New key" size={project ? "xs" : "sm"} title={project ? `New key of ${project.org} / ${project.name}` : "New key"} confirm="Make it"
+      label={t.newKey} size={project ? "xs" : "sm"} title={project ? t.newKeyOf(project.org, project.name) : t.newKey} confirm={t.makeIt}
       act={(given) => {
-        if (!id) throw new Error("Choose the project that the key belongs to.");
+        if (!id) throw new Error(t.chooseTheProjectThatThe);
         const until = String(given.get("expires") ?? "");
         return got(api.POST("/admin/v1/keys", {
           body: {
@@ -66,20 +69,20 @@ export function NewKey({ project }: { project?: Schemas["Project"] }) {
     >
       {!project && (
         <Select
-          label="Project" required searchable placeholder="Choose" value={chosen} onChange={setChosen} nothingFoundMessage="No such project"
+          label={t.project} required searchable placeholder={t.choose} value={chosen} onChange={setChosen} nothingFoundMessage={t.noSuchProject}
           data={data?.data.map((one) => ({ value: one.id, label: `${one.org} / ${one.name}` })) ?? []}
-          description={data?.data.length === 0 ? "There is no project yet: make one under Organisations." : undefined}
+          description={data?.data.length === 0 ? t.thereIsNoProjectYet : undefined}
         />
       )}
-      <TextInput name="name" label="Name" description="What uses it." required maxLength={200} data-autofocus />
-      <Checkbox.Group label="May" defaultValue={["inference"]}>
+      <TextInput name="name" label={t.name} description={t.whatUsesIt} required maxLength={200} data-autofocus />
+      <Checkbox.Group label={t.may} defaultValue={["inference"]}>
         <Group mt={4}>
-          <Checkbox name="scopes" value="inference" label="use models" />
-          <Checkbox name="scopes" value="usage" label="read its usage" />
-          <Checkbox name="scopes" value="admin" label="administer its organisation" />
+          <Checkbox name="scopes" value="inference" label={t.useModels} />
+          <Checkbox name="scopes" value="usage" label={t.readItsUsage} />
+          <Checkbox name="scopes" value="admin" label={t.administerItsOrganisation} />
         </Group>
       </Checkbox.Group>
-      <TextInput name="expires" type="datetime-local" label="Ends" description="Empty: never." />
+      <TextInput name="expires" type="datetime-local" label={t.ends} description={t.emptyNever} />
       <NewTerms />
     </Action>
   );
@@ -89,8 +92,8 @@ export function Shown({ made }: { made: Schemas["MadeKey"] }) {
   const python = `from openai import OpenAI\nclient = OpenAI(base_url="${location.origin}/v1", api_key="${made.key}")`;
   return (
     <Stack gap="xs">
-      <Secret name={`The key ${made.name}`} text={made.key} />
-      <Text size="sm">In Python:</Text>
+      <Secret name={t.theKey(made.name)} text={made.key} />
+      <Text size="sm">{t.inPython}</Text>
       <Code block style={{ whiteSpace: "pre-wrap" }} tabIndex={0}>{python}</Code>
     </Stack>
   );

@@ -3,6 +3,9 @@ import { Button, Group, Skeleton, Table, Text } from "@mantine/core";
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { type ReactNode, useEffect, useState } from "react";
 import { Failed } from "./states";
+import { words } from "../words";
+
+const t = words.listing;
 
 export interface Column<T> {
   name: string;
@@ -76,13 +79,9 @@ export function Listing<T>({ label, query, ask, columns, id, empty, everyMs }: P
       </Table.ScrollContainer>
       {(next || cursors.length > 0) && (
         <Group justify="flex-end" mt="sm" gap="xs">
-          <Text size="sm" c="dimmed" aria-live="polite">Page {cursors.length + 1}</Text>
-          <Button size="xs" variant="default" disabled={cursors.length === 0} onClick={() => setCursors(cursors.slice(0, -1))}>
-            Previous
-          </Button>
-          <Button size="xs" variant="default" disabled={!next || isPlaceholderData} onClick={() => next && setCursors([...cursors, next])}>
-            Next
-          </Button>
+          <Text size="sm" c="dimmed" aria-live="polite">{t.page(cursors.length + 1)}</Text>
+          <Button size="xs" variant="default" disabled={cursors.length === 0} onClick={() => setCursors(cursors.slice(0, -1))}>{t.previous}</Button>
+          <Button size="xs" variant="default" disabled={!next || isPlaceholderData} onClick={() => next && setCursors([...cursors, next])}>{t.next}</Button>
         </Group>
       )}
     </>

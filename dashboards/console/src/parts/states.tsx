@@ -2,30 +2,33 @@
 import { Alert, Button, Group, Loader, Stack, Text, Title, VisuallyHidden } from "@mantine/core";
 import type { ReactNode } from "react";
 import { Failure } from "../api/client";
+import { words } from "../words";
+
+const t = words.states;
 
 export function Loading() {
-  return <div role="status"><Loader size="sm" /><VisuallyHidden>Loading</VisuallyHidden></div>;
+  return <div role="status"><Loader size="sm" /><VisuallyHidden>{t.loading}</VisuallyHidden></div>;
 }
 
 const ADVICE: Record<number, string> = {
-  0: "No answer",
-  403: "You may not do this",
-  404: "There is no such thing",
-  409: "That is not possible now",
-  412: "Somebody was faster: load again to see what changed",
-  429: "Too many attempts",
-  503: "The database is away; requests are still served",
+  0: t.noAnswer,
+  403: t.youMayNotDoThis,
+  404: t.thereIsNoSuchThing,
+  409: t.thatIsNotPossibleNow,
+  412: t.somebodyWasFasterLoadAgain,
+  429: t.tooManyAttempts,
+  503: t.theDatabaseIsAwayRequests,
 };
 
 export function Failed({ error, again }: { error: unknown; again?: () => void }) {
   const status = error instanceof Failure ? error.status : -1;
   const text = error instanceof Error ? error.message : String(error);
   return (
-    <Alert color="red" variant="light" role="alert" title={ADVICE[status] ?? "That did not work"}>
+    <Alert color="red" variant="light" role="alert" title={ADVICE[status] ?? t.thatDidNotWork}>
       <Stack gap="xs" align="flex-start">
         <Text size="sm">{text}</Text>
-        {error instanceof Failure && error.param && <Text size="sm">Field: <span className="code">{error.param}</span></Text>}
-        {again && <Button size="xs" variant="default" onClick={again}>Try again</Button>}
+        {error instanceof Failure && error.param && <Text size="sm">{t.field(error.param)}</Text>}
+        {again && <Button size="xs" variant="default" onClick={again}>{t.tryAgain}</Button>}
       </Stack>
     </Alert>
   );

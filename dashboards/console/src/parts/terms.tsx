@@ -3,13 +3,16 @@ import { NumberInput, Select, SimpleGrid, Stack, TagsInput, Text } from "@mantin
 import { useState } from "react";
 import type { Schemas } from "../api/client";
 import { brief, count, usd } from "../format";
+import { words } from "../words";
+
+const t = words.terms;
 
 export type Terms = Schemas["Terms"];
 type Patch = Record<string, unknown>;
 
 const COUNTS = [
-  ["rpm", "Requests per minute"], ["tpm", "Tokens per minute"], ["rpd", "Requests per day"],
-  ["tpd", "Tokens per day"], ["concurrency", "Requests at once"],
+  ["rpm", t.requestsPerMinute], ["tpm", t.tokensPerMinute], ["rpd", t.requestsPerDay],
+  ["tpd", t.tokensPerDay], ["concurrency", t.requestsAtOnce],
 ] as const;
 const NANO = 1e9;
 
@@ -18,20 +21,20 @@ export function TermsFields({ terms }: { terms: Terms }) {
   const [models, setModels] = useState<string[]>([...(terms.models ?? [])]);
   return (
     <>
-      <Text size="sm" c="dimmed">An empty field sets nothing at this level; of all levels, the tightest holds.</Text>
+      <Text size="sm" c="dimmed">{t.anEmptyFieldSetsNothing}</Text>
       <SimpleGrid cols={{ base: 1, xs: 2 }} spacing="sm">
         {COUNTS.map(([name, label]) => (
           <NumberInput key={name} name={name} label={label} min={1} allowDecimal={false} thousandSeparator="," defaultValue={terms[name] ?? ""} hideControls />
         ))}
-        <NumberInput name="budget" label="Budget (USD)" min={0} decimalScale={6} defaultValue={terms.budget_nanousd == null ? "" : terms.budget_nanousd / NANO} hideControls />
-        <Select name="budget_period" label="Budget's period (UTC)" data={["day", "week", "month", "total"]} defaultValue={terms.budget_period ?? "month"} allowDeselect={false} />
-        <Select name="band" label="Highest priority" data={["batch", "standard", "interactive"]} defaultValue={terms.band ?? null} placeholder="Not set" clearable />
-        <Select name="credit" label="Credit" data={[{ value: "prepaid", label: "Prepaid" }, { value: "payg", label: "Pay as you go" }]} defaultValue={terms.credit ?? null} placeholder="No credit needed" clearable />
-        <NumberInput name="floor" label="Balance may fall to (USD)" decimalScale={6} defaultValue={terms.floor_nanousd == null ? "" : terms.floor_nanousd / NANO} hideControls />
-        <Select name="cache_scope" label="Cached answers shared by" data={["key", "project", "organisation"]} defaultValue={terms.cache_scope ?? null} placeholder="Not set" clearable />
-        <NumberInput name="retention_days" label="Content kept (days)" min={0} allowDecimal={false} defaultValue={terms.retention_days ?? ""} hideControls />
+        <NumberInput name="budget" label={t.budgetUsd} min={0} decimalScale={6} defaultValue={terms.budget_nanousd == null ? "" : terms.budget_nanousd / NANO} hideControls />
+        <Select name="budget_period" label={t.budgetsPeriodUtc} data={["day", "week", "month", "total"]} defaultValue={terms.budget_period ?? "month"} allowDeselect={false} />
+        <Select name="band" label={t.highestPriority} data={["batch", "standard", "interactive"]} defaultValue={terms.band ?? null} placeholder={t.notSet} clearable />
+        <Select name="credit" label={t.credit} data={[{ value: "prepaid", label: t.prepaid }, { value: "payg", label: t.payAsYouGo }]} defaultValue={terms.credit ?? null} placeholder={t.noCreditNeeded} clearable />
+        <NumberInput name="floor" label={t.balanceMayFallToUsd} decimalScale={6} defaultValue={terms.floor_nanousd == null ? "" : terms.floor_nanousd / NANO} hideControls />
+        <Select name="cache_scope" label={t.cachedAnswersSharedBy} data={["key", "project", "organisation"]} defaultValue={terms.cache_scope ?? null} placeholder={t.notSet} clearable />
+        <NumberInput name="retention_days" label={t.contentKeptDays} min={0} allowDecimal={false} defaultValue={terms.retention_days ?? ""} hideControls />
       </SimpleGrid>
-      <TagsInput label="Allowed models and routes" description="Empty: all of them. Press Enter after each." value={models} onChange={setModels} placeholder={models.length ? undefined : "All"} />
+      <TagsInput label={t.allowedModelsAndRoutes} description={t.emptyAllOfThemPress} value={models} onChange={setModels} placeholder={models.length ? undefined : t.all} />
       <input type="hidden" name="models" value={JSON.stringify(models)} />
     </>
   );
@@ -41,7 +44,7 @@ export function TermsFields({ terms }: { terms: Terms }) {
 export function NewTerms() {
   return (
     <details>
-      <summary>Limits, budget and models</summary>
+      <summary>{t.limitsBudgetAndModels}</summary>
       <Stack gap="sm" mt="xs"><TermsFields terms={{}} /></Stack>
     </details>
   );
@@ -75,13 +78,13 @@ export function newTerms(given: FormData): Terms {
 /** The terms in words. */
 export function TermsText({ terms }: { terms: Terms }) {
   const told: string[] = COUNTS.flatMap(([name, label]) => (terms[name] ? [`${count(terms[name])} ${label.toLowerCase()}`] : []));
-  if (terms.budget_nanousd != null) told.push(`${usd(terms.budget_nanousd)} per ${terms.budget_period ?? "month"}`);
-  if (terms.credit) told.push(terms.credit === "prepaid" ? "prepaid" : "pay as you go");
-  if (terms.floor_nanousd != null) told.push(`balance down to ${usd(terms.floor_nanousd)}`);
-  if (terms.models) told.push(`only ${terms.models.join(", ")}`);
-  if (terms.band) told.push(`${terms.band} priority at most`);
-  if (terms.cache_scope) told.push(`cache within the ${terms.cache_scope}`);
-  if (terms.retention_days != null) told.push(`content kept ${brief(terms.retention_days)} days`);
-  if (terms.end_user) told.push("limits per end user");
-  return <Text size="sm" style={{ overflowWrap: "anywhere" }}>{told.length ? told.join(" · ") : "No limits at this level."}</Text>;
+  if (terms.budget_nanousd != null) told.push(t.per(usd(terms.budget_nanousd), terms.budget_period ?? t.month));
+  if (terms.credit) told.push(terms.credit === "prepaid" ? t.prepaid2 : t.payAsYouGo2);
+  if (terms.floor_nanousd != null) told.push(t.balanceDownTo(usd(terms.floor_nanousd)));
+  if (terms.models) told.push(t.only(terms.models.join(", ")));
+  if (terms.band) told.push(t.priorityAtMost(terms.band));
+  if (terms.cache_scope) told.push(t.cacheWithinThe(terms.cache_scope));
+  if (terms.retention_days != null) told.push(t.contentKeptDays2(brief(terms.retention_days)));
+  if (terms.end_user) told.push(t.limitsPerEndUser);
+  return <Text size="sm" style={{ overflowWrap: "anywhere" }}>{told.length ? told.join(" · ") : t.noLimitsAtThisLevel}</Text>;
 }
