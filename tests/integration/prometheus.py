@@ -76,6 +76,18 @@ class Prometheus:
         assert status == 200, f"{expression}: {found}"
         return [(one["metric"], float(one["value"][1])) for one in found["data"]["result"]]
 
+    def over(
+        self, expression: str, from_s: float, to_s: float, step_s: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """Give what a range query gives: labels, and moments and values."""
+        asked = {"query": expression, "start": f"{from_s:.3f}", "end": f"{to_s:.3f}", "step": str(step_s)}
+        status, _, body = call(self.port, "GET", "/api/v1/query_range?" + urlencode(asked))
+        assert status == 200, body
+        return [
+            (one["metric"], [(float(at), float(value)) for at, value in one["values"] if value != "NaN"])
+            for one in json.loads(body)["data"]["result"]
+        ]
+
     def value(self, expression: str) -> float:
         """Give the sum over all series; 0 where there is none."""
         return sum(value for _, value in self.query(expression))

@@ -86,7 +86,7 @@ class Three:
 url = "{self.redis.url}"
 timeout_ms = 2000
 [coalescing]
-lease_s = 0.5
+lease_s = 2
 [[keys]]
 name = "limited"
 key_env = "TEST_LIMITED_KEY"

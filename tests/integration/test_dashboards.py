@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import itertools
+import os
 import re
 import subprocess
 import threading
@@ -19,6 +20,7 @@ from gateway import database
 from gateway.metrics import METRICS
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
+from tests.integration import pictures
 from tests.integration.collector import collecting
 from tests.integration.gateway import LIMITED, ROOT, Gateway, Upstreams, config, model, running, unique
 from tests.integration.prometheus import Prometheus, alertmanager, binary, free_port
@@ -390,6 +392,37 @@ def test_alerts_reach_people_through_the_alertmanager(house: House) -> None:
     expected = {"SwitchgearErrorBudgetBurn", "SwitchgearBudgetExhausted", "SwitchgearReplicaEjected"}
     until(lambda: expected <= house.fired)
     assert not {"SwitchgearReconciliationGap", "SwitchgearDown", "SwitchgearKeysExpire"} & house.fired
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_pictures_of_the_boards_are_drawn(house: House, board: Board, tmp_path: Path) -> None:
+    """``REGOLD=1`` puts them into docs; panels of this house without figures say why, as in Grafana."""
+    engine = database.connect(f"sqlite:///{house.gateway.directory / 'gateway.db'}")
+
+    def of(panel: Panel) -> pictures.Series | pictures.Table:
+        if panel.sql:
+            with engine.connect() as connection:
+                rows = connection.execute(sa.text(panel.queries[0][1])).mappings().all()
+            return [dict(row) for row in rows]
+        found: pictures.Series = []
+        for named, query in panel.queries:
+            text = re.sub(r"\$(model|route|replica)", ".*", query.replace("$__rate_interval", "5s"))
+            for labels, line in house.prometheus.over(text, house.between[0], house.between[1], 0.5):
+                legend = named
+                for label, value in labels.items():
+                    legend = legend.replace(f"{{{{{label}}}}}", value)
+                found += [(legend, line)] if line else []
+        return found
+
+    to = tmp_path / f"{board.uid}.png"
+    if os.environ.get("REGOLD"):
+        to = ROOT / "docs/img" / to.name
+    text = pictures.page(board, of)
+    pictures.draw(text, to, -(-len(board.panels) // 3))
+    engine.dispose()
+    assert to.stat().st_size > 20_000
+    assert len(re.findall("<polyline|class=stat|<table", text)) >= len(board.panels) // 3
 
 
 def test_each_alert_of_the_rules_is_delivered(tmp_path: Path) -> None:

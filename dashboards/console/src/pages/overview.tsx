@@ -211,7 +211,7 @@ function Now() {
           const seen = since(one, "duration");
           return (
             <Group key={one.model} justify="space-between" wrap="nowrap" gap="sm">
-              <div style={{ minWidth: 0 }}>
+              <div style={{ minWidth: "5.5em" }}>
                 <Text fw={600} size="sm" truncate>{one.model}</Text>
                 <Text size="xs" style={{ color: state === "ready" ? "var(--good)" : "var(--warn)" }}>{state}</Text>
               </div>
