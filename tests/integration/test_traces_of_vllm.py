@@ -1,11 +1,11 @@
-"""A trace from the client through the gateway into real vLLM, whose own spans hang below the attempt's."""
+"""What real vLLM tells of itself: its spans hang below the attempt's, its log is with the replica."""
 
 from pathlib import Path
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.appliance import Appliance
+from tests.appliance import Appliance, fetch
 from tests.fakes.processes import until
 from tests.integration.collector import attributes, collecting
 
@@ -64,5 +64,8 @@ def test_the_engines_own_spans_hang_below_the_attempt(demo_home: Path, tmp_path:
             counted = [value for name, value in attributes(span).items() if name.startswith("gen_ai.usage.")]
             assert reply.json["usage"]["completion_tokens"] == 8
             assert 8 in counted
+            as_admin = {"authorization": f"Bearer {made.admin_key}"}
+            shown = fetch(f"{made.root}/admin/v1/replicas", headers=as_admin, method="GET").json["data"]
+            assert all(one["phase"] == "ready" and one["log"] for one in shown)
         finally:
             made.destroy()

@@ -232,7 +232,6 @@ export const words = {
     lastStart: (start: Node) => <>Last start{start}</>,
     itRunsElsewhereOrWas: "It runs elsewhere, or was not started by this gateway.",
     lastLinesOfItsLog: "Last lines of its log",
-    itServesNothingToTell: "It serves: nothing to tell.",
     noneHereItRunsElsewhere: "None here: it runs elsewhere.",
     noModel: "No model",
     addAModelsTableIn: () => <>Add a <span className="code">[[models]]</span> table in the <To to="/settings">settings</To>.</>,

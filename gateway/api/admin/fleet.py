@@ -12,7 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 
 from backends.clients.kubernetes import KubeError
-from backends.replica import Phase, Replica
+from backends.replica import Replica
 from backends.starts import Step
 from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Cursor, Limit, Page
@@ -29,6 +29,9 @@ NO_FLEET = {
     "pinned": None,
     "reason": "no fleet runs",
 }
+
+
+LOG_LINES = 20
 
 
 class ShownModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -325,5 +328,5 @@ def _shown(process: Process, replica: Replica) -> ShownReplica:
         version=replica.version,
         running=process.scaler.busy(replica.id),
         start=process.supervisor.steps(replica.id),
-        log=() if replica.phase is Phase.READY else process.supervisor.log_tail(replica.id, 5),
+        log=process.supervisor.log_tail(replica.id, LOG_LINES),
     )

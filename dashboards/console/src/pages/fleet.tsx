@@ -108,7 +108,7 @@ function Inside({ replica }: { replica: Replica }) {
             </div>
           ))}
           <Text fw={600} size="sm">{t.lastLinesOfItsLog}</Text>
-          {log.length === 0 ? <Text size="sm" c="dimmed">{replica.phase === "ready" ? t.itServesNothingToTell : t.noneHereItRunsElsewhere}</Text> : <pre className="log" tabIndex={0}>{log.join("\n")}</pre>}
+          {log.length === 0 ? <Text size="sm" c="dimmed">{t.noneHereItRunsElsewhere}</Text> : <pre className="log" tabIndex={0}>{log.join("\n")}</pre>}
         </Stack>
       </Modal>
     </>
