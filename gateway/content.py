@@ -111,12 +111,9 @@ class Rules:
         return text
 
     def shown(self, text: str, room_chars: int) -> tuple[str, bool]:
-        """Give as much of a redacted text as there is room for, and whether that is all of it."""
+        """Give as much of a redacted text as fits, and whether that is all. Raises TimeoutError."""
         window = max(room_chars, 0) + OVERLAP_CHARS
-        try:
-            clean = self.redacted(text[:window])
-        except TimeoutError:
-            return "", False
+        clean = self.redacted(text[:window])
         if len(text) > window:
             clean = clean[:-OVERLAP_CHARS]
         return clean[: max(room_chars, 0)], len(text) <= window and len(clean) <= room_chars
@@ -207,14 +204,24 @@ class Content:
         for message in reversed(messages):
             if room <= 0:
                 return kept[::-1], False
-            for part in message["parts"]:
-                for field in ("content", "arguments", "response", "name", "id"):
-                    if text := part.get(field):
-                        part[field], complete = self._rules.shown(text, room)
-                        room -= len(part[field])
-                        whole = whole and complete
+            try:
+                used, complete = self._redacted(message, room)
+            except TimeoutError:  # nor are those before it tried: they may take as long
+                return kept[::-1], False
+            room, whole = room - used, whole and complete
             kept.append(message)
         return kept[::-1], whole
+
+    def _redacted(self, message: dict[str, Any], room: int) -> tuple[int, bool]:
+        """Redact a message in its place; gives the characters used, and whether all of it is shown."""
+        used, whole = 0, True
+        for part in message["parts"]:
+            for field in ("content", "arguments", "response", "name", "id"):
+                if text := part.get(field):
+                    part[field], complete = self._rules.shown(text, room - used)
+                    used += len(part[field])
+                    whole = whole and complete
+        return used, whole
 
 
 class Noting:

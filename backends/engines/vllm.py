@@ -32,6 +32,7 @@ def launch(profile: LaunchProfile, context: LaunchContext) -> LaunchCommand:
     argv += ["--served-model-name", context.served_name, "--host", "127.0.0.1", "--port", str(context.port)]
     argv += _shape(profile, context)
     argv += _memory(profile)
+    argv += _prefixes(profile, context)
     argv += _batching(profile)
     argv += _serving(profile)
     argv += _adapters(profile)
@@ -90,8 +91,14 @@ def _memory(profile: LaunchProfile) -> list[str]:
         "--cpu-offload-gb": _gib(profile.weights_offload_bytes),
         "--block-size": profile.block_tokens,
     }
-    caching = "--enable-prefix-caching" if profile.prefix_caching else "--no-enable-prefix-caching"
-    return [*_given(flags), caching, *(["--enable-sleep-mode"] if profile.sleep_mode else [])]
+    return [*_given(flags), *(["--enable-sleep-mode"] if profile.sleep_mode else [])]
+
+
+def _prefixes(profile: LaunchProfile, context: LaunchContext) -> list[str]:
+    """Whether prefixes are kept; for an embedding model vLLM knows whether they can be."""
+    if context.kind == "embedding":
+        return []
+    return ["--enable-prefix-caching" if profile.prefix_caching else "--no-enable-prefix-caching"]
 
 
 def _batching(profile: LaunchProfile) -> list[str]:

@@ -167,11 +167,12 @@ def test_a_rule_that_cannot_be_meant_is_refused_at_the_start(pattern: str, said:
 def test_what_takes_too_long_to_redact_is_left_out() -> None:
     """An operator's pattern, and a text made for it: minutes, if nobody looked at the clock."""
     slow = Rules(ContentSettings(tenants=("acme",), redact=(r"(?:a|aa)+[XY]",)))
-    content = Content(slow, json.dumps({"messages": [{"role": "user", "content": "a" * 200}]}).encode())
-    assert content.attributes() == [
-        (names.INPUT_MESSAGES, '[{"role":"user","parts":[{"type":"text","content":""}]}]'),
-        (names.CONTENT_CUT, True),
-    ]
+    asked = [{"role": "user", "content": text} for text in ("b", "a" * 200, "c", "d")]
+    content = Content(slow, json.dumps({"messages": asked}).encode())
+    (name, said), cut = content.attributes()
+    assert cut == (names.CONTENT_CUT, True)
+    texts = [one["parts"][0]["content"] for one in json.loads(str(said))]
+    assert (name, texts) == (names.INPUT_MESSAGES, ["c", "d"]), "neither it, nor what came before it"
 
 
 class Nowhere:
