@@ -20,6 +20,7 @@ BUSY_SLOTS = 26
 STREAM_S = 90.0
 NOTICE_S = 30.0
 START_MINUTES = 2
+STORM_RATE = 0.5
 PRICE, SPOT_PRICE = 1.0, 0.35
 
 Reclaims = Sequence[Sequence[float]]
@@ -51,7 +52,7 @@ def reclaims(minutes: int, seed: int) -> Reclaims:
     for _ in range(minutes):
         for zone in range(3):
             storm[zone] = chance.randint(5, 20) if chance.random() < 1 / 300 else max(storm[zone] - 1, 0)
-        found.append([0.5 if left else 1 / 400 for left in storm])
+        found.append([STORM_RATE if left else 1 / 400 for left in storm])
     return found
 
 

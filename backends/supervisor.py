@@ -368,7 +368,9 @@ class Supervisor(Roster):
             self.withdraw(seen.url)
 
     async def _probe_one(self, id_: str) -> None:
-        run = self._runs[id_]
+        run = self._runs.get(id_)
+        if run is None:  # it ended between the round's begin and its turn
+            return
         verdict = await self._bounded(probing.ask_health, run, self.limits.probe_timeout_s)
         if verdict.event is Event.ANSWERED and run.spec.launch is not None and not run.was_ready:
             verdict = await self._bounded(probing.ask_work, run, self.limits.warm_up_timeout_s)

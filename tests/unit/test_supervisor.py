@@ -116,6 +116,14 @@ class House:
                 await self.supervisor.probe_once()
                 await asyncio.sleep(0.02)
 
+    async def until_entered(self, id_: str, phase: Phase, times: int) -> None:
+        """The same, until it has entered a phase so often: it may be gone again when we look."""
+        async with asyncio.timeout(DEADLINE_S):
+            while self.changes.count((id_, phase)) < times:
+                await self.supervisor.reconcile_once()
+                await self.supervisor.probe_once()
+                await asyncio.sleep(0.02)
+
 
 def launched(id_: str = "a") -> ReplicaSpec:
     profile = LaunchProfile(weights="/w", shutdown_timeout_s=1)
