@@ -96,9 +96,9 @@ def _memory(profile: LaunchProfile) -> list[str]:
 
 def _prefixes(profile: LaunchProfile, context: LaunchContext) -> list[str]:
     """Whether prefixes are kept; for an embedding model vLLM knows whether they can be."""
-    if context.kind == "embedding":
-        return []
-    return ["--enable-prefix-caching" if profile.prefix_caching else "--no-enable-prefix-caching"]
+    if not profile.prefix_caching:
+        return ["--no-enable-prefix-caching"]
+    return [] if context.kind == "embedding" else ["--enable-prefix-caching"]
 
 
 def _batching(profile: LaunchProfile) -> list[str]:
