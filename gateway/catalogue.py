@@ -1,6 +1,7 @@
 """What is served under which name: models and routes, compiled from the settings."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 
 import msgspec
 
@@ -33,7 +34,7 @@ class Model(msgspec.Struct, frozen=True):
         return self.settings.name
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target(msgspec.Struct, frozen=True, dict=True):
     """What a request named: one model, or a route over several, cheapest first.
 
     ``allowed_as`` is what a key must allow; ``by_key`` has the versions that some keys, by name, always get.
@@ -55,7 +56,7 @@ class Target(msgspec.Struct, frozen=True):
         assert self.settings is not None
         return self.settings.objective
 
-    @property
+    @cached_property
     def context_tokens(self) -> int | None:
         """The longest context of the models; None where one is not known."""
         known = [model.settings.context_tokens for model in (*self.models, *self.fallback)]

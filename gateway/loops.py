@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 log = logging.getLogger("switchgear.loops")
 
+MOMENT = 0.05  # of a period
 CANCEL_AGAIN_S = 0.5  # a client's own time-out may take our cancellation for its own, and swallow it
 
 
@@ -55,8 +56,14 @@ async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, fl
 
 
 def _until_next(period_s: float) -> float:
-    """Give the seconds to the grid's next point, or 0 for a loop without a pause."""
-    return period_s - asyncio.get_running_loop().time() % period_s if period_s else 0.0
+    """Give the seconds to the grid's next point, or 0 for a loop without a pause.
+
+    A point that is a moment away is this one: timers fire a little early, and no period divides evenly.
+    """
+    if not period_s:
+        return 0.0
+    left_s = period_s - asyncio.get_running_loop().time() % period_s
+    return left_s if left_s > MOMENT * period_s else left_s + period_s
 
 
 @contextlib.asynccontextmanager

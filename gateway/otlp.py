@@ -17,11 +17,12 @@ NO_PARENT = b""
 _times = struct.Struct("<BQBQ").pack  # fields 7 and 8, fixed64: start and end in Unix nanoseconds
 _double = struct.Struct("<d").pack
 _SMALL = [bytes([number]) for number in range(0x80)]
+_SMALL += [bytes([number & 0x7F | 0x80, number >> 7]) for number in range(0x80, 0x4000)]
 
 
 def varint(number: int) -> bytes:
     """Encode a number; a negative one as its 64-bit complement."""
-    if 0 <= number < 0x80:
+    if 0 <= number < 0x4000:
         return _SMALL[number]
     number &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()
@@ -43,22 +44,30 @@ class Key:
     def __init__(self, name: str) -> None:
         self._key = sized(b"\x0a", name.encode())
         self._for_double = sized(b"\x4a", self._key + b"\x12\x09\x21" + bytes(8))[:-8]
+        self._for_integers = [b""] + [self._lead(b"\x18", size, b"") for size in range(1, 11)]
+        self._for_texts = [self._lead(b"\x0a", size, varint(size)) for size in range(0x80)]
 
     def text(self, value: str) -> bytes:
         """Encode a text."""
-        return sized(b"\x4a", self._key + sized(b"\x12", sized(b"\x0a", value.encode())))
+        data = value.encode()
+        size = len(data)
+        lead = self._for_texts[size] if size < 0x80 else self._lead(b"\x0a", size, varint(size))
+        return lead + data
 
     def integer(self, value: int) -> bytes:
         """Encode a whole number."""
-        data = varint(value)
-        size = 1 + len(data)
-        return b"".join(
-            (b"\x4a", varint(len(self._key) + 2 + size), self._key, b"\x12", _SMALL[size], b"\x18", data)
-        )
+        data = _SMALL[value] if 0 <= value < 0x4000 else varint(value)
+        return self._for_integers[len(data)] + data
 
     def double(self, value: float) -> bytes:
         """Encode a number."""
         return self._for_double + _double(value)
+
+    def _lead(self, tag: bytes, size: int, its_size: bytes) -> bytes:
+        """Give all that stands before a value of so many bytes."""
+        value = tag + its_size
+        inner = self._key + b"\x12" + varint(len(value) + size) + value
+        return b"\x4a" + varint(len(inner) + size) + inner
 
 
 class Step:
@@ -93,7 +102,8 @@ def below(parent_id: int) -> bytes:
 def span(lead: bytes, span_id: int, parent: bytes, start_ns: int, end_ns: int, rest: bytes) -> bytes:
     """Encode any span; ``rest`` is its head, attributes and all else."""
     times = _times(0x39, start_ns, 0x41, end_ns)
-    return sized(b"\x12", b"".join((lead, span_id.to_bytes(8, "big"), parent, times, rest)))
+    size = len(lead) + 8 + len(parent) + 18 + len(rest)
+    return b"".join((b"\x12", varint(size), lead, span_id.to_bytes(8, "big"), parent, times, rest))
 
 
 def error(message: str) -> bytes:

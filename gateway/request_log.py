@@ -1,22 +1,22 @@
 """The log: a line for each request, as JSON, and everything else; written behind the requests' backs.
 
-The event loop appends the finished Passage to a bounded buffer; a thread writes the lines. What no room is
-left for is counted, never waited for. A line says what was decided and what it cost, by whom it was asked and
-under which trace: no prompt, no answer, no key, no text of an error.
+Lines are made of finished requests, a few at a time, and written by a thread (``gateway.backroom``). What no
+room is left for is counted, never waited for. A line says what was decided and what it cost, by whom it was
+asked and under which trace: no prompt, no answer, no key, no text of an error.
 """
 
 import contextlib
 import logging
 import sys
-import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, Any, Literal
 
 import msgspec
 
+from gateway.backroom import Backroom, Batch
 from gateway.choosing import Reading
 from gateway.openai.usage import Usage
 from gateway.passage import Passage
@@ -25,8 +25,6 @@ from gateway.telemetry import Telemetry
 
 BUFFER_REQUESTS = 8192
 KEPT_LINES = 2000
-PERIOD_S = 0.5
-AT_ONCE = 32  # lines that are written together: what their requests hold is soon free, and still in the cache
 METRIC = "switchgear_log_lines_total"
 
 _encode = msgspec.json.Encoder().encode
@@ -115,7 +113,7 @@ def line(passage: Passage, offset_s: float) -> bytes:
         usage.prompt_tokens,
         usage.cached_tokens,
         usage.completion_tokens,
-        charge.amount_nanousd(usage) if charge is not None else 0,
+        charge.booked_nanousd if charge is not None else 0,
     )
 
 
@@ -172,12 +170,8 @@ class RequestLog:
         self._now, self._wall = clocks
         self._out = out
         self._settings = LoggingSettings()
-        self._buffer: deque[Passage] = deque()
         self._kept: OrderedDict[str, tuple[bytes, Reading | None]] = OrderedDict()
-        self._lock = threading.Lock()  # between the thread and who asks; the event loop takes it never
-        self._wake = threading.Event()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
+        self._room = Backroom("request log", self._make, self._write, BUFFER_REQUESTS)
         for outcome in ("written", "dropped"):  # one writer each: the thread, and the event loop
             telemetry.count(METRIC, (outcome,), 0.0)
 
@@ -188,16 +182,12 @@ class RequestLog:
 
     def offer(self, passage: Passage) -> None:
         """Take a finished request."""
-        if len(self._buffer) >= BUFFER_REQUESTS:
+        if not self._room.offer(passage):
             self._telemetry.count(METRIC, ("dropped",))
-            return
-        self._buffer.append(passage)
-        if not len(self._buffer) % AT_ONCE:
-            self._wake.set()
 
     def find(self, request_id: str) -> RequestLine | None:
         """Give what is kept of a request of this process; None where it is long ago, or of another one."""
-        self._drain()
+        self._room.make()
         kept = self._kept.get(request_id)
         return _decode(kept[0]) if kept is not None else None
 
@@ -208,37 +198,27 @@ class RequestLog:
 
     def start(self) -> None:
         """Start writing."""
-        self._thread.start()
+        self._room.start()
 
     def close(self) -> None:
         """Write what is left; blocks."""
-        self._stopped = True
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._drain()
+        self._room.close()
 
-    def _run(self) -> None:
-        while not self._stopped:
-            self._wake.wait(PERIOD_S)
-            self._wake.clear()
-            self._drain()
-
-    def _drain(self) -> None:
-        with self._lock:
-            self._write()
-
-    def _write(self) -> None:
+    def _make(self, passages: Sequence[Passage]) -> list[bytes]:
+        """Make the lines of some requests, and keep them; gives those that are to be written."""
         offset_s = self._wall() - self._now()
         wanted, lines = self._settings.requests, []
-        while self._buffer:
-            passage = self._buffer.popleft()
+        for passage in passages:
             said, choice = line(passage, offset_s), passage.choice
             self._kept[passage.request_id] = said, choice.reading if choice is not None else None
             if wanted == "all" or (wanted == "failed" and passage.error):
                 lines.append(said)
         while len(self._kept) > KEPT_LINES:
             self._kept.popitem(last=False)
+        return lines
+
+    def _write(self, batches: Sequence[Batch[list[bytes]]]) -> None:
+        lines = [said for _, some in batches for said in some]
         if lines:
             self._telemetry.count(METRIC, ("written",), len(lines))
             with contextlib.suppress(OSError):  # whoever read the log is gone

@@ -126,7 +126,7 @@ def _request(passage: Passage) -> bytes:
         pieces += (_SIMILARITY.double(found.similarity), _VERDICT.text(found.verdict.told))
     if charge is not None:
         usage = charge.usage
-        amount = charge.amount_nanousd(usage)
+        amount = charge.booked_nanousd
         pieces += (
             _INPUT.integer(usage.prompt_tokens),
             _CACHED.integer(usage.cached_tokens),

@@ -55,7 +55,7 @@ class Sampler(msgspec.Struct, frozen=True):
         return Trace(trace_id, span_id, 0, self._wants(trace_id))
 
     def _wants(self, trace_id: int) -> bool:
-        return trace_id % _ALL < self.bound
+        return self.bound == _ALL or trace_id % _ALL < self.bound
 
 
 def passed_on(headers: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:

@@ -1,7 +1,6 @@
 """OpenTelemetry traces, for billing and latency: one per request, exported in the background.
 
-Rules: the event loop only makes a trace's ids and appends the finished Passage to a bounded buffer; a thread
-makes the spans and sends them, a few requests at a time so that it never holds the interpreter for long. A
+Rules: spans are made of finished requests, a few at a time, and sent by a thread (``gateway.backroom``). A
 receiver that is slow or away costs traces, counted, and nothing else. Head sampling by the standard
 variables; what failed, was tried twice, was slow or dear is kept whatever the sampler said. No text of errors
 is in a span, and prompts and answers only of tenants that the configuration names (``gateway.content``).
@@ -9,13 +8,11 @@ is in a span, and prompts and answers only of tenants that the configuration nam
 
 import logging
 import random
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway import otlp
+from gateway.backroom import Backroom, Batch
 from gateway.content import Content, Noting, Outlet, Rules
 from gateway.exporting import asked_for, resource, version
 from gateway.otlp import Value
@@ -29,9 +26,7 @@ log = logging.getLogger("switchgear.tracing")
 
 BUFFER_REQUESTS = 4096
 BATCH_REQUESTS = 1024
-PERIOD_S = 0.5
 CONTENT_BYTES = 64 * 1024 * 1024  # of prompts and answers that wait
-AT_ONCE = 32  # requests whose spans are made together: what they hold is soon free, and still in the cache
 CLOSE_S = 5.0
 METRIC = "switchgear_traces_total"
 
@@ -66,12 +61,7 @@ class Tracing:
         self._keep = TracingSettings()
         self.content: Rules | None = None
         self._content_bytes = [0, 0]  # taken by the event loop, let go by the thread
-        self._buffer: deque[Passage] = deque()
-        self._encoded: list[bytes] = []
-        self._requests = 0  # whose spans are encoded
-        self._wake = threading.Event()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+        self._room = Backroom("traces", self._encode, self._export, BUFFER_REQUESTS)
         # Each counter is made here and then has one writer: "dropped" the event loop, the others the thread.
         for outcome in ("exported", "failed", "dropped"):
             telemetry.count(METRIC, (outcome,), 0.0)
@@ -99,14 +89,13 @@ class Tracing:
         assert passage.trace is not None
         if not passage.trace.sampled and not self._worth(passage):
             return
-        if len(self._buffer) >= BUFFER_REQUESTS:
+        content = passage.content
+        if content is not None:
+            self._make_room(passage, content)
+        if not self._room.offer(passage, dear=passage.content is not None):
             self._telemetry.count(METRIC, ("dropped",))
-            return
-        if passage.content is not None:
-            self._make_room(passage, passage.content)
-        self._buffer.append(passage)
-        if not len(self._buffer) % AT_ONCE:
-            self._wake.set()
+            if passage.content is not None:
+                self._content_bytes[0] -= passage.content.size_bytes
 
     def _make_room(self, passage: Passage, content: Content) -> None:
         """Have content wait too, unless too much of it waits already."""
@@ -126,52 +115,41 @@ class Tracing:
             or (charge is not None and charge.cost_usd >= keep.expensive_usd)
         )
 
-    # In the thread
     def start(self) -> None:
         """Start exporting."""
-        self._thread.start()
+        self._room.start()
 
     def close(self) -> None:
         """Export what is left, as far as that takes no longer than ``CLOSE_S``; blocks."""
-        self._stopped = True
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(CLOSE_S)
+        self._room.close(CLOSE_S)
         self._exporter.shutdown()
 
-    def _run(self) -> None:
-        due_s = time.monotonic() + PERIOD_S
-        while not self._stopped:
-            self._wake.wait(PERIOD_S)
-            self._wake.clear()
-            while self._encode():
-                self._export()
-            if time.monotonic() >= due_s:
-                self._export()
-                due_s = time.monotonic() + PERIOD_S
-        while self._encode():
-            self._export()
-        self._export()
-
-    def _encode(self) -> bool:
-        """Encode what is there; tells whether that makes a whole batch."""
+    def _encode(self, passages: Sequence[Passage]) -> bytes:
+        """Encode the spans of some requests."""
         offset_s = self._wall() - self._now()
-        while self._buffer and self._requests < BATCH_REQUESTS:
-            passage = self._buffer.popleft()
-            self._requests += 1
+        encoded: list[bytes] = []
+        for passage in passages:
             try:
-                self._encoded += spans(passage, offset_s)
+                encoded += spans(passage, offset_s)
             except Exception:
                 log.exception("the trace of request %s cannot be written", passage.request_id)
             if passage.content is not None:
                 self._content_bytes[1] += passage.content.size_bytes
-        return self._requests >= BATCH_REQUESTS
+        return b"".join(encoded)
 
-    def _export(self) -> None:
-        if not self._requests:
-            return
-        data, count, outcome = b"".join(self._encoded), self._requests, "failed"
-        self._encoded, self._requests = [], 0
+    # In the thread
+    def _export(self, batches: Sequence[Batch[bytes]]) -> None:
+        """Send what was encoded, so many requests at a time."""
+        count, encoded = 0, []
+        for number, (requests, data) in enumerate(batches, 1):
+            count += requests
+            encoded.append(data)
+            if count >= BATCH_REQUESTS or number == len(batches):
+                self._send(b"".join(encoded), count)
+                count, encoded = 0, []
+
+    def _send(self, data: bytes, count: int) -> None:
+        outcome = "failed"
         try:
             if self._exporter.send(otlp.request(self._resource, ("switchgear", version()), data)):
                 outcome = "exported"

@@ -20,6 +20,7 @@ only, and stops reading, which hides the client's end.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import unquote
 from weakref import ref
@@ -115,9 +116,10 @@ class Cycle(RequestResponseCycle):
     # The hot path
     async def read(self, limit_bytes: int) -> bytes:
         """See ``Wire.read``."""
-        for name, value in self.scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
-                raise _too_large(limit_bytes)
+        if self.more_body:  # else all of it is here, and looked at below
+            for name, value in self.scope["headers"]:
+                if name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
+                    raise _too_large(limit_bytes)
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
@@ -285,8 +287,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         """A head is whole: start its request, or queue it behind the one under way."""
         self._head_bytes = self._idle_since_s = None
         parser, scope = self.parser, cast("dict[str, Any]", self.scope)
-        version, url = parser.get_http_version(), httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
+        version = parser.get_http_version()
         before = self.cycle
         self.cycle = cycle = Cycle(
             self.scope,
@@ -303,9 +304,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         )
         scope["http_version"] = version
         scope["method"] = parser.get_method().decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
-        scope["query_string"] = url.query or b""
+        scope["path"], scope["raw_path"], scope["query_string"] = _parts_of(self.url)
         # Weak: a circle of scope and Cycle would keep what a request held until the collector's last
         # generation is looked at, of long streams for hours.
         scope["extensions"] = {WIRE: ref(cycle)}
@@ -355,6 +354,14 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         status = STATUS_LINE[error.status] + b"content-type: application/json\r\n"
         self.transport.write(status + head.encode() + body)
         self.transport.close()
+
+
+@lru_cache(256)
+def _parts_of(url: bytes) -> tuple[str, bytes, bytes]:
+    """Give path, raw path and query of a request's target, as the scope has them."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
 
 
 def _too_large(limit_bytes: int) -> RequestTooLarge:

@@ -25,6 +25,9 @@ _LOWEST, _STEP, _BINS = -3.0, 0.25, 52  # log odds: up to 10
 _LEVELS = _LOWEST + _STEP * np.arange(_BINS)
 _WORD = 1 / (1 + np.exp(_LEVELS + _STEP / 2))  # the model's own word on how many of a bin are wrong
 _ORDERED = np.triu(np.ones((_BINS, _BINS), bool))
+_REPEATS = (
+    64  # exact repeats that are counted together: each costs a whisper, and they only widen what is allowed
+)
 _PATIENCE = 8  # right outcomes after which the threshold is set anew; after a wrong one it is at once
 
 
@@ -80,8 +83,14 @@ class Ledger(Lasting):
         self.alarms = 0
         self._doubt = 1.0
         self.threshold = math.inf
+        self._repeats = 0  # exact ones that are not counted yet
         self._news = 0  # outcomes since the threshold was set
         self._expected = self._rates(self._long)
+
+    def state(self) -> dict[str, Any]:
+        """Give what lasts, with all that was counted."""
+        self._fade(0)
+        return super().state()
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Take what lasts, and judge it by the bounds of today."""
@@ -90,8 +99,9 @@ class Ledger(Lasting):
 
     def pass_exact(self) -> None:
         """Count a query that was answered by an exact repeat."""
-        self._fade()
-        self._faded_hits += 1
+        self._repeats += 1
+        if self._repeats == _REPEATS:
+            self._fade(0)
 
     def pass_empty(self) -> None:
         """Count a query that had no candidate."""
@@ -142,16 +152,21 @@ class Ledger(Lasting):
             self._queries *= 0.25
             self._life *= 0.25
 
-    def _fade(self) -> None:
-        self.total += 1
-        keep = 1 - 1 / self._tuning.window
+    def _fade(self, queries: int = 1) -> None:
+        """Let evidence fade by so many queries, behind the exact repeats that are not counted yet."""
+        repeats, self._repeats = self._repeats, 0
+        count, before = queries + repeats, self.total
+        self.total += count
+        tuning = self._tuning
+        keep = (1 - 1 / tuning.window) ** count
         self._long *= keep
-        self._queries = self._queries * keep + 1
-        self._faded_hits *= keep
-        keep = 1 - 1 / self._tuning.short
+        self._queries = self._queries * keep + tuning.window * (1 - keep)
+        own = (1 - 1 / tuning.window) ** queries
+        self._faded_hits = self._faded_hits * keep + own * tuning.window * (1 - keep / own)
+        keep = (1 - 1 / tuning.short) ** count
         self._short *= keep
-        self._short_queries = self._short_queries * keep + 1
-        if self.total % 16 == 0:
+        self._short_queries = self._short_queries * keep + tuning.short * (1 - keep)
+        if queries and self.total // 16 > before // 16:
             self._decide()
 
     def _rates(self, window: Floats) -> Floats:

@@ -87,7 +87,7 @@ class Charge:
         self.key = order.key
         self.ask = ask
         self.reserved_nanousd = ask.cost_nanousd
-        self.price = self._largest = largest
+        self.price = self.largest = largest
         self.source: Source = "upstream"
         self.serving: Serving | None = None
         self.usage = Usage()
@@ -97,6 +97,8 @@ class Charge:
         self.ts = billing.now()
         self.segment: Segment | None = None
         self.unrecorded = False
+        self.booked_nanousd = self.saved_nanousd = 0
+        """Once settled: what it costs, and what it costs less because it was not computed for it alone."""
         self._noted_tokens = 0
         self._noted_s = 0.0
         self._short = False  # there was no room for a whole step
@@ -164,15 +166,9 @@ class Charge:
         """The cost of a usage."""
         return amount_nanousd(self.price, usage, self.source, self.service)
 
-    @property
-    def saved_nanousd(self) -> int:
-        """What the answer costs less because it was not computed for this request alone."""
-        full = amount_nanousd(self.price, self.usage, "upstream", self.service)
-        return full - self.amount_nanousd(self.usage)
-
     def baseline_nanousd(self, usage: Usage) -> int:
         """What the usage would have cost on the largest tier, without routing and cache."""
-        return amount_nanousd(self._largest, usage, "upstream", self.service)
+        return amount_nanousd(self.largest, usage, "upstream", self.service)
 
     def progress(self, usage: Usage, estimated: bool) -> None:
         """Note what was delivered; of a stream, it goes into the journal now and then."""
@@ -252,7 +248,9 @@ class Billing:
         bounds = key.bounds
         if key.end_users and order.end_user:
             bounds = (*bounds, *(_of_end_user(bound, order.end_user) for bound in key.end_users))
-        limited = any(bound.credit or bound.budget_nanousd is not None for bound in bounds)
+        limited = False
+        for bound in bounds:  # (any() of a generator costs three times as much)
+            limited = limited or bound.credit or bound.budget_nanousd is not None
         ask = Ask(
             bounds=bounds,
             tokens=order.prompt_tokens + order.output_tokens,
@@ -320,8 +318,11 @@ class Billing:
     def settle(self, charge: Charge, status: Status) -> None:
         """Give back the reservation and write the journal's last line."""
         usage, key, order, replicas = charge.usage, charge.key, charge.order, charge.replicas
-        service = charge.service
-        amount = amount_nanousd(charge.price, usage, charge.source, service)
+        service, price, source = charge.service, charge.price, charge.source
+        full = amount = amount_nanousd(price, usage, "upstream", service)
+        if source != "upstream":
+            amount = amount_nanousd(price, usage, source, service)
+        charge.booked_nanousd, charge.saved_nanousd = amount, full - amount
         tokens = usage.prompt_tokens + usage.completion_tokens
         self._release(charge, tokens, amount)
         if charge.unrecorded:
@@ -332,20 +333,20 @@ class Billing:
             key.org,
             key.project,
             key.id,
-            charge.price.model,
+            price.model,
             order.route,
             status,
             usage.prompt_tokens,
             usage.cached_tokens,
             usage.completion_tokens,
             amount,
-            charge.price.version,
-            charge.source,
+            price.version,
+            source,
             len(replicas),
             ",".join(replicas),
             charge.estimated,
             usage.reasoning_tokens,
-            charge.baseline_nanousd(usage),
+            full if price is charge.largest else charge.baseline_nanousd(usage),
             service,
             order.operation,
             order.end_user,
@@ -375,7 +376,7 @@ def _reservation(order: Order, prices: list[Price]) -> int:
     else:
         prompt_tokens = order.most_prompt_tokens
         output_tokens = UNKNOWN_OUTPUT_TOKENS if most is None else most
-    return max(ceiling_nanousd(price, prompt_tokens, output_tokens) for price in prices)
+    return max([ceiling_nanousd(price, prompt_tokens, output_tokens) for price in prices])
 
 
 def _of_end_user(bound: Bound, end_user: str) -> Bound:

@@ -3,26 +3,24 @@
 from gateway.errors import InsufficientQuota, InternalError, RateLimited
 from gateway.state.limits import Left, Verdict
 
+_OF_REQUESTS, _OF_TOKENS = (
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n"
+    % (name, name, name)
+    for name in (b"requests", b"tokens")
+)
 LEVELS = {"org": "organisation", "project": "project", "key": "key", "user": "end user"}
 
 
 def rate_lines(verdict: Verdict) -> bytes:
     """Give OpenAI's rate-limit headers for the rates that are configured, as lines of a head."""
     requests, tokens = verdict.requests, verdict.tokens
-    return (_lines(b"requests", requests) if requests is not None else b"") + (
-        _lines(b"tokens", tokens) if tokens is not None else b""
+    return (_lines(_OF_REQUESTS, requests) if requests is not None else b"") + (
+        _lines(_OF_TOKENS, tokens) if tokens is not None else b""
     )
 
 
-def _lines(name: bytes, left: Left) -> bytes:
-    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
-        name,
-        left.limit,
-        name,
-        left.remaining,
-        name,
-        _duration(left.reset_s),
-    )
+def _lines(form: bytes, left: Left) -> bytes:
+    return form % (left.limit, left.remaining, _duration(left.reset_s))
 
 
 def _pairs(lines: bytes) -> list[tuple[bytes, bytes]]:

@@ -1,11 +1,14 @@
 """Loops: a failed step is counted and tried again, and readiness hears of it."""
 
 import asyncio
+import contextlib
 import logging
+import math
 
 import pytest
 
 from gateway.loops import Loop, running
+from tests.fakes import loop as virtual
 
 
 class Step:
@@ -97,3 +100,32 @@ def test_a_step_that_swallows_a_cancellation_does_not_run_on() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(life())
+
+
+class CoarseLoop(virtual.VirtualTimeLoop):
+    """Tells the time by the millisecond, as uvloop does."""
+
+    def time(self) -> float:
+        return math.floor(super().time() * 1000) / 1000
+
+
+@pytest.mark.parametrize("period_s", [0.1, 0.25, 0.3, 1.0])
+def test_a_loop_turns_once_a_period_also_where_the_period_does_not_divide_evenly(period_s: float) -> None:
+    turns = 0
+    far_too_many = asyncio.Event()
+
+    async def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if turns > 100:
+            far_too_many.set()
+
+    async def life() -> None:
+        async with running([Loop("turn", period_s, turn)], lambda _: None):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(30 * period_s):
+                    await far_too_many.wait()
+
+    with asyncio.Runner(loop_factory=CoarseLoop) as runner:
+        runner.run(life())
+    assert 29 <= turns <= 32

@@ -1,0 +1,91 @@
+"""What is made of finished requests behind their backs, and carried away: log lines, spans.
+
+The event loop makes it, a small batch at a time, as soon as a batch is whole: what its requests hold is still
+in the processor's cache and soon free, and no other thread is woken, which would have to fight for the
+interpreter. A thread carries it away now and then, whatever that takes, and makes what is left. Nothing waits
+for the thread: more than so many requests are not taken.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from gateway.passage import Passage
+
+AT_ONCE = 32  # requests: half a millisecond
+PERIOD_S = 0.5
+
+T = TypeVar("T")
+Batch = tuple[int, T]
+"""How many requests, and what was made of them."""
+
+
+class Backroom(Generic[T]):
+    """``make`` is given some requests, ``carry``, in the thread, what was made since, in order.
+
+    Neither raises.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[Sequence[Passage]], T],
+        carry: Callable[[Sequence[Batch[T]]], None],
+        limit: int,
+    ) -> None:
+        self._make, self._carry, self._limit = make, carry, limit
+        self._waiting: deque[Passage] = deque()
+        self._dear: deque[Passage] = deque()  # to make which takes long
+        self._made: deque[Batch[T]] = deque()
+        self._taken = self._gone = 0  # one writer each: the event loop, and the thread
+        self._lock = threading.Lock()  # on making; the event loop never waits for it
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def offer(self, passage: Passage, *, dear: bool = False) -> bool:
+        """Take a request; False where there is no room. A dear one is left to the thread."""
+        if self._taken - self._gone >= self._limit:
+            return False
+        self._taken += 1
+        if dear:
+            self._dear.append(passage)
+            return True
+        self._waiting.append(passage)
+        if len(self._waiting) >= AT_ONCE and self._lock.acquire(blocking=False):
+            try:
+                self._make_of(self._waiting)
+            finally:
+                self._lock.release()
+        return True
+
+    def make(self) -> None:
+        """Make what is left; waits for who is making."""
+        with self._lock:
+            self._make_of(self._waiting)
+            self._make_of(self._dear)
+
+    def start(self) -> None:
+        """Start carrying away."""
+        self._thread.start()
+
+    def close(self, within_s: float | None = None) -> None:
+        """Have what is left carried away; blocks, no longer than ``within_s``."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join(within_s)
+
+    def _make_of(self, passages: deque[Passage]) -> None:
+        while passages:
+            some = [passages.popleft() for _ in range(min(AT_ONCE, len(passages)))]
+            self._made.append((len(some), self._make(some)))
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            ended = self._end.wait(PERIOD_S)
+            self.make()
+            batches = [self._made.popleft() for _ in range(len(self._made))]
+            if batches:
+                self._carry(batches)
+                self._gone += sum(count for count, _ in batches)
