@@ -1,0 +1,45 @@
+"""Large pages for what the process holds.
+
+A request touches some megabytes here and there, and on 4 kB pages a good part of its time goes into finding
+where they lie, the more so after a pause. The kernel can be asked to put memory that is in use into pages of
+2 MB at once (``MADV_COLLAPSE``, Linux 6.1). Only areas that are nearly full are: the process does not grow.
+Source: madvise(2), proc(5).
+"""
+
+import ctypes
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+LARGE_BYTES = 2 * 1024 * 1024
+FULL = 0.75  # of an area, from which on it is worth it
+MADV_COLLAPSE = 25
+
+_AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)\s*(.*)")
+
+
+def collapse() -> int:
+    """Put the process's own memory into large pages; gives how many bytes the kernel took.
+
+    Where it cannot (another system, an older kernel, no memory in one piece) nothing happens.
+    """
+    try:
+        lines = Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines()
+        madvise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError, UnicodeDecodeError):
+        return 0
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return sum(size for start, size in areas(lines) if madvise(start, size, MADV_COLLAPSE) == 0)
+
+
+def areas(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Give start and size in bytes, both multiples of a large page, of private memory that is nearly full."""
+    start = end = 0
+    for line in smaps:
+        if (found := _AREA.fullmatch(line)) is not None:
+            own = found[3].startswith("rw") and found[4] == "0" and found[5] in ("", "[heap]")
+            start, end = (int(found[1], 16), int(found[2], 16)) if own else (0, 0)
+        elif end and line.startswith("Rss:"):
+            first, last = -(-start // LARGE_BYTES) * LARGE_BYTES, end // LARGE_BYTES * LARGE_BYTES
+            if last > first and int(line.split()[1]) * 1024 >= FULL * (end - start):
+                yield first, last - first
