@@ -38,6 +38,7 @@ def outcomes() -> Queries:
         datasets=queries.datasets[keep],
         units=queries.units[keep],
         target=queries.target[keep],
+        difficulty=queries.difficulty[keep],
         small=queries.small[keep],
         large=queries.large[keep],
         validation=queries.validation[keep],
