@@ -9,7 +9,7 @@ training rows.
 How the gain turns with difficulty follows from the one-parameter logistic model of item response theory
 (Rasch, 1960): a model of ability t succeeds on an item of difficulty b with p = 1 / (1 + exp(b - t)), so the
 gain p(large) - p(small) changes with b by p(small) (1 - p(small)) - p(large) (1 - p(large)). Where even the
-large model mostly fails that is below 0: the gain lies with the easier ones.
+large model mostly fails that is below 0 (competition mathematics: -0.16): the gain lies with the easier ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,11 +30,9 @@ Mask = NDArray[np.bool_]
 SHARES = {
     "near": 1.0, "kinds": 0.2,
     "vector": 0.5, "words": 0.2, "within": 0.2, "across": 0.8, "length": 0.3,
-    "hardness": 0.4,
+    "falling": 20.0, "rising": 40.0,  # times the turn beyond where it counts
 }  # fmt: skip
 SHARPNESS = 12.0
-_RISES = 0.03  # turns from here on are left to the other learners
-_TURN_UNIT = 0.02
 _LENGTH = NAMES.index("chars")
 _QUANTILES = 257
 _VECTOR_UNIT = 16.0  # brings a unit vector's columns to a spread of about one
@@ -76,12 +74,13 @@ def fit(examples: Examples, rows: Mask) -> Head:
     head = Head(
         slopes=(lines["kinds"] * unit["kinds"] + lines["vector"] * unit["vector"]).astype(np.float32),
         learned=(lines["words"] * unit["words"] + lines["length"] * unit["length"]).astype(np.float32),
-        hardness=(lines["hardness"] * unit["hardness"]).astype(np.float32),
+        hardness=np.stack([lines[name] * unit[name] for name in ("falling", "rising")]).astype(np.float32),
         middles=np.array(
             [
                 told["kinds"] + told["vector"] + told["near"],
                 told["words"] + told["length"] + sum(told[name] for name in forests),
-                told["hardness"],
+                told["falling"],
+                told["rising"],
             ],
             np.float32,
         ),
@@ -124,21 +123,22 @@ def _lines(examples: Examples, rows: Mask) -> dict[str, Doubles]:
         for values in (queries.target, queries.difficulty)
     )
     words, vector = within[:, :_WORDS], within[:, _WORDS:]
-    lines = {name: np.zeros(x.shape[1]) for name in ("vector", "words", "length", "hardness")}
+    lines = {name: np.zeros(x.shape[1]) for name in ("vector", "words", "length", "falling")}
     lines["vector"][_WORDS:] = learners.ridge(vector, target, penalty=5.0, weights=weights)
     lines["words"][:_WORDS] = learners.ridge(words, target, penalty=0.1, weights=weights)
     lines["length"][_LENGTH] = 1.0
+    lines["rising"] = lines["length"]  # such a problem has more steps the longer it is
     hard = learners.ridge(words, difficulty, penalty=0.1, weights=weights)
-    lines["hardness"][:_WORDS] = hard / (x[:, :_WORDS] / spread[:_WORDS] @ hard).std()
-    lines["hardness"][_LENGTH] += 1.0  # a longer one of the same kind is harder
+    lines["falling"][:_WORDS] = hard / (x[:, :_WORDS] / spread[:_WORDS] @ hard).std()
+    lines["falling"] += lines["length"]
     lines["kinds"] = learners.ridge(examples.requests / spread, kinds.gain[kinds.kind], penalty=1.0)
     return {name: line / spread for name, line in lines.items()}
 
 
 def _turns(kinds: Requests) -> Doubles:
-    """Give how the gain of each kind changes with difficulty, see above, about where it counts as falling."""
+    """Give how the gain of each kind changes with difficulty, see above."""
     small, large = kinds.small, np.minimum(kinds.small + kinds.gain, 0.97)
-    return np.asarray((small * (1 - small) - large * (1 - large) - _RISES) / _TURN_UNIT)
+    return np.asarray(small * (1 - small) - large * (1 - large))
 
 
 def with_knots(head: Head, scores: Doubles) -> Head:

@@ -69,6 +69,15 @@ def test_prompt_length_in_the_models_place_is_noticed() -> None:
         assert_better_than_length(np.array([float(len(prompt)) for prompt in outcomes().prompts]))
 
 
+def test_open_requests_that_no_weight_was_fitted_on_stay_over_the_floor() -> None:
+    """All of AlpacaEval's rows that are here: scored, never learned from."""
+    embedder, classifier, queries = StaticEmbedder.load(), load_classifier(), read(DATA)
+    rows = np.flatnonzero(queries.datasets == "alpaca_eval")
+    assert len(rows) > 400
+    found = np.array([classifier.score(embedder.columns(query_text(queries.prompts[row]))) for row in rows])
+    assert apgr(found, queries.gain[rows]) > 0.45
+
+
 def test_apgr_of_a_constant_is_a_half_and_of_the_gain_itself_the_most() -> None:
     gain = np.array([0.0, 1.0, 0.0, 1.0, -1.0, 1.0])
     assert apgr(np.zeros(6), gain) == pytest.approx(0.5)
