@@ -21,7 +21,7 @@ from routing.complexity import (
 from routing.embedding import WEIGHTS, StaticEmbedder, load_classifier, load_facts
 from routing.features import MAX_CHARS, NAMES, clip
 from routing.training.data import Queries, read
-from routing.training.measure import apgr
+from routing.training.measure import apgr, measure
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data" / "routing"
 Doubles = NDArray[np.float64]
@@ -82,6 +82,13 @@ def test_apgr_of_a_constant_is_a_half_and_of_the_gain_itself_the_most() -> None:
     gain = np.array([0.0, 1.0, 0.0, 1.0, -1.0, 1.0])
     assert apgr(np.zeros(6), gain) == pytest.approx(0.5)
     assert apgr(gain, gain) > apgr(np.arange(6.0), gain)
+
+
+def test_a_measured_row_reads_its_curve() -> None:
+    found, _ = measure(np.array([4.0, 3.0, 2.0, 1.0]), np.zeros(4), np.array([1.0, 0.0, 0.0, 1.0]))
+    assert (found.cpt50, found.cpt80, found.cpt95) == (0.25, 1.0, 1.0)
+    assert (found.pgr25, found.pgr50, found.apgr, found.oracle) == (0.5, 0.5, 0.5, 0.75)
+    assert found.low <= found.apgr <= found.high
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.8])
