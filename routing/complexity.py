@@ -16,16 +16,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.features import clip
+from routing.features import NAMES, clip
 
 Floats = NDArray[np.float32]
 
+# The level of open requests, in spreads of the prior's first part: less depends on their kind than where an
+# answer is right or wrong, but a judge who compares two answers mostly prefers the larger model's.
+_JUDGED = 0.8
+# How the gain changes with difficulty, by item response theory (see routing.training.head): below the first
+# it counts as falling, above the second as rising, and between them outcomes tell more.
+FALLS, RISES = 0.03, 0.055
 MAX_QUERY_CHARS = 8_000
 _ENOUGH_WORDS = 8  # a last turn shorter than this ("and why?") is read together with the user turns before it
 _EARLIER_TURNS = 3
 _EXAMPLE = re.compile(r"^[ \t]*(?:Q|Question|Problem)\s*\d*\s*[:.][ \t]*", re.IGNORECASE | re.MULTILINE)
 _ANSWER_CUE = re.compile(r"\s*\b(?:A|Answer|Solution|Response|Output)[ \t]*:[ \t]*$", re.IGNORECASE)
 _CUE_CHARS = 24  # more than the longest cue
+_OPTIONS, _ONE_OPTION = NAMES.index("options"), 0.6  # the feature is log(1 + options)
 _MARKUP = re.compile(r"<\|[\w ]{1,30}\|>|\[/?[A-Z]{3,12}\]")
 
 
@@ -86,16 +93,24 @@ def _content_text(content: object) -> str:
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """The trained numbers. Columns are the lexical features, then the d of the vector.
 
-    A raw score is a line over all columns, plus trees that each ask `depth` questions, plus the mean gain of
-    kinds of work by nearness; `knots` turn raw scores into ranks.
+    Three terms make a raw score. What is known of kinds of work beforehand: their gains by nearness, and the
+    line `slopes`. What outcomes taught: the line `learned`, and trees that each ask `depth` questions; open
+    requests, of which no outcome was seen, hear little of it. And how difficult it is for its kind: a line of
+    `hardness`, times how much the gain falls or rises with difficulty there (see FALLS). `knots` turn raw
+    scores into ranks.
     """
 
     slopes: Floats  # (features + d,)
+    learned: Floats  # (features + d,)
+    hardness: Floats  # (2, features + d) for kinds where the gain falls with difficulty, and where it rises
+    middles: Floats  # (4,) the mean of each line (with what is added to it) over the training rows
     tree_features: NDArray[np.int32]  # (trees, depth)
     tree_thresholds: Floats  # (trees, depth)
     tree_leaves: Floats  # (trees, 2 ** depth)
     centres: Floats  # (kinds, d) unit rows
-    values: Floats  # (kinds,)
+    values: Floats  # (kinds,) gain
+    turns: Floats  # (kinds,) change of the gain with difficulty
+    opens: Floats  # (kinds,) 1 for a kind without a right answer, else 0
     sharpness: Floats  # ()
     knots: NDArray[np.float64]  # (quantiles,) rising raw scores; the first and the last are out of reach
 
@@ -106,7 +121,9 @@ class Classifier:
     def __init__(self, head: Head) -> None:
         """Take trained numbers. Raises ValueError where their shapes do not fit together."""
         trees, depth = head.tree_features.shape
-        if head.tree_leaves.shape != (trees, 1 << depth) or len(head.centres) != len(head.values):
+        kinds = {len(head.centres), len(head.values), len(head.turns), len(head.opens)}
+        lines = {head.slopes.shape, head.learned.shape, head.hardness.shape[1:]}
+        if head.tree_leaves.shape != (trees, 1 << depth) or len(kinds) != 1 or len(lines) != 1:
             raise ValueError("the head's arrays do not fit together")
         self.head = head
         # One question of every tree after the other, so that all trees are asked in three array operations.
@@ -116,6 +133,11 @@ class Classifier:
         self._offsets = (np.arange(trees) << depth).astype(np.float32)
         self._leaves = head.tree_leaves.ravel()
         self._centres = head.centres * head.sharpness
+        self._lines = np.stack([head.slopes, head.learned, *head.hardness])
+        self._middles = head.middles.tolist()
+        ones = np.ones(len(head.values), np.float32)
+        self._told = np.stack([head.values, head.turns, ones], axis=1)
+        self._opens = np.stack([head.opens, ones], axis=1)
         self._knots = head.knots.tolist()
 
     def score(self, columns: Floats) -> float:
@@ -129,14 +151,27 @@ class Classifier:
 
     def raw(self, columns: Floats) -> float:
         """Give the raw score of one row of columns (features + d,)."""
-        head = self.head
-        line = float(head.slopes @ columns)
+        prior, learned, difficulty, openness = self.terms(columns)
+        total = prior * (1 - openness / 2) + learned * (1 - openness) + difficulty + openness * _JUDGED
+        return total if isfinite(total) else 0.0
+
+    def terms(self, columns: Floats) -> tuple[float, float, float, float]:
+        """Give what a raw score is made of: prior, learned, difficulty, and the openness in [0, 1]."""
+        prior, learned, falling, rising = (self._lines @ columns).tolist()
         answers = (columns.take(self._asked) > self._limits).astype(np.float32)
         leaves = self._leaves.take((self._powers @ answers + self._offsets).astype(np.intp))
-        nearness = np.exp(self._centres @ columns[-self._centres.shape[1] :] - head.sharpness)
-        near = float(nearness @ head.values) / (float(np.add.reduce(nearness)) + 1e-12)
-        total = line + float(np.add.reduce(leaves)) + near
-        return total if isfinite(total) else 0.0
+        near = np.exp(self._centres @ columns[-self._centres.shape[1] :] - self.head.sharpness)
+        gain, turn, total = (near @ self._told).tolist()
+        opens, all_kinds = (near * near @ self._opens).tolist()  # twice as sharp: it is a matter of yes or no
+        asks_choice = float(columns[_OPTIONS]) > _ONE_OPTION
+        turn /= total + 1e-12
+        middles = self._middles
+        return (
+            prior + gain / (total + 1e-12) - middles[0],
+            learned + float(np.add.reduce(leaves)) - middles[1],
+            min(0.0, turn - FALLS) * (falling - middles[2]) + max(0.0, turn - RISES) * (rising - middles[3]),
+            0.0 if asks_choice else opens / (all_kinds + 1e-24),
+        )
 
 
 # ---- the choice ----

@@ -73,7 +73,10 @@ _MUTED = """
 capable challenging classifier complex complexity difficult difficulty easy escalate expert extremely
 frontier flagship gpt hard harder hardest intelligent large larger largest llm llms model models override
 powerful premium priority route routed router routing score smart smartest strong stronger strongest
-system threshold tier tiers urgent use weak"""
+system threshold tier tiers urgent use weak
+schwierig schwierige schwierigste komplex komplexe modell modelle stärkste stärkstes stärksten
+difficile difficiles complexe complexes modèle modèles difícil difíciles complejo compleja modelo modelos
+complesso complessa modello modelli"""
 MUTED = frozenset(_MUTED.split())
 COUNTS = len(_COUNTED) + len(_KINDS)  # what a token adds to: see count()
 _SHAPE = (

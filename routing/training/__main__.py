@@ -1,6 +1,6 @@
 """python -m routing.training: makes routing/weights from the router dev set, or measures what is there.
 
-Distilling the table and the precise head need torch and transformers; with --keep-table (the fast head alone)
+Distilling the table and the precise head need torch and transformers; with --keep-table alone (the fast head)
 and for --evaluate numpy is enough.
 """
 
@@ -40,7 +40,9 @@ def main() -> None:
         "--encoder", type=Path, help="folder of all-MiniLM-L6-v2; by default the PyPI package's"
     )
     parser.add_argument(
-        "--keep-table", action="store_true", help="train the fast head alone, on the table in --out"
+        "--keep-table",
+        action="store_true",
+        help="train the heads alone, on the table in --out; the precise one where --encoder is named",
     )
     parser.add_argument("--evaluate", action="store_true", help="print the tables and write nothing")
     options = parser.parse_args()
@@ -49,11 +51,12 @@ def main() -> None:
         evaluate(queries, options.out)
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    if not options.keep_table:
+    if not options.keep_table or options.encoder:
         from routing.training.distill import Teacher, distill, find_encoder  # torch: only where it is needed
 
         teacher = Teacher(options.encoder or find_encoder())
-        distill(taught(queries), teacher, options.out)
+        if not options.keep_table:
+            distill(taught(queries), teacher, options.out)
         precise = heads.Examples(queries, StaticEmbedder.load(options.out), teacher)
         save(ranked(heads.fit(precise, queries.learnable()), precise), options.out / "precise.npz")
     examples = heads.Examples(queries, StaticEmbedder.load(options.out))
@@ -63,7 +66,7 @@ def main() -> None:
 def taught(queries: Queries) -> list[str]:
     """Give the texts that the table is tuned on: prompts to learn from, their parts, the written requests."""
     texts = [bare(queries.prompts[row]) for row in np.flatnonzero(queries.learnable())]
-    return [*texts, *parts(texts), *requests()[0]]
+    return [*texts, *parts(texts), *requests().texts]
 
 
 def ranked(head: Head, examples: heads.Examples) -> Head:

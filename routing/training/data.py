@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ class Queries(NamedTuple):
     small: NDArray[np.float64]
     large: NDArray[np.float64]
     target: NDArray[np.float64]  # what learners fit: see targets()
+    difficulty: NDArray[np.float64]  # 1 - the mean score of all models that answered
     validation: NDArray[np.bool_]
 
     @property
@@ -90,6 +92,12 @@ def read(folder: Path) -> Queries:
         small=small,
         large=large,
         target=targets(ids, datasets, large - small, outcomes),
+        difficulty=np.array(
+            [
+                1 - (fmean(outcomes[name].values()) if name in outcomes else (low + high) / 2)
+                for name, low, high in zip(ids, small, large, strict=True)
+            ]
+        ),
         validation=np.array([row["split"] == "val" for row in rows]),
     )
 
@@ -131,18 +139,39 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def requests() -> tuple[list[str], NDArray[np.float64], NDArray[np.intp]]:
-    """Give the requests written for this project, the gain expected of each, and the number of its kind."""
-    kinds = tomllib.loads((Path(__file__).parent / "priors.toml").read_text(encoding="utf-8"))["kinds"]
-    rows = [(text, kind["gain"], number) for number, kind in enumerate(kinds) for text in kind["requests"]]
-    texts, gains, numbers = zip(*rows, strict=True)
-    return list(texts), np.array(gains, np.float64), np.array(numbers)
+class Requests(NamedTuple):
+    """The requests written for this project, (n,), and what is known beforehand of their kinds, (kinds,)."""
+
+    texts: list[str]
+    kind: NDArray[np.intp]  # the number of each request's kind
+    gain: NDArray[np.float64]  # how much more often a frontier model succeeds
+    small: NDArray[np.float64]  # how often a small one does
+    opens: NDArray[np.bool_]  # there is no right answer: a judge grades
+
+
+def requests() -> Requests:
+    """Give the written requests and their kinds."""
+    kinds = _kinds()
+    rows = [(text, number) for number, kind in enumerate(kinds) for text in kind["requests"]]
+    texts, numbers = zip(*rows, strict=True)
+    return Requests(
+        texts=list(texts),
+        kind=np.array(numbers),
+        gain=np.array([kind["gain"] for kind in kinds], np.float64),
+        small=np.array([kind["small"] for kind in kinds], np.float64),
+        opens=np.array([kind.get("open", False) for kind in kinds]),
+    )
+
+
+def _kinds() -> list[dict[str, Any]]:
+    text = (Path(__file__).parent / "priors.toml").read_text(encoding="utf-8")
+    kinds: list[dict[str, Any]] = tomllib.loads(text)["kinds"]
+    return kinds
 
 
 def examples() -> list[Example]:
     """Give the written requests as they are shipped, to explain scores by."""
-    kinds = tomllib.loads((Path(__file__).parent / "priors.toml").read_text(encoding="utf-8"))["kinds"]
-    return [Example(text, kind["name"], kind["gain"]) for kind in kinds for text in kind["requests"]]
+    return [Example(text, kind["name"], kind["gain"]) for kind in _kinds() for text in kind["requests"]]
 
 
 def parts(texts: Sequence[str], most: int = 12_000) -> list[str]:

@@ -5,6 +5,11 @@ collection that they never saw. So the level of a kind of work comes from the re
 (priors.toml), by nearness and by a line; and the outcomes teach mainly differences within a dataset or
 subject (every mean is taken out), which carry over. Each learner's share is in standard deviations over the
 training rows.
+
+How the gain turns with difficulty follows from the one-parameter logistic model of item response theory
+(Rasch, 1960): a model of ability t succeeds on an item of difficulty b with p = 1 / (1 + exp(b - t)), so the
+gain p(large) - p(small) changes with b by p(small) (1 - p(small)) - p(large) (1 - p(large)). Where even the
+large model mostly fails that is below 0 (competition mathematics: -0.16): the gain lies with the easier ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +21,19 @@ from routing.complexity import Classifier, Head, bare
 from routing.embedding import StaticEmbedder, join
 from routing.features import NAMES
 from routing.training import learners
-from routing.training.data import Queries, requests
+from routing.training.data import Queries, Requests, requests
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-SHARES = {"near": 1.0, "kinds": 0.4, "vector": 0.5, "words": 0.3, "within": 0.4, "across": 0.5}
+SHARES = {
+    "near": 1.0, "kinds": 0.2,
+    "vector": 0.5, "words": 0.2, "within": 0.2, "across": 0.8, "length": 0.3,
+    "falling": 20.0, "rising": 40.0,  # times the turn beyond where it counts
+}  # fmt: skip
 SHARPNESS = 12.0
+_LENGTH = NAMES.index("chars")
 _QUANTILES = 257
 _VECTOR_UNIT = 16.0  # brings a unit vector's columns to a spread of about one
 _WORDS = len(NAMES)
@@ -45,40 +55,35 @@ class Examples:
     def __init__(self, queries: Queries, embedder: StaticEmbedder, encode: Encode | None = None) -> None:
         self.queries = queries
         self.x = columns(queries.prompts, embedder, encode)
-        texts, self.expected, self.kinds = requests()
-        self.requests = columns(texts, embedder, encode)
+        self.kinds = requests()
+        self.requests = columns(self.kinds.texts, embedder, encode)
 
 
 def fit(examples: Examples, rows: Mask) -> Head:
     """Fit the head on `rows` of the examples and on the written requests."""
-    queries, x = examples.queries, examples.x[rows]
-    target, units = queries.target[rows], queries.units[rows]
-    weights = learners.evened(queries.datasets[rows])
-    within, centred = learners.centred(x, units), learners.centred(target[:, None], units)[:, 0]
-    spread = x.std(axis=0) + 1e-6
-    spread[_WORDS:] = 1 / _VECTOR_UNIT
-    lines = {
-        "kinds": learners.ridge(examples.requests / spread, examples.expected, penalty=1.0),
-        "vector": learners.ridge(within[:, _WORDS:] * _VECTOR_UNIT, centred, penalty=5.0, weights=weights),
-        "words": learners.ridge(within[:, :_WORDS] / spread[:_WORDS], centred, penalty=0.1, weights=weights),
-    }
-    lines["vector"] = np.concatenate([np.zeros(_WORDS), lines["vector"]])
-    lines["words"] = np.concatenate([lines["words"], np.zeros(x.shape[1] - _WORDS)])
-    lines = {name: line / spread for name, line in lines.items()}
-    forests = {
-        "within": learners.boost(x[:, :_WORDS], centred, weights, trees=50, leaf_rows=60.0, seed=1),
-        "across": learners.boost(
-            x[:, :_WORDS], target, np.ones(len(target)), trees=50, leaf_rows=30.0, seed=2
-        ),
-    }
-    centres, values = learners.prototypes(examples.requests[:, _WORDS:], examples.expected, examples.kinds)
+    queries, x, kinds = examples.queries, examples.x[rows], examples.kinds
+    forests = _forests(queries, x, rows)
+    lines = _lines(examples, rows)
+    centres, values = learners.prototypes(examples.requests[:, _WORDS:], kinds.gain[kinds.kind], kinds.kind)
     near = np.exp(SHARPNESS * (x[:, _WORDS:] @ centres.T - 1))
     outputs = {name: x @ line for name, line in lines.items()}
     outputs |= {name: forest.predict(x) for name, forest in forests.items()}
     outputs["near"] = near @ values / near.sum(axis=1)
     unit = {name: share / outputs[name].std() for name, share in SHARES.items()}
+    told = {name: outputs[name].mean() * unit[name] for name in SHARES}
     head = Head(
-        slopes=sum(line * unit[name] for name, line in lines.items()).astype(np.float32),
+        slopes=(lines["kinds"] * unit["kinds"] + lines["vector"] * unit["vector"]).astype(np.float32),
+        learned=(lines["words"] * unit["words"] + lines["length"] * unit["length"]).astype(np.float32),
+        hardness=np.stack([lines[name] * unit[name] for name in ("falling", "rising")]).astype(np.float32),
+        middles=np.array(
+            [
+                told["kinds"] + told["vector"] + told["near"],
+                told["words"] + told["length"] + sum(told[name] for name in forests),
+                told["falling"],
+                told["rising"],
+            ],
+            np.float32,
+        ),
         tree_features=np.concatenate([forest.features for forest in forests.values()]),
         tree_thresholds=np.concatenate([forest.thresholds for forest in forests.values()]),
         tree_leaves=np.concatenate(
@@ -86,10 +91,54 @@ def fit(examples: Examples, rows: Mask) -> Head:
         ),
         centres=centres,
         values=(values * unit["near"]).astype(np.float32),
+        turns=_turns(kinds).astype(np.float32),
+        opens=kinds.opens.astype(np.float32),
         sharpness=np.array(SHARPNESS, np.float32),
         knots=np.array([-1.0, 1.0]),
     )
     return with_knots(head, raw(head, x))
+
+
+def _forests(queries: Queries, x: Floats, rows: Mask) -> dict[str, learners.Forest]:
+    """Give the trees over the lexical features: within each unit, and across all rows."""
+    weights = learners.evened(queries.datasets[rows])
+    centred = learners.centred(queries.target[rows][:, None], queries.units[rows])[:, 0]
+    within = learners.Growth(trees=50, depth=3, leaf_rows=60.0)
+    across = learners.Growth(trees=120, depth=5, leaf_rows=8.0, bins=32, sample=0.7)
+    return {
+        "within": learners.boost(x[:, :_WORDS], centred, weights, within, seed=1).deepened(across.depth),
+        "across": learners.boost(x[:, :_WORDS], queries.gain[rows], np.ones(len(x)), across, seed=2),
+    }
+
+
+def _lines(examples: Examples, rows: Mask) -> dict[str, Doubles]:
+    """Give the slopes (features + d,) of each line."""
+    queries, x, kinds = examples.queries, examples.x[rows], examples.kinds
+    units, weights = queries.units[rows], learners.evened(queries.datasets[rows])
+    spread = x.std(axis=0) + 1e-6
+    spread[_WORDS:] = 1 / _VECTOR_UNIT
+    within = learners.centred(x, units) / spread
+    target, difficulty = (
+        learners.centred(values[rows][:, None], units)[:, 0]
+        for values in (queries.target, queries.difficulty)
+    )
+    words, vector = within[:, :_WORDS], within[:, _WORDS:]
+    lines = {name: np.zeros(x.shape[1]) for name in ("vector", "words", "length", "falling")}
+    lines["vector"][_WORDS:] = learners.ridge(vector, target, penalty=5.0, weights=weights)
+    lines["words"][:_WORDS] = learners.ridge(words, target, penalty=0.1, weights=weights)
+    lines["length"][_LENGTH] = 1.0
+    lines["rising"] = lines["length"]  # such a problem has more steps the longer it is
+    hard = learners.ridge(words, difficulty, penalty=0.1, weights=weights)
+    lines["falling"][:_WORDS] = hard / (x[:, :_WORDS] / spread[:_WORDS] @ hard).std()
+    lines["falling"] += lines["length"]
+    lines["kinds"] = learners.ridge(examples.requests / spread, kinds.gain[kinds.kind], penalty=1.0)
+    return {name: line / spread for name, line in lines.items()}
+
+
+def _turns(kinds: Requests) -> Doubles:
+    """Give how the gain of each kind changes with difficulty, see above."""
+    small, large = kinds.small, np.minimum(kinds.small + kinds.gain, 0.97)
+    return np.asarray(small * (1 - small) - large * (1 - large))
 
 
 def with_knots(head: Head, scores: Doubles) -> Head:

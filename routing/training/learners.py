@@ -24,6 +24,16 @@ class Forest(NamedTuple):
             total += leaves[(x[:, columns] > limits) @ powers]
         return total
 
+    def deepened(self, depth: int) -> "Forest":
+        """Give the same trees with further questions, up to `depth` of them, whose answer is always no."""
+        had = self.features.shape[1]
+        questions = [(0, 0), (0, depth - had)]
+        return Forest(
+            np.pad(self.features, questions),
+            np.pad(self.thresholds, questions, constant_values=np.inf),
+            np.pad(self.leaves, [(0, 0), (0, (1 << depth) - (1 << had))]),
+        )
+
 
 def evened(names: NDArray[np.str_]) -> Doubles:
     """Give each row the weight 1 / sqrt(rows of its name), of mean 1: large datasets count more, not all."""
@@ -49,29 +59,39 @@ def ridge(x: NDArray[np.floating], y: Doubles, penalty: float, weights: Doubles 
     return np.asarray(slopes, np.float64)
 
 
-def boost(x: Floats, y: Doubles, weights: Doubles, *, trees: int, leaf_rows: float, seed: int) -> Forest:
-    """Fit symmetric trees of depth 3 to `y` by least squares, each on a third of the columns, 24 bins.
+class Growth(NamedTuple):
+    """How a forest grows."""
 
-    Every leaf starts with `leaf_rows` rows of no gain.
-    """
-    depth, rate = 3, 0.1
-    bins, rng = 24, np.random.default_rng(seed)
+    trees: int
+    leaf_rows: float  # rows of no gain that every leaf starts with
+    depth: int = 3
+    bins: int = 24
+    sample: float = 1.0  # share of the rows that a tree sees
+
+
+def boost(x: Floats, y: Doubles, weights: Doubles, growth: Growth, seed: int) -> Forest:
+    """Fit symmetric trees to `y` by least squares, each on a third of the columns."""
+    depth, bins, rate = growth.depth, growth.bins, 0.1
+    rng = np.random.default_rng(seed)
     cuts = np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1], axis=0).astype(np.float32)  # (bins - 1, d)
     binned = np.stack([np.searchsorted(cuts[:, j], x[:, j], side="left") for j in range(x.shape[1])], axis=1)
     rest = y - np.average(y, weights=weights)
     asked, limits, tables = [], [], []
-    for _ in range(trees):
+    for _ in range(growth.trees):
         columns = rng.choice(x.shape[1], max(8, x.shape[1] // 3), replace=False)
+        seen = weights * (rng.random(len(x)) < growth.sample) if growth.sample < 1 else weights
         leaf = np.zeros(len(x), np.int64)
         questions = []
         for level in range(depth):
-            column, cut = _best_question(binned[:, columns], leaf, bins, (rest * weights, weights), leaf_rows)
+            column, cut = _best_question(
+                binned[:, columns], leaf, bins, (rest * seen, seen), growth.leaf_rows
+            )
             questions.append((int(columns[column]), float(cuts[cut, columns[column]])))
             leaf += (x[:, questions[-1][0]] > questions[-1][1]).astype(np.int64) << level
         values = (
             rate
-            * np.bincount(leaf, rest * weights, 1 << depth)
-            / (np.bincount(leaf, weights, 1 << depth) + leaf_rows)
+            * np.bincount(leaf, rest * seen, 1 << depth)
+            / (np.bincount(leaf, seen, 1 << depth) + growth.leaf_rows)
         )
         rest = rest - values[leaf]
         asked.append([question[0] for question in questions])

@@ -25,21 +25,24 @@ class Measured(NamedTuple):
     apgr: float
     low: float  # the ends of its 95 % bootstrap interval
     high: float
-    cpt50: float  # the least share of large calls that reaches half of the gain, and 80 %
+    cpt50: float  # the least share of large calls that reaches half of the gain, 80 %, and 95 %
     cpt80: float
-    pgr50: float  # the share of the gain reached with half of the calls
+    cpt95: float
+    pgr25: float  # the share of the gain reached with a quarter of the calls, and half
+    pgr50: float
     oracle: float
 
     def __str__(self) -> str:
         quality = f"{self.rows:6d} {self.small:6.3f} {self.large:6.3f}" if self.rows else " " * 20
         return (
             f"{quality} {self.apgr:6.3f} [{self.low:.3f}, {self.high:.3f}]"
-            f" {self.cpt50:6.1%} {self.cpt80:6.1%} {self.pgr50:6.3f} {self.oracle:6.3f}"
+            f" {self.cpt50:6.1%} {self.cpt80:6.1%} {self.cpt95:6.1%}"
+            f" {self.pgr25:6.3f} {self.pgr50:6.3f} {self.oracle:6.3f}"
         )
 
 
 HEADINGS = f"{'rows':>6s} {'small':>6s} {'large':>6s} {'APGR':>6s} {'95 % interval':16s}" + "".join(
-    f" {name:>6s}" for name in ("CPT50", "CPT80", "PGR@50", "oracle")
+    f" {name:>6s}" for name in ("CPT50", "CPT80", "CPT95", "PGR@25", "PGR@50", "oracle")
 )
 
 
@@ -73,10 +76,11 @@ def measure(scores: Doubles, small: Doubles, large: Doubles) -> tuple[Measured, 
     """Give what `scores` are worth on rows with these outcomes, and the bootstrap's APGRs."""
     gain = large - small
     curve, drawn = reached(scores, gain), samples(scores, gain)
-    cost50, cost80 = (int((curve >= share).argmax()) / len(gain) for share in (0.5, 0.8))
+    costs = (int((curve >= share - 1e-12).argmax()) / len(gain) for share in (0.5, 0.8, 0.95))
+    shares = (float(curve[len(gain) // part]) for part in (4, 2))
     low, high = np.percentile(drawn, [2.5, 97.5])
-    row = (apgr(scores, gain), float(low), float(high), cost50, cost80, float(curve[len(gain) // 2]))
-    return Measured(len(gain), float(small.mean()), float(large.mean()), *row, apgr(gain, gain)), drawn
+    row = (apgr(scores, gain), float(low), float(high), *costs, *shares, apgr(gain, gain))
+    return Measured(len(gain), float(small.mean()), float(large.mean()), *row), drawn
 
 
 def table(parts: Mapping[str, Mask], scores: Mapping[str, Doubles], queries: Queries) -> dict[str, Measured]:

@@ -21,7 +21,7 @@ from routing.complexity import (
 from routing.embedding import WEIGHTS, StaticEmbedder, load_classifier, load_facts
 from routing.features import MAX_CHARS, NAMES, clip
 from routing.training.data import Queries, read
-from routing.training.measure import apgr
+from routing.training.measure import apgr, measure
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data" / "routing"
 Doubles = NDArray[np.float64]
@@ -38,6 +38,7 @@ def outcomes() -> Queries:
         datasets=queries.datasets[keep],
         units=queries.units[keep],
         target=queries.target[keep],
+        difficulty=queries.difficulty[keep],
         small=queries.small[keep],
         large=queries.large[keep],
         validation=queries.validation[keep],
@@ -68,10 +69,26 @@ def test_prompt_length_in_the_models_place_is_noticed() -> None:
         assert_better_than_length(np.array([float(len(prompt)) for prompt in outcomes().prompts]))
 
 
+def test_open_requests_that_no_weight_was_fitted_on_stay_over_the_floor() -> None:
+    """All of AlpacaEval's rows that are here: scored, never learned from."""
+    embedder, classifier, queries = StaticEmbedder.load(), load_classifier(), read(DATA)
+    rows = np.flatnonzero(queries.datasets == "alpaca_eval")
+    assert len(rows) > 400
+    found = np.array([classifier.score(embedder.columns(query_text(queries.prompts[row]))) for row in rows])
+    assert apgr(found, queries.gain[rows]) > 0.45
+
+
 def test_apgr_of_a_constant_is_a_half_and_of_the_gain_itself_the_most() -> None:
     gain = np.array([0.0, 1.0, 0.0, 1.0, -1.0, 1.0])
     assert apgr(np.zeros(6), gain) == pytest.approx(0.5)
     assert apgr(gain, gain) > apgr(np.arange(6.0), gain)
+
+
+def test_a_measured_row_reads_its_curve() -> None:
+    found, _ = measure(np.array([4.0, 3.0, 2.0, 1.0]), np.zeros(4), np.array([1.0, 0.0, 0.0, 1.0]))
+    assert (found.cpt50, found.cpt80, found.cpt95) == (0.25, 1.0, 1.0)
+    assert (found.pgr25, found.pgr50, found.apgr, found.oracle) == (0.5, 0.5, 0.5, 0.75)
+    assert found.low <= found.apgr <= found.high
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.8])
