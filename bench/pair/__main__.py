@@ -1,0 +1,85 @@
+"""``python -m bench.pair``: the pair of `make up` on tasks with exact answers, in every way; prints a table.
+
+It starts the appliance with the demo's models, asks every task of the small model, of the large one, of the
+route `auto`, of a tier at random, and of a cascade, and writes what each answer was worth to pair.json.
+Code of the models is run in a confined child. ``--weigh`` prints the table of that file again.
+"""
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.pair.appliance import ROOT, keys_for, running
+from bench.pair.asking import Asked, ask_all, ways
+from bench.pair.grading import right
+from bench.pair.tasks import OF_EACH, SEED, Task, tasks
+from bench.pair.weighing import table, weighed
+
+RESULTS = ROOT / "bench" / "pair.json"
+SHARE = 0.3
+
+
+def main() -> None:
+    """Ask, weigh, print."""
+    parser = argparse.ArgumentParser(prog="bench.pair", description=__doc__)
+    parser.add_argument("--models", type=Path, default=ROOT / ".switchgear" / "models")
+    parser.add_argument("--engine", type=Path, default=ROOT / ".engine")
+    parser.add_argument("--of-each", type=int, default=OF_EACH, help="tasks of each kind")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--answers", type=Path, help="keep the answers' texts here")
+    parser.add_argument("--weigh", action="store_true", help="only print the table of --out")
+    options = parser.parse_args()
+    asked = tasks(options.of_each)
+    if not options.weigh:
+        answers = _asked(options, asked)
+        if options.answers is not None:
+            texts = {way: {id_: one.text for id_, one in found.items()} for way, found in answers.items()}
+            options.answers.write_text(json.dumps(texts, indent=1) + "\n")
+        options.out.write_text(_kept(asked, answers))
+    kept = json.loads(options.out.read_text())
+    print(table(weighed(asked, kept["rows"], kept["scores"])))
+    print(f"\nTaken on {kept['taken']}: {kept['machine']}.")
+
+
+def _asked(options: argparse.Namespace, asked: list[Task]) -> dict[str, dict[str, Asked]]:
+    all_ways = ways(asked, SHARE, SEED)
+    keys = keys_for(one.name for one in all_ways)
+    with (
+        tempfile.TemporaryDirectory(prefix="pair-") as folder,
+        running(options.models, options.engine, Path(folder), keys) as url,
+    ):
+        return asyncio.run(ask_all(url, keys, all_ways, asked, SEED))
+
+
+def _kept(asked: list[Task], answers: dict[str, dict[str, Asked]]) -> str:
+    """Give what is kept of the answers: numbers, one task a line."""
+    rows: dict[str, dict[str, list[Any]]] = {
+        way: {
+            task.id: [
+                int(right(task, found[task.id].text)),
+                round(found[task.id].cost_usd, 12),
+                round(found[task.id].latency_s, 3),
+                int(found[task.id].model == "large"),
+            ]
+            for task in asked
+        }
+        for way, found in answers.items()
+    }
+    told: dict[str, Any] = {
+        "taken": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores, shared with other work",
+        "rows": rows,
+        "scores": {one.id: answers["routed"][one.id].score for one in asked},
+        "reasons": {one.id: answers["cascade"][one.id].reason for one in asked},
+        "logprobs": {one.id: round(answers["small"][one.id].logprob or 0.0, 4) for one in asked},
+    }
+    return json.dumps(told, indent=None, separators=(",", ":")).replace('],"', '],\n"') + "\n"
+
+
+if __name__ == "__main__":
+    main()
