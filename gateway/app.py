@@ -39,7 +39,7 @@ from gateway.grading import Grading
 from gateway.judging import Judge
 from gateway.learning import Learning
 from gateway.likeness import Keep
-from gateway.links import limits_of, link_of, logs_of, news_of
+from gateway.links import limits_of, link_of, logs_of, meeting_of, news_of
 from gateway.loops import running
 from gateway.metering import metering_from
 from gateway.outbound.webhooks import post
@@ -69,6 +69,7 @@ from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
 from gateway.tenancy.watch import Watch
 from gateway.tier import Tier
+from gateway.together import Together
 from gateway.tracing import tracing_from
 from semantic_cache.saving import OwnFile
 from semantic_cache.stores.shared import Complained
@@ -130,6 +131,7 @@ class House:
         judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
         self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
         self._learn(state_dir)
+        self.together = self._part(settings)
         self.logs = logs_of(settings, edges.environ)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
@@ -232,6 +234,13 @@ class House:
         self.learning = Learning(state_dir / "routing-labels.jsonl", lambda: self.grading, self.telemetry)
         self.sharpening = Sharpening(self.batching, lambda: self.grading, self.telemetry)
         self.shadows = Shadows(self.batching, self.learning, self.telemetry, edges.draw, edges.wall)
+
+    def _part(self, settings: Settings) -> Together | None:
+        """Make what routes together with the other processes, where there may be some."""
+        meeting, shared = meeting_of(settings, self._edges.environ), self.shared
+        if meeting is None or shared is None:
+            return None
+        return Together(meeting, lambda: self.grading, self.chooser.conversations, lambda: shared.money.share)
 
     @property
     def has_siblings(self) -> bool:
@@ -407,6 +416,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
             await house.news.close()
         if house.link is not None:
             await house.link.close()
+        if house.together is not None:
+            await house.together.close()
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()

@@ -49,7 +49,7 @@ class Grading:
         self.facts = facts
         self._now = now
         self.embedded_s = 0.0
-        self._processes = processes
+        self._processes, self._together = processes, False
         self._aims: OrderedDict[tuple[str, tuple[str, ...], Objective], Aim] = OrderedDict()
         self._known = lru_cache(MEMO_TEXTS)(self._read)
         self.curves: dict[str, list[float]] = {}
@@ -130,6 +130,8 @@ class Grading:
         held = self._aims.get(key)
         if held is None:
             held = self._aims[key] = self._start(target, objective)
+            if self._together and isinstance(held, Shares):
+                held.part(self._processes)
             if len(self._aims) > MOST_AIMS:
                 self._aims.popitem(last=False)
         elif len(self._aims) > MOST_AIMS // 2:
@@ -145,6 +147,14 @@ class Grading:
         for (name, _, objective), aim in self._aims.items():
             if name == route and objective.quality is not None and isinstance(aim, Shares):
                 aim.aim(self.share_for(route, objective.quality))
+
+    def parted(self, processes: int) -> dict[tuple[str, tuple[str, ...], Objective], Shares]:
+        """Have shares held together with other processes; gives what holds each, by what that is."""
+        self._processes, self._together = processes, True
+        held = {key: aim for key, aim in self._aims.items() if isinstance(aim, Shares)}
+        for aim in held.values():
+            aim.part(processes)
+        return held
 
     def recent(self) -> dict[str, list[float]]:
         """Give the latest scores of each route, where a share is held."""
