@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.pair.appliance import ROOT, keys_for, running
 from bench.pair.asking import Asked, ask_all, ways
 from bench.pair.grading import right
@@ -31,16 +33,16 @@ def main() -> None:
     parser.add_argument("--engine", type=Path, default=ROOT / ".engine")
     parser.add_argument("--of-each", type=int, default=OF_EACH, help="tasks of each kind")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--answers", type=Path, help="keep the answers' texts here")
-    parser.add_argument("--weigh", action="store_true", help="only print the table of --out")
+    parser.add_argument("--answers", type=Path, default=ROOT / ".cache" / "pair-answers.json")
+    parser.add_argument("--grade", action="store_true", help="ask nothing: grade what is in --answers")
+    parser.add_argument("--weigh", action="store_true", help="grade nothing: print the table of --out")
     options = parser.parse_args()
     asked = tasks(options.of_each)
     if not options.weigh:
-        answers = _asked(options, asked)
-        if options.answers is not None:
-            texts = {way: {id_: one.text for id_, one in found.items()} for way, found in answers.items()}
-            options.answers.write_text(json.dumps(texts, indent=1) + "\n")
-        options.out.write_text(_kept(asked, answers))
+        if not options.grade:
+            options.answers.write_bytes(msgspec.json.encode(_asked(options, asked)))
+        kept_answers = msgspec.json.decode(options.answers.read_bytes(), type=dict[str, dict[str, Asked]])
+        options.out.write_text(_kept(asked, kept_answers))
     kept = json.loads(options.out.read_text())
     print(table(weighed(asked, kept["rows"], kept["scores"])))
     print(f"\nTaken on {kept['taken']}: {kept['machine']}.")

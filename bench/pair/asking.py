@@ -106,7 +106,7 @@ def _asked(said: dict[str, Any], headers: Mapping[str, str], latency_s: float) -
     return Asked(
         text=choice["message"]["content"] or "",
         model=headers["x-switchgear-model"],
-        reason=headers["x-switchgear-reason"],
+        reason=headers.get("x-switchgear-reason", ""),
         score=float(score) if score else None,
         cost_usd=float(headers["x-switchgear-cost-usd"]),
         latency_s=latency_s,
