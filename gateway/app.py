@@ -37,7 +37,7 @@ from gateway.dispatcher import Dispatcher
 from gateway.fleet_apart import FleetApart
 from gateway.grading import Grading
 from gateway.judging import Judge
-from gateway.learning import Learning
+from gateway.learning import Archive, Learning
 from gateway.likeness import Keep
 from gateway.links import limits_of, link_of, logs_of, meeting_of, news_of
 from gateway.loops import running
@@ -130,7 +130,7 @@ class House:
         self.chooser = Chooser(None, self.dispatcher)
         judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
         self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
-        self._learn(state_dir)
+        self._learn(name)
         self.together = self._part(settings)
         self.logs = logs_of(settings, edges.environ)
         self.coalescing = Coalescing(self.logs, self.batching)
@@ -227,11 +227,14 @@ class House:
         self.scaler.shares = self.rollouts.in_use
         self.spot = SpotWatch(self.supervisor, edges.wall)
 
-    def _learn(self, state_dir: Path) -> None:
+    def _learn(self, name: str) -> None:
         """Make what sharpens the classifier and teaches it."""
-        edges = self._edges
+        edges, control = self._edges, self.control
         self.grading: Grading | None = None
-        self.learning = Learning(state_dir / "routing-labels.jsonl", lambda: self.grading, self.telemetry)
+        archive = Archive(
+            control.opened, lambda: control.directory.revision, edges.wall, control.one_writer, name
+        )
+        self.learning = Learning(archive, lambda: self.grading, self.telemetry)
         self.sharpening = Sharpening(self.batching, lambda: self.grading, self.telemetry)
         self.shadows = Shadows(self.batching, self.learning, self.telemetry, edges.draw, edges.wall)
 

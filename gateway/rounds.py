@@ -44,6 +44,7 @@ def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tupl
         Loop("audits", 0.5, house.tier.audit),
         Loop("shadows", 0.5, house.shadows.step),
         Loop("labels", 5.0, house.learning.step),
+        Loop("lessons", 1.0, house.learning.follow),
         Loop("likeness-file", 60.0, house.tier.save),
     )
 
