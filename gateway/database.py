@@ -333,7 +333,7 @@ routing_lessons = sa.Table(
     "routing_lessons",
     metadata,
     sa.Column("route", sa.String(128), primary_key=True),
-    sa.Column("tenant", sa.String(401), primary_key=True),
+    sa.Column("tenant", sa.String(512), primary_key=True),
     sa.Column("in_force", sa.Boolean, nullable=False),
     sa.Column("was_in_force", sa.Boolean, nullable=False),  # when the route was reset
     sa.Column("weights", sa.String(16), nullable=False),

@@ -101,8 +101,12 @@ def put(change: Change, lesson: Lesson) -> None:
     if was == lesson.in_force:
         return
     action = "routing.promote" if lesson.in_force else "routing.demote"
-    org = lesson.tenant.partition("/")[0] or EVERYTHING
-    change.record(action, (org, lesson.route), before.told if before is not None else None, lesson.told)
+    change.record(
+        action,
+        (_org_of(lesson.tenant), lesson.route),
+        before.told if before is not None else None,
+        lesson.told,
+    )
 
 
 def reset(change: Change, route: str) -> None:
@@ -142,6 +146,12 @@ def counts_from(change: Change, route: str) -> int:
     """Give the label behind which a route's labels count."""
     statement = sa.select(routing_resets.c.from_id).where(routing_resets.c.route == route)
     return int(change.connection.execute(statement).scalar() or 0)
+
+
+def _org_of(tenant: str) -> str:
+    """Give the organisation whose audit log is told; a tenant is named like its account."""
+    kind, _, name = tenant.partition(":")
+    return name.partition("/")[0] if kind in ("org", "project") else EVERYTHING
 
 
 def _in_force(change: Change, route: str) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from gateway import database
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
 from tests.integration.gateway import Gateway, Upstreams, config, model, running, unique
@@ -191,9 +193,13 @@ def test_a_shadow_asks_the_other_tier_and_teaches(house: House) -> None:
     ]
     assert lesson["regret"] == 1.0  # the large one's number was another
     assert gateway.metric("switchgear_routing_regret", route="shadowed") == 1.0
-    kept = (gateway.directory / "state" / "routing-labels.jsonl").read_text()
-    assert "It is" not in kept
-    assert tag not in kept
+    engine = database.connect(f"sqlite:///{gateway.directory / 'gateway.db'}")
+    with engine.connect() as connection:
+        kept = b"".join(connection.execute(sa.select(database.routing_labels.c.body)).scalars())
+    engine.dispose()
+    assert b"shadowed" in kept
+    assert b"It is" not in kept
+    assert tag.encode() not in kept
 
 
 def test_a_judge_decides_and_the_cost_of_a_day_is_capped(house: House) -> None:
@@ -221,15 +227,19 @@ def test_feedback_becomes_a_label_of_the_tenant_that_was_answered(house: House) 
     assert not tell(named["x-request-id"])
 
 
-def test_what_was_learnt_can_be_reset_and_that_is_audited(house: House) -> None:
+def test_what_was_learnt_can_be_reset_and_back_and_that_is_audited(house: House) -> None:
     gateway, _ = house
     assert admin(gateway, "POST", "/routing/learning/reset", {"route": "none"})[0] == 404
     _, headers, _ = gateway.chat("auto", script(tag=unique()))
     body = json.dumps({"request_id": headers["x-request-id"], "score": 1}).encode()
     gateway.call("POST", "/v1/feedback", body)
     until(lambda: admin(gateway, "POST", "/routing/learning/reset", {"route": "auto"})[0] == 200)
-    lines = admin(gateway, "GET", "/audit?action=routing.reset")[1]["data"]
-    assert lines[0]["subject"] == "auto"
+    status, shown = admin(gateway, "POST", "/routing/learning/restore", {"route": "auto"})
+    assert (status, [one["restorable"] for one in shown["data"] if one["route"] == "auto"]) == (200, [False])
+    assert admin(gateway, "POST", "/routing/learning/restore", {"route": "auto"})[0] == 409
+    for action in ("routing.reset", "routing.restore"):
+        lines = admin(gateway, "GET", f"/audit?action={action}")[1]["data"]
+        assert [line["subject"] for line in lines] == ["auto"]
 
 
 def test_the_precise_grade_reads_a_vector_and_a_failure_is_visible(house: House) -> None:

@@ -31,6 +31,8 @@ TOML = "".join(MODEL.replace('name = "m"', f'name = "{name}"') for name in ("sma
     '[[routes]]\nname = "auto"\ntiers = ["small", "large"]\nobjective = { quality = 0.9 }\n'
 )
 
+TENANT = "project:acme/chat"
+
 
 @pytest.fixture(scope="module")
 def shipped() -> Grading:
@@ -41,7 +43,7 @@ def target() -> Target:
     return Catalogue(parse_settings(TOML, "x"), ENGINES).routes()[0]
 
 
-def labels(grading: Grading, count: int, tenant: str = "t") -> list[Label]:
+def labels(grading: Grading, count: int, tenant: str = TENANT) -> list[Label]:
     """Labels whose gain goes against the shipped order: short questions gain, long ones do not."""
     found = []
     for number in range(count):
@@ -144,16 +146,16 @@ def test_enough_labels_recalibrate_the_quality_and_bring_a_challenger_for_their_
     steps(learning)
     (lesson,) = learning.learnt()
     assert (lesson.labels, lesson.both, lesson.calibrated) == (200, 200, True)
-    assert lesson.in_force == ["t"]
-    assert lesson.trials["t"].better
+    assert lesson.in_force == [TENANT]
+    assert lesson.trials[TENANT].better
     assert grading.thresholds(route) != before
     easy, hard = (grading.read(text) for text in ("Name 3", "Prove that the sum of 9 primes is even"))
     assert easy.score < hard.score
-    taught = [grading.adapted(one, route, "t") for one in (easy, hard)]
+    taught = [grading.adapted(one, route, TENANT) for one in (easy, hard)]
     assert taught[0].score > taught[1].score
     assert taught[0].shipped == easy.score
     assert grading.adapted(easy, route, "another") is easy
-    assert sorted(gateways.audit()) == [("routing.promote", "*", "auto"), ("routing.promote", "t", "auto")]
+    assert sorted(gateways.audit()) == [("routing.promote", "*", "auto"), ("routing.promote", "acme", "auto")]
 
 
 def taught(gateways: Gateways) -> tuple[Learning, Grading]:
@@ -163,7 +165,7 @@ def taught(gateways: Gateways) -> tuple[Learning, Grading]:
     for label in labels(grading, 200):
         learning.note(label)
     steps(learning)
-    assert ("auto", "t") in grading.challengers
+    assert ("auto", TENANT) in grading.challengers
     return learning, grading
 
 
@@ -173,10 +175,10 @@ def test_what_is_in_force_is_the_same_in_every_process_and_after_a_restart(gatew
     asyncio.run(gateways.one("b", other).follow())
     reading, route = grading.read("Name 3"), target()
     assert other.curves == grading.curves
-    assert other.adapted(reading, route, "t").score == pytest.approx(
-        grading.adapted(reading, route, "t").score
+    assert other.adapted(reading, route, TENANT).score == pytest.approx(
+        grading.adapted(reading, route, TENANT).score
     )
-    assert other.adapted(reading, route, "t").own == reading.score
+    assert other.adapted(reading, route, TENANT).own == reading.score
 
 
 def test_a_reset_holds_in_all_processes_and_after_a_restart_until_it_is_taken_back(
@@ -200,7 +202,7 @@ def test_a_reset_holds_in_all_processes_and_after_a_restart_until_it_is_taken_ba
     assert gateways.change(lessons.restore)
     steps(learning, second, third)
     for each in (grading, other, late):
-        assert ("auto", "t") in each.challengers
+        assert ("auto", TENANT) in each.challengers
     assert [one.labels for one in third.learnt()] == [200]
     assert not gateways.change(lessons.restore)
     assert [action for action, _, _ in gateways.audit()][2:] == ["routing.reset", "routing.restore"]
@@ -217,7 +219,7 @@ def test_new_labels_teach_again_after_a_reset_and_old_ones_do_not(gateways: Gate
     for label in labels(grading, 120):
         learning.note(label)
     steps(learning)
-    assert ("auto", "t") in grading.challengers
+    assert ("auto", TENANT) in grading.challengers
 
 
 def test_a_challenger_that_is_better_no_more_is_withdrawn_with_a_line(gateways: Gateways) -> None:
@@ -230,9 +232,9 @@ def test_a_challenger_that_is_better_no_more_is_withdrawn_with_a_line(gateways: 
     for label in labels(grading, 150):
         learning.note(msgspec.structs.replace(label, small=1.0 - label.score))
     steps(learning)
-    assert ("auto", "t") not in grading.challengers
-    assert not learning.learnt()[0].trials["t"].better
-    assert gateways.audit()[-1] == ("routing.demote", "t", "auto")
+    assert ("auto", TENANT) not in grading.challengers
+    assert not learning.learnt()[0].trials[TENANT].better
+    assert gateways.audit()[-1] == ("routing.demote", "acme", "auto")
 
 
 def test_one_process_works_out_what_labels_teach(gateways: Gateways) -> None:

@@ -21,7 +21,7 @@ def upgrade() -> None:
     op.create_table(
         "routing_lessons",
         sa.Column("route", sa.String(128), primary_key=True),
-        sa.Column("tenant", sa.String(401), primary_key=True),
+        sa.Column("tenant", sa.String(512), primary_key=True),
         sa.Column("in_force", sa.Boolean, nullable=False),
         sa.Column("was_in_force", sa.Boolean, nullable=False),
         sa.Column("weights", sa.String(16), nullable=False),
