@@ -1,8 +1,9 @@
 """Which model answers: hard constraints first, then the score of the classifier against the objective.
 
-The order: a named model; the client's wish; what can take the request (context, tools, images, schema); what
-is ready and within its promise of time; then the score. Within a conversation the tier does not fall. A text
-that the classifier cannot read counts as one that needs the largest tier, as far as the objective allows.
+The order: a named model; the client's wish; what can take the request (context, language, tools, images,
+schema); what is ready and within its promise of time; then the score. Within a conversation the tier does not
+fall. A text that the classifier cannot read counts as one that needs the largest tier, as far as the
+objective allows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from gateway.settings import Objective
 from gateway.tenancy.keys import Key
 from routing.complexity import query_text
 from routing.conversations import Conversations, turns
+from routing.languages import languages_of, speaks
 from routing.objectives import Placement
 
 TIER, OBJECTIVE = b"x-switchgear-tier", b"x-switchgear-objective"
@@ -135,7 +137,8 @@ class Chooser:
         reason = _reason(reading, placed, least)
         if wanted not in ready:
             above = [model for model in ready if target.models.index(model) > placed.tier]
-            wanted, reason = above[0] if above else ready[-1], "next-ready"
+            reason = "next-ready" if wanted in able else lack
+            wanted = above[0] if above else ready[-1]
         tier = target.models.index(wanted)
         if tier and (now := _turns(target, request, key)[1]) is not None:
             self.conversations.note(now, tier)
@@ -235,18 +238,23 @@ def _aim(target: Target, wish: bytes | None, key: Key) -> Objective:
 
 def _able(models: Sequence[Model], request: Inference) -> tuple[list[Model], str]:
     """Give the models that can take a request, the last where none can, and what another one lacks."""
-    able = [model for model in models if not _lack(model, request)]
+    choosy = any(model.settings.languages for model in models)
+    asked = languages_of(text_of(request)) if choosy else frozenset[str]()
+    lacks = [_lack(model, request, asked) for model in models]
+    able = [model for model, lack in zip(models, lacks, strict=True) if not lack]
     if len(able) == len(models):
         return able, ""
-    return able or [models[-1]], next(lack for model in models if (lack := _lack(model, request)))
+    return able or [models[-1]], next(lack for lack in lacks if lack)
 
 
-def _lack(model: Model, request: Inference) -> str:
-    """Say what a model lacks to take a request; nothing where it can."""
+def _lack(model: Model, request: Inference, asked: frozenset[str]) -> str:
+    """Say what a model lacks to take a request in one of the languages; nothing where it can."""
     settings, typed = model.settings, request.typed
     limit = settings.context_tokens
     if limit is not None and request.prompt_tokens_estimate > limit:
         return "context"
+    if asked and not speaks(settings.languages, asked):
+        return "language"
     if settings.tools and settings.json_schema and settings.images:
         return ""
     if isinstance(typed, ChatFields):

@@ -186,6 +186,7 @@ class ModelSettings(Table, frozen=True):
     tools: bool = True
     images: bool = True
     json_schema: bool = True
+    languages: tuple[Annotated[str, Meta(pattern=r"^[a-z]{2,3}$")], ...] = ()
     policy: str = "adaptive"
     share_prefix_cache: bool = False
     queue_limit: Annotated[int, Meta(ge=0)] = 256

@@ -188,6 +188,32 @@ def test_what_only_one_model_can_goes_there_and_says_so(lacking: str, fields: by
     assert (choice.model.name, choice.reason) == ("large", reason)
 
 
+@pytest.mark.parametrize(
+    ("spoken", "asked", "chosen", "reason"),
+    [
+        (('["en"]', '["en"]', "[]"), "Was ist das und warum?", "large", "language"),
+        (('["en"]', '["en"]', "[]"), "What is that and why?", "small", "score"),
+        (('["en"]', '["en"]', "[]"), "12 * 7", "small", "score"),  # in no language: anybody's
+        (('["en"]', '["en", "ja"]', '["en"]'), "日本語の質問です", "middle", "language"),
+        (('["en"]', '["de", "en"]', '["de"]'), "Was ist das und warum?", "middle", "language"),
+        (('["en"]', '["en"]', '["en"]'), "Почему трава зелёная?", "large", "language"),  # nobody speaks it
+        (("[]", "[]", "[]"), "Почему трава зелёная?", "small", "score"),
+    ],
+)
+def test_a_request_goes_to_a_tier_that_speaks_its_language(
+    spoken: tuple[str, str, str], asked: str, chosen: str, reason: str
+) -> None:
+    text = TOML
+    for name, languages in zip(("small", "middle", "large"), spoken, strict=True):
+        text = text.replace(f'name = "{name}"\n', f'name = "{name}"\nlanguages = {languages}\n', 1)
+    catalogue = Catalogue(parse_settings(text, "x"), ENGINES)
+    said = parse(
+        CHAT, msgspec.json.encode({"model": "auto", "messages": [{"role": "user", "content": asked}]})
+    )
+    choice = Chooser(Grades(0.1, 0), Ready(ALL)).choose(catalogue.target(said, ANY), said, {}, ANY)
+    assert (choice.model.name, choice.reason) == (chosen, reason)
+
+
 def test_a_tier_that_breaks_its_promise_of_time_is_left_out() -> None:
     text = TOML.replace('name = "small"\n', 'name = "small"\nslo_ttft_ms = 200\n', 1)
     catalogue, chosen = Catalogue(parse_settings(text, "x"), ENGINES), []
