@@ -132,7 +132,7 @@ class Chooser:
         least = self.conversations.tier(_turns(target, request, key)[0]) if _has_past(request) else 0
         reading = reading or self.grader.read(text_of(request))
         reading = self.grader.adapted(reading, target, key.tenant)
-        placed = self.grader.place(target, aim, reading.score if reading.sure else 1.0, least)
+        placed = self.grader.place(target, aim, _needed(reading, target), least)
         wanted = target.models[placed.tier]
         reason = _reason(reading, placed, least)
         if wanted not in ready:
@@ -295,6 +295,12 @@ def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, 
         for one in typed.messages
     )
     return turns(scope, contents)
+
+
+def _needed(reading: Reading, target: Target) -> float:
+    """Give the score that counts; what the classifier abstains from counts as one that needs the largest."""
+    safe = reading.late and target.settings is not None and target.settings.when_late == "large"
+    return 1.0 if safe or not reading.sure else reading.score
 
 
 def _reason(reading: Reading, placed: Placement, least: int) -> str:

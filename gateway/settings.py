@@ -263,6 +263,7 @@ class RouteSettings(Table, frozen=True):
     grade: Literal["fast", "precise"] = "fast"
     embedder: str | None = None
     grade_timeout_ms: Annotated[float, Meta(gt=0, le=10_000)] = 50.0
+    when_late: Literal["fast", "large"] = "fast"
     cascade: Cascade | None = None
     shadow: Shadow | None = None
 
