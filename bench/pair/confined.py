@@ -11,7 +11,7 @@ import sys
 import tempfile
 from typing import Any
 
-CPU_S = 2
+CPU_S = 1
 WALL_S = 20.0  # on a busy machine; the bound is the CPU's
 MEMORY_BYTES = 512 * 1024 * 1024
 
