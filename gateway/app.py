@@ -243,7 +243,8 @@ class House:
         meeting, shared = meeting_of(settings, self._edges.environ), self.shared
         if meeting is None or shared is None:
             return None
-        return Together(meeting, lambda: self.grading, self.chooser.conversations, lambda: shared.money.share)
+        processes = self.shadows.processes = lambda: shared.money.share
+        return Together(meeting, lambda: self.grading, self.chooser.conversations, processes)
 
     @property
     def has_siblings(self) -> bool:
@@ -277,6 +278,7 @@ class House:
             control=self.control,
             log=self.log,
             learning=self.learning,
+            together=self.together,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             rollouts=self.rollouts,

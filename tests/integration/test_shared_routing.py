@@ -164,6 +164,19 @@ def test_a_conversation_that_another_gateway_raised_does_not_fall(gateways: list
     until(known)
 
 
+def test_a_word_on_an_answer_teaches_whichever_gateway_hears_it(gateways: list[Gateway]) -> None:
+    def labels() -> float:
+        return gateways[0].metric("switchgear_routing_labels_total", route="auto", source="feedback")
+
+    before = labels()
+    _, headers, _ = gateways[0].chat("auto", script(tag=unique()))
+    body = json.dumps({"request_id": headers["x-request-id"], "score": 0.9}).encode()
+    status, _, told = gateways[1].call("POST", "/v1/feedback", body)
+    assert status == 200
+    assert (json.loads(told)["learnt"], json.loads(told)["passed_on"]) == (False, True)
+    until(lambda: labels() == before + 1)
+
+
 def test_with_redis_away_routing_goes_on_and_meets_again(
     gateways: list[Gateway], server: RedisServer
 ) -> None:
