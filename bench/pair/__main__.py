@@ -20,7 +20,7 @@ from bench.pair.appliance import ROOT, keys_for, running
 from bench.pair.asking import Asked, ask_all, ways
 from bench.pair.grading import right
 from bench.pair.tasks import OF_EACH, SEED, Task, tasks
-from bench.pair.weighing import table, weighed
+from bench.pair.weighing import KINDS, table, weighed
 
 RESULTS = ROOT / "bench" / "pair.json"
 SHARE = 0.3
@@ -37,15 +37,19 @@ def main() -> None:
     parser.add_argument("--grade", action="store_true", help="ask nothing: grade what is in --answers")
     parser.add_argument("--weigh", action="store_true", help="grade nothing: print the table of --out")
     options = parser.parse_args()
-    asked = tasks(options.of_each)
     if not options.weigh:
+        asked = tasks(options.of_each)
         if not options.grade:
             options.answers.write_bytes(msgspec.json.encode(_asked(options, asked)))
         kept_answers = msgspec.json.decode(options.answers.read_bytes(), type=dict[str, dict[str, Asked]])
         options.out.write_text(_kept(asked, kept_answers))
-    kept = json.loads(options.out.read_text())
-    print(table(weighed(asked, kept["rows"], kept["scores"])))
-    print(f"\nTaken on {kept['taken']}: {kept['machine']}.")
+    print(shown(json.loads(options.out.read_text())))
+
+
+def shown(kept: dict[str, Any]) -> str:
+    """Give the table of what is kept, and where it is from."""
+    told = table(weighed(tasks(kept["of_each"]), kept))
+    return f"{told}\n\nTaken on {kept['taken']}: {kept['machine']}."
 
 
 def _asked(options: argparse.Namespace, asked: list[Task]) -> dict[str, dict[str, Asked]]:
@@ -75,6 +79,7 @@ def _kept(asked: list[Task], answers: dict[str, dict[str, Asked]]) -> str:
     told: dict[str, Any] = {
         "taken": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, shared with other work",
+        "of_each": len(asked) // len(KINDS),
         "rows": rows,
         "scores": {one.id: answers["routed"][one.id].score for one in asked},
         "reasons": {one.id: answers["cascade"][one.id].reason for one in asked},

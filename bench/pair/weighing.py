@@ -28,12 +28,13 @@ def interval(values: Doubles, figure: str = "mean") -> list[float]:
     return [float(np.percentile(values, point)), *found]
 
 
-def weighed(
-    tasks: Sequence[Task], rows: Mapping[str, Mapping[str, Sequence[Any]]], scores: Mapping[str, float]
-) -> dict[str, Any]:
-    """Weigh ``rows`` by way and task: right, cost_usd, latency_s, served by the large model."""
+def weighed(tasks: Sequence[Task], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Weigh what is kept: ``rows`` by way and task (right, cost_usd, latency_s, served by the large model).
+
+    ``scores`` are the classifier's, ``logprobs`` the small model's own, by task.
+    """
     ids = [one.id for one in tasks]
-    values = {way: np.array([row[one] for one in ids], np.float64) for way, row in rows.items()}
+    values = {way: np.array([row[one] for one in ids], np.float64) for way, row in kept["rows"].items()}
     vain = np.where(values["cascade"][:, 3] > 0, values["small"][:, 1], 0.0)
     found: dict[str, Any] = {}
     for way, columns in values.items():
@@ -41,9 +42,7 @@ def weighed(
         spent = cost + vain if way == "cascade" else cost
         found[way] = {
             "quality": interval(right),
-            "by_kind": {
-                kind: float(right[[one.kind == kind for one in tasks]].mean()) for kind in KINDS
-            },
+            "by_kind": {kind: float(right[[one.kind == kind for one in tasks]].mean()) for kind in KINDS},
             "share": float(large.mean()),
             "cost_usd": interval(cost),
             "spent_usd": interval(spent),
@@ -51,8 +50,10 @@ def weighed(
             "p50_s": interval(latency, "p50"),
             "p95_s": interval(latency, "p95"),
             "over_random": interval(right - expected(values, float(large.mean()))),
-        }  # fmt: skip
-    return {"ways": found, "order": ordered(values, np.array([scores[one] for one in ids]))}
+        }
+    scores = np.array([kept["scores"][one] for one in ids])
+    doubts = -np.array([kept["logprobs"][one] for one in ids])
+    return {"ways": found, "order": ordered(values, {"score": scores, "doubt": doubts})}
 
 
 def expected(values: Mapping[str, Doubles], share: float) -> Doubles:
@@ -60,22 +61,20 @@ def expected(values: Mapping[str, Doubles], share: float) -> Doubles:
     return (1.0 - share) * values["small"][:, 0] + share * values["large"][:, 0]
 
 
-def ordered(values: Mapping[str, Doubles], scores: Doubles) -> dict[str, list[float]]:
+def ordered(values: Mapping[str, Doubles], orders: Mapping[str, Doubles]) -> dict[str, list[float]]:
     """Give how much of the gain each order reaches, as the area over the share sent up; at random 0.5.
 
-    ``score`` is the classifier's order; ``kind`` what knows the kinds' own gains and nothing else.
+    Beside ``orders``, (n,) each: ``kind``, what knows the kinds' own gains and nothing else, and the oracle.
     """
     gain = values["large"][:, 0] - values["small"][:, 0]
     kinds = np.arange(len(gain)) % len(KINDS)
     by_kind = np.array([gain[kinds == one].mean() for one in range(len(KINDS))])[kinds]
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(gain), (DRAWS, len(gain)))
-    return {
-        name: [_area(order, gain), *np.percentile(
-            [_area(order[draw], gain[draw]) for draw in draws], [2.5, 97.5]
-        ).tolist()]
-        for name, order in (("score", scores), ("kind", by_kind), ("oracle", gain))
-    }  # fmt: skip
+    draws = np.random.default_rng(0).integers(0, len(gain), (DRAWS, len(gain)))
+    found = {}
+    for name, order in {**orders, "kind": by_kind, "oracle": gain}.items():
+        drawn = [_area(order[draw], gain[draw]) for draw in draws]
+        found[name] = [_area(order, gain), *np.percentile(drawn, [2.5, 97.5]).tolist()]
+    return found
 
 
 def _area(order: Doubles, gain: Doubles) -> float:
@@ -97,6 +96,14 @@ _NAMES = {
     "routed": "routed (`auto`, large_share 0.3)",
     "random": "at random, 30 %",
     "cascade": "cascade (`min_logprob` -0.8)",
+}
+
+
+_ORDERS = {
+    "score": "by the classifier's score",
+    "doubt": "by the small model's own log-probability, its answer seen",
+    "kind": "by the mean gain of the kind",
+    "oracle": "oracle",
 }
 
 
@@ -123,6 +130,8 @@ def table(results: Mapping[str, Any]) -> str:
     for way, row in results["ways"].items():
         cells = [f"{100 * row['by_kind'][kind]:.0f}" for kind in KINDS]
         lines.append(f"| {_NAMES[way]} | " + " | ".join(cells) + " |")
+    lines += ["", "| order of the queries | share of the gain reached, at random 0.5 |", "|---|---|"]
+    lines += [f"| {_ORDERS[name]} | {_told(row, digits=3)} |" for name, row in results["order"].items()]
     return "\n".join(lines)
 
 

@@ -129,7 +129,7 @@ def test_the_figures_add_up() -> None:
     routed = {id_: (large if up else small)[id_] for id_, up in chosen.items()}
     rows = {"small": small, "large": large, "routed": routed, "random": routed, "cascade": routed}
     scores = {one.id: large[one.id][0] - small[one.id][0] for one in found}
-    told = weighed(found, rows, scores)
+    told = weighed(found, {"rows": rows, "scores": scores, "logprobs": dict.fromkeys(scores, -1.0)})
     ways_ = told["ways"]
     assert ways_["small"]["quality"][0] == pytest.approx(0.25)
     assert ways_["large"]["over_random"][0] == pytest.approx(0.0)
@@ -148,6 +148,6 @@ def test_an_order_by_chance_reaches_half_and_the_best_one_most() -> None:
     draw = np.random.default_rng(1)
     gain = (draw.uniform(size=400) < 0.3).astype(float)
     columns = {"small": np.zeros((400, 4)), "large": np.column_stack([gain, gain, gain, gain])}
-    found = ordered(columns, np.zeros(400))
+    found = ordered(columns, {"score": np.zeros(400)})
     assert found["score"][0] == pytest.approx(0.5, abs=1e-9)  # nothing to tell them apart
     assert found["oracle"][0] == pytest.approx(1 - gain.mean() / 2, abs=0.01)
