@@ -14,7 +14,7 @@ from gateway.state.meeting import MemoryMeeting, Table
 from gateway.together import Together
 from routing.complexity import SLACK
 from routing.conversations import Conversations
-from routing.objectives import Shares
+from routing.objectives import POT, Shares, part_of, settle
 from tests.fakes.configs import MODEL
 
 TOML = "".join(MODEL.replace('name = "m"', f'name = "{name}"') for name in ("small", "middle", "large"))
@@ -51,7 +51,7 @@ class Process:
         return aim
 
 
-def sorted_by_dataset(draw: np.random.Generator, each: int = 1200) -> list[float]:
+def sorted_by_dataset(draw: np.random.Generator, each: int = 1800) -> list[float]:
     return [float(one) for low, high in DATASETS for one in draw.uniform(low, high, each)]
 
 
@@ -80,6 +80,28 @@ def test_three_processes_of_unequal_traffic_hold_one_share_in_any_order(meets_af
 async def _meet(processes: list[Process]) -> None:
     for one in processes:
         await one.together.step()
+
+
+@pytest.mark.parametrize("processes", [1, 3, 16])
+def test_sharing_out_loses_nothing_and_bounds_what_everybody_owes(processes: int) -> None:
+    draw, pot = np.random.default_rng(processes), 0.0
+    owed = [0.0] * processes
+    for _ in range(3000):
+        who = int(draw.integers(processes))
+        most = part_of(processes)
+        owed[who] = float(np.clip(owed[who] + draw.normal(0.5, 3), -most, most))
+        before = pot + owed[who]
+        pot, owed[who] = settle(pot, owed[who], processes)
+        assert pot + owed[who] == pytest.approx(before)
+        assert abs(owed[who]) <= most + 1e-9
+        assert abs(pot + sum(owed)) <= 2 * POT + 1e-9
+
+
+def test_the_pot_takes_no_more_than_half_the_slack_of_what_was_forced() -> None:
+    pot, kept = settle(0.0, -300.0, 3)
+    assert (pot, kept) == (-POT, POT - 300.0)
+    pot, kept = settle(pot, 2.0, 3)  # another one pays of it
+    assert (pot, kept) == (pytest.approx(2.0 - POT - kept), pytest.approx((2.0 - POT) / 3))
 
 
 def test_one_process_s_hard_queries_are_paid_by_another_s_easy_ones() -> None:
