@@ -1,9 +1,9 @@
 """Which model answers: hard constraints first, then the score of the classifier against the objective.
 
-The order: a named model; the client's wish; what can take the request (context, language, tools, images,
-schema); what is ready and within its promise of time; then the score. Within a conversation the tier does not
-fall. A text that the classifier cannot read counts as one that needs the largest tier, as far as the
-objective allows.
+The order: a named model; the client's wish; what the key allows; what can take the request (context,
+language, tools, images, schema); what is ready and within its promise of time; then the score. Within a
+conversation the tier does not fall. A text that the classifier cannot read counts as one that needs the
+largest tier, as far as the objective allows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -118,10 +118,14 @@ class Chooser:
         if wish is not None:
             return self._wished(target, wish.decode("latin-1"), key)
         aim = _aim(target, headers.get(OBJECTIVE), key)
-        able, lack = _able(target.models, request)
+        allowed = target.allowed(target.models, key)
+        able, lack = _able(allowed, request)
+        if len(allowed) < len(target.models):
+            lack = lack or "allowed"
         ready = [model for model in able if self._fleet.ready(model.name)]
         if not ready:
-            spare = [model for model in target.fallback if self._fleet.ready(model.name)]
+            fallback = target.allowed(target.fallback, key)
+            spare = [model for model in fallback if self._fleet.ready(model.name)]
             return Choice(spare[0], None, "fallback") if spare else Choice(able[0], None, "none-ready")
         if len(ready) > 1 and (prompt := [model for model in ready if self._prompt(model)]):
             if len(prompt) == 1:
@@ -144,7 +148,7 @@ class Chooser:
             self.conversations.note(now, tier)
         return Choice(wanted, reading.score, reason, placed.threshold, aim, reading)
 
-    def spare(self, target: Target, failed: Model, headers: Mapping[bytes, bytes]) -> Choice | None:
+    def spare(self, target: Target, failed: Model, headers: Mapping[bytes, bytes], key: Key) -> Choice | None:
         """Choose what answers instead of a model that failed; None where nothing does.
 
         A tier that the client chose itself is not replaced.
@@ -153,13 +157,14 @@ class Chooser:
             return None
         names = [model.name for model in target.fallback]
         later = target.fallback[names.index(failed.name) + 1 :] if failed.name in names else target.fallback
-        spare = next((model for model in later if self._fleet.ready(model.name)), None)
+        allowed = target.allowed(later, key)
+        spare = next((model for model in allowed if self._fleet.ready(model.name)), None)
         return Choice(spare, None, "fallback") if spare is not None else None
 
-    def next(self, target: Target, choice: Choice) -> Choice | None:
+    def next(self, target: Target, choice: Choice, key: Key) -> Choice | None:
         """Give the choice of the next larger tier that is ready, for an answer that is not good enough."""
         above = target.models[target.models.index(choice.model) + 1 :]
-        for model in above:
+        for model in target.allowed(above, key):
             if self._fleet.ready(model.name):
                 return msgspec.structs.replace(choice, model=model, reason="cascade")
         return None
@@ -179,6 +184,8 @@ class Chooser:
     def _wished(self, target: Target, wish: str, key: Key) -> Choice:
         for model in target.models:
             if model.name == wish:
+                if model not in target.allowed(target.models, key):
+                    raise ModelNotAllowed(f"This key may not use the tier {wish!r}.", param=TIER.decode())
                 if model is target.models[-1] and key.most_large_share < 1.0:
                     raise ModelNotAllowed(
                         f"This key may not ask for the tier {wish!r}: its most_large_share is"

@@ -243,6 +243,40 @@ def test_the_request_goes_before_the_key_and_the_key_before_the_route() -> None:
             choose(request(), Grades(0.1, 0), ALL, {header: wish})
 
 
+@pytest.mark.parametrize(
+    ("models", "ready", "chosen", "reason"),
+    [
+        (["auto"], ALL, "large", "score"),  # no tier is named: the route's are allowed
+        (["auto", "small"], ALL, "small", "allowed"),
+        (["auto", "small", "middle"], ALL, "middle", "allowed"),
+        (["auto", "small", "middle"], ALL - {"middle"}, "small", "only-ready"),
+        (["auto", "small"], {"large", "spare"}, "small", "none-ready"),
+        (["auto", "small", "spare"], {"large", "spare"}, "spare", "fallback"),
+    ],
+)
+def test_a_key_that_names_tiers_is_routed_among_those(
+    models: list[str], ready: set[str], chosen: str, reason: str
+) -> None:
+    key = msgspec.structs.replace(ANY, models=frozenset(models))
+    choice = choose(request(), Grades(0.9, 2), ready, key=key)
+    assert (choice.model.name, choice.reason) == (chosen, reason)
+
+
+def test_a_tier_that_a_key_does_not_name_is_no_wish_no_spare_and_no_next_one() -> None:
+    key = msgspec.structs.replace(ANY, models=frozenset({"auto", "small"}))
+    with pytest.raises(ModelNotAllowed, match="'large'"):
+        choose(request(), None, ALL, {b"x-switchgear-tier": b"large"}, key)
+    chooser, target = Chooser(None, Ready(ALL)), CATALOGUE.target(request(), ANY)
+    first = Choice(target.models[0], 0.1, "score")
+    assert chooser.next(target, first, key) is None
+    assert chooser.spare(target, first.model, {}, key) is None
+    for free in (ANY, msgspec.structs.replace(ANY, models=frozenset({"auto"}))):
+        following, spare = chooser.next(target, first, free), chooser.spare(target, first.model, {}, free)
+        assert following is not None
+        assert spare is not None
+        assert (following.model.name, spare.model.name) == ("middle", "spare")
+
+
 def test_a_request_wishes_for_no_more_than_its_key_allows() -> None:
     key = msgspec.structs.replace(ANY, most_large_share=0.2)
     wishes = ({b"x-switchgear-tier": b"large"}, {b"x-switchgear-objective": b"large_share=0.3"},
