@@ -10,6 +10,7 @@ import asyncio
 import datetime
 import json
 import os
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bench.pair.appliance import ROOT, keys_for, running
 from bench.pair.asking import Asked, ask_all, ways
 from bench.pair.grading import right
 from bench.pair.tasks import OF_EACH, SEED, Task, tasks
-from bench.pair.weighing import KINDS, table, weighed
+from bench.pair.weighing import table, weighed
 
 RESULTS = ROOT / "bench" / "pair.json"
 SHARE = 0.3
@@ -40,7 +41,7 @@ def main() -> None:
     if not options.weigh:
         asked = tasks(options.of_each)
         if not options.grade:
-            options.answers.write_bytes(msgspec.json.encode(_asked(options, asked)))
+            _ask(options, asked)
         kept_answers = msgspec.json.decode(options.answers.read_bytes(), type=dict[str, dict[str, Asked]])
         options.out.write_text(_kept(asked, kept_answers))
     print(shown(json.loads(options.out.read_text())))
@@ -48,22 +49,31 @@ def main() -> None:
 
 def shown(kept: dict[str, Any]) -> str:
     """Give the table of what is kept, and where it is from."""
-    told = table(weighed(tasks(kept["of_each"]), kept))
+    done = [one for one in tasks() if one.id in kept["scores"]]
+    told = table(weighed(done, kept))
     return f"{told}\n\nTaken on {kept['taken']}: {kept['machine']}."
 
 
-def _asked(options: argparse.Namespace, asked: list[Task]) -> dict[str, dict[str, Asked]]:
+def _ask(options: argparse.Namespace, asked: list[Task]) -> None:
+    """Ask, and keep the answers after each round."""
     all_ways = ways(asked, SHARE, SEED)
     keys = keys_for(one.name for one in all_ways)
+    random.Random(SEED).shuffle(asked)
+
+    async def play(url: str) -> None:
+        async for answers in ask_all(url, keys, all_ways, asked):
+            options.answers.write_bytes(msgspec.json.encode(answers))
+
     with (
         tempfile.TemporaryDirectory(prefix="pair-") as folder,
         running(options.models, options.engine, Path(folder), keys) as url,
     ):
-        return asyncio.run(ask_all(url, keys, all_ways, asked, SEED))
+        asyncio.run(play(url))
 
 
 def _kept(asked: list[Task], answers: dict[str, dict[str, Asked]]) -> str:
-    """Give what is kept of the answers: numbers, one task a line."""
+    """Give what is kept of the answers: numbers, one task a line; of the tasks that were asked in every way."""
+    asked = [one for one in asked if all(one.id in found for found in answers.values())]
     rows: dict[str, dict[str, list[Any]]] = {
         way: {
             task.id: [
@@ -79,7 +89,6 @@ def _kept(asked: list[Task], answers: dict[str, dict[str, Asked]]) -> str:
     told: dict[str, Any] = {
         "taken": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, shared with other work",
-        "of_each": len(asked) // len(KINDS),
         "rows": rows,
         "scores": {one.id: answers["routed"][one.id].score for one in asked},
         "reasons": {one.id: answers["cascade"][one.id].reason for one in asked},

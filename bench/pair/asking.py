@@ -8,7 +8,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -17,7 +17,7 @@ import msgspec
 from bench.pair.tasks import Task
 
 AT_ONCE = 8
-ROUNDS = 4
+ROUNDS = 8
 TIER = "x-switchgear-tier"
 
 
@@ -56,11 +56,12 @@ def ways(tasks: Sequence[Task], share: float, seed: int) -> list[Way]:
 
 
 async def ask_all(
-    url: str, keys: Mapping[str, str], ways: list[Way], tasks: Sequence[Task], seed: int
-) -> dict[str, dict[str, Asked]]:
-    """Give the answers by way and task; ``keys`` are those of the ways. Ends the program at a failure."""
-    order = list(tasks)
-    random.Random(seed).shuffle(order)
+    url: str, keys: Mapping[str, str], ways: list[Way], order: Sequence[Task]
+) -> AsyncIterator[dict[str, dict[str, Asked]]]:
+    """Give after each round the answers so far, by way and task; ``keys`` are those of the ways.
+
+    Ends the program at a failure.
+    """
     found: dict[str, dict[str, Asked]] = {way.name: {} for way in ways}
     size = math.ceil(len(order) / ROUNDS)
     async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(600)) as session:
@@ -73,7 +74,7 @@ async def ask_all(
                 )
                 found[way.name].update(zip([one.id for one in part], answers, strict=True))
                 print(f"round {number + 1} of {ROUNDS}: {way.name}", flush=True)
-    return found
+            yield found
 
 
 async def _ask(

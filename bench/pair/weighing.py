@@ -53,7 +53,9 @@ def weighed(tasks: Sequence[Task], kept: Mapping[str, Any]) -> dict[str, Any]:
         }
     scores = np.array([kept["scores"][one] for one in ids])
     doubts = -np.array([kept["logprobs"][one] for one in ids])
-    return {"ways": found, "order": ordered(values, {"score": scores, "doubt": doubts})}
+    gains = values["large"][:, 0] - values["small"][:, 0]
+    kinds = [one.kind for one in tasks]
+    return {"ways": found, "order": ordered(gains, kinds, {"score": scores, "doubt": doubts})}
 
 
 def expected(values: Mapping[str, Doubles], share: float) -> Doubles:
@@ -61,14 +63,14 @@ def expected(values: Mapping[str, Doubles], share: float) -> Doubles:
     return (1.0 - share) * values["small"][:, 0] + share * values["large"][:, 0]
 
 
-def ordered(values: Mapping[str, Doubles], orders: Mapping[str, Doubles]) -> dict[str, list[float]]:
+def ordered(gain: Doubles, kinds: Sequence[str], orders: Mapping[str, Doubles]) -> dict[str, list[float]]:
     """Give how much of the gain each order reaches, as the area over the share sent up; at random 0.5.
 
     Beside ``orders``, (n,) each: ``kind``, what knows the kinds' own gains and nothing else, and the oracle.
     """
-    gain = values["large"][:, 0] - values["small"][:, 0]
-    kinds = np.arange(len(gain)) % len(KINDS)
-    by_kind = np.array([gain[kinds == one].mean() for one in range(len(KINDS))])[kinds]
+    of = np.array(kinds)
+    means = {kind: gain[of == kind].mean() for kind in set(kinds)}
+    by_kind = np.array([means[kind] for kind in kinds])
     draws = np.random.default_rng(0).integers(0, len(gain), (DRAWS, len(gain)))
     found = {}
     for name, order in {**orders, "kind": by_kind, "oracle": gain}.items():

@@ -147,7 +147,6 @@ def test_the_figures_add_up() -> None:
 def test_an_order_by_chance_reaches_half_and_the_best_one_most() -> None:
     draw = np.random.default_rng(1)
     gain = (draw.uniform(size=400) < 0.3).astype(float)
-    columns = {"small": np.zeros((400, 4)), "large": np.column_stack([gain, gain, gain, gain])}
-    found = ordered(columns, {"score": np.zeros(400)})
+    found = ordered(gain, ["code"] * 400, {"score": np.zeros(400)})
     assert found["score"][0] == pytest.approx(0.5, abs=1e-9)  # nothing to tell them apart
     assert found["oracle"][0] == pytest.approx(1 - gain.mean() / 2, abs=0.01)
