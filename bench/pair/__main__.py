@@ -24,6 +24,8 @@ from bench.pair.tasks import OF_EACH, SEED, Task, tasks
 from bench.pair.weighing import table, weighed
 
 RESULTS = ROOT / "bench" / "pair.json"
+DOCS = ROOT / "docs" / "routing.md"
+BEGIN, END = "<!-- pair: written by python -m bench.pair --docs -->\n", "<!-- end of pair -->\n"
 SHARE = 0.3
 
 
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--answers", type=Path, default=ROOT / ".cache" / "pair-answers.json")
     parser.add_argument("--grade", action="store_true", help="ask nothing: grade what is in --answers")
     parser.add_argument("--weigh", action="store_true", help="grade nothing: print the table of --out")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/routing.md too")
     options = parser.parse_args()
     if not options.weigh:
         asked = tasks(options.of_each)
@@ -44,7 +47,10 @@ def main() -> None:
             _ask(options, asked)
         kept_answers = msgspec.json.decode(options.answers.read_bytes(), type=dict[str, dict[str, Asked]])
         options.out.write_text(_kept(asked, kept_answers))
-    print(shown(json.loads(options.out.read_text())))
+    kept = json.loads(options.out.read_text())
+    print(shown(kept))
+    if options.docs:
+        DOCS.write_text(docs_with(DOCS.read_text(), kept))
 
 
 def shown(kept: dict[str, Any]) -> str:
@@ -52,6 +58,15 @@ def shown(kept: dict[str, Any]) -> str:
     done = [one for one in tasks() if one.id in kept["scores"]]
     told = table(weighed(done, kept))
     return f"{told}\n\nTaken on {kept['taken']}: {kept['machine']}."
+
+
+def docs_with(text: str, kept: dict[str, Any]) -> str:
+    """Give a text with what is kept between its marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin, "the text has no mark where the pair begins"
+    assert end, "the text has no mark where the pair ends"
+    return f"{before}{begin}{shown(kept)}\n{end}{after}"
 
 
 def _ask(options: argparse.Namespace, asked: list[Task]) -> None:
@@ -72,7 +87,7 @@ def _ask(options: argparse.Namespace, asked: list[Task]) -> None:
 
 
 def _kept(asked: list[Task], answers: dict[str, dict[str, Asked]]) -> str:
-    """Give what is kept of the answers: numbers, one task a line; of the tasks that were asked in every way."""
+    """Give what is kept of the answers of the tasks that were asked in every way: numbers, a task a line."""
     asked = [one for one in asked if all(one.id in found for found in answers.values())]
     rows: dict[str, dict[str, list[Any]]] = {
         way: {
