@@ -103,7 +103,7 @@ def _kept(asked: list[Task], answers: dict[str, dict[str, Asked]]) -> str:
     }
     told: dict[str, Any] = {
         "taken": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, shared with other work",
+        "machine": f"{os.cpu_count()} cores, 15-minute load average {os.getloadavg()[2]:.0f} at the end",
         "rows": rows,
         "scores": {one.id: answers["routed"][one.id].score for one in asked},
         "reasons": {one.id: answers["cascade"][one.id].reason for one in asked},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bench.pair import coding
+from bench.pair.__main__ import DOCS, RESULTS, docs_with
 from bench.pair.asking import ways
 from bench.pair.confined import passes
 from bench.pair.facts import FACTS
@@ -150,3 +151,10 @@ def test_an_order_by_chance_reaches_half_and_the_best_one_most() -> None:
     found = ordered(gain, ["code"] * 400, {"score": np.zeros(400)})
     assert found["score"][0] == pytest.approx(0.5, abs=1e-9)  # nothing to tell them apart
     assert found["oracle"][0] == pytest.approx(1 - gain.mean() / 2, abs=0.01)
+
+
+def test_the_docs_show_the_results_that_are_kept() -> None:
+    text, kept = DOCS.read_text(), json.loads(RESULTS.read_text())
+    assert docs_with(text, kept) == text, "run: python -m bench.pair --weigh --docs"
+    with pytest.raises(AssertionError, match="no mark where the pair begins"):
+        docs_with("nothing", kept)
