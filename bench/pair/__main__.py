@@ -21,12 +21,11 @@ from bench.pair.appliance import ROOT, keys_for, running
 from bench.pair.asking import Asked, ask_all, ways
 from bench.pair.grading import right
 from bench.pair.tasks import OF_EACH, SEED, Task, tasks
-from bench.pair.weighing import table, weighed
+from bench.pair.weighing import SHARE, table, weighed
 
 RESULTS = ROOT / "bench" / "pair.json"
 DOCS = ROOT / "docs" / "routing.md"
 BEGIN, END = "<!-- pair: written by python -m bench.pair --docs -->\n", "<!-- end of pair -->\n"
-SHARE = 0.3
 
 
 def main() -> None:
@@ -73,7 +72,7 @@ def _ask(options: argparse.Namespace, asked: list[Task]) -> None:
     """Ask, and keep the answers after each round."""
     all_ways = ways(asked, SHARE, SEED)
     keys = keys_for(one.name for one in all_ways)
-    random.Random(SEED).shuffle(asked)
+    random.Random(SEED + 1).shuffle(asked)  # of another seed than the tiers at random
 
     async def play(url: str) -> None:
         async for answers in ask_all(url, keys, all_ways, asked):
