@@ -37,9 +37,9 @@ from gateway.dispatcher import Dispatcher
 from gateway.fleet_apart import FleetApart
 from gateway.grading import Grading
 from gateway.judging import Judge
-from gateway.learning import Learning
+from gateway.learning import Archive, Learning
 from gateway.likeness import Keep
-from gateway.links import limits_of, link_of, logs_of, news_of
+from gateway.links import limits_of, link_of, logs_of, meeting_of, news_of
 from gateway.loops import running
 from gateway.metering import metering_from
 from gateway.outbound.webhooks import post
@@ -69,6 +69,7 @@ from gateway.tenancy.notices import Notices
 from gateway.tenancy.prices import PriceTable
 from gateway.tenancy.watch import Watch
 from gateway.tier import Tier
+from gateway.together import Together
 from gateway.tracing import tracing_from
 from semantic_cache.saving import OwnFile
 from semantic_cache.stores.shared import Complained
@@ -129,7 +130,8 @@ class House:
         self.chooser = Chooser(None, self.dispatcher)
         judge = Judge(self.supervisor.report, self.dispatcher.rest, self.telemetry, edges.now)
         self.batching = Batching(Attempts(self.dispatcher, self.clients, judge, self._credentials))
-        self._learn(state_dir)
+        self._learn(name)
+        self.together = self._part(settings)
         self.logs = logs_of(settings, edges.environ)
         self.coalescing = Coalescing(self.logs, self.batching)
         self.pipeline = Pipeline(
@@ -225,13 +227,24 @@ class House:
         self.scaler.shares = self.rollouts.in_use
         self.spot = SpotWatch(self.supervisor, edges.wall)
 
-    def _learn(self, state_dir: Path) -> None:
+    def _learn(self, name: str) -> None:
         """Make what sharpens the classifier and teaches it."""
-        edges = self._edges
+        edges, control = self._edges, self.control
         self.grading: Grading | None = None
-        self.learning = Learning(state_dir / "routing-labels.jsonl", lambda: self.grading, self.telemetry)
+        archive = Archive(
+            control.opened, lambda: control.directory.revision, edges.wall, control.one_writer, name
+        )
+        self.learning = Learning(archive, lambda: self.grading, self.telemetry)
         self.sharpening = Sharpening(self.batching, lambda: self.grading, self.telemetry)
         self.shadows = Shadows(self.batching, self.learning, self.telemetry, edges.draw, edges.wall)
+
+    def _part(self, settings: Settings) -> Together | None:
+        """Make what routes together with the other processes, where there may be some."""
+        meeting, shared = meeting_of(settings, self._edges.environ), self.shared
+        if meeting is None or shared is None:
+            return None
+        processes = self.shadows.processes = lambda: shared.money.share
+        return Together(meeting, lambda: self.grading, self.chooser.conversations, processes)
 
     @property
     def has_siblings(self) -> bool:
@@ -265,6 +278,7 @@ class House:
             control=self.control,
             log=self.log,
             learning=self.learning,
+            together=self.together,
             now=edges.now,
             metrics_token=edges.environ[token] if token else None,
             rollouts=self.rollouts,
@@ -407,6 +421,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
             await house.news.close()
         if house.link is not None:
             await house.link.close()
+        if house.together is not None:
+            await house.together.close()
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()

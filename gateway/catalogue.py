@@ -1,6 +1,6 @@
 """What is served under which name: models and routes, compiled from the settings."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import msgspec
@@ -55,6 +55,24 @@ class Target(msgspec.Struct, frozen=True, dict=True):
         """What a route aims at."""
         assert self.settings is not None
         return self.settings.objective
+
+    def allowed(self, models: Sequence[Model], key: Key) -> Sequence[Model]:
+        """Give those of its models that a key allows: the tiers that it names, all where it names none."""
+        if not self._narrowed(key):
+            return models
+        return [model for model in models if model.name in (key.models or ())]
+
+    def shared_name(self, key: Key) -> str:
+        """Give the name under which answers are shared: keys with other tiers share none."""
+        if not self._narrowed(key):
+            return self.name
+        return f"{self.name}[{','.join(model.name for model in self.allowed(self.models, key))}]"
+
+    def _narrowed(self, key: Key) -> bool:
+        if key.models is None or not self.route:
+            return False
+        named = sum(name in key.models for name in self.names)
+        return 0 < named < len(self.names) or (named > 0 and not key.models.issuperset(self.fallback_names))
 
     @cached_property
     def context_tokens(self) -> int | None:

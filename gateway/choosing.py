@@ -1,8 +1,9 @@
 """Which model answers: hard constraints first, then the score of the classifier against the objective.
 
-The order: a named model; the client's wish; what can take the request (context, tools, images, schema); what
-is ready and within its promise of time; then the score. Within a conversation the tier does not fall. A text
-that the classifier cannot read counts as one that needs the largest tier, as far as the objective allows.
+The order: a named model; the client's wish; what the key allows; what can take the request (context,
+language, tools, images, schema); what is ready and within its promise of time; then the score. Within a
+conversation the tier does not fall. A text that the classifier cannot read counts as one that needs the
+largest tier, as far as the objective allows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from gateway.settings import Objective
 from gateway.tenancy.keys import Key
 from routing.complexity import query_text
 from routing.conversations import Conversations, turns
+from routing.languages import languages_of, speaks
 from routing.objectives import Placement
 
 TIER, OBJECTIVE = b"x-switchgear-tier", b"x-switchgear-objective"
@@ -116,10 +118,14 @@ class Chooser:
         if wish is not None:
             return self._wished(target, wish.decode("latin-1"), key)
         aim = _aim(target, headers.get(OBJECTIVE), key)
-        able, lack = _able(target.models, request)
+        allowed = target.allowed(target.models, key)
+        able, lack = _able(allowed, request)
+        if len(allowed) < len(target.models):
+            lack = lack or "allowed"
         ready = [model for model in able if self._fleet.ready(model.name)]
         if not ready:
-            spare = [model for model in target.fallback if self._fleet.ready(model.name)]
+            fallback = target.allowed(target.fallback, key)
+            spare = [model for model in fallback if self._fleet.ready(model.name)]
             return Choice(spare[0], None, "fallback") if spare else Choice(able[0], None, "none-ready")
         if len(ready) > 1 and (prompt := [model for model in ready if self._prompt(model)]):
             if len(prompt) == 1:
@@ -130,18 +136,19 @@ class Chooser:
         least = self.conversations.tier(_turns(target, request, key)[0]) if _has_past(request) else 0
         reading = reading or self.grader.read(text_of(request))
         reading = self.grader.adapted(reading, target, key.tenant)
-        placed = self.grader.place(target, aim, reading.score if reading.sure else 1.0, least)
+        placed = self.grader.place(target, aim, _needed(reading, target), least)
         wanted = target.models[placed.tier]
         reason = _reason(reading, placed, least)
         if wanted not in ready:
             above = [model for model in ready if target.models.index(model) > placed.tier]
-            wanted, reason = above[0] if above else ready[-1], "next-ready"
+            reason = "next-ready" if wanted in able else lack
+            wanted = above[0] if above else ready[-1]
         tier = target.models.index(wanted)
         if tier and (now := _turns(target, request, key)[1]) is not None:
             self.conversations.note(now, tier)
         return Choice(wanted, reading.score, reason, placed.threshold, aim, reading)
 
-    def spare(self, target: Target, failed: Model, headers: Mapping[bytes, bytes]) -> Choice | None:
+    def spare(self, target: Target, failed: Model, headers: Mapping[bytes, bytes], key: Key) -> Choice | None:
         """Choose what answers instead of a model that failed; None where nothing does.
 
         A tier that the client chose itself is not replaced.
@@ -150,13 +157,14 @@ class Chooser:
             return None
         names = [model.name for model in target.fallback]
         later = target.fallback[names.index(failed.name) + 1 :] if failed.name in names else target.fallback
-        spare = next((model for model in later if self._fleet.ready(model.name)), None)
+        allowed = target.allowed(later, key)
+        spare = next((model for model in allowed if self._fleet.ready(model.name)), None)
         return Choice(spare, None, "fallback") if spare is not None else None
 
-    def next(self, target: Target, choice: Choice) -> Choice | None:
+    def next(self, target: Target, choice: Choice, key: Key) -> Choice | None:
         """Give the choice of the next larger tier that is ready, for an answer that is not good enough."""
         above = target.models[target.models.index(choice.model) + 1 :]
-        for model in above:
+        for model in target.allowed(above, key):
             if self._fleet.ready(model.name):
                 return msgspec.structs.replace(choice, model=model, reason="cascade")
         return None
@@ -176,6 +184,8 @@ class Chooser:
     def _wished(self, target: Target, wish: str, key: Key) -> Choice:
         for model in target.models:
             if model.name == wish:
+                if model not in target.allowed(target.models, key):
+                    raise ModelNotAllowed(f"This key may not use the tier {wish!r}.", param=TIER.decode())
                 if model is target.models[-1] and key.most_large_share < 1.0:
                     raise ModelNotAllowed(
                         f"This key may not ask for the tier {wish!r}: its most_large_share is"
@@ -235,18 +245,23 @@ def _aim(target: Target, wish: bytes | None, key: Key) -> Objective:
 
 def _able(models: Sequence[Model], request: Inference) -> tuple[list[Model], str]:
     """Give the models that can take a request, the last where none can, and what another one lacks."""
-    able = [model for model in models if not _lack(model, request)]
+    choosy = any(model.settings.languages for model in models)
+    asked = languages_of(text_of(request)) if choosy else frozenset[str]()
+    lacks = [_lack(model, request, asked) for model in models]
+    able = [model for model, lack in zip(models, lacks, strict=True) if not lack]
     if len(able) == len(models):
         return able, ""
-    return able or [models[-1]], next(lack for model in models if (lack := _lack(model, request)))
+    return able or [models[-1]], next(lack for lack in lacks if lack)
 
 
-def _lack(model: Model, request: Inference) -> str:
-    """Say what a model lacks to take a request; nothing where it can."""
+def _lack(model: Model, request: Inference, asked: frozenset[str]) -> str:
+    """Say what a model lacks to take a request in one of the languages; nothing where it can."""
     settings, typed = model.settings, request.typed
     limit = settings.context_tokens
     if limit is not None and request.prompt_tokens_estimate > limit:
         return "context"
+    if asked and not speaks(settings.languages, asked):
+        return "language"
     if settings.tools and settings.json_schema and settings.images:
         return ""
     if isinstance(typed, ChatFields):
@@ -287,6 +302,12 @@ def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, 
         for one in typed.messages
     )
     return turns(scope, contents)
+
+
+def _needed(reading: Reading, target: Target) -> float:
+    """Give the score that counts; what the classifier abstains from counts as one that needs the largest."""
+    safe = reading.late and target.settings is not None and target.settings.when_late == "large"
+    return 1.0 if safe or not reading.sure else reading.score
 
 
 def _reason(reading: Reading, placed: Placement, least: int) -> str:

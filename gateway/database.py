@@ -318,6 +318,39 @@ rollouts = sa.Table(
     sa.Column("changed_s", sa.Float, nullable=False),
 )
 
+# How good answers of a route's tiers were, as ``routing.labels`` has them; the id is the order.
+routing_labels = sa.Table(
+    "routing_labels",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("route", sa.String(128), nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("ix_routing_labels_route_id", "route", "id"),
+)
+
+# What labels taught, by route and tenant; without a tenant it is the route's curve of quality.
+routing_lessons = sa.Table(
+    "routing_lessons",
+    metadata,
+    sa.Column("route", sa.String(128), primary_key=True),
+    sa.Column("tenant", sa.String(512), primary_key=True),
+    sa.Column("in_force", sa.Boolean, nullable=False),
+    sa.Column("was_in_force", sa.Boolean, nullable=False),  # when the route was reset
+    sa.Column("weights", sa.String(16), nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("trial", sa.JSON),
+    sa.Column("changed_s", sa.Float, nullable=False),
+)
+
+# Up to which label a route's labels do not count, and up to which one before the last reset.
+routing_resets = sa.Table(
+    "routing_resets",
+    metadata,
+    sa.Column("route", sa.String(128), primary_key=True),
+    sa.Column("from_id", sa.BigInteger, nullable=False),
+    sa.Column("before_id", sa.BigInteger, nullable=False),
+)
+
 # Who runs the fleet; whoever does not renew its lease in time is taken for dead.
 fleet_lease = sa.Table(
     "fleet_lease",

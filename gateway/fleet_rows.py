@@ -72,16 +72,16 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     busy: Mapping[str, int] = {}
 
 
-def take_lease(engine: sa.Engine, owner: str, now_s: float) -> bool:
-    """Take or renew the lease; tells whether it is the owner's now."""
+def take_lease(engine: sa.Engine, owner: str, now_s: float, name: str = LEASE) -> bool:
+    """Take or renew a lease; tells whether it is the owner's now."""
     mine = sa.or_(fleet_lease.c.owner == owner, fleet_lease.c.until_s < now_s)
     row = {"owner": owner, "until_s": now_s + LEASE_S}
     try:
         with engine.begin() as connection:
-            renewed = sa.update(fleet_lease).where(fleet_lease.c.name == LEASE, mine).values(**row)
+            renewed = sa.update(fleet_lease).where(fleet_lease.c.name == name, mine).values(**row)
             if connection.execute(renewed).rowcount:
                 return True
-            connection.execute(sa.insert(fleet_lease).values(name=LEASE, **row))
+            connection.execute(sa.insert(fleet_lease).values(name=name, **row))
             return True
     except IntegrityError:  # it is there, and somebody else's
         return False

@@ -6,7 +6,8 @@ for. Of those that nobody asked for lately the state is forgotten.
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from hashlib import blake2b
 from typing import Self
 
 import msgspec
@@ -49,7 +50,7 @@ class Grading:
         self.facts = facts
         self._now = now
         self.embedded_s = 0.0
-        self._processes = processes
+        self._processes, self._together = processes, False
         self._aims: OrderedDict[tuple[str, tuple[str, ...], Objective], Aim] = OrderedDict()
         self._known = lru_cache(MEMO_TEXTS)(self._read)
         self.curves: dict[str, list[float]] = {}
@@ -66,6 +67,13 @@ class Grading:
         Raises OSError or ValueError where they are missing or broken.
         """
         return cls(table or reader(), load_classifier(), load_facts(), now, processes)
+
+    @cached_property
+    def version(self) -> str:
+        """Name the weights: scores of others are in another order."""
+        head = self.classifier.head
+        parts = (head.slopes, head.tree_leaves, head.values, head.knots)
+        return blake2b(b"".join(one.tobytes() for one in parts), digest_size=6).hexdigest()
 
     def read(self, text: str) -> Reading:
         """See ``Grader.read``."""
@@ -130,6 +138,8 @@ class Grading:
         held = self._aims.get(key)
         if held is None:
             held = self._aims[key] = self._start(target, objective)
+            if self._together and isinstance(held, Shares):
+                held.part(self._processes)
             if len(self._aims) > MOST_AIMS:
                 self._aims.popitem(last=False)
         elif len(self._aims) > MOST_AIMS // 2:
@@ -140,11 +150,26 @@ class Grading:
         """Give the share of the largest tier that reaches a share of its quality, as far as is known."""
         return complexity.share_for_quality(self.curves.get(route, self.facts.quality_by_share), quality)
 
-    def recalibrate(self, route: str) -> None:
+    def teach(self, curves: dict[str, list[float]], challengers: dict[tuple[str, str], Feedback]) -> None:
+        """Put in force what was learnt, and nothing else."""
+        changed = [one for one in {*self.curves, *curves} if self.curves.get(one) != curves.get(one)]
+        self.curves, self.challengers = curves, challengers
+        for route in changed:
+            self._recalibrate(route)
+
+    def _recalibrate(self, route: str) -> None:
         """Have the qualities of a route held by its own curve from now on."""
         for (name, _, objective), aim in self._aims.items():
             if name == route and objective.quality is not None and isinstance(aim, Shares):
                 aim.aim(self.share_for(route, objective.quality))
+
+    def parted(self, processes: int) -> dict[tuple[str, tuple[str, ...], Objective], Shares]:
+        """Have shares held together with other processes; gives what holds each, by what that is."""
+        self._processes, self._together = processes, True
+        held = {key: aim for key, aim in self._aims.items() if isinstance(aim, Shares)}
+        for aim in held.values():
+            aim.part(processes)
+        return held
 
     def recent(self) -> dict[str, list[float]]:
         """Give the latest scores of each route, where a share is held."""

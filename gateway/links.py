@@ -6,6 +6,7 @@ from gateway.settings import RedisSettings, Settings
 from gateway.state.logs import Logs, MemoryLogs
 from gateway.state.redis import RedisLimits
 from gateway.state.redis_logs import RedisLogs
+from gateway.state.redis_meeting import RedisMeeting
 from semantic_cache.stores.redis import Link
 from semantic_cache.stores.shared import SharedLog
 
@@ -48,6 +49,14 @@ def news_of(settings: Settings, environ: Mapping[str, str]) -> SharedLog | None:
     if redis is None:
         return None
     return SharedLog(redis.url, _password(redis, environ), redis.timeout_ms / 1000)
+
+
+def meeting_of(settings: Settings, environ: Mapping[str, str]) -> RedisMeeting | None:
+    """Make the way to where the processes that route one stream meet; a process without Redis is alone."""
+    redis = settings.redis
+    if redis is None:
+        return None
+    return RedisMeeting(redis.url, _password(redis, environ), redis.timeout_ms / 1000)
 
 
 def link_of(settings: Settings, environ: Mapping[str, str], now: Callable[[], float]) -> Link | None:

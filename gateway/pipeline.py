@@ -254,13 +254,13 @@ class Pipeline:
         self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet
     ) -> StreamReceiver | WholeReceiver | None:
         """Have the cheap tier answer; None where another one is chosen, for what it is unsure of."""
-        _, target, charge = passage.of()
+        key, target, charge = passage.of()
         choice = passage.choice
         assert choice is not None
         assert target.settings is not None
         cascade = target.settings.cascade
         assert cascade is not None
-        following = self._chooser.next(target, choice)
+        following = self._chooser.next(target, choice, key)
         if following is None:
             return None
         asked = cascading.asking(request)
@@ -314,13 +314,13 @@ class Pipeline:
 
     def spare(self, passage: Passage, incoming: Incoming, call: Call, error: Exception) -> Choice | None:
         """Choose the route's fallback after a failure before the first byte, and note it; None for none."""
-        _, target, charge = passage.of()
+        key, target, charge = passage.of()
         failed = passage.choice
         hopeless = call.trip.delivered or self.now() >= call.deadline_s or failed is None
         if hopeless or not target.fallback or not isinstance(translate(error), ANOTHER_MODEL_MAY):
             return None
         assert failed is not None
-        choice = self._chooser.spare(target, failed.model, incoming.headers)
+        choice = self._chooser.spare(target, failed.model, incoming.headers, key)
         if choice is not None:
             passage.choice = choice
             charge.answered_by(choice.model.name)

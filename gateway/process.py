@@ -26,6 +26,7 @@ from gateway.telemetry import Telemetry
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.keys import KeyTable
 from gateway.tenancy.prices import PriceTable
+from gateway.together import Together
 
 
 class Abortable(Protocol):
@@ -73,6 +74,7 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     control: Control
     log: RequestLog
     learning: Learning
+    together: Together | None
     now: Callable[[], float]
     metrics_token: str | None
     rollouts: Rollouts

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from gateway import gauges
 from gateway.loops import Loop
 from gateway.settings import Settings
+from gateway.together import PERIOD_S
 
 if TYPE_CHECKING:
     from gateway.app import House
@@ -43,6 +44,7 @@ def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tupl
         Loop("audits", 0.5, house.tier.audit),
         Loop("shadows", 0.5, house.shadows.step),
         Loop("labels", 5.0, house.learning.step),
+        Loop("lessons", 1.0, house.learning.follow),
         Loop("likeness-file", 60.0, house.tier.save),
     )
 
@@ -56,6 +58,8 @@ def _shared(house: "House", settings: Settings, wall: Callable[[], float]) -> It
         yield Loop("cluster", 1.0, cluster.follow)
         yield Loop("lease", 3.0, cluster.lease.step)
         yield Loop("workloads", 2.0, cluster.look)
+    if (together := house.together) is not None:
+        yield Loop("routing", PERIOD_S, together.step)
     if (news := house.news) is not None:
         yield Loop("cache-send", 0.05, news.send)
         yield Loop("cache-receive", 0.05, news.receive)

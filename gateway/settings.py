@@ -186,6 +186,7 @@ class ModelSettings(Table, frozen=True):
     tools: bool = True
     images: bool = True
     json_schema: bool = True
+    languages: tuple[Annotated[str, Meta(pattern=r"^[a-z]{2,3}$")], ...] = ()
     policy: str = "adaptive"
     share_prefix_cache: bool = False
     queue_limit: Annotated[int, Meta(ge=0)] = 256
@@ -262,6 +263,7 @@ class RouteSettings(Table, frozen=True):
     grade: Literal["fast", "precise"] = "fast"
     embedder: str | None = None
     grade_timeout_ms: Annotated[float, Meta(gt=0, le=10_000)] = 50.0
+    when_late: Literal["fast", "large"] = "fast"
     cascade: Cascade | None = None
     shadow: Shadow | None = None
 

@@ -72,13 +72,15 @@ class Shadows:
         self._jobs: deque[Job] = deque(maxlen=_MOST)
         self._spent_usd: defaultdict[tuple[str, int], float] = defaultdict(float)
         self.models: Mapping[str, Model] = {}
+        self.processes: Callable[[], int] = lambda: 1
+        """How many have a part each of what a day may cost."""
 
     def wanted(self, target: Target) -> bool:
         """Tell whether the next answer of a route is to be asked again."""
         shadow = target.settings.shadow if target.settings is not None else None
         if shadow is None or self._draw() >= shadow.share:
             return False
-        if self._spent_usd[target.route, self._day()] >= shadow.max_usd_per_day:
+        if self._spent_usd[target.route, self._day()] >= shadow.max_usd_per_day / self.processes():
             self._telemetry.count("switchgear_shadow_total", (target.route, "capped"))
             return False
         return True

@@ -46,7 +46,7 @@ class Shelf:
 
     def key_of(self, key: Key, target: Target, request: Inference) -> bytes:
         """Give the key of a request."""
-        return caching.exact_key(key.tenant, target.name, schemas.canonical(request), self._salt)
+        return caching.exact_key(key.tenant, target.shared_name(key), schemas.canonical(request), self._salt)
 
     @property
     def paced(self) -> bool:
@@ -74,7 +74,7 @@ class Shelf:
         if not cacheable or wish == b"bypass" or (self._cache.opt_out and self._opted_out(key)):
             passage.cache = "bypass"
             return None
-        asked = (key.tenant, target.name, incoming.endpoint.path, incoming.body)
+        asked = (key.tenant, target.shared_name(key), incoming.endpoint.path, incoming.body)
         exact = self._hits.get(asked) or self.key_of(key, target, request)
         entry = await self._store.get(exact, self._wall())
         passage.steps.append(("cache", self._now()))
@@ -84,7 +84,7 @@ class Shelf:
             if entry is None and (tags := incoming.headers.get(b"x-switchgear-cache-tag")):
                 passage.tags = caching.tags(tags)
         if self.kept.likeness is not None:
-            entry = await self._look_near(passage, request, target.name, key.tenant, entry)
+            entry = await self._look_near(passage, request, target.shared_name(key), key.tenant, entry)
         if entry is not None:
             passage.found(entry)
             if passage.cache == "hit-exact":

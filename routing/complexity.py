@@ -242,6 +242,11 @@ class ShareController(msgspec.Struct):
         self._remember(score)
         return Choice(above, threshold)
 
+    def hear(self, scores: Sequence[float]) -> None:
+        """Remember scores of queries that other processes decided."""
+        for score in scores[-WINDOW:]:
+            self._remember(score)
+
     def raised(self) -> None:
         """Count the last query as above after all; it is paid back."""
         self.owed = max(self.owed - 1.0, -_MOST_OWED)

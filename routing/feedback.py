@@ -5,6 +5,9 @@ is the one of PENALTIES whose predictions of left-out labels err least. Where th
 about the shipped order remains.
 """
 
+import io
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +15,7 @@ Doubles = NDArray[np.float64]
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 LEAST_LABELS = 20
+_KEPT = ("mean", "spread", "level", "unit", "slopes", "ranks")
 
 
 class Feedback:
@@ -44,6 +48,23 @@ class Feedback:
         leverage = (left**2) @ shrunk + 1 / len(y)
         error = float(np.mean((rest / np.maximum(1e-3, 1 - leverage)) ** 2))
         return error, values / (values**2 + penalty) * (left.T @ y)
+
+    def packed(self) -> bytes:
+        """Give what was learnt as bytes, for ``unpacked``."""
+        file = io.BytesIO()
+        kept = {name: getattr(self, f"_{name}") for name in _KEPT}
+        np.savez(file, allow_pickle=False, **kept)
+        return file.getvalue()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Self:
+        """Give what was packed. Raises ValueError or KeyError where it is something else."""
+        found = cls.__new__(cls)
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            for name in _KEPT:
+                values = file[name]
+                setattr(found, f"_{name}", values if values.ndim else float(values))
+        return found
 
     def _expand(self, columns: NDArray[np.float32], scores: Doubles) -> Doubles:
         # The shipped score weighs as much as all columns together, twice.

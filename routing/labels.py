@@ -23,7 +23,10 @@ _STEPS = 101
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True):
-    """One query's outcomes in [0, 1]; `columns` are float16 bytes, `large_served` which tier answered."""
+    """One query's outcomes in [0, 1]; `columns` are float16 bytes, `large_served` which tier answered.
+
+    Score and columns are those of `weights`: with others they say nothing.
+    """
 
     ts: float
     route: str
@@ -34,6 +37,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     small: float | None = None
     large: float | None = None
     columns: bytes = b""
+    weights: str = ""
 
 
 class Trial(msgspec.Struct, frozen=True):

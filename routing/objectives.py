@@ -2,19 +2,27 @@
 
 Pure. Every boundary between two tiers hears of every query, or its share would be one of a part of the
 stream. A cost is held by way of the share: what each tier's requests cost is learnt from those that ended.
+
+Processes that part one stream hold one share together: each may owe its part of half the slack, and the other
+half is a pot, into which they put what they owe and from which they take their part (``settle``). All that is
+owed is never more than the slack, so that the share is held whoever gets how much of the traffic, and while
+nobody can be asked. One process's debt is paid by another's saving, and all hear all scores, so that they
+have one threshold: who gets the hard queries sends more of them up.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
 from routing import complexity
-from routing.complexity import ShareController
+from routing.complexity import SLACK, WINDOW, ShareController
 
 _LEARNING = 0.05  # of a tier's cost, with each request
 _NUDGE = 100.0  # requests over which a saving, or what was spent too much, is evened out
+POT = SLACK / 2  # the most that processes owe together in the pot
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -63,16 +71,51 @@ class Shares:
         """`prior` are quantiles of scores at even steps, `processes` how many part the stream."""
         shares = complexity.tier_shares(share, tiers)
         self._boundaries = [ShareController.start(one, prior, processes) for one in shares]
+        self._fresh: deque[float] | None = None
+
+    def part(self, processes: int) -> None:
+        """Hold the share together with others from now on; `processes` are all of them."""
+        if self._fresh is None:
+            self._fresh = deque(maxlen=WINDOW)
+        for one in self._boundaries:
+            one.slack = part_of(processes)
+
+    def tell(self) -> list[float]:
+        """Give the scores that the others have not heard, WINDOW at most, and forget that."""
+        fresh = self._fresh if self._fresh is not None else deque[float]()
+        told = list(fresh)
+        fresh.clear()
+        return told
+
+    def hear(self, scores: Sequence[float]) -> None:
+        """Take in the scores of other processes' queries."""
+        for one in self._boundaries:
+            one.hear(scores)
+
+    @property
+    def owed(self) -> list[float]:
+        """What each boundary owes, in queries: above 0 more should have gone up."""
+        return [one.owed for one in self._boundaries]
+
+    def paid(self, owed: Sequence[float]) -> None:
+        """Take note that so much of what each boundary owed is owed by others now."""
+        for one, much in zip(self._boundaries, owed, strict=True):
+            one.owed -= much
 
     def place(self, score: float, least: int = 0) -> Placement:
         """See ``Aim.place``."""
+        if self._fresh is not None:
+            self._fresh.append(score)
         if len(self._boundaries) == 1:
             only = self._boundaries[0].decide(score, least > 0)
             return Placement(int(only.above), only.threshold)
-        decided = [one.decide(score, place < least) for place, one in enumerate(self._boundaries)]
-        above = [one.above for one in decided]
-        tier = above.index(False) if False in above else len(above)
-        tier = max(tier, least)
+        tier, decided = 0, []
+        for place in range(len(self._boundaries) - 1, -1, -1):  # what goes above one goes above those below
+            choice = self._boundaries[place].decide(score, tier > 0 or place < least)
+            decided.append(choice)
+            if choice.above and not tier:
+                tier = place + 1
+        decided.reverse()
         return Placement(tier, decided[min(tier, len(decided) - 1)].threshold)
 
     def thresholds(self) -> list[float]:
@@ -118,6 +161,23 @@ class Spending(Shares):
         most = _NUDGE * self._usd
         self._saved_usd = max(-most, min(most, self._saved_usd + self._usd - usd))
         self.aim(share_for_cost(max(0.0, self._usd + self._saved_usd / _NUDGE), self.costs_usd))
+
+
+def part_of(processes: int) -> float:
+    """Give the most that one of `processes` may owe beside the pot."""
+    return (SLACK - POT) / processes
+
+
+def settle(pot: float, owed: float, processes: int) -> tuple[float, float]:
+    """Give what a pot and one of `processes` owe after they shared it out; the sum of both stays.
+
+    The pot owes no more than half the slack.
+    """
+    total = pot + owed
+    most = part_of(processes)
+    kept = min(most, max(-most, total / processes))
+    left = min(POT, max(-POT, total - kept))
+    return left, total - left
 
 
 def share_for_cost(usd: float, costs_usd: Sequence[float]) -> float:

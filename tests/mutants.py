@@ -38,6 +38,8 @@ LINE, SCHEDULER, T_SCHEDULER = "routing/line.py", "routing/scheduler.py", "tests
 BATCHING, T_BATCHING = "gateway/batching.py", "tests/unit/test_batching.py"
 T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
+T_TOGETHER, T_LEARNING = "tests/unit/test_together.py", "tests/unit/test_learning.py"
+T_CHOOSING, T_OBJECTIVES = "tests/unit/test_choosing.py", "tests/unit/test_objectives.py"
 
 MUTANTS = {
     "no-close": Mutant(
@@ -204,6 +206,24 @@ MUTANTS = {
     ),
     "new-work-while-draining": Mutant(
         "gateway/api/inference.py", "            if process.draining:\n", "            if False:\n", T_DRAIN
+    ),
+    "a-bottomless-pot": Mutant(
+        "routing/objectives.py", "left = min(POT, max(-POT, total - kept))", "left = total - kept", T_TOGETHER
+    ),
+    "tiers-apart": Mutant(
+        "routing/objectives.py", "tier > 0 or place < least", "place < least", T_OBJECTIVES
+    ),
+    "apart-though-together": Mutant(
+        "gateway/together.py", "        await self._share_out(named)\n", "", T_TOGETHER
+    ),
+    "a-reset-until-the-restart": Mutant(
+        "gateway/lessons.py", '"from_id": max(newest or 0, at)', '"from_id": at', T_LEARNING
+    ),
+    "a-reset-for-one": Mutant(
+        "gateway/lessons.py", "mine.values(in_force=False)", "mine.values()", T_LEARNING
+    ),
+    "any-language": Mutant(
+        "gateway/choosing.py", "if asked and not speaks(settings.languages, asked):", "if False:", T_CHOOSING
     ),
     "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
 }

@@ -13,7 +13,7 @@ from gateway.errors import InvalidRequest, NotPermitted
 from gateway.learning import label_of
 from gateway.process import Process
 from gateway.request_log import RequestLine, RequestLog
-from gateway.tenancy.keys import Key
+from gateway.together import Word
 
 BAD_BELOW = 0.5
 
@@ -47,11 +47,23 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         kept, right = pipeline.shelf.kept, word.score >= BAD_BELOW
         passed_on = not right and kept.pass_on(key.tenant, word.request_id)
         gone = await kept.complain(key.tenant, word.request_id, right)
+        said = Word(key.org, key.project, key.tenant, word.request_id, word.score)
         decided = await asyncio.to_thread(_decided, process.log, word.request_id)
-        learnt = decided is not None and _learn(process, key, word, *decided)
+        learnt = decided is not None and _learn(process, said, *decided)
+        if decided is None and process.together is not None:
+            process.together.pass_on(said)
+            passed_on = True
         told = {"object": "feedback", "request_id": word.request_id, "quarantined": gone, "learnt": learnt}
         return {**told, "passed_on": True} if passed_on else told
 
+    async def hear(word: Word) -> None:
+        """Take a word that another gateway was told."""
+        decided = await asyncio.to_thread(_decided, process.log, word.request_id)
+        if decided is not None:
+            _learn(process, word, *decided)
+
+    if process.together is not None:
+        process.together.hear_word = hear
     return [give_feedback]
 
 
@@ -61,10 +73,10 @@ def _decided(log: RequestLog, request_id: str) -> tuple[RequestLine, Reading] | 
     return None if decision is None or reading is None else (decision, reading)
 
 
-def _learn(process: Process, key: Key, word: Feedback, decision: RequestLine, reading: Reading) -> bool:
+def _learn(process: Process, word: Word, decision: RequestLine, reading: Reading) -> bool:
     """Take the word as a label, where a model's answer to the same tenant is meant; tells whether it is."""
     tiers = decision.candidates
-    own = (decision.org, decision.project) == (key.org, key.project)
+    own = (decision.org, decision.project) == (word.org, word.project)
     if not own or decision.source != "upstream" or decision.model not in (tiers[0], tiers[-1]):
         return False
     large = decision.model == tiers[-1]
@@ -72,7 +84,7 @@ def _learn(process: Process, key: Key, word: Feedback, decision: RequestLine, re
         reading,
         ts=process.control.wall(),
         route=decision.route,
-        tenant=key.tenant,
+        tenant=word.tenant,
         source="feedback",
         large_served=large,
     )

@@ -25,7 +25,7 @@ State = dict[str, Any] | None
 class Change(msgspec.Struct, frozen=True):
     """A transaction that changes something, who makes it, and when (seconds since the epoch).
 
-    Actors are ``admin-key``, ``key:ID``, ``person:ID``, ``cli`` and ``file``.
+    Actors are ``admin-key``, ``key:ID``, ``person:ID``, ``cli``, ``file``, ``routing`` (what it learns).
     """
 
     connection: sa.Connection

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from gateway import database
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
-from tests.integration.gateway import Gateway, Upstreams, config, model, running, unique
+from tests.integration.gateway import LIMITED, Gateway, Upstreams, config, model, running, unique
 
 House = tuple[Gateway, Upstreams]
 ADMIN = "admin-" + "a" * 40
@@ -44,6 +47,41 @@ tiers = ["small", "large"]
 grade = "precise"
 embedder = "embed"
 grade_timeout_ms = 1000
+
+[[routes]]
+name = "hasty"
+tiers = ["small", "large"]
+objective = { threshold = 0.99 }
+grade = "precise"
+embedder = "embed"
+grade_timeout_ms = 20
+
+[[routes]]
+name = "careful"
+tiers = ["small", "large"]
+objective = { threshold = 0.99 }
+grade = "precise"
+embedder = "embed"
+grade_timeout_ms = 20
+when_late = "large"
+
+[[routes]]
+name = "behind"
+tiers = ["small", "narrow"]
+objective = { large_share = 0.0 }
+shadow = { share = 1.0 }
+
+[[routes]]
+name = "babel"
+tiers = ["english", "large"]
+objective = { large_share = 0.0 }
+"""
+KEYS = """
+[[keys]]
+name = "thrifty"
+key_env = "TEST_LIMITED_KEY"
+large_share = 0.0
+most_large_share = 0.2
 """
 
 
@@ -52,8 +90,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     directory, upstreams = tmp_path_factory.mktemp("routing"), Upstreams(3)
     ports = upstreams.ports
     models = model("small", ports[:1]) + model("large", ports[1:2])
+    models += model("narrow", ports[1:2], max_concurrency=1) + model("english", ports[:1], languages=["en"])
     models += model("embed", ports[2:], kind="embedding") + ROUTES
-    gateway = Gateway(directory, config(models, directory=directory), SWITCHGEAR_ADMIN_KEY=ADMIN)
+    text = config(models, directory=directory, more=KEYS)
+    gateway = Gateway(directory, text, SWITCHGEAR_ADMIN_KEY=ADMIN)
     with running(gateway, upstreams):
         until(gateway.ready)
         yield gateway, upstreams
@@ -82,6 +122,43 @@ def test_a_request_may_state_its_own_objective_and_hears_the_threshold(house: Ho
         assert 0.0 <= float(headers["x-switchgear-threshold"]) <= 2.0
     status, _, body = gateway.chat("auto", prompt, headers={OBJECTIVE: "largeshare=1"})
     assert (status, json.loads(body)["error"]["param"]) == (400, OBJECTIVE)
+
+
+def test_a_key_has_an_objective_of_its_own_and_bounds_what_its_requests_may_wish_for(house: House) -> None:
+    gateway, _ = house
+    thrifty = {"authorization": f"Bearer {LIMITED}"}
+
+    def ask(**headers: str) -> tuple[int, dict[str, str], bytes]:
+        sent = thrifty | {name.replace("_", "-"): value for name, value in headers.items()}
+        return gateway.chat("auto", script(tag=unique()), headers=sent)
+
+    status, headers, _ = ask()
+    assert (status, headers["x-switchgear-model"], headers["x-switchgear-threshold"]) == (
+        200,
+        "small",
+        "2.0000",
+    )
+    status, headers, _ = ask(x_switchgear_objective="large_share=0.2")
+    assert status == 200
+    assert float(headers["x-switchgear-threshold"]) <= 1.0
+    for wish in ({"x_switchgear_objective": "large_share=0.3"}, {"x_switchgear_objective": "quality=0.9"},
+                 {"x_switchgear_tier": "large"}):  # fmt: skip
+        status, _, body = ask(**wish)
+        assert (status, json.loads(body)["error"]["code"]) == (403, "model_not_allowed"), wish
+    assert ask(x_switchgear_tier="small")[1]["x-switchgear-reason"] == "client"
+
+
+def test_a_request_in_a_language_that_the_cheap_tier_does_not_speak_goes_up_and_says_so(
+    house: House,
+) -> None:
+    gateway, _ = house
+    for text, chosen, reason in (
+        ("What is the capital of France, and why?", "english", "score"),
+        ("Was ist die Hauptstadt von Frankreich, und warum?", "large", "language"),
+        ("フランスの首都はどこですか？", "large", "language"),
+    ):
+        _, headers, _ = gateway.chat("babel", text)
+        assert (headers["x-switchgear-model"], headers["x-switchgear-reason"]) == (chosen, reason)
 
 
 def test_a_decision_is_explained_by_features_and_known_examples(house: House) -> None:
@@ -191,9 +268,40 @@ def test_a_shadow_asks_the_other_tier_and_teaches(house: House) -> None:
     ]
     assert lesson["regret"] == 1.0  # the large one's number was another
     assert gateway.metric("switchgear_routing_regret", route="shadowed") == 1.0
-    kept = (gateway.directory / "state" / "routing-labels.jsonl").read_text()
-    assert "It is" not in kept
-    assert tag not in kept
+    engine = database.connect(f"sqlite:///{gateway.directory / 'gateway.db'}")
+    with engine.connect() as connection:
+        kept = b"".join(connection.execute(sa.select(database.routing_labels.c.body)).scalars())
+    engine.dispose()
+    assert b"shadowed" in kept
+    assert b"It is" not in kept
+    assert tag.encode() not in kept
+
+
+def test_a_shadow_waits_behind_the_requests_of_clients(house: House) -> None:
+    """One slot: whoever asks while the shadow waits for it is served before it."""
+    gateway, upstreams = house
+    first, shadowed, later = unique(), unique(), unique()
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(gateway.chat, "narrow", script(tag=first, n=1, lockstep=True))
+        until(lambda: upstreams.states(first) == ["running"])
+        gateway.chat("behind", script(tag=shadowed, says=["4", "4"], n=1))
+        until(lambda: gateway.metric("switchgear_queue_depth", model="narrow") == 1)
+        asked = pool.submit(gateway.chat, "narrow", script(tag=later, n=1))
+        until(lambda: gateway.metric("switchgear_queue_depth", model="narrow") == 2)
+        upstreams.control(release=first, times=10)
+        assert [one.result()[0] for one in (held, asked)] == [200, 200]
+    until(lambda: len(upstreams.states(shadowed)) == 2)
+    tags = [one["tag"] for one in upstreams.seen()["requests"]]
+    assert tags.index(later) < len(tags) - 1 - tags[::-1].index(shadowed)
+
+
+def test_the_drift_of_live_scores_from_the_shipped_ones_is_told(house: House) -> None:
+    gateway, _ = house
+    for _ in range(3):
+        gateway.chat("babel", "What is the capital of France?")
+    assert 0.0 <= gateway.metric("switchgear_routing_drift", route="babel") <= 1.0
+    _, _, text = gateway.call("GET", "/metrics")
+    assert b'switchgear_routing_drift{route="babel"}' in text
 
 
 def test_a_judge_decides_and_the_cost_of_a_day_is_capped(house: House) -> None:
@@ -221,15 +329,19 @@ def test_feedback_becomes_a_label_of_the_tenant_that_was_answered(house: House) 
     assert not tell(named["x-request-id"])
 
 
-def test_what_was_learnt_can_be_reset_and_that_is_audited(house: House) -> None:
+def test_what_was_learnt_can_be_reset_and_back_and_that_is_audited(house: House) -> None:
     gateway, _ = house
     assert admin(gateway, "POST", "/routing/learning/reset", {"route": "none"})[0] == 404
     _, headers, _ = gateway.chat("auto", script(tag=unique()))
     body = json.dumps({"request_id": headers["x-request-id"], "score": 1}).encode()
     gateway.call("POST", "/v1/feedback", body)
     until(lambda: admin(gateway, "POST", "/routing/learning/reset", {"route": "auto"})[0] == 200)
-    lines = admin(gateway, "GET", "/audit?action=routing.reset")[1]["data"]
-    assert lines[0]["subject"] == "auto"
+    status, shown = admin(gateway, "POST", "/routing/learning/restore", {"route": "auto"})
+    assert (status, [one["restorable"] for one in shown["data"] if one["route"] == "auto"]) == (200, [False])
+    assert admin(gateway, "POST", "/routing/learning/restore", {"route": "auto"})[0] == 409
+    for action in ("routing.reset", "routing.restore"):
+        lines = admin(gateway, "GET", f"/audit?action={action}")[1]["data"]
+        assert [line["subject"] for line in lines] == ["auto"]
 
 
 def test_the_precise_grade_reads_a_vector_and_a_failure_is_visible(house: House) -> None:
@@ -239,6 +351,16 @@ def test_the_precise_grade_reads_a_vector_and_a_failure_is_visible(house: House)
         assert status == 200
         assert headers["x-switchgear-reason"] == ("score" if outcome == "read" else "late")
         assert gateway.metric("switchgear_precise_grades_total", route="sharp", outcome=outcome) == 1
+
+
+def test_a_grade_that_is_late_is_given_up_and_the_route_says_what_counts_then(house: House) -> None:
+    """The embedding comes after half a second, the time-out is 20 ms; its answer decides nothing any more."""
+    gateway, _ = house
+    for route, chosen in (("hasty", "small"), ("careful", "large")):
+        status, headers, _ = gateway.chat(route, script("late", tag=unique(), n=1))
+        assert status == 200
+        assert (headers["x-switchgear-model"], headers["x-switchgear-reason"]) == (chosen, "late")
+        assert gateway.metric("switchgear_precise_grades_total", route=route, outcome="late") == 1
 
 
 def test_a_cascade_goes_on_where_the_first_tier_fails_and_is_counted(house: House) -> None:

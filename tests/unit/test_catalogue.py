@@ -108,3 +108,16 @@ def test_a_canary_by_key_has_its_version_and_its_own_cache() -> None:
     found = catalogue.target(chat("v"), own)
     assert (found.name, found.models[0].version) == ("v@new", "new")
     assert catalogue.target(chat("v"), key()).models[0].version == ""
+
+
+def test_keys_that_name_other_tiers_of_a_route_share_no_answers() -> None:
+    tiers = "".join(MODEL.replace('name = "m"', f'name = "{name}"') for name in ("small", "large"))
+    route = '[[routes]]\nname = "auto"\ntiers = ["small", "large"]\n'
+    found = Catalogue(parse_settings(tiers + route, "x"), ENGINES).routes()[0]
+
+    def name(*models: str) -> str:
+        return found.shared_name(key(*models))
+
+    assert name() == name("auto") == name("auto", "small", "large") == "auto"
+    assert name("auto", "small") == "auto[small]"
+    assert name("auto", "large") == "auto[large]"

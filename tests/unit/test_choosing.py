@@ -188,6 +188,32 @@ def test_what_only_one_model_can_goes_there_and_says_so(lacking: str, fields: by
     assert (choice.model.name, choice.reason) == ("large", reason)
 
 
+@pytest.mark.parametrize(
+    ("spoken", "asked", "chosen", "reason"),
+    [
+        (('["en"]', '["en"]', "[]"), "Was ist das und warum?", "large", "language"),
+        (('["en"]', '["en"]', "[]"), "What is that and why?", "small", "score"),
+        (('["en"]', '["en"]', "[]"), "12 * 7", "small", "score"),  # in no language: anybody's
+        (('["en"]', '["en", "ja"]', '["en"]'), "日本語の質問です", "middle", "language"),
+        (('["en"]', '["de", "en"]', '["de"]'), "Was ist das und warum?", "middle", "language"),
+        (('["en"]', '["en"]', '["en"]'), "Почему трава зелёная?", "large", "language"),  # nobody speaks it
+        (("[]", "[]", "[]"), "Почему трава зелёная?", "small", "score"),
+    ],
+)
+def test_a_request_goes_to_a_tier_that_speaks_its_language(
+    spoken: tuple[str, str, str], asked: str, chosen: str, reason: str
+) -> None:
+    text = TOML
+    for name, languages in zip(("small", "middle", "large"), spoken, strict=True):
+        text = text.replace(f'name = "{name}"\n', f'name = "{name}"\nlanguages = {languages}\n', 1)
+    catalogue = Catalogue(parse_settings(text, "x"), ENGINES)
+    said = parse(
+        CHAT, msgspec.json.encode({"model": "auto", "messages": [{"role": "user", "content": asked}]})
+    )
+    choice = Chooser(Grades(0.1, 0), Ready(ALL)).choose(catalogue.target(said, ANY), said, {}, ANY)
+    assert (choice.model.name, choice.reason) == (chosen, reason)
+
+
 def test_a_tier_that_breaks_its_promise_of_time_is_left_out() -> None:
     text = TOML.replace('name = "small"\n', 'name = "small"\nslo_ttft_ms = 200\n', 1)
     catalogue, chosen = Catalogue(parse_settings(text, "x"), ENGINES), []
@@ -215,6 +241,40 @@ def test_the_request_goes_before_the_key_and_the_key_before_the_route() -> None:
     for wish in (b"", b"x", b"large_share=2", b"large_share=nan", b"share=0.5", b"quality=", b"\xff=1"):
         with pytest.raises(InvalidRequest, match="names are large_share, quality"):
             choose(request(), Grades(0.1, 0), ALL, {header: wish})
+
+
+@pytest.mark.parametrize(
+    ("models", "ready", "chosen", "reason"),
+    [
+        (["auto"], ALL, "large", "score"),  # no tier is named: the route's are allowed
+        (["auto", "small"], ALL, "small", "allowed"),
+        (["auto", "small", "middle"], ALL, "middle", "allowed"),
+        (["auto", "small", "middle"], ALL - {"middle"}, "small", "only-ready"),
+        (["auto", "small"], {"large", "spare"}, "small", "none-ready"),
+        (["auto", "small", "spare"], {"large", "spare"}, "spare", "fallback"),
+    ],
+)
+def test_a_key_that_names_tiers_is_routed_among_those(
+    models: list[str], ready: set[str], chosen: str, reason: str
+) -> None:
+    key = msgspec.structs.replace(ANY, models=frozenset(models))
+    choice = choose(request(), Grades(0.9, 2), ready, key=key)
+    assert (choice.model.name, choice.reason) == (chosen, reason)
+
+
+def test_a_tier_that_a_key_does_not_name_is_no_wish_no_spare_and_no_next_one() -> None:
+    key = msgspec.structs.replace(ANY, models=frozenset({"auto", "small"}))
+    with pytest.raises(ModelNotAllowed, match="'large'"):
+        choose(request(), None, ALL, {b"x-switchgear-tier": b"large"}, key)
+    chooser, target = Chooser(None, Ready(ALL)), CATALOGUE.target(request(), ANY)
+    first = Choice(target.models[0], 0.1, "score")
+    assert chooser.next(target, first, key) is None
+    assert chooser.spare(target, first.model, {}, key) is None
+    for free in (ANY, msgspec.structs.replace(ANY, models=frozenset({"auto"}))):
+        following, spare = chooser.next(target, first, free), chooser.spare(target, first.model, {}, free)
+        assert following is not None
+        assert spare is not None
+        assert (following.model.name, spare.model.name) == ("middle", "spare")
 
 
 def test_a_request_wishes_for_no_more_than_its_key_allows() -> None:

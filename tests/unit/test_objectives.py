@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from routing.complexity import ShareController
+from routing.complexity import ShareController, tier_shares
 from routing.embedding import load_facts
 from routing.forecast import Known, forecast, picture
 from routing.objectives import Shares, Spending, Steps, mean_cost, share_for_cost
@@ -31,6 +31,18 @@ def test_processes_that_part_a_sorted_stream_hold_its_share_together(processes: 
     large = np.array([held[draw.integers(processes)].place(score).tier for score in scores])
     windows = np.convolve(large, np.ones(2000), "valid") / 2000
     assert np.abs(windows - 0.3).max() <= 0.03
+
+
+@pytest.mark.parametrize("tiers", [3, 4])
+def test_each_tier_of_several_has_its_share_of_a_sorted_stream(tiers: int) -> None:
+    draw, held = np.random.default_rng(5), Shares(0.3, tiers, PRIOR)
+    parts = ((0.0, 0.2), (0.85, 1.0), (0.4, 0.6), (0.0, 0.05), (0.6, 1.0))
+    scores = np.concatenate([draw.uniform(low, high, 1800) for low, high in parts])
+    placed = np.array([held.place(float(score)).tier for score in scores])
+    windows = np.convolve(placed == tiers - 1, np.ones(2000), "valid") / 2000
+    assert np.abs(windows - 0.3).max() <= 0.03
+    for tier, share in enumerate(tier_shares(0.3, tiers), 1):
+        assert (placed >= tier).mean() == pytest.approx(share, abs=0.01)
 
 
 def test_what_is_forced_goes_above_and_is_paid_back_by_the_rest() -> None:

@@ -93,6 +93,14 @@ function Learnt({ rows }: { rows: readonly Schemas["Learnt"][] }) {
             <div key={one.route}>
               <Group justify="space-between">
                 <Text size="sm" fw={600}>{one.route}</Text>
+                {may("fleet.write") && one.restorable && (
+                  <Action
+                    size="compact-xs" label={t.takeTheResetBack} title={t.bringBackWhatLearnt(one.route)} confirm={t.takeBack}
+                    act={() => got(api.POST("/admin/v1/routing/learning/restore", { body: { route: one.route } }))}
+                  >
+                    <Text size="sm">{t.whatWasInForceBefore}</Text>
+                  </Action>
+                )}
                 {may("fleet.write") && (
                   <Action
                     size="compact-xs" danger label={t.goBackToWhatIs} title={t.forgetWhatLearnt(one.route)} confirm={t.goBack}

@@ -1,0 +1,74 @@
+"""A meeting in Redis; see ``gateway.state.meeting``.
+
+A pot is a number under its name, shared out by a script in one step; the news are one stream, which whoever
+comes late reads from its beginning. A Redis that comes back
+empty has lost the pots: at most half the slack of a share, once.
+"""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+
+from gateway.state.meeting import MOST_TOLD
+from routing.objectives import POT, part_of
+
+POTS = "switchgear:routing:pot:"
+STREAM = "switchgear:routing:news"
+KEPT_S = 3600
+_AT_ONCE = 200
+
+# As objectives.settle. ARGV: owed, the most that this process may owe, the pot's most, processes, seconds.
+SETTLE = """
+local owed, most, pot = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local total = (tonumber(redis.call('GET', KEYS[1])) or 0) + owed
+local kept = math.min(most, math.max(-most, total / tonumber(ARGV[4])))
+local left = math.min(pot, math.max(-pot, total - kept))
+redis.call('SET', KEYS[1], string.format('%.9f', left), 'EX', ARGV[5])
+return string.format('%.9f', total - left)
+"""
+
+
+class RedisMeeting:
+    """One process's way there."""
+
+    def __init__(self, url: str, password: str | None, timeout_s: float) -> None:
+        self._redis = Redis.from_url(
+            url, password=password, socket_connect_timeout=timeout_s, socket_timeout=max(1.0, timeout_s)
+        )
+        self._origin = secrets.token_bytes(8)
+        self._read = b"0-0"
+        self._settle = self._redis.register_script(SETTLE)
+
+    async def share_out(self, owed: Mapping[str, float], processes: int) -> dict[str, float]:
+        """See ``Meeting.share_out``."""
+        if not owed:
+            return {}
+        most = part_of(processes)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for name, much in owed.items():
+                bounds: list[str | float] = [repr(much), repr(most), POT, processes, KEPT_S]
+                await self._settle(keys=[POTS + name], args=bounds, client=pipeline)
+            found: list[Any] = await pipeline.execute()
+        return dict(zip(owed, map(float, found), strict=True))
+
+    async def exchange(self, told: bytes) -> list[bytes]:
+        """See ``Meeting.exchange``."""
+        if told:
+            fields: dict[Any, Any] = {b"o": self._origin, b"n": told}
+            await self._redis.xadd(STREAM, fields, maxlen=MOST_TOLD, approximate=True)
+        heard: list[bytes] = []
+        while found := await self._redis.xread({STREAM: self._read}, count=_AT_ONCE):
+            news: Any = found
+            for at, entry in news[0][1]:
+                self._read = at
+                if entry.get(b"o") != self._origin:
+                    heard.append(entry.get(b"n", b""))
+        if self._read != b"0-0" and not await self._redis.exists(STREAM):
+            self._read = b"0-0"  # Redis has forgotten the stream: its numbers may run behind ours
+        return heard
+
+    async def close(self) -> None:
+        """See ``Meeting.close``."""
+        await self._redis.aclose()
