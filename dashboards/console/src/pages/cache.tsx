@@ -73,7 +73,7 @@ export default function Cache() {
           </Card>
         </SimpleGrid>
       )}
-      {may("fleet.read") && (
+      {may("fleet.read") && !live.isLoading && (
         <Stack mt="md">
           {live.data && <Bound live={live.data} />}
           <Entries />

@@ -42,9 +42,9 @@ export default function Routing() {
       ) : (
         <SimpleGrid cols={{ base: 1, lg: 2 }}>
           {data.routes.map((route) => <Route key={route.name} route={route} usage={data.usage} />)}
-          {data.routes.map((route) => <Aim key={route.name} route={route} />)}
-          <Learnt rows={data.learnt} />
           <WhatIf />
+          <Learnt rows={data.learnt} />
+          {data.routes.map((route) => <Aim key={route.name} route={route} />)}
         </SimpleGrid>
       )}
     </>

@@ -49,7 +49,8 @@ export function Listing<T>({ label, query, ask, columns, id, empty, everyMs }: P
     <>
       <Table.ScrollContainer minWidth={0} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: "region", "aria-label": label } }}>
         <Table verticalSpacing={7} aria-label={label} aria-busy={!data} className={isPlaceholderData ? "busy" : undefined} highlightOnHover>
-          <Table.Thead>
+          {/* The widths of the columns are those of the rows: named before, the names would jump. */}
+          <Table.Thead style={{ visibility: data ? undefined : "hidden" }}>
             <Table.Tr>
               {columns.map((one) => (
                 <Table.Th key={one.name} scope="col" className={one.numeric ? "num" : undefined} visibleFrom={one.extra ? "md" : undefined}>
