@@ -11,15 +11,13 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser import books
 from tests.browser.conftest import opened
-from tests.browser.visit import NARROW, PAGES, SHOTS, Visit, kept, visit
+from tests.browser.visit import NARROW, PAGES, SHOTS, TABS, Visit, details, kept, visit
 from tests.fakes.processes import until
-from tests.integration.admin import good
 from tests.integration.gateway import Gateway, Upstreams, running
 
 pytestmark = pytest.mark.soak
 Scheme = Literal["light", "dark"]
 LOOKS = [("light", NARROW), ("dark", NARROW), ("dark", 1280), ("light", 2200)]
-TABS = ("billing?tab=credit", "billing?tab=ledger", "usage?org=tenant-001&by=source", "nowhere")
 MILLION = 1_000_000
 
 
@@ -31,16 +29,6 @@ def vast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         until(gateway.ready)
         books.fill(gateway, MILLION)
         yield gateway
-
-
-def details(gateway: Gateway) -> list[str]:
-    """Give the addresses of one of each: organisation, project, key, request."""
-    found = []
-    for kind, page in (("orgs", "tenants"), ("projects", "projects"), ("keys", "keys")):
-        rows = good(gateway, "GET", f"{kind}?limit=5")["data"]
-        found += [f"{page}/{row['id']}" for row in rows[-1:]]
-    rows = good(gateway, "GET", "requests?limit=1")["data"]
-    return [*found, *(f"requests/{row['request_id']}" for row in rows)]
 
 
 def looked_at(tab: Visit, path: str, name: str) -> None:

@@ -3,6 +3,7 @@ import { Button, Group, SegmentedControl, Select, SimpleGrid, Stack, Table, Text
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { api, got, type Schemas } from "../api/client";
 import { begins, brief, count, day, percent, usd } from "../format";
+import { SOURCES } from "../parts/badges";
 import { Chart } from "../parts/chart";
 import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
@@ -112,7 +113,7 @@ function Groups({ groups, by, set, from, org }: GroupsProps) {
             const name = row[by] ?? "";
             return (
               <Table.Tr key={name}>
-                <Table.Td><To to="/requests" search={{ [by]: name, org: by === "org" ? name : org, from }}>{name || "—"}</To></Table.Td>
+                <Table.Td><To to="/requests" search={{ [by]: name, org: by === "org" ? name : org, from }}>{(by === "source" && SOURCES[name]) || name || "—"}</To></Table.Td>
                 <Table.Td className="num">{count(row.requests)}</Table.Td>
                 <Table.Td className="num" visibleFrom="sm">{brief(row.prompt_tokens)} / {brief(row.completion_tokens)}</Table.Td>
                 <Table.Td className="num">{usd(row.amount_nanousd)}</Table.Td>

@@ -21,7 +21,7 @@ export function Latest({ seen, model }: { seen: Seen; model: string | undefined 
       everyMs={5_000}
       empty={<Empty title={t.none}>{t.ofTheLatest}</Empty>}
       columns={[
-        { name: t.when, cell: (row) => <span className="when"><To to={`/requests/${row.request_id}`}>{moment(Date.parse(row.ts) / 1000)}</To></span> },
+        { name: t.when, cell: (row) => <To to={`/requests/${row.request_id}`}>{moment(Date.parse(row.ts) / 1000)}</To>, line: true },
         { name: t.organisation, cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
         { name: t.model, cell: (row) => row.model },
         { name: t.waitedFor, cell: (row) => duration(row.queue_ms / 1000), numeric: true },

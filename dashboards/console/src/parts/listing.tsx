@@ -13,6 +13,8 @@ export interface Column<T> {
   numeric?: boolean;
   /** Left out on narrow screens. */
   extra?: boolean;
+  /** In one line where there is room. */
+  line?: boolean;
 }
 
 export interface Page<T> {
@@ -64,7 +66,7 @@ export function Listing<T>({ label, query, ask, columns, id, empty, everyMs }: P
               ? data.data.map((row) => (
                   <Table.Tr key={id(row)}>
                     {columns.map((one) => (
-                      <Table.Td key={one.name} className={one.numeric ? "num" : undefined} visibleFrom={one.extra ? "md" : undefined}>
+                      <Table.Td key={one.name} className={one.numeric ? "num" : one.line ? "line" : undefined} visibleFrom={one.extra ? "md" : undefined}>
                         {one.cell(row)}
                       </Table.Td>
                     ))}
