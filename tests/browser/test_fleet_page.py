@@ -1,6 +1,6 @@
 """The fleet page before a fleet that launches engines: scaled, put to sleep, woken, reclaimed; their logs.
 
-The engines are fakes, processes that stand for vLLM where a CPU has no sleep mode; the fleet is a real one.
+The engines are fakes that stand for vLLM; the fleet that starts, ends and replaces them is a real one.
 """
 
 import re
@@ -22,7 +22,6 @@ name = "m"
 price = { input = 1.0, output = 2.0 }
 [models.launch]
 weights = "hub/model"
-sleep_mode = true
 min_replicas = 1
 max_replicas = 3
 shutdown_timeout_s = 1
@@ -75,7 +74,7 @@ def test_replicas_are_scaled_slept_woken_and_reclaimed(chromium: Browser, steere
         becomes(tab, "m-1", "ready")
 
         done(tab, "m-1", "Sleep")
-        becomes(tab, "m-1", "sleeping")
+        becomes(tab, "m-1", "stopped")
         kept(tab, "fleet-asleep")
         done(tab, "m-1", "Wake")
         becomes(tab, "m-1", "ready")

@@ -144,11 +144,19 @@ def details(gateway: Gateway) -> list[str]:
 
 @contextmanager
 def visit(
-    browser: Browser, gateway: Gateway | str, *, scheme: Literal["light", "dark"] = "light", width: int = 1280
+    browser: Browser,
+    gateway: Gateway | str,
+    *,
+    scheme: Literal["light", "dark"] = "light",
+    width: int = 1280,
+    zone: str | None = None,
 ) -> Iterator[Visit]:
     """Open a tab of its own before a gateway or an address; at the end nothing may have gone wrong in it."""
     context: BrowserContext = browser.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce"
+        viewport={"width": width, "height": 800},
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        timezone_id=zone,
     )
     context.add_init_script(WATCH)
     root = gateway if isinstance(gateway, str) else f"http://127.0.0.1:{gateway.port}"
