@@ -18,7 +18,9 @@ from routing.explaining import Explanation
 
 Seen = Annotated[
     Literal["waited", "audited"],
-    QueryParameter(description="Waited in a queue, or hit the cache and were asked again to see whether it was right."),
+    QueryParameter(
+        description="Waited in a queue, or hit the cache and were asked again to see whether it was right."
+    ),
 ]
 AUDITED = "audited"
 WAITED_MS = 1.0
