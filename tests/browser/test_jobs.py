@@ -136,7 +136,7 @@ def test_a_prompt_is_tried_on_the_route_and_feedback_becomes_a_label(
         expect(said).to_contain_text("Known requests that are most alike")
         until(lambda: any(one["labels"] for one in good(bare, "GET", "routing/learning")["data"]))
         tab.open("routing")
-        expect(tab.page.get_by_text("labels, 0 with both tiers' outcomes")).to_be_visible()
+        expect(tab.page.get_by_text("Labels: 1, with both tiers' outcomes: 0")).to_be_visible()
         kept(tab, "routing-learnt")
 
 

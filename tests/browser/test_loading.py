@@ -3,10 +3,8 @@
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser.visit import NARROW, PAGES, TABS, details, visit
+from tests.browser.visit import NARROW, PAGES, STILL, TABS, details, visit
 from tests.integration.gateway import Gateway
-
-STILL = 0.005  # of the window; a line of text that moves by its own height comes to about this
 
 
 def test_a_jump_would_be_seen(chromium: Browser, bare: Gateway) -> None:

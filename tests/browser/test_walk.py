@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser import books
 from tests.browser.conftest import opened
-from tests.browser.visit import NARROW, PAGES, SHOTS, TABS, Visit, details, kept, visit
+from tests.browser.visit import NARROW, PAGES, SHOTS, STILL, TABS, Visit, details, kept, visit
 from tests.fakes.processes import until
 from tests.integration.gateway import Gateway, Upstreams, running
 
@@ -37,6 +37,9 @@ def looked_at(tab: Visit, path: str, name: str) -> None:
     kept(tab, f"{name}-{path.partition('/')[0].replace('?', '-') or 'overview'}{'-one' * ('/' in path)}")
     assert tab.barriers() == [], path
     assert not tab.wider_than_the_window(), path
+    assert tab.cut_off() == [], path
+    moved, what = tab.jumped()
+    assert moved < STILL, (path, what)
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)

@@ -34,6 +34,7 @@ new PerformanceObserver((list) => {
   }
 }).observe({ type: "layout-shift", buffered: true });
 """
+STILL = 0.005  # a shift of the window; a line of text that moves by its own height comes to about this
 EXPECTED = "the server responded with a status of"  # the browser's own note about a 401 before signing in
 
 
@@ -127,6 +128,12 @@ class Visit:
         """Give by how much the page moved while it was loaded (cumulative layout shift), and what did."""
         found = self.page.evaluate("globalThis.jumps")
         return sum(one["value"] for one in found), [str(one) for one in found]
+
+    def cut_off(self) -> list[str]:
+        """Give the beginnings of cards whose words reach beyond them."""
+        found = """[...document.querySelectorAll('.card')]
+                   .filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.innerText.slice(0, 80))"""
+        return [str(one) for one in self.page.evaluate(found)]
 
     def wider_than_the_window(self) -> bool:
         return bool(self.page.evaluate("document.documentElement.scrollWidth > innerWidth"))

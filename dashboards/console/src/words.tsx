@@ -596,7 +596,7 @@ export const words = {
     ofTheQualityThatThe: " of the quality that the best choice of each request had given",
     calibratedOnThem: "Calibrated on them.",
     notCalibratedOnThemYet: "Not calibrated on them yet.",
-    labelsWithBothTiersOutcomes: (labels: Node, both: Node, regret: Node, regret2: Node, calibrated: Node) => <>{labels} labels, {both} with both tiers' outcomes. Regret {regret}{regret2}. {calibrated}</>,
+    labelsWithBothTiersOutcomes: (labels: Node, both: Node, regret: Node, regret2: Node, calibrated: Node) => <>Labels: {labels}, with both tiers' outcomes: {both}. Regret {regret}{regret2}. {calibrated}</>,
     theChallengerIsInForce: " the challenger is in force.",
     theShippedOrderStays: " the shipped order stays.",
     challengerShippedShareOfThe: (tenant: Node, challenger: Node, shipped: Node, labels: Node, tenant2: Node) => <>{tenant}: challenger {challenger}, shipped {shipped} (share of the perfect gain, on {labels} labels left out);{tenant2}</>,

@@ -1,4 +1,4 @@
-"""``/admin/v1/requests/{id}``: how one request was decided, and how it is booked; and the latest of a kind."""
+"""``/admin/v1/requests/{id}``: how one request was decided and booked; ``latest``: those of a kind."""
 
 from typing import Annotated, Any, Literal
 
