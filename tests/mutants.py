@@ -38,6 +38,7 @@ LINE, SCHEDULER, T_SCHEDULER = "routing/line.py", "routing/scheduler.py", "tests
 BATCHING, T_BATCHING = "gateway/batching.py", "tests/unit/test_batching.py"
 T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
+T_MINUTES = "tests/integration/test_minutes.py"
 
 MUTANTS = {
     "no-close": Mutant(
@@ -204,6 +205,21 @@ MUTANTS = {
     ),
     "new-work-while-draining": Mutant(
         "gateway/api/inference.py", "            if process.draining:\n", "            if False:\n", T_DRAIN
+    ),
+    "minutes-of-forgotten-days": Mutant(
+        "gateway/tenancy/minutes.py",
+        "if begins(connection) * DAY_MINUTES * UNIT_S <= span[0]:",
+        "if True:",
+        T_MINUTES,
+    ),
+    "minutes-of-each-alone": Mutant(
+        "gateway/tenancy/ledger.py", "for whose in (org, minutes.ALL):", "for whose in (org,):", T_MINUTES
+    ),
+    "half-a-day-proved": Mutant(
+        "gateway/tenancy/reconcile.py",
+        "since_s = since_s // DAY_S * DAY_S",
+        "since_s = max(0.0, since_s)",
+        "tests/integration/test_money.py",
     ),
     "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
 }

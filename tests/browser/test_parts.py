@@ -52,7 +52,8 @@ def test_the_first_page_with_its_charts_is_a_small_load(chromium: Browser, full:
         tab.page.locator("figure svg").first.wait_for()
         sizes: dict[str, int] = tab.page.evaluate(
             """Object.fromEntries(performance.getEntriesByType('resource')
-               .filter((one) => one.name.includes('/console/')).map((one) => [one.name, one.encodedBodySize]))"""
+               .filter(({ name }) => name.includes('/console/'))
+               .map(({ name, encodedBodySize }) => [name, encodedBodySize]))"""
         )
     assert any("charts" in name for name in sizes)
     assert 100_000 < sum(sizes.values()) < FIRST_LOAD_BYTES

@@ -132,7 +132,8 @@ class Visit:
     def cut_off(self) -> list[str]:
         """Give the beginnings of cards whose words reach beyond them."""
         found = """[...document.querySelectorAll('.card')]
-                   .filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.innerText.slice(0, 80))"""
+                   .filter((one) => one.scrollWidth > one.clientWidth + 1)
+                   .map((one) => one.innerText.slice(0, 80))"""
         return [str(one) for one in self.page.evaluate(found)]
 
     def wider_than_the_window(self) -> bool:
