@@ -130,8 +130,8 @@ class Visit:
         return sum(one["value"] for one in found), [str(one) for one in found]
 
     def cut_off(self) -> list[str]:
-        """Give the beginnings of cards whose words reach beyond them."""
-        found = """[...document.querySelectorAll('.card')]
+        """Give the beginnings of cards and tables whose words reach beyond them."""
+        found = """[...document.querySelectorAll('.card, .card .mantine-ScrollArea-viewport')]
                    .filter((one) => one.scrollWidth > one.clientWidth + 1)
                    .map((one) => one.innerText.slice(0, 80))"""
         return [str(one) for one in self.page.evaluate(found)]

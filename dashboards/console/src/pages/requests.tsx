@@ -83,7 +83,7 @@ function Settled() {
           { name: t.when, cell: (row) => <To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To>, line: true },
           { name: t.organisation, cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
           { name: t.model, cell: (row) => <>{row.model}{row.route && <span className="wide">{t.via(row.route)}</span>}</>, line: true },
-          { name: t.answer, cell: (row) => <Source source={row.source} />, extra: true, line: true },
+          { name: t.answer, cell: (row) => <Source source={row.source} />, extra: true },
           { name: t.outcome, cell: (row) => <Status status={row.status} /> },
           { name: t.tokensInOut, cell: (row) => `${count(row.prompt_tokens)} / ${count(row.completion_tokens)}`, numeric: true, extra: true },
           { name: t.cost, cell: (row) => usd(row.amount_nanousd), numeric: true },
