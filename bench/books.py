@@ -15,7 +15,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from gateway import database
-from gateway.tenancy import ledger, usage
+from gateway.tenancy import ledger, minutes, usage
 from gateway.tenancy.access import Reach
 from gateway.tenancy.journal import Entry
 from gateway.tenancy.paging import Window
@@ -78,8 +78,34 @@ def filled(engine: sa.Engine, rows: int) -> None:
             f"INSERT INTO usage_daily SELECT {day}, {groups}, count(*), {sums} "
             f"FROM ledger GROUP BY {day}, {groups}"
         )
+        _fill_minutes(connection, "CAST(ts AS INTEGER) / 60" if lite else "CAST(floor(ts) AS BIGINT) / 60")
         connection.exec_driver_sql("ANALYZE")
         connection.commit()
+
+
+def _fill_minutes(connection: sa.Connection, minute: str) -> None:
+    """Add the last days up by minute, and say from which day on."""
+    begins = int(START_S + YEAR_S) // ledger.DAY_S - minutes.KEPT_DAYS
+    connection.exec_driver_sql("DELETE FROM usage_minutely")
+    for whose in ("org", f"'{minutes.ALL}'"):
+        group = (
+            f"{whose}, {minute}, model, source, status"
+            if whose == "org"
+            else f"{minute}, model, source, status"
+        )
+        connection.exec_driver_sql(
+            f"INSERT INTO usage_minutely SELECT {whose}, {minute}, model, source, status, count(*), "
+            "sum(prompt_tokens + completion_tokens), sum(amount_nanousd), sum(baseline_nanousd) "
+            f"FROM ledger WHERE ts >= {begins * ledger.DAY_S} GROUP BY {group}"
+        )
+    connection.exec_driver_sql(f"INSERT INTO revisions VALUES ('{minutes.BEGINS}', {begins})")
+
+
+def active(engine: sa.Engine, step_s: int) -> None:
+    """Add the last day up as the overview does; by less than a minute it reads the rows."""
+    end_s = int(START_S + YEAR_S) // 1440 * 1440
+    with engine.connect() as connection:
+        minutes.activity(connection, Reach(), {}, (end_s - 86400.0, end_s), step_s)
 
 
 def pages(engine: sa.Engine, filters: dict[str, str | None], reach: Reach) -> None:
@@ -141,6 +167,8 @@ def main() -> None:
         timed("... of a big organisation", lambda: exported(engine, half_s, Reach("org1")))
         timed("... of a small organisation", lambda: exported(engine, half_s, Reach("org77")))
         timed("a month by day and model", lambda: summed(engine))
+        timed("the last day by steps of 24 minutes", lambda: active(engine, 1440))
+        timed("... from the rows", lambda: active(engine, 1450))
         nowhere = Path(folder) / "none"
         recent_s = START_S + YEAR_S - 2 * 86400
         timed(

@@ -73,6 +73,7 @@ api_keys = sa.Table(
 )
 
 # One counter per kind of fact: every write raises it, so that the others see by one number what is new.
+# And the first day that the roll-up by minute holds.
 revisions = sa.Table(
     "revisions",
     metadata,
@@ -196,6 +197,20 @@ usage_daily = sa.Table(
     sa.Column("cached_tokens", sa.BigInteger, nullable=False),
     sa.Column("completion_tokens", sa.BigInteger, nullable=False),
     sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+    sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
+    sa.Column("baseline_nanousd", sa.BigInteger, nullable=False),
+)
+
+usage_minutely = sa.Table(
+    "usage_minutely",
+    metadata,
+    sa.Column("org", sa.String(200), primary_key=True),  # or "*": all together
+    sa.Column("minute", sa.BigInteger, primary_key=True),  # since the epoch
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("source", sa.String(16), primary_key=True),
+    sa.Column("status", sa.String(16), primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("tokens", sa.BigInteger, nullable=False),
     sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
     sa.Column("baseline_nanousd", sa.BigInteger, nullable=False),
 )

@@ -189,7 +189,7 @@ class FleetHouse:
                 reason=one.reason,
                 since_s=self.wall() - (self._now() - one.since_s),
                 start=self.supervisor.steps(one.id),
-                log=() if one.phase is Phase.READY else self.supervisor.log_tail(one.id, LOG_LINES),
+                log=self.supervisor.log_tail(one.id, LOG_LINES),
                 adapters=tuple(self.supervisor.adapters(one.model)),
                 hand_over=one.url in self._handed_over,
             )

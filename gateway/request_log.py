@@ -6,6 +6,7 @@ asked and under which trace: no prompt, no answer, no key, no text of an error.
 """
 
 import contextlib
+import itertools
 import logging
 import sys
 from collections import OrderedDict
@@ -190,6 +191,13 @@ class RequestLog:
         self._room.make()
         kept = self._kept.get(request_id)
         return _decode(kept[0]) if kept is not None else None
+
+    def latest(self, wanted: Callable[[RequestLine], bool], limit: int) -> list[RequestLine]:
+        """Give the latest requests of this process that are wanted, the newest first."""
+        self._drain()
+        with self._lock:
+            kept = [said for said, _ in reversed(self._kept.values())]
+        return list(itertools.islice(filter(wanted, map(_decode, kept)), limit))
 
     def reading(self, request_id: str) -> Reading | None:
         """Give what the classifier read, of a request that ``find`` finds; None where it was not asked."""

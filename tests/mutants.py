@@ -40,6 +40,7 @@ T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 T_TOGETHER, T_LEARNING = "tests/unit/test_together.py", "tests/unit/test_learning.py"
 T_CHOOSING, T_OBJECTIVES = "tests/unit/test_choosing.py", "tests/unit/test_objectives.py"
+T_MINUTES = "tests/integration/test_minutes.py"
 
 MUTANTS = {
     "no-close": Mutant(
@@ -224,6 +225,21 @@ MUTANTS = {
     ),
     "any-language": Mutant(
         "gateway/choosing.py", "if asked and not speaks(settings.languages, asked):", "if False:", T_CHOOSING
+    ),
+    "minutes-of-forgotten-days": Mutant(
+        "gateway/tenancy/minutes.py",
+        "if begins(connection) * DAY_MINUTES * UNIT_S <= span[0]:",
+        "if True:",
+        T_MINUTES,
+    ),
+    "minutes-of-each-alone": Mutant(
+        "gateway/tenancy/ledger.py", "for whose in (org, minutes.ALL):", "for whose in (org,):", T_MINUTES
+    ),
+    "half-a-day-proved": Mutant(
+        "gateway/tenancy/reconcile.py",
+        "since_s = since_s // DAY_S * DAY_S",
+        "since_s = max(0.0, since_s)",
+        "tests/integration/test_money.py",
     ),
     "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
 }

@@ -23,7 +23,18 @@ from gateway import database
 from gateway.settings import Settings
 from gateway.state.holds import Round, SharedPurses, Wish
 from gateway.state.limits import Limits
-from gateway.tenancy import accounts, changes, holds, key_store, keys, ledger, prices, standings, transfers
+from gateway.tenancy import (
+    accounts,
+    changes,
+    holds,
+    key_store,
+    keys,
+    ledger,
+    minutes,
+    prices,
+    standings,
+    transfers,
+)
 from gateway.tenancy.carrier import Carrier, recover
 from gateway.tenancy.directory import Directory, load
 from gateway.tenancy.journal import Journal, prune
@@ -151,7 +162,7 @@ class Books:
             await self._run("database", lambda: self._standings(self._wall()))
 
     async def retain(self) -> None:
-        """Forget the content of requests that is older than the terms allow."""
+        """Forget the content of requests that is older than the terms allow, and old minutes."""
         if self._opened:
             await asyncio.to_thread(self._retain)
 
@@ -273,6 +284,7 @@ class Books:
             registry = load(connection)
         if emptied := self._retention.step(self.engine, registry, self._wall()):
             log.info("forgot the content of %d requests", emptied)
+        minutes.forget(self.engine, self._wall())
 
     def _reconcile(self) -> Report:
         kept = self._journal.kept

@@ -1,20 +1,27 @@
 """The ledger in SQL: one row per accepted request, and the sums that are kept with the rows.
 
 A row debits the key's account and credits ``revenue``. Balances, the spend of each account per day and the
-daily roll-ups change in the transaction that inserts the rows they come from. Rows are inserted once, by
-request id: inserting a row twice changes nothing.
+roll-ups by day and by minute change in the transaction that inserts the rows they come from. Rows are
+inserted once, by request id: inserting a row twice changes nothing.
 """
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import balances, journal_segments, ledger, spend_daily, usage_daily
-from gateway.tenancy import accounts
+from gateway.database import (
+    balances,
+    journal_segments,
+    ledger,
+    spend_daily,
+    usage_daily,
+    usage_minutely,
+)
+from gateway.tenancy import accounts, minutes
 from gateway.tenancy.journal import Entry
 
 BATCH = 2000
@@ -114,29 +121,40 @@ def day_of(ts: float) -> str:
 def _insert(connection: sa.Connection, entries: list[Entry]) -> None:
     if not entries:
         return
+    statements = _statements(connection.dialect.paramstyle)
     rows = [msgspec.structs.astuple(entry) for entry in entries]
     # The driver's own executemany: an expression would cost half of what a request may cost.
-    if connection.exec_driver_sql(_statements(connection.dialect.paramstyle)[0], rows).rowcount != len(rows):
+    if connection.exec_driver_sql(statements.rows, rows).rowcount != len(rows):
         raise _Twice
-    groups, spending = _sums(entries)
-    _, daily, spend, used = _statements(connection.dialect.paramstyle)
-    connection.exec_driver_sql(daily, groups)
-    connection.exec_driver_sql(spend, [(account, day, amount) for (account, day), amount in spending])
+    sums = _sums(entries)
+    connection.exec_driver_sql(statements.daily, sums.daily)
+    connection.exec_driver_sql(statements.minutely, sums.minutely)
+    connection.exec_driver_sql(
+        statements.spend, [(account, day, amount) for (account, day), amount in sums.spending]
+    )
     totals = {accounts.REVENUE: 0}
-    for (account, _), amount in spending:
+    for (account, _), amount in sums.spending:
         totals[account] = totals.get(account, 0) + amount
         if account.startswith("key:"):
             totals[accounts.REVENUE] -= amount
-    connection.exec_driver_sql(used, sorted(totals.items()))
+    connection.exec_driver_sql(statements.used, sorted(totals.items()))
 
 
-def _sums(entries: list[Entry]) -> tuple[list[tuple[Any, ...]], list[tuple[tuple[str, str], int]]]:
-    """Add entries up by group, and by account and day; sorted, so that two writers cannot lock each other."""
+class _Sums(NamedTuple):
+    """What some rows add to the roll-ups; sorted, so that two writers cannot lock each other."""
+
+    daily: list[tuple[Any, ...]]
+    minutely: list[tuple[Any, ...]]
+    spending: list[tuple[tuple[str, str], int]]
+
+
+def _sums(entries: list[Entry]) -> _Sums:
+    """Add entries up by group and day, by group and minute, and by account and day."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for one in entries:
         # A quarter of what a row costs is spent here: one look-up, then plain additions.
-        group = (int(one.ts) // DAY_S, one.org, one.project, one.key_id, one.model, one.source, one.status,
-                 one.end_user)  # fmt: skip
+        group = (int(one.ts) // minutes.UNIT_S, one.org, one.project, one.key_id, one.model, one.source,
+                 one.status, one.end_user)  # fmt: skip
         sums = groups.get(group)
         if sums is None:
             sums = groups[group] = [0] * len(SUMS)
@@ -148,17 +166,30 @@ def _sums(entries: list[Entry]) -> tuple[list[tuple[Any, ...]], list[tuple[tuple
         sums[5] += one.amount_nanousd
         sums[6] += one.baseline_nanousd
     daily: dict[tuple[Any, ...], list[int]] = {}
+    minutely: dict[tuple[Any, ...], list[int]] = {}
     spending: dict[tuple[str, str], int] = {}
-    for (number, org, project, key_id, *rest, end_user), sums in groups.items():
-        day = iso_day(number)
-        whole = daily.setdefault((day, org, project, key_id, *rest), [0] * len(SUMS))
-        whole[:] = [one + other for one, other in zip(whole, sums, strict=True)]
+    for (minute, org, project, key_id, *rest, end_user), sums in groups.items():
+        day = iso_day(minute // minutes.DAY_MINUTES)
+        _add(daily, (day, org, project, key_id, *rest), sums)
+        for whose in (org, minutes.ALL):
+            _add(minutely, (whose, minute, *rest), minutes.summed(sums))
         names = [accounts.organisation(org), accounts.project(org, project), accounts.key(key_id)]
         if end_user:
             names.append(accounts.users(org, project, key_id) + end_user)
         for account in names:
             spending[account, day] = spending.get((account, day), 0) + sums[5]
-    return sorted((*group, *sums) for group, sums in daily.items()), sorted(spending.items())
+    return _Sums(_flat(daily), _flat(minutely), sorted(spending.items()))
+
+
+def _add(groups: dict[tuple[Any, ...], list[int]], group: tuple[Any, ...], more: Sequence[int]) -> None:
+    sums = groups.get(group)
+    groups[group] = (
+        list(more) if sums is None else [one + other for one, other in zip(sums, more, strict=True)]
+    )
+
+
+def _flat(groups: dict[tuple[Any, ...], list[int]]) -> list[tuple[Any, ...]]:
+    return sorted((*group, *sums) for group, sums in groups.items())
 
 
 def _note(connection: sa.Connection, carried: Sequence[Carried]) -> None:
@@ -180,8 +211,16 @@ def _unknown(connection: sa.Connection, entries: list[Entry]) -> list[Entry]:
     return [new[name] for name in reversed(new)]
 
 
+class _Statements(NamedTuple):
+    rows: str
+    daily: str
+    minutely: str
+    spend: str
+    used: str
+
+
 @lru_cache
-def _statements(paramstyle: str) -> tuple[str, str, str, str]:
+def _statements(paramstyle: str) -> _Statements:
     """Give the statements for rows, roll-ups, spend and balances, in the driver's own words."""
     mark = _mark(paramstyle)
     marks = ", ".join([mark] * len(COLUMNS))
@@ -190,9 +229,10 @@ def _statements(paramstyle: str) -> tuple[str, str, str, str]:
         f"INSERT INTO balances (account, transferred_nanousd, used_nanousd) VALUES ({mark}, 0, {mark}) "  # noqa: S608
         "ON CONFLICT (account) DO UPDATE SET used_nanousd = balances.used_nanousd + excluded.used_nanousd"
     )
-    return (
+    return _Statements(
         rows,
         _upsert(usage_daily, GROUP, SUMS, mark),
+        _upsert(usage_minutely, minutes.GROUP, minutes.SUMS, mark),
         _upsert(spend_daily, ("account", "day"), ("amount_nanousd",), mark),
         used,
     )

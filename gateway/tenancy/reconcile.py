@@ -14,8 +14,16 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import balances, journal_segments, ledger, spend_daily, transfers, usage_daily
-from gateway.tenancy import accounts
+from gateway.database import (
+    balances,
+    journal_segments,
+    ledger,
+    spend_daily,
+    transfers,
+    usage_daily,
+    usage_minutely,
+)
+from gateway.tenancy import accounts, minutes
 from gateway.tenancy.carrier import interrupted
 from gateway.tenancy.journal import Accepted, Entry, Progress, read_lines
 from gateway.tenancy.ledger import DAY_S, GROUP, SUMS, day_of, iso_day
@@ -42,15 +50,15 @@ class Report(msgspec.Struct, kw_only=True):
     altered: list[str] = []
     groups: list[Finding] = []
     balances: list[Finding] = []
+    minutes: list[Finding] = []
     rows: int = 0
     journal_entries: int = 0
 
     @property
     def well(self) -> bool:
         """Whether everything agrees."""
-        return not (
-            self.gap_nanousd or self.missing or self.doubled or self.altered or self.groups or self.balances
-        )
+        named = (self.missing, self.doubled, self.altered, self.groups, self.balances, self.minutes)
+        return not (self.gap_nanousd or any(named))
 
 
 class Evidence(msgspec.Struct):
@@ -61,10 +69,11 @@ class Evidence(msgspec.Struct):
 
 
 def reconcile(engine: sa.Engine, journal: Path, kept: Path, since_s: float = 0.0) -> Report:
-    """Hold the books of the days from ``since_s`` on against each other. Raises SQLAlchemyError.
+    """Hold the books of the days from that of ``since_s`` on against each other. Raises SQLAlchemyError.
 
     Everything is read in one transaction: what is carried meanwhile does not disturb.
     """
+    since_s = since_s // DAY_S * DAY_S  # roll-ups know whole days
     day = day_of(since_s)
     report = Report()
     with engine.connect() as connection:
@@ -81,8 +90,9 @@ def reconcile(engine: sa.Engine, journal: Path, kept: Path, since_s: float = 0.0
         report.journal_entries = len(evidence.certain)
         by_journal = _against_journal(connection, report, evidence, since_s)
         by_rollup = _against_rollups(connection, report, evidence, ledger_groups, day)
+        by_minute = _against_minutes(connection, report, ledger_groups, int(since_s) // DAY_S)
         by_balance = _against_balances(connection, report)
-    report.gap_nanousd = max(by_journal, by_rollup, by_balance)
+    report.gap_nanousd = max(by_journal, by_rollup, by_minute, by_balance)
     return report
 
 
@@ -194,6 +204,40 @@ def _unknown_rows(connection: sa.Connection, evidence: Evidence, group: Group, e
             copies.append(row.request_id)
         known.add(tuple(row[1:]))
     return copies[:excess] if len(copies) >= excess else [row.request_id for row in unknown]
+
+
+def _against_minutes(
+    connection: sa.Connection, report: Report, found: Mapping[Group, tuple[int, ...]], since: int
+) -> int:
+    """Hold the minutes of each day against its rows; gives the difference in nano-dollars.
+
+    Days of which some minutes are not held are left out; ``since`` counts days as ``iso_day`` does.
+    """
+    begins = max(since, minutes.begins(connection))
+    expected: dict[Group, list[int]] = {}
+    for (of, org, _, _, *rest), sums in found.items():
+        if of >= iso_day(begins):
+            for whose in (org, minutes.ALL):
+                total = expected.setdefault((of, whose, *rest), [0] * len(minutes.SUMS))
+                for place, amount in enumerate(minutes.summed(sums)):
+                    total[place] += amount
+    columns = usage_minutely.c
+    number = columns.minute // minutes.DAY_MINUTES
+    names = (columns.org, columns.model, columns.source, columns.status)
+    statement = sa.select(number, *names, *(sa.func.sum(columns[name]) for name in minutes.SUMS))
+    held = statement.where(columns.minute >= begins * minutes.DAY_MINUTES).group_by(number, *names)
+    there = {
+        (iso_day(int(row[0])), *row[1:5]): [int(one) for one in row[5:]] for row in connection.execute(held)
+    }
+    gaps = [0, 0]  # of the organisations, and of all together: the same money twice
+    nothing, amount = [0] * len(minutes.SUMS), minutes.SUMS.index("amount_nanousd")
+    for group in sorted(expected.keys() | there.keys()):
+        must, kept = expected.get(group, nothing), there.get(group, nothing)
+        if must != kept:
+            gaps[group[1] == minutes.ALL] += abs(must[amount] - kept[amount])
+            if len(report.minutes) < NAMED:
+                report.minutes.append(Finding(" ".join(group), must[amount], kept[amount]))
+    return max(gaps)
 
 
 def _against_balances(connection: sa.Connection, report: Report) -> int:

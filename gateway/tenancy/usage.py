@@ -102,49 +102,6 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     transfers: dict[str, int]
 
 
-class Activity(msgspec.Struct, frozen=True, kw_only=True):
-    """The requests of one outcome and source within a step of time that begins at ``ts``."""
-
-    ts: float
-    status: str
-    source: str
-    requests: int
-    tokens: int
-    amount_nanousd: int
-    baseline_nanousd: int
-
-
-def activity(
-    connection: sa.Connection,
-    reach: Reach,
-    filters: Mapping[str, str | None],
-    span: tuple[float, float],
-    step_s: int,
-) -> list[Activity]:
-    """Add requests up by step of time, outcome and source, in order of time. It reads the span's rows."""
-    begins = (sa.cast(sa.func.floor(ledger.c.ts / step_s), sa.BigInteger) * step_s).label("begins")
-    sums = (
-        sa.func.count(),
-        sa.func.sum(ledger.c.prompt_tokens + ledger.c.completion_tokens),
-        sa.func.sum(ledger.c.amount_nanousd),
-        sa.func.sum(ledger.c.baseline_nanousd),
-    )
-    statement = _within(sa.select(begins, ledger.c.status, ledger.c.source, *sums), reach, filters, span)
-    statement = statement.group_by(begins, ledger.c.status, ledger.c.source).order_by(begins)
-    return [
-        Activity(
-            ts=float(ts),
-            status=status,
-            source=source,
-            requests=count,
-            tokens=int(tokens),
-            amount_nanousd=int(amount),
-            baseline_nanousd=int(baseline),
-        )
-        for ts, status, source, count, tokens, amount, baseline in connection.execute(statement)
-    ]
-
-
 def daily(
     connection: sa.Connection,
     reach: Reach,

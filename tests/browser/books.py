@@ -24,7 +24,7 @@ def tenants(gateway: Gateway, organisations: int) -> list[tuple[str, str, str]]:
     made = []
     for number in range(organisations):
         org = f"{EVIL} {number}" if number % 7 == 3 else f"tenant-{number:03d}"
-        terms = {"rpm": 600, "budget_nanousd": 50_000_000_000} if number % 3 else {}
+        terms = {"rpm": 600, "budget_nanousd": 1_500_000_000} if number % 3 else {}
         good(gateway, "POST", "orgs", {"name": org, "title": f"Tenant {number} {EVIL}", "terms": terms})
         for project in ("chat", "search")[: 1 + number % 2]:
             wish = {"org": org, "name": project, "title": f"{project} \"'><script>alert(2)</script>"}

@@ -1,7 +1,6 @@
 """The console in a real browser, before a real gateway."""
 
 import re
-import subprocess
 
 import openai
 import pytest
@@ -12,7 +11,7 @@ from tests.browser.conftest import PASSWORD
 from tests.browser.visit import kept, visit
 from tests.fakes.receiver import Receiver
 from tests.integration.admin import ask, good
-from tests.integration.gateway import ROOT, Gateway, call
+from tests.integration.gateway import Gateway
 
 
 def test_every_page_on_much_data(chromium: Browser, full: Gateway) -> None:
@@ -21,6 +20,7 @@ def test_every_page_on_much_data(chromium: Browser, full: Gateway) -> None:
         for name in tab.walk():
             assert tab.barriers() == [], name
             assert not tab.wider_than_the_window(), name
+            assert tab.cut_off() == [], name
             kept(tab, f"light-{name}")
 
 
@@ -359,31 +359,6 @@ def test_the_keyboard_is_enough_to_page_and_to_leave_a_dialog(chromium: Browser,
         expect(tab.within()).to_be_hidden()
 
 
-def test_the_pages_parts_are_few_packed_and_kept(full: Gateway) -> None:
-    status, headers, body = call(full.port, "GET", "/console/requests/req_1")
-    assert (status, headers["cache-control"]) == (200, "no-store")
-    assert "default-src 'none'" in headers["content-security-policy"]
-    assert "unsafe" not in headers["content-security-policy"]
-    packed = 0
-    for name in re.findall(r'(?:src|href)="(/console/[^"]+)"', body.decode()):
-        status, headers, part = call(full.port, "GET", name, headers={"accept-encoding": "gzip"})
-        assert (status, headers["content-encoding"]) == (200, "gzip")
-        assert "charts" not in name, "they come when there is something to draw"
-        assert "immutable" in headers["cache-control"]
-        packed += len(part)
-    assert 50_000 < packed < 400_000
-    assert call(full.port, "GET", "/console/assets/..%2f..%2fpackage.json")[0] == 404
-
-
-def test_live_figures_and_steps_of_time(full: Gateway) -> None:
-    _, _, live = ask(full, "GET", "live")
-    assert [one["model"] for one in live["models"]] == ["large", "small"]
-    now = int(live["now_s"])
-    _, _, found = ask(full, "GET", f"activity?from_s={now - 7200}&to_s={now + 60}&step_s=60")
-    assert sum(row["requests"] for row in found["data"]) > 2000
-    assert ask(full, "GET", f"activity?from_s=0&to_s={now}")[0] == 400
-
-
 def test_figures_lead_to_their_requests(chromium: Browser, full: Gateway) -> None:
     found = good(
         full, "GET", "requests?status=error&status=interrupted&source=joined&source=hit-exact&limit=200"
@@ -403,11 +378,3 @@ def test_figures_lead_to_their_requests(chromium: Browser, full: Gateway) -> Non
         cells = tab.page.locator("tbody tr td:nth-child(5)")
         expect(cells.first).to_have_text("error")
         assert set(cells.all_inner_texts()) == {"error"}
-
-
-def test_what_has_logic_by_itself() -> None:
-    command = ["node_modules/.bin/vitest", "run"]
-    done = subprocess.run(
-        command, cwd=ROOT / "dashboards" / "console", capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

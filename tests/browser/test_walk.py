@@ -11,15 +11,13 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser import books
 from tests.browser.conftest import opened
-from tests.browser.visit import NARROW, PAGES, SHOTS, Visit, kept, visit
+from tests.browser.visit import NARROW, PAGES, SHOTS, STILL, TABS, Visit, details, kept, visit
 from tests.fakes.processes import until
-from tests.integration.admin import good
 from tests.integration.gateway import Gateway, Upstreams, running
 
 pytestmark = pytest.mark.soak
 Scheme = Literal["light", "dark"]
 LOOKS = [("light", NARROW), ("dark", NARROW), ("dark", 1280), ("light", 2200)]
-TABS = ("billing?tab=credit", "billing?tab=ledger", "usage?org=tenant-001&by=source", "nowhere")
 MILLION = 1_000_000
 
 
@@ -33,22 +31,15 @@ def vast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield gateway
 
 
-def details(gateway: Gateway) -> list[str]:
-    """Give the addresses of one of each: organisation, project, key, request."""
-    found = []
-    for kind, page in (("orgs", "tenants"), ("projects", "projects"), ("keys", "keys")):
-        rows = good(gateway, "GET", f"{kind}?limit=5")["data"]
-        found += [f"{page}/{row['id']}" for row in rows[-1:]]
-    rows = good(gateway, "GET", "requests?limit=1")["data"]
-    return [*found, *(f"requests/{row['request_id']}" for row in rows)]
-
-
 def looked_at(tab: Visit, path: str, name: str) -> None:
     """Open a page: nothing serious for axe, nothing wider than the window, a picture to look at."""
     tab.open(path)
     kept(tab, f"{name}-{path.partition('/')[0].replace('?', '-') or 'overview'}{'-one' * ('/' in path)}")
     assert tab.barriers() == [], path
     assert not tab.wider_than_the_window(), path
+    assert tab.cut_off() == [], path
+    moved, what = tab.jumped()
+    assert moved < STILL, (path, what)
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page
 
-from tests.integration.admin import ADMIN
+from tests.integration.admin import ADMIN, good
 from tests.integration.gateway import ROOT, Gateway
 
 AXE = ROOT / "dashboards" / "console" / "node_modules" / "axe-core" / "axe.min.js"
@@ -14,9 +14,27 @@ PAGES = (
     "", "requests", "alerts", "playground", "fleet", "routing", "cache", "tenants", "keys", "people",
     "webhooks", "usage", "billing", "audit", "settings", "health", "begin",
 )  # fmt: skip
+TABS = (
+    "billing?tab=credit",
+    "billing?tab=ledger",
+    "usage?org=tenant-001&by=source",
+    "requests?seen=waited",
+    "nowhere",
+)
 NARROW = 380
 WAITING = ".mantine-Loader-root, .mantine-Skeleton-root, [aria-busy=true]"
 SHOTS = ROOT / ".cache" / "screenshots"
+# What moved without anybody having touched anything, as Chromium measures it (web.dev/cls).
+WATCH = """
+globalThis.jumps = [];
+new PerformanceObserver((list) => {
+  for (const one of list.getEntries()) {
+    const what = one.sources.map(({ node }) => (node?.innerText ?? node?.nodeName ?? "").slice(0, 40));
+    if (!one.hadRecentInput) globalThis.jumps.push({ value: one.value, what });
+  }
+}).observe({ type: "layout-shift", buffered: true });
+"""
+STILL = 0.005  # a shift of the window; a line of text that moves by its own height comes to about this
 EXPECTED = "the server responded with a status of"  # the browser's own note about a 401 before signing in
 
 
@@ -106,18 +124,49 @@ class Visit:
             if one["impact"] in ("serious", "critical")
         ]
 
+    def jumped(self) -> tuple[float, list[str]]:
+        """Give by how much the page moved while it was loaded (cumulative layout shift), and what did."""
+        found = self.page.evaluate("globalThis.jumps")
+        return sum(one["value"] for one in found), [str(one) for one in found]
+
+    def cut_off(self) -> list[str]:
+        """Give the beginnings of cards and tables whose words reach beyond them."""
+        found = """[...document.querySelectorAll('.card, .card .mantine-ScrollArea-viewport')]
+                   .filter((one) => one.scrollWidth > one.clientWidth + 1)
+                   .map((one) => one.innerText.slice(0, 80))"""
+        return [str(one) for one in self.page.evaluate(found)]
+
     def wider_than_the_window(self) -> bool:
         return bool(self.page.evaluate("document.documentElement.scrollWidth > innerWidth"))
 
 
+def details(gateway: Gateway) -> list[str]:
+    """Give the addresses of one of each: organisation, project, key, request."""
+    found = []
+    for kind, page in (("orgs", "tenants"), ("projects", "projects"), ("keys", "keys")):
+        rows = good(gateway, "GET", f"{kind}?limit=5")["data"]
+        found += [f"{page}/{row['id']}" for row in rows[-1:]]
+    rows = good(gateway, "GET", "requests?limit=1")["data"]
+    return [*found, *(f"requests/{row['request_id']}" for row in rows)]
+
+
 @contextmanager
 def visit(
-    browser: Browser, gateway: Gateway | str, *, scheme: Literal["light", "dark"] = "light", width: int = 1280
+    browser: Browser,
+    gateway: Gateway | str,
+    *,
+    scheme: Literal["light", "dark"] = "light",
+    width: int = 1280,
+    zone: str | None = None,
 ) -> Iterator[Visit]:
     """Open a tab of its own before a gateway or an address; at the end nothing may have gone wrong in it."""
     context: BrowserContext = browser.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce"
+        viewport={"width": width, "height": 800},
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        timezone_id=zone,
     )
+    context.add_init_script(WATCH)
     root = gateway if isinstance(gateway, str) else f"http://127.0.0.1:{gateway.port}"
     visitor = Visit(context.new_page(), root)
     try:

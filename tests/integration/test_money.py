@@ -356,4 +356,5 @@ def test_a_spoiled_balance_is_named(desk: Desk, statement: str, what: str) -> No
 def test_the_last_days_alone_can_be_proved(desk: Desk) -> None:
     desk.spoil("DELETE FROM ledger WHERE request_id = 'r0'")
     assert desk.report(since_s=DAY_S).well
+    assert desk.report(since_s=DAY_S + 0.9 * DAY_S).well, "roll-ups know whole days"
     assert not desk.report().well

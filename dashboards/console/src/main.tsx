@@ -6,8 +6,10 @@ import { RouterProvider } from "@tanstack/react-router";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { Failure } from "./api/client";
-import { router } from "./router";
+import { fetchPage, router } from "./router";
 import { SessionGate } from "./session";
+
+fetchPage(location.pathname);
 
 const theme = createTheme({
   primaryColor: "gear",

@@ -49,6 +49,12 @@ const DETAILS: { path: string; load: Loader }[] = [
   { path: "/keys/$id", load: () => import("./pages/key") },
 ];
 
+/** Fetch the page of an address before anybody asks for it: while the session is looked up. */
+export function fetchPage(address: string) {
+  const path = address.replace(/^\/console/, "").replace(/^(\/[a-z]+\/).+/, "$1$id") || "/";
+  void [...PLACES, ...DETAILS].find((one) => one.path === path.replace(/(.)\/$/, "$1"))?.load();
+}
+
 const root = createRootRoute({ component: Shell, notFoundComponent: Nowhere, errorComponent: Broken });
 
 export const router = createRouter({

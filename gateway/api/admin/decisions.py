@@ -1,13 +1,14 @@
-"""``/admin/v1/requests/{id}``: how one request was decided, and how it is booked."""
+"""``/admin/v1/requests/{id}``: how one request was decided and booked; ``latest``: those of a kind."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import QueryParameter
 
 from gateway.api.admin import frame
-from gateway.api.admin.frame import AdminRequest
+from gateway.api.admin.frame import AdminRequest, Filter, Limit, Page
 from gateway.errors import NotFound
 from gateway.process import Process
 from gateway.request_log import RequestLine
@@ -15,6 +16,14 @@ from gateway.tenancy import usage
 from gateway.tenancy.usage import RequestRow
 from routing.explaining import Explanation
 
+Seen = Annotated[
+    Literal["waited", "audited"],
+    QueryParameter(
+        description="Waited in a queue, or hit the cache and were asked again to see whether it was right."
+    ),
+]
+AUDITED = "audited"
+WAITED_MS = 1.0
 DOCS: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
 
 
@@ -30,7 +39,25 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def handlers(process: Process) -> list[HTTPRouteHandler]:
-    """Make the handler."""
+    """Make the handlers."""
+
+    @get("/requests/latest", summary="List the latest requests of a kind", responses=frame.LISTS, **DOCS)
+    def list_latest(
+        request: AdminRequest, seen: Seen, model: Filter = None, limit: Limit = 50
+    ) -> Page[RequestLine]:
+        """Requests that the process that answers remembers, the newest first."""
+        reach = frame.permitted(request, "usage.read")
+
+        def wanted(line: RequestLine) -> bool:
+            noted = line.verdict == AUDITED if seen == "audited" else line.queue_ms >= WAITED_MS
+            return (
+                noted
+                and model in (None, line.model)
+                and reach.covers(line.org)
+                and reach.key_id in (None, line.key_id)
+            )
+
+        return Page(process.log.latest(wanted, limit), None)
 
     @get("/requests/{request_id:str}", summary="Show a request", responses=frame.READS, **DOCS)
     def show_request(request: AdminRequest, request_id: str) -> Decided:
@@ -51,4 +78,4 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         explained = grading.explain(reading) if grading is not None and reading is not None else None
         return Decided(decision=decision, explanation=explained, booked=rows[0] if rows else None)
 
-    return [show_request]
+    return [list_latest, show_request]

@@ -100,7 +100,7 @@ class ShownReplica(msgspec.Struct, frozen=True, kw_only=True):
     start: tuple[Step, ...] = ()
     """The steps of its last start, in seconds; the last one of a start under way is not over."""
     log: tuple[str, ...] = ()
-    """The last lines of an engine that is not ready."""
+    """The last lines of its engine."""
 
 
 def handlers(process: Process) -> list[HTTPRouteHandler]:

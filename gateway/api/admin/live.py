@@ -16,8 +16,8 @@ from gateway.api.admin import frame
 from gateway.api.admin.frame import AdminRequest, Filter, Page
 from gateway.errors import InvalidRequest
 from gateway.process import Process
-from gateway.tenancy import usage
-from gateway.tenancy.usage import Activity
+from gateway.tenancy import minutes
+from gateway.tenancy.minutes import Activity
 
 Moment = Annotated[float, QueryParameter(ge=0, le=1e11, description="Seconds since 1970.")]
 Step = Annotated[int, QueryParameter(ge=1, le=86400, description="Seconds of one step.")]
@@ -87,7 +87,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
             raise InvalidRequest(f"Ask for {STEPS} steps and one day at most.", param="to_s")
         with frame.reading(control) as connection:
             filters = {"org": org, "model": model}
-            return Page(usage.activity(connection, reach, filters, (from_s, to_s), step_s), None)
+            return Page(minutes.activity(connection, reach, filters, (from_s, to_s), step_s), None)
 
     return [read_live, read_activity]
 

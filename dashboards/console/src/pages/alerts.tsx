@@ -24,7 +24,7 @@ export default function Alerts() {
           everyMs={30_000}
           empty={<Empty title={t.noAlert}>{t.giveAnOrganisationProjectOr()}</Empty>}
           columns={[
-            { name: t.when, cell: (row) => moment(row.ts) },
+            { name: t.when, cell: (row) => moment(row.ts), line: true },
             { name: t.whose, cell: (row) => <To to="/requests" search={{ org: row.org, project: row.project || undefined, key_id: row.key_id || undefined }}>{row.account}</To> },
             { name: t.what, cell: (row) => `${row.kind}, ${row.period}`, extra: true },
             { name: t.used, cell: (row) => `${row.threshold_percent} %`, numeric: true },

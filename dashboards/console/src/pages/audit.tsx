@@ -35,7 +35,7 @@ export default function Audit() {
           id={(row) => row.id}
           empty={<Empty title={t.noChangeFits}>{t.whatSomebodyChangesStands}</Empty>}
           columns={[
-            { name: t.when, cell: (row) => <span style={{ whiteSpace: "nowrap" }}>{moment(row.ts)}</span> },
+            { name: t.when, cell: (row) => moment(row.ts), line: true },
             { name: t.who, cell: (row) => <span className="code">{row.actor}</span>, extra: true },
             { name: t.what, cell: (row) => <>{row.action}<Text size="xs" c="dimmed" className="code">{row.subject}</Text></> },
             { name: t.change, cell: (row) => <Difference before={row.before} after={row.after} /> },

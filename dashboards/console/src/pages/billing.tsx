@@ -110,7 +110,7 @@ function Credit({ org }: { org?: string }) {
         id={(row) => row.id}
         empty={<Empty title={t.noMovement}>{t.bookATopUpOr}</Empty>}
         columns={[
-          { name: t.when, cell: (row) => moment(row.ts) },
+          { name: t.when, cell: (row) => moment(row.ts), line: true },
           { name: t.what, cell: (row) => <>{row.kind.replace("_", " ")}{row.note && <Text size="xs" c="dimmed">{row.note}</Text>}</> },
           { name: t.from, cell: (row) => <span className="code">{row.debit}</span>, extra: true },
           { name: t.to, cell: (row) => <span className="code">{row.credit}</span>, extra: true },
@@ -165,7 +165,7 @@ function Ledger({ org }: { org?: string }) {
           id={(row) => row.request_id}
           empty={<Empty title={t.nothingIsBooked}>{t.everySettledRequestStands}</Empty>}
           columns={[
-            { name: t.when, cell: (row) => <To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To> },
+            { name: t.when, cell: (row) => <To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To>, line: true },
             { name: t.debit, cell: (row) => <span className="code">{row.debit}</span>, extra: true },
             { name: t.credit, cell: (row) => <span className="code">{row.credit}</span>, extra: true },
             { name: t.model, cell: (row) => row.model },

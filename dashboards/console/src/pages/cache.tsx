@@ -73,7 +73,7 @@ export default function Cache() {
           </Card>
         </SimpleGrid>
       )}
-      {may("fleet.read") && (
+      {may("fleet.read") && !live.isLoading && (
         <Stack mt="md">
           {live.data && <Bound live={live.data} />}
           <Entries />
@@ -136,7 +136,7 @@ function Entries() {
           { name: t.tier, cell: (row) => (row.tier === "exact" ? t.exactTier : t.similarTier) },
           { name: t.whose, cell: (row) => <span className="clip">{row.tenant}</span>, extra: true },
           { name: t.model, cell: (row) => <>{row.model}{row.asked !== row.model && <span style={{ opacity: 0.75 }}>{t.askedAs(row.asked)}</span>}</> },
-          { name: t.until, cell: (row) => moment(row.expires_s), extra: true },
+          { name: t.until, cell: (row) => moment(row.expires_s), extra: true, line: true },
           { name: t.bytes, cell: (row) => brief(row.size_bytes), numeric: true, extra: true },
           { name: t.do, cell: (row) => <Inspect entry={row} judge={may("fleet.write")} /> },
         ]}

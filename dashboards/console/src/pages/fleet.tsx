@@ -19,11 +19,15 @@ type Model = Schemas["ShownModel"];
 
 export default function Fleet() {
   const { may } = useSession();
+  const models = useModels();
+  if (models.error && !models.data) return <Failed error={models.error} again={() => void models.refetch()} />;
+  if (!models.data) return <Loading />;
   return (
     <>
       <Heading title={t.modelsFleet} about={t.refreshedEveryFiveSeconds} />
       <Stack>
-        <Models />
+        <Models known={models.data} />
+        <Plan />
         <Card title={t.replicas}>
           <Listing<Replica>
             label={t.replicas}
@@ -42,7 +46,6 @@ export default function Fleet() {
             ]}
           />
         </Card>
-        <Plan />
       </Stack>
     </>
   );
@@ -115,9 +118,8 @@ function Inside({ replica }: { replica: Replica }) {
   );
 }
 
-function Models() {
-  const { may } = useSession();
-  const { data, error, refetch } = useQuery({
+function useModels() {
+  return useQuery({
     queryKey: ["models"],
     refetchInterval: 5_000,
     queryFn: async () => {
@@ -128,18 +130,20 @@ function Models() {
       return { models: models.data, loads: new Map(live.models.map((one) => [one.model, one])) };
     },
   });
-  if (error && !data) return <Failed error={error} again={() => void refetch()} />;
-  if (!data) return <Loading />;
-  if (data.models.length === 0) return <Card><Empty title={t.noModel}>{t.addAModelsTableIn()}</Empty></Card>;
+}
+
+function Models({ known }: { known: NonNullable<ReturnType<typeof useModels>["data"]> }) {
+  const { may } = useSession();
+  if (known.models.length === 0) return <Card><Empty title={t.noModel}>{t.addAModelsTableIn()}</Empty></Card>;
   return (
     <SimpleGrid cols={{ base: 1, sm: 2, lg: 3 }}>
-      {data.models.map((model) => {
-        const load = data.loads.get(model.name);
+      {known.models.map((model) => {
+        const load = known.loads.get(model.name);
         return (
           <Card key={model.name} title={<span style={{ overflowWrap: "anywhere" }}>{model.name}</span>} side={<Text size="xs" c="dimmed">{model.kind} · {model.engine}</Text>}>
             <Stack gap={6}>
               <Group gap={6}>{Object.entries(model.replicas).map(([phase, number]) => <Status key={phase} status={phase} times={number} />)}</Group>
-              <Text size="sm">{t.runningWaiting(load?.running ?? 0, load?.queued ?? 0, <To to="/requests" search={{ model: model.name }}>{t.itsRequests}</To>)}</Text>
+              <Text size="sm">{t.runningWaiting(load?.running ?? 0, <To to="/requests" search={{ seen: "waited", model: model.name }}>{t.waiting(load?.queued ?? 0)}</To>, <To to="/requests" search={{ model: model.name }}>{t.itsRequests}</To>)}</Text>
               <Text size="xs" c="dimmed">{t.upstreamPrice(model.upstream_model, model.context_tokens ? t.tokensOfContext(count(model.context_tokens)) : "", model.price_version)}</Text>
               {model.scaling && <Scaling model={model} scaling={model.scaling as unknown as ScalingNow} steer={may("fleet.write")} />}
             </Stack>

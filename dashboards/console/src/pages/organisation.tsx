@@ -56,8 +56,8 @@ export default function OrganisationPage() {
             columns={[
               { name: t.name, cell: (row) => <><To to={`/projects/${row.id}`}>{row.name}</To>{row.title && <Text size="xs" c="dimmed">{row.title}</Text>}</> },
               { name: t.limits, cell: (row) => <TermsText terms={row.terms} />, extra: true },
-              { name: t.made, cell: (row) => moment(row.created_s), extra: true },
-              { name: t.lookAt, cell: (row) => <To to="/requests" search={{ org: row.org, project: row.name }}>{t.requests}</To> },
+              { name: t.made, cell: (row) => moment(row.created_s), extra: true, line: true },
+              { name: t.lookAt, cell: (row) => <To to="/requests" search={{ org: row.org, project: row.name }}>{t.requests}</To>, line: true },
             ]}
           />
         </Card>

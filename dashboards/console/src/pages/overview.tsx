@@ -15,8 +15,9 @@ import { words } from "../words";
 const t = words.overview;
 
 type Activity = Schemas["Activity"];
+// Steps of whole minutes: those are kept added up.
 const SPANS: Record<string, { label: string; span_s: number; step_s: number }> = {
-  "15m": { label: t.spans["15m"], span_s: 900, step_s: 15 },
+  "15m": { label: t.spans["15m"], span_s: 900, step_s: 60 },
   "1h": { label: t.spans["1h"], span_s: 3600, step_s: 60 },
   "6h": { label: t.spans["6h"], span_s: 21600, step_s: 360 },
   "24h": { label: t.spans["24h"], span_s: 86400, step_s: 1440 },
@@ -45,10 +46,13 @@ export default function Overview() {
       return { ...query, rows: page.data };
     },
   });
+  const live = useLive(may("fleet.read"));
+  const alerts = useAlerts(may("money.read"));
   const known = activity.data;
+  const below = [activity, live, alerts].every((one) => !one.isLoading); // what stands there does not jump then
   return (
     <>
-      <Heading title={t.overview} about={known ? t.updated(moment(Date.now() / 1000)) : t.loading}>
+      <Heading title={t.overview} about={<span style={{ visibility: known ? undefined : "hidden" }}>{t.updated(moment(Date.now() / 1000))}</span>}>
         <SegmentedControl
           aria-label={t.spanOfTime}
           size="xs"
@@ -61,13 +65,15 @@ export default function Overview() {
       <Stack>
         <Figures rows={known?.rows} span_s={span.span_s} />
         {known && known.rows.length === 0 ? <FirstSteps /> : <Charts known={known} />}
-        <SimpleGrid cols={{ base: 1, lg: 2 }}>
-          {may("fleet.read") && <Now />}
-          <Stack>
-            <Levels rows={known?.rows} span_s={span.span_s} />
-            {may("money.read") && <Alerts />}
-          </Stack>
-        </SimpleGrid>
+        {below && (
+          <SimpleGrid cols={{ base: 1, lg: 2 }}>
+            {may("fleet.read") && <Now known={live} span_s={span.span_s} />}
+            <Stack>
+              <Levels rows={known?.rows} known={live} span_s={span.span_s} />
+              {may("money.read") && <Alerts known={alerts} />}
+            </Stack>
+          </SimpleGrid>
+        )}
       </Stack>
     </>
   );
@@ -147,7 +153,7 @@ function Charts({ known }: { known: { from_s: number; to_s: number; step_s: numb
 }
 
 /** Loads and health every five seconds; `since` gives what a histogram saw after the page's first look. */
-function useLive(enabled = true) {
+function useLive(enabled: boolean) {
   const before = useRef<Map<string, Schemas["Load"]> | null>(null);
   const asked = useQuery({
     queryKey: ["live", "since"],
@@ -165,10 +171,12 @@ function useLive(enabled = true) {
   return { ...asked, since };
 }
 
+type LiveKnown = ReturnType<typeof useLive>;
+
 /** What is promised, and what was kept of it. */
-function Levels({ rows = [], span_s }: { rows: readonly Activity[] | undefined; span_s: number }) {
+function Levels({ rows = [], known, span_s }: { rows: readonly Activity[] | undefined; known: LiveKnown; span_s: number }) {
   const { may } = useSession();
-  const { data, since } = useLive(may("fleet.read"));
+  const { data, since } = known;
   const requests = rows.reduce((sum, row) => sum + row.requests, 0);
   const failed = rows.reduce((sum, row) => sum + (FAILED.includes(row.status) ? row.requests : 0), 0);
   const begun = together((data?.live.models ?? []).map((one) => since(one, "first_byte")));
@@ -198,8 +206,9 @@ function Level({ name, part, whole, aim, children }: { name: string; part: numbe
   );
 }
 
-function Now() {
-  const { data, error, refetch, since } = useLive();
+function Now({ known, span_s }: { known: LiveKnown; span_s: number }) {
+  const { data, error, refetch, since } = known;
+  const from = String(Math.floor(Date.now() / 1000 - span_s));
   if (error && !data) return <Card title={t.now}><Failed error={error} again={() => void refetch()} /></Card>;
   const models = data?.live.models ?? [];
   const all = together(models.map((one) => since(one, "duration")));
@@ -215,7 +224,7 @@ function Now() {
                 <Text fw={600} size="sm" truncate>{one.model}</Text>
                 <Text size="xs" style={{ color: state === "ready" ? "var(--good)" : "var(--warn)" }}>{state}</Text>
               </div>
-              <Text size="sm" className="num" style={{ whiteSpace: "normal" }}>{t.runningWaiting(one.running, one.queued, <Text span size="xs" c="dimmed">{t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
+              <Text size="sm" className="num" style={{ whiteSpace: "normal" }}>{t.runningWaiting(<To to="/requests" search={{ model: one.model, from }}>{t.running(one.running)}</To>, <To to="/requests" search={{ seen: "waited", model: one.model }}>{t.waiting(one.queued)}</To>, <Text span size="xs" c="dimmed">{t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
             </Group>
           );
         })}
@@ -230,12 +239,16 @@ function latency(seen: readonly Bucket[]): string {
   return half === null || most === null ? NONE : t.p50P99(duration(half), duration(most));
 }
 
-function Alerts() {
-  const { data, error } = useQuery({
+function useAlerts(enabled: boolean) {
+  return useQuery({
     queryKey: ["alerts", "newest"],
+    enabled,
     queryFn: () => got(api.GET("/admin/v1/alerts", { params: { query: { limit: 5 } } })),
     refetchInterval: 30_000,
   });
+}
+
+function Alerts({ known: { data, error } }: { known: ReturnType<typeof useAlerts> }) {
   return (
     <Card title={t.alerts} side={<To to="/alerts">{t.allAlerts}</To>}>
       {error ? <Failed error={error} /> : data?.data.length === 0 ? (

@@ -58,7 +58,7 @@ export default function People() {
             { name: t.of, cell: (row) => (row.org === "*" ? t.theInstallation : row.org), extra: true },
             { name: t.role, cell: (row) => row.role },
             { name: t.state, cell: (row) => <Status status={row.disabled_s === null ? "active" : "disabled"} />, extra: true },
-            { name: t.made, cell: (row) => moment(row.created_s), extra: true },
+            { name: t.made, cell: (row) => moment(row.created_s), extra: true, line: true },
             { name: t.do, cell: (row) => (may("people.write") ? <Change person={row} /> : "—") },
           ]}
         />

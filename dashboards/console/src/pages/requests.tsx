@@ -1,9 +1,10 @@
 // Every settled request, newest first; the filters are the address.
-import { Group, MultiSelect, TextInput } from "@mantine/core";
+import { Group, MultiSelect, Select, TextInput } from "@mantine/core";
 import { api, got, type Schemas } from "../api/client";
 import type { paths } from "../api/schema";
 import { count, moment, usd } from "../format";
 import { text, useFilters } from "../parts/filters";
+import { Latest, SEEN, type Seen } from "../parts/latest";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
@@ -22,6 +23,28 @@ const FIELDS = { request_id: t.requestId, org: t.organisation, project: t.projec
 
 export default function Requests() {
   const [filters, set] = useFilters();
+  const seen = text(filters.seen) as Seen | undefined;
+  if (!seen || !(seen in SEEN)) return <Settled />;
+  return (
+    <>
+      <Heading title={t.requests} about={t.whatTheLedgerDoesNotHold} />
+      <Card>
+        <Group gap="xs" mb="md" align="flex-end" role="search" aria-label={t.filterRequests}>
+          <Filter label={t.model} value={text(filters.model) ?? ""} set={(model) => set({ model })} />
+          <Noted value={seen} set={(value) => set({ seen: value })} />
+        </Group>
+        <Latest seen={seen} model={text(filters.model)} />
+      </Card>
+    </>
+  );
+}
+
+function Noted({ value, set }: { value: Seen | null; set: (value: string | undefined) => void }) {
+  return <Select size="xs" w={190} label={t.noted} placeholder={t.any} clearable value={value} data={Object.entries(SEEN).map(([name, label]) => ({ value: name, label }))} onChange={(chosen) => set(chosen ?? undefined)} />;
+}
+
+function Settled() {
+  const [filters, set] = useFilters();
   const { session } = useSession();
   const wanted = Object.fromEntries([...Object.keys(FIELDS)].map((name) => [name, text(filters[name])]));
   const one_of = { status: several<Outcome>(filters.status), source: several<Answer>(filters.source) };
@@ -39,6 +62,7 @@ export default function Requests() {
           ))}
         <Several label={t.outcome} value={one_of.status} data={OUTCOMES.map((value) => ({ value, label: value }))} set={(status) => set({ status })} />
         <Several label={t.answer} value={one_of.source} data={Object.entries(SOURCES).map(([value, label]) => ({ value, label }))} set={(source) => set({ source })} />
+        <Noted value={null} set={(seen) => set({ seen })} />
         <TextInput size="xs" type="datetime-local" label={t.from} value={local(span.from_s)} onChange={(event) => set({ from: stamp(event.currentTarget.value) })} />
         <TextInput size="xs" type="datetime-local" label={t.before} value={local(span.to_s)} onChange={(event) => set({ to: stamp(event.currentTarget.value) })} />
       </Group>
@@ -56,9 +80,9 @@ export default function Requests() {
           )
         }
         columns={[
-          { name: t.when, cell: (row) => <span className="when"><To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To></span> },
+          { name: t.when, cell: (row) => <To to={`/requests/${row.request_id}`}>{moment(row.ts)}</To>, line: true },
           { name: t.organisation, cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
-          { name: t.model, cell: (row) => <>{row.model}{row.route && <span className="wide">{t.via(row.route)}</span>}</> },
+          { name: t.model, cell: (row) => <>{row.model}{row.route && <span className="wide">{t.via(row.route)}</span>}</>, line: true },
           { name: t.answer, cell: (row) => <Source source={row.source} />, extra: true },
           { name: t.outcome, cell: (row) => <Status status={row.status} /> },
           { name: t.tokensInOut, cell: (row) => `${count(row.prompt_tokens)} / ${count(row.completion_tokens)}`, numeric: true, extra: true },

@@ -42,9 +42,9 @@ export default function Routing() {
       ) : (
         <SimpleGrid cols={{ base: 1, lg: 2 }}>
           {data.routes.map((route) => <Route key={route.name} route={route} usage={data.usage} />)}
-          {data.routes.map((route) => <Aim key={route.name} route={route} />)}
-          <Learnt rows={data.learnt} />
           <WhatIf />
+          <Learnt rows={data.learnt} />
+          {data.routes.map((route) => <Aim key={route.name} route={route} />)}
         </SimpleGrid>
       )}
     </>
@@ -110,9 +110,9 @@ function Learnt({ rows }: { rows: readonly Schemas["Learnt"][] }) {
                   </Action>
                 )}
               </Group>
-              <Text size="sm" className="num">{t.labelsWithBothTiersOutcomes(count(one.labels), count(one.both), one.regret === null ? t.notKnownYet : percent(one.regret, 1), one.regret !== null && t.ofTheQualityThatThe, one.calibrated ? t.calibratedOnThem : t.notCalibratedOnThemYet)}</Text>
+              <Text size="sm">{t.labelsWithBothTiersOutcomes(count(one.labels), count(one.both), one.regret === null ? t.notKnownYet : percent(one.regret, 1), one.regret !== null && t.ofTheQualityThatThe, one.calibrated ? t.calibratedOnThem : t.notCalibratedOnThemYet)}</Text>
               {Object.entries(one.trials).map(([tenant, trial]) => (
-                <Text size="xs" c="dimmed" className="num" key={tenant}>{t.challengerShippedShareOfThe(tenant, trial.challenger.toFixed(3), trial.shipped.toFixed(3), count(trial.labels), one.in_force.includes(tenant) ? t.theChallengerIsInForce : t.theShippedOrderStays)}</Text>
+                <Text size="xs" c="dimmed" key={tenant}>{t.challengerShippedShareOfThe(tenant, trial.challenger.toFixed(3), trial.shipped.toFixed(3), count(trial.labels), one.in_force.includes(tenant) ? t.theChallengerIsInForce : t.theShippedOrderStays)}</Text>
               ))}
             </div>
           ))}

@@ -18,11 +18,14 @@ type File = Schemas["Configuration"];
 export default function Settings() {
   const { session, may } = useSession();
   const person = session.actor.startsWith("person:");
+  const owns = may("config.write") && session.org === "*";
+  const file = useQuery({ queryKey: ["config"], enabled: owns, queryFn: () => got(api.GET("/admin/v1/config")) });
+  if (owns && file.isPending) return <Loading />;
   return (
     <>
       <Heading title={t.settings} about={t.whatWorksAndWhatDoes()} />
       <Stack>
-        {may("config.write") && session.org === "*" && <Configuration />}
+        {file.error ? <Card title={t.configuration}><Failed error={file.error} again={() => void file.refetch()} /></Card> : file.data && <Configuration data={file.data} />}
         <Card title={t.you}>
           <Stack gap="xs" align="flex-start">
             <Text size="sm">{t.of(session.actor, session.role, session.org === "*" ? t.theInstallation : session.org)}</Text>
@@ -35,10 +38,7 @@ export default function Settings() {
   );
 }
 
-function Configuration() {
-  const { data, error, refetch } = useQuery({ queryKey: ["config"], queryFn: () => got(api.GET("/admin/v1/config")) });
-  if (error) return <Card title={t.configuration}><Failed error={error} again={() => void refetch()} /></Card>;
-  if (!data) return <Card title={t.configuration}><Loading /></Card>;
+function Configuration({ data }: { data: File }) {
   return (
     <>
       <Card title={t.configuration} side={<Text size="sm" className="code">{data.path}</Text>}><Stage file={data} /></Card>

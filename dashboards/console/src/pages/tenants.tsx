@@ -38,8 +38,8 @@ export default function Tenants() {
           columns={[
             { name: t.name, cell: (row) => <><To to={`/tenants/${row.id}`}>{row.name}</To>{row.title && <Text size="xs" c="dimmed">{row.title}</Text>}</> },
             { name: t.limits, cell: (row) => <TermsText terms={row.terms} />, extra: true },
-            { name: t.made, cell: (row) => moment(row.created_s), extra: true },
-            { name: t.lookAt, cell: (row) => <><To to="/requests" search={{ org: row.name }}>{t.requests}</To> · <To to="/usage" search={{ org: row.name }}>{t.usage}</To></> },
+            { name: t.made, cell: (row) => moment(row.created_s), extra: true, line: true },
+            { name: t.lookAt, cell: (row) => <><To to="/requests" search={{ org: row.name }}>{t.requests}</To> · <To to="/usage" search={{ org: row.name }}>{t.usage}</To></>, line: true },
           ]}
         />
       </Card>

@@ -1,8 +1,9 @@
 // What was used and what it cost: by day, by whom, by model; a month's invoice; the rows as a file.
 import { Button, Group, SegmentedControl, Select, SimpleGrid, Stack, Table, Text, TextInput } from "@mantine/core";
-import { useQuery } from "@tanstack/react-query";
+import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { api, got, type Schemas } from "../api/client";
 import { begins, brief, count, day, percent, usd } from "../format";
+import { SOURCES } from "../parts/badges";
 import { Chart } from "../parts/chart";
 import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
@@ -29,6 +30,7 @@ export default function Usage() {
   const from_day = day(new Date(), days - 1);
   const { data, error, isPending, refetch } = useQuery({
     queryKey: ["usage", days, by, org],
+    placeholderData: keepPreviousData,
     queryFn: async () => {
       const [daily, groups] = await Promise.all([
         got(api.GET("/admin/v1/usage", { params: { query: { from_day, org, by: ["day"] } } })),
@@ -52,7 +54,7 @@ export default function Usage() {
           <Groups groups={data.groups} by={by} set={set} from={String(from_s)} org={org} />
         </Stack>
       )}
-      {may("money.read") && <Invoice own={org ?? (session.org === "*" ? "" : session.org)} month={text(filters.month) ?? day(new Date()).slice(0, 7)} set={set} />}
+      {!isPending && may("money.read") && <Invoice own={org ?? (session.org === "*" ? "" : session.org)} month={text(filters.month) ?? day(new Date()).slice(0, 7)} set={set} />}
     </>
   );
 }
@@ -111,7 +113,7 @@ function Groups({ groups, by, set, from, org }: GroupsProps) {
             const name = row[by] ?? "";
             return (
               <Table.Tr key={name}>
-                <Table.Td><To to="/requests" search={{ [by]: name, org: by === "org" ? name : org, from }}>{name || "—"}</To></Table.Td>
+                <Table.Td><To to="/requests" search={{ [by]: name, org: by === "org" ? name : org, from }}>{(by === "source" && SOURCES[name]) || name || "—"}</To></Table.Td>
                 <Table.Td className="num">{count(row.requests)}</Table.Td>
                 <Table.Td className="num" visibleFrom="sm">{brief(row.prompt_tokens)} / {brief(row.completion_tokens)}</Table.Td>
                 <Table.Td className="num">{usd(row.amount_nanousd)}</Table.Td>

@@ -40,7 +40,7 @@ export default function Webhooks() {
             columns={[
               { name: t.address, cell: (row) => <button type="button" className="link" style={{ background: "none", border: 0, padding: 0, cursor: "pointer", font: "inherit", textAlign: "left" }} onClick={() => setChosen(row)}>{row.url}</button> },
               { name: t.organisation, cell: (row) => row.org, extra: true },
-              { name: t.made, cell: (row) => moment(row.created_s), extra: true },
+              { name: t.made, cell: (row) => moment(row.created_s), extra: true, line: true },
               { name: t.do, cell: (row) => <Steer endpoint={row} /> },
             ]}
           />
@@ -76,7 +76,7 @@ function Deliveries({ endpoint }: { endpoint: Endpoint }) {
         id={(row) => row.id}
         empty={<Empty title={t.noMessageYet}>{t.pingItToSendOne}</Empty>}
         columns={[
-          { name: t.when, cell: (row) => moment(row.created_s) },
+          { name: t.when, cell: (row) => moment(row.created_s), line: true },
           { name: t.what, cell: (row) => row.event },
           { name: t.state, cell: (row) => <Status status={row.state} /> },
           { name: t.attempts, cell: (row) => row.attempts, numeric: true },

@@ -1,5 +1,5 @@
 // A route's aim as a slider: what another one would give is seen before it is staged, and applied in the settings.
-import { Alert, Button, FileButton, Group, SegmentedControl, Slider, Stack, Table, Text } from "@mantine/core";
+import { Alert, Button, FileButton, Group, SegmentedControl, Skeleton, Slider, Stack, Table, Text } from "@mantine/core";
 import { useMutation, useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, got, type Schemas } from "../api/client";
@@ -8,7 +8,7 @@ import { percent } from "../format";
 import { useSession } from "../session";
 import { stage, staged } from "../staged";
 import { Chart } from "./chart";
-import { Card, Failed, Loading } from "./states";
+import { Card, Failed } from "./states";
 import { words } from "../words";
 
 const t = words.aim;
@@ -19,6 +19,7 @@ const NAMES: { value: AimName; label: string }[] = [
   { value: "cost_per_request_usd", label: t.cost },
 ];
 const ROWS_LIMIT = 20_000;
+const HEIGHT = 480; // about what it has when the curve is there: nothing below it jumps
 
 type Row = Schemas["Row"];
 
@@ -51,7 +52,7 @@ export function Aim({ route }: { route: Schemas["ShownRoute"] }) {
   });
   const title = t.anotherAimFor(route.name);
   if (error) return <Card title={title}><Failed error={error} again={() => { setFile(null); void refetch(); }} /></Card>;
-  if (data === undefined) return <Card title={title}><Loading /></Card>;
+  if (data === undefined) return <Card title={title}><Skeleton height={HEIGHT} /></Card>;
   if (data === null) return null;
   return (
     <Card title={title}>

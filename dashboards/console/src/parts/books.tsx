@@ -28,7 +28,7 @@ export function Books({ gap_nanousd }: { gap_nanousd?: number | null }) {
             <Text size="sm">{t.rowsOfThemInThe(run.data?.well ? t.everythingAgrees : t.somethingDoesNotAgree, count(report.rows ?? 0), count(report.journal_entries ?? 0), usd(report.gap_nanousd ?? 0))}</Text>
           )}
           {(["missing", "doubled", "altered"] as const).flatMap((what) => (report?.[what] ?? []).map((id) => <Text size="sm" key={what + id}>{what}: <To to={`/requests/${id}`}>{id}</To></Text>))}
-          {[...(report?.groups ?? []), ...(report?.balances ?? [])].map((one) => <Text size="sm" key={one.what}>{t.mustBe(one.what, usd(one.found), usd(one.expected))}</Text>)}
+          {[...(report?.groups ?? []), ...(report?.balances ?? []), ...(report?.minutes ?? [])].map((one) => <Text size="sm" key={one.what}>{t.mustBe(one.what, usd(one.found), usd(one.expected))}</Text>)}
         </div>
       </Stack>
     </Card>

@@ -31,8 +31,11 @@ export default function Chart({ kind, rows, series, format, height }: ChartProps
     xAxisProps: { minTickGap: 32 },
   };
   if (kind === "line") {
-    // Lines are shares: 1 is the most that there is.
-    return <LineChart {...shared} withDots={false} curveType="monotone" lineProps={{ isAnimationActive: false }} yAxisProps={{ width: 64, domain: ["auto", 1] }} />;
+    // Lines are shares, most often up to 1: a scale of whole tenths.
+    const shares = rows.flatMap((row) => series.map(({ name }) => row[name]).filter((one) => typeof one === "number"));
+    const [low, high] = [Math.floor(Math.min(...shares, 1) * 10), Math.ceil(Math.max(...shares, 1) * 10 - 0.001)];
+    const ticks = Array.from({ length: high - low + 1 }, (_, at) => (low + at) / 10);
+    return <LineChart {...shared} withDots={false} curveType="monotone" lineProps={{ isAnimationActive: false }} yAxisProps={{ width: 64, domain: [low / 10, high / 10], ticks }} />;
   }
   return kind === "bar" ? (
     <BarChart {...shared} type="stacked" barProps={{ isAnimationActive: false }} />

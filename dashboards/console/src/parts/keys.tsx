@@ -34,7 +34,7 @@ export function KeyList({ filters }: { filters: { org?: string; project?: string
         { name: t.of, cell: (row) => <span className="clip">{row.org} / {row.project}</span>, extra: true },
         { name: t.state, cell: (row) => <Status status={stateOf(row)} /> },
         { name: t.limits, cell: (row) => <TermsText terms={row.terms} />, extra: true },
-        { name: t.made, cell: (row) => moment(row.created_s), extra: true },
+        { name: t.made, cell: (row) => moment(row.created_s), extra: true, line: true },
       ]}
     />
   );

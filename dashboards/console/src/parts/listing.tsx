@@ -13,6 +13,8 @@ export interface Column<T> {
   numeric?: boolean;
   /** Left out on narrow screens. */
   extra?: boolean;
+  /** In one line where there is room. */
+  line?: boolean;
 }
 
 export interface Page<T> {
@@ -49,7 +51,8 @@ export function Listing<T>({ label, query, ask, columns, id, empty, everyMs }: P
     <>
       <Table.ScrollContainer minWidth={0} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: "region", "aria-label": label } }}>
         <Table verticalSpacing={7} aria-label={label} aria-busy={!data} className={isPlaceholderData ? "busy" : undefined} highlightOnHover>
-          <Table.Thead>
+          {/* The widths of the columns are those of the rows: named before, the names would jump. */}
+          <Table.Thead style={{ visibility: data ? undefined : "hidden" }}>
             <Table.Tr>
               {columns.map((one) => (
                 <Table.Th key={one.name} scope="col" className={one.numeric ? "num" : undefined} visibleFrom={one.extra ? "md" : undefined}>
@@ -63,7 +66,7 @@ export function Listing<T>({ label, query, ask, columns, id, empty, everyMs }: P
               ? data.data.map((row) => (
                   <Table.Tr key={id(row)}>
                     {columns.map((one) => (
-                      <Table.Td key={one.name} className={one.numeric ? "num" : undefined} visibleFrom={one.extra ? "md" : undefined}>
+                      <Table.Td key={one.name} className={one.numeric ? "num" : one.line ? "line" : undefined} visibleFrom={one.extra ? "md" : undefined}>
                         {one.cell(row)}
                       </Table.Td>
                     ))}
