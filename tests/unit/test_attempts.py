@@ -299,10 +299,12 @@ def test_a_late_first_byte_has_a_second_replica_asked_and_the_loser_is_cancelled
     async def main() -> None:
         slow, quick = ScriptedReply(), ScriptedReply(b"a", b"")
         house = House(slow, quick)
+        await house.burden("r1", 100)
         call = house.call()
         call.hedge = HedgeSettings(after_ms=100)
         assert await house.collect(call) == [b"a", b"end"]
-        assert (slow.closed, quick.closed, house.dispatcher.running()) == (1, 1, {"small": 0})
+        assert (slow.closed, quick.closed, house.dispatcher.running()) == (1, 1, {"small": 1})
+        assert [one.replica for one in call.trip.tries] == ["r0", "r1"], "another one, though it is the busier"
         assert [one.outcome for one in call.trip.tries] == ["lost", "ok"]
         assert call.trip.tried[-1] == call.trip.tries[1].replica
         assert house.blamed == []
