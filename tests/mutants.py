@@ -38,7 +38,6 @@ LINE, SCHEDULER, T_SCHEDULER = "routing/line.py", "routing/scheduler.py", "tests
 BATCHING, T_BATCHING = "gateway/batching.py", "tests/unit/test_batching.py"
 POLICIES, T_POLICIES, T_LINE = "routing/policies.py", "tests/unit/test_policies.py", "tests/unit/test_line.py"
 DELIVERY, CALLS, SUPERVISOR = "gateway/delivery.py", "gateway/calls.py", "backends/supervisor.py"
-T_HEDGING, T_SCHEDULING = "tests/integration/test_hedging.py", "tests/integration/test_scheduling.py"
 T_MONEY, T_FLEET = "tests/integration/test_money_complaints.py", "tests/integration/test_fleet_apart.py"
 T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
@@ -211,8 +210,8 @@ MUTANTS = {
     ),
     "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
     # ---- a stream's short way past ``Deliver``
-    "short-way-into-a-full-pipe": Mutant(DELIVERY, "not out.clear or ", "", T_DISCONNECTS),
-    "short-way-past-the-end": Mutant(DELIVERY, """ or b"[DONE]" in data""", "", T_FAULTS),
+    "short-way-into-a-full-pipe": Mutant(DELIVERY, "not out.clear or ", "", T_SIMULATED),
+    "short-way-past-the-end": Mutant(DELIVERY, """ or b"[DONE]" in data""", "", T_STREAMS),
     "short-way-past-the-money": Mutant(DELIVERY, "if most >= charge.covered_tokens:", "if False:", T_MONEY),
     "short-way-past-the-bill": Mutant(
         DELIVERY, "                progress(*receiver.usage(estimate))\n", "", T_DISCONNECTS
@@ -241,7 +240,7 @@ MUTANTS = {
         ATTEMPTS,
         "        call.trip.tried.remove(serving)\n        call.trip.tried.append(serving)\n",
         "",
-        T_HEDGING,
+        T_ATTEMPTS,
     ),
     "everybody-is-late": Mutant(
         RESTRAINT, "self._sorted[min(int(quantile * count), count - 1)]", "self._sorted[0]", T_ATTEMPTS

@@ -102,11 +102,11 @@ def test_from_zero_to_two_and_back_without_a_client_error(gateway: Gateway) -> N
         try:
             load.more(1)
             until(lambda: len(load.ids) >= 1)
-            load.more(9)
-            until(lambda: replicas(gateway) == 2)
             assert told_priority(gateway, "default") == 107
             assert told_priority(gateway, "flex") == 207
             assert told_priority(gateway, "priority") == 107, "a client never gets before its key's band"
+            load.more(9)
+            until(lambda: replicas(gateway) == 2)
         finally:
             load.end()
         assert load.errors == []

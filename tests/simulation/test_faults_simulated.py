@@ -128,6 +128,7 @@ class Client:
         return not self.lags or len(self.body) % 3 > 0
 
     def at_once(self, data: bytes) -> None:
+        assert self.clear, "more than the client takes"
         assert not self.ended
         self.body += data
 
