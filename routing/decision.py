@@ -32,17 +32,17 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """One ready replica with its load as this gateway knows it; 0 where it does not.
 
     ``running`` and ``running_tokens`` are this gateway's requests there and their prompts; ``ahead_tokens``
-    is the work of those that have no first byte yet. ``cached_tokens`` of the query's prompt were sent there
-    before. ``outside`` are other gateways' requests, and ``kv_usage`` the share of the KV cache in use, as
-    the engine last told. ``latency_s`` is the time to the first byte, peaks remembered; ``pace_s`` the same
-    per token of work before it, ``pace_age_s`` ago.
+    is the work of those that have no first byte yet, less some of what has been done of it. ``cached_tokens``
+    of the query's prompt were sent there before. ``outside`` are other gateways' requests, and ``kv_usage``
+    the share of the KV cache in use, as the engine last told. ``latency_s`` is the time to the first byte,
+    peaks remembered; ``pace_s`` the same per token of work before it, ``pace_age_s`` ago.
     """
 
     id: str
     running: int
     limit: int
     running_tokens: int = 0
-    ahead_tokens: int = 0
+    ahead_tokens: float = 0
     cached_tokens: int = 0
     outside: int = 0
     kv_usage: float = 0.0

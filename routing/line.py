@@ -32,7 +32,11 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, eq=False):
-    """What is known of one replica; see ``Candidate`` for the meaning."""
+    """What is known of one replica; see ``Candidate`` for the meaning.
+
+    ``ahead_tokens`` are of all that have no first byte yet, ``under_way_s`` is since when it works on them:
+    when the first of them came, or the latest first byte.
+    """
 
     running: int = 0
     tokens: int = 0
@@ -42,6 +46,7 @@ class Load(msgspec.Struct, eq=False):
     latency_s: float = 0.0
     pace_s: float = 0.0
     seen_s: float = 0.0
+    under_way_s: float = 0.0
 
 
 class Grant(msgspec.Struct, eq=False):
@@ -52,7 +57,7 @@ class Grant(msgspec.Struct, eq=False):
     load: Load
     since_s: float
     own_tokens: int
-    work_tokens: int
+    work_tokens: float
     begun: bool = False
 
 
@@ -212,7 +217,9 @@ class Line:
     def _take(self, server: Server, query: Query, cached_tokens: int, now_s: float) -> Grant:
         load = self._loads[server.id]
         own = REQUEST_TOKENS + max(0, query.prompt_tokens - cached_tokens)
-        work = load.ahead_tokens + own + STREAM_TOKENS * (load.running + load.outside)
+        work = _left_tokens(load, now_s) + own + STREAM_TOKENS * (load.running + load.outside)
+        if not load.ahead_tokens:
+            load.under_way_s = now_s
         load.running += 1
         load.tokens += query.prompt_tokens
         load.ahead_tokens += own
@@ -226,7 +233,7 @@ class Line:
             running=load.running,
             limit=server.limit,
             running_tokens=load.tokens,
-            ahead_tokens=load.ahead_tokens,
+            ahead_tokens=_left_tokens(load, now_s),
             cached_tokens=min(cached, query.prompt_tokens),
             outside=load.outside,
             kv_usage=load.kv_usage,
@@ -245,12 +252,25 @@ def began(grant: Grant, now_s: float) -> None:
     grant.begun = True
     load = grant.load
     load.ahead_tokens -= grant.own_tokens
+    load.under_way_s = now_s
     took_s = max(now_s - grant.since_s, 1e-6)
     pace_s = took_s / grant.work_tokens
     load.pace_s += (pace_s - load.pace_s) * (LEARNING if load.pace_s else 1.0)
     faded_s = _latency_s(load, now_s)
     load.latency_s = took_s if took_s > faded_s else faded_s + LEARNING * (took_s - faded_s)
     load.seen_s = now_s
+
+
+def _left_tokens(load: Load, now_s: float) -> float:
+    """Give the work ahead, less the more has been done of it since, by the pace; at least a third is left.
+
+    Not all is believed: an engine's step ends for all its prompts at once, and who is overdue may hang.
+    """
+    ahead = load.ahead_tokens
+    if not ahead or not load.pace_s:
+        return ahead
+    done = (now_s - load.under_way_s) / load.pace_s
+    return ahead / (1 + min(done / ahead, 2.0))
 
 
 def _latency_s(load: Load, now_s: float) -> float:

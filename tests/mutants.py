@@ -36,6 +36,9 @@ T_FAULTS, T_DISCONNECTS = "tests/integration/test_faults.py", "tests/integration
 T_STREAMS, T_LEDGER = "tests/integration/test_streams.py", "tests/integration/test_ledger_through_the_door.py"
 LINE, SCHEDULER, T_SCHEDULER = "routing/line.py", "routing/scheduler.py", "tests/unit/test_scheduler.py"
 BATCHING, T_BATCHING = "gateway/batching.py", "tests/unit/test_batching.py"
+POLICIES, T_POLICIES, T_LINE = "routing/policies.py", "tests/unit/test_policies.py", "tests/unit/test_line.py"
+DELIVERY, CALLS, SUPERVISOR = "gateway/delivery.py", "gateway/calls.py", "backends/supervisor.py"
+T_MONEY, T_FLEET = "tests/integration/test_money_complaints.py", "tests/integration/test_fleet_apart.py"
 T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 T_TOGETHER, T_LEARNING = "tests/unit/test_together.py", "tests/unit/test_learning.py"
@@ -242,6 +245,123 @@ MUTANTS = {
         "tests/integration/test_money.py",
     ),
     "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
+    # ---- a stream's short way past ``Deliver``
+    "short-way-into-a-full-pipe": Mutant(DELIVERY, "not out.clear or ", "", T_SIMULATED),
+    "short-way-past-the-end": Mutant(DELIVERY, """ or b"[DONE]" in data""", "", T_STREAMS),
+    "short-way-past-the-money": Mutant(DELIVERY, "if most >= charge.covered_tokens:", "if False:", T_MONEY),
+    "short-way-past-the-bill": Mutant(
+        DELIVERY, "                progress(*receiver.usage(estimate))\n", "", T_DISCONNECTS
+    ),
+    "short-way-past-the-cache": Mutant(DELIVERY, "                keep(piece)\n", "", T_LEDGER),
+    "short-way-without-a-trail": Mutant(
+        ATTEMPTS, "reply.offer(call.direct(feed))", "reply.offer(call.direct(receiver.feed))", T_SIMULATED
+    ),
+    "what-a-taker-leaves-is-lost": Mutant(
+        PLAIN,
+        "                self.wake()\n                return\n",
+        "                self.wake()\n",
+        T_PLAIN,
+    ),
+    "what-a-taker-raises-is-lost": Mutant(
+        PLAIN, "            self.error = error\n            self.wake()", "            self.wake()", T_PLAIN
+    ),
+    # ---- the second of two
+    "hedged-on-the-same-replica": Mutant(
+        ATTEMPTS,
+        "exclude=frozenset(call.trip.tried))\n        slot = self._dispatcher.slot_beside(",
+        "exclude=frozenset())\n        slot = self._dispatcher.slot_beside(",
+        T_ATTEMPTS,
+    ),
+    "the-loser-signs": Mutant(
+        ATTEMPTS,
+        "        call.trip.tried.remove(serving)\n        call.trip.tried.append(serving)\n",
+        "",
+        T_ATTEMPTS,
+    ),
+    "everybody-is-late": Mutant(
+        RESTRAINT, "self._sorted[min(int(quantile * count), count - 1)]", "self._sorted[0]", T_ATTEMPTS
+    ),
+    # ---- versions
+    "shares-unheeded": Mutant(POLICIES, "        aim -= drawn.weight\n", "        aim -= 1.0\n", T_POLICIES),
+    "the-wanted-version-unheeded": Mutant(POLICIES, "if query.version and (", "if False and (", T_POLICIES),
+    "gone-on-by-another-version": Mutant(
+        LINE, "[one for one in self.servers if one.version == version]", "list(self.servers)", T_DISPATCHER
+    ),
+    # ---- the line's deadlines and refusals
+    "deadline-forgotten-in-line": Mutant(
+        DISPATCHER,
+        "until_s = min(deadline_s, now_s + patience.queue_s)",
+        "until_s = now_s + patience.queue_s",
+        T_DISPATCHER,
+    ),
+    "granted-to-who-has-gone": Mutant(
+        SCHEDULER, "in_time = ticket.deadline_s >= now_s", "in_time = True", T_SCHEDULER
+    ),
+    "never-shed": Mutant(SCHEDULER, "if expected_s > patience_s:", "if False:", T_SCHEDULER),
+    "come-again-at-once": Mutant(
+        SCHEDULER, "max(expected_s - patience_s, self._turn_s(slots))", "self._turn_s(slots)", T_SCHEDULER
+    ),
+    "come-again-untold": Mutant(
+        ASKING,
+        "return RateLimited(refusal.message, retry_after_s=refusal.retry_after_s)",
+        "return RateLimited(refusal.message)",
+        T_ATTEMPTS,
+    ),
+    "asked-while-all-rest": Mutant(ATTEMPTS, "self._dispatcher.rests_s(call.model))", "0.0)", T_ATTEMPTS),
+    "throttled-for-ever": Mutant(
+        FLEET, "return on_trial or replica.throttled >= EJECT_AFTER_THROTTLED", "return on_trial", T_REPLICA
+    ),
+    "the-engine-knows-no-bands": Mutant(
+        CALLS, "priority=engine_priority(band, request.priority)", "priority=request.priority or 0", T_FLEET
+    ),
+    "a-client-pushes-forward": Mutant(
+        "gateway/bands.py",
+        "max(own, TIERS.get(tier, own))",
+        "TIERS.get(tier, own)",
+        "tests/unit/test_bands.py",
+    ),
+    # ---- fallback and hand-over
+    "fallback-after-the-first-byte": Mutant(
+        PIPELINE, "hopeless = call.trip.delivered or ", "hopeless = ", T_FAULTS
+    ),
+    "no-fallback": Mutant(
+        "gateway/choosing.py",
+        "spare = next((model for model in later if self._fleet.ready(model.name)), None)",
+        "spare = None",
+        T_FAULTS,
+    ),
+    "no-hand-over": Mutant(
+        SUPERVISOR, "            await self._hand_over(id_, until_s)\n", "            pass\n", T_DRAIN
+    ),
+    # ---- who gets it
+    "affinity-without-bounds": Mutant(
+        POLICIES, "near = _bounded(candidates)", "near = candidates", T_POLICIES
+    ),
+    "no-home-for-a-prompt": Mutant(
+        POLICIES,
+        "return max(near, key=lambda one: _affinity(query.prefix[0], one))",
+        "return near[0]",
+        T_POLICIES,
+    ),
+    "lengths-without-bounds": Mutant(
+        POLICIES,
+        "_least(query, _bounded(candidates), distance)",
+        "_least(query, candidates, distance)",
+        T_POLICIES,
+    ),
+    "lengths-unheeded": Mutant(
+        POLICIES,
+        "return abs(math.log((query.prompt_tokens + 1) / (mean + 1)))",
+        "return 0.0 * mean",
+        T_POLICIES,
+    ),
+    "warmth-unheeded": Mutant(
+        POLICIES, "own = query.prompt_tokens - one.cached_tokens", "own = query.prompt_tokens", T_POLICIES
+    ),
+    "who-hangs-looks-idle": Mutant(LINE, "min(done / ahead, 2.0)", "done / ahead", T_LINE),
+    "work-under-way-is-never-done": Mutant(
+        LINE, "    done = (now_s - load.under_way_s) / load.pace_s\n", "    done = 0.0\n", T_LINE
+    ),
 }
 
 

@@ -32,12 +32,15 @@ def sent(appliance: Appliance) -> int:
     return int(float(found[1])) if found else 0
 
 
-def send(appliance: Appliance, prompt: str, **fields: Any) -> socket.socket:
+def send(appliance: Appliance, prompt: str, path: str = "chat/completions", **fields: Any) -> socket.socket:
     """Send a request on a bare connection that the test may drop at any point."""
-    body = json.dumps({**ENDLESS, "messages": [{"role": "user", "content": prompt}], **fields}).encode()
+    said = (
+        {"prompt": prompt} if path == "completions" else {"messages": [{"role": "user", "content": prompt}]}
+    )
+    body = json.dumps({**ENDLESS, **said, **fields}).encode()
     where = urlsplit(appliance.base_url)
     connection = socket.create_connection((where.hostname or "", where.port or 0), timeout=120)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {appliance.api_key}\r\n"
+    head = f"POST /v1/{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {appliance.api_key}\r\n"
     connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
     return connection
 
@@ -90,9 +93,22 @@ def test_before_the_first_byte(appliance: Appliance, idle: set[str]) -> None:
     assert (row["prompt_tokens"], row["completion_tokens"], row["amount_nanousd"]) == (0, 0, 0)
 
 
-def test_while_a_buffered_answer_is_made(appliance: Appliance, idle: set[str]) -> None:
-    with send(appliance, "Count."):
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_while_a_buffered_answer_is_made(appliance: Appliance, idle: set[str], path: str) -> None:
+    with send(appliance, "Count.", path):
         until(lambda: working(appliance) == 1)
     until(lambda: working(appliance) == 0)
     row = cancelled(appliance, idle)
     assert (row["completion_tokens"], row["amount_nanousd"]) == (0, 0)  # nothing was delivered
+
+
+def test_in_the_middle_of_a_streamed_text(appliance: Appliance, idle: set[str]) -> None:
+    with send(appliance, "One, two, three,", "completions", stream=True) as connection:
+        data = b""
+        while data.count(b'"text":') < 8:
+            data += connection.recv(65536)
+        assert working(appliance) == 1
+    until(lambda: working(appliance) == 0)
+    row = cancelled(appliance, idle)
+    assert data.count(b'"text":') <= row["completion_tokens"] < 3500
+    assert row["amount_nanousd"] == row["prompt_tokens"] * 50 + row["completion_tokens"] * 200

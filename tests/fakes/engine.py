@@ -49,7 +49,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         time.sleep(self.token_s)
         choice = {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
-        self._answer(200, {"object": "chat.completion", "model": request.get("model"), "choices": [choice]})
+        told = {"model": request.get("model"), "asked_priority": request.get("priority")}
+        self._answer(200, {"object": "chat.completion", **told, "choices": [choice]})
 
     def _stream(self, request: Any) -> None:
         """Answer with four tokens, their times apart, and with usage."""

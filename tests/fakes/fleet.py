@@ -207,7 +207,7 @@ class Fleet:
         return reply
 
     def _said_by(self, seen: Seen, status: int, mood: str) -> list[bytes | Exception]:
-        """Give an answer in pieces, cut anywhere, broken where a weak replica breaks it."""
+        """Give an answer in pieces, event by event or cut anywhere, broken where a weak replica breaks it."""
         if status != 200:
             return [json.dumps({"error": {"message": "no", "type": "no", "code": status}}).encode()]
         fault = self.draw.choice(FAULTS) if mood == "weak" and self.draw.random() < 0.8 else "ok"
@@ -219,6 +219,8 @@ class Fleet:
         if fault in BREAKS:
             events = events[:count] if answer.streamed else [events[0][:count]]
             after = [ConnectionBroken("cut") if fault == "fin" else STALL]
+        if self.draw.random() < 0.5:
+            return [*events, *after]
         data, found = b"".join(events), list[bytes | Exception]()
         while data:
             size = self.draw.choice((1, 40, 200, 1000, 5000))

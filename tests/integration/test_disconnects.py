@@ -32,7 +32,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, U
     upstreams = Upstreams(3)
     models = model("tight", upstreams.ports[:1], max_concurrency=1)
     models += model("pair", upstreams.ports[1:], max_concurrency=1)
-    models += model("vectors", upstreams.ports[:1], kind="embedding")
+    models += model("vectors", upstreams.ports[:1], kind="embedding", max_concurrency=1)
     with running(Gateway(directory, config(models, directory=directory)), upstreams) as house:
         until(house[0].ready)
         yield house
@@ -82,28 +82,39 @@ def test_while_queued(house: tuple[Gateway, Upstreams], stream: bool) -> None:
     assert upstreams.seen(second)["requests"] == []
 
 
-@pytest.mark.parametrize(
-    ("path", "fields"),
-    [
-        ("completions", {"model": "tight", "prompt": script("hang", tag="TAG"), "stream": True}),
-        ("completions", {"model": "tight", "prompt": script("hang", tag="TAG")}),
-        ("embeddings", {"model": "vectors", "input": script("hang", tag="TAG")}),
-    ],
-    ids=("streamed", "buffered", "embeddings"),
-)
-def test_every_endpoint_hangs_up_for_a_client_that_left(
-    house: tuple[Gateway, Upstreams], path: str, fields: dict[str, Any]
-) -> None:
-    gateway, upstreams = house
-    before, tag = settled_rows(gateway), unique()
-    body = json.dumps(fields).replace("TAG", tag).encode()
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "text streamed": ("completions", {"model": "tight", "prompt": "SCRIPT", "stream": True}),
+    "text": ("completions", {"model": "tight", "prompt": "SCRIPT"}),
+    "embeddings": ("embeddings", {"model": "vectors", "input": "SCRIPT"}),
+}
+
+
+def asking(name: str, fault: str, tag: str) -> bytes:
+    path, fields = ASKED[name]
+    body = json.dumps({k: script(fault, tag=tag) if v == "SCRIPT" else v for k, v in fields.items()}).encode()
     head = f"POST /v1/{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_every_endpoint_hangs_up_for_a_client_that_left(house: tuple[Gateway, Upstreams], name: str) -> None:
+    """One that is served, and one that waits behind it."""
+    gateway, upstreams = house
+    before, tag, queued = settled_rows(gateway), unique(), unique()
+    wanted = ASKED[name][1]["model"]
     with gateway.connect() as leaver:
-        leaver.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        leaver.sendall(asking(name, "hang", tag))
         until(lambda: upstreams.states(tag) == ["running"])
+        with gateway.connect() as waiter:
+            waiter.sendall(asking(name, "ok", queued))
+            until(lambda: gateway.metric("switchgear_queue_depth", model=wanted) == 1)
+        until(lambda: gateway.metric("switchgear_queue_depth", model=wanted) == 0)
+        assert upstreams.states(tag) == ["running"]
     until(lambda: upstreams.states(tag) == ["aborted"])
-    row = settled(gateway, before)
-    assert (row["status"], row["amount_nanousd"]) == ("cancelled", 0)
+    until(lambda: len(gateway.rows()) == before + 2)
+    rows = [(row["status"], row["attempts"], row["amount_nanousd"]) for row in gateway.rows()[before:]]
+    assert sorted(rows) == [("cancelled", 0, 0), ("cancelled", 1, 0)]
+    assert upstreams.seen(queued)["requests"] == []
 
 
 @pytest.mark.parametrize("fault", ["hang", "hang-head", "stall:0"])
@@ -140,7 +151,9 @@ def test_in_mid_stream(house: tuple[Gateway, Upstreams], reset: bool) -> None:
     tag = unique()
     with gateway.connect() as leaver:
         leaver.sendall(chat_request("tight", script("ok", tag=tag, **HOLD), stream=True))
-        upstreams.control(release=tag, times=3)
+        upstreams.control(release=tag, times=2)
+        read_until(leaver, b'"w0 ')
+        upstreams.control(release=tag)  # apart from the first, so that it goes out in the moment it comes
         read_until(leaver, b'"w1 ')
         if reset:
             leaver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

@@ -106,18 +106,24 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, upstreams: Upstreams) -> 
     assert [row["status"] for row in gateway.rows()] == ["error"]
 
 
-def test_a_server_that_drains_is_taken_out_of_routing(tmp_path: Path, upstreams: Upstreams) -> None:
-    """It refuses with 500 while its health is good: no client sees that, and soon nobody asks it any more."""
+def test_a_server_that_turns_everybody_away_is_taken_out_of_routing(
+    tmp_path: Path, upstreams: Upstreams
+) -> None:
+    """Its health is good, as that of a vLLM which drains: no client sees it, and soon nobody asks it more."""
     first, second = upstreams.ports[1:]
-    gateway = Gateway(tmp_path, config(model("pair", [first, second]), directory=tmp_path))
+    rows = {"500": 3, "429": 10}
+    models = "".join(model(f"pair-{fault}", [first, second]) for fault in rows)
+    gateway = Gateway(tmp_path, config(models, directory=tmp_path))
     until(gateway.ready)
-    upstreams.control(mood={"port": first, "fault": "500"})
-    tag, asked = unique(), 12
     try:
-        assert [gateway.chat("pair", script("ok", tag=tag))[0] for _ in range(asked)] == [200] * asked
-        seen = [one["port"] for one in upstreams.seen(tag)["requests"]]
-        assert seen.count(second) == asked
-        assert 3 <= seen.count(first) < asked / 2, "three in a row take it out, then one now and then"
+        for fault, row in rows.items():
+            upstreams.control(mood={"port": first, "fault": fault})
+            tag, asked = unique(), 4 * row
+            answers = [gateway.chat(f"pair-{fault}", script("ok", tag=tag))[0] for _ in range(asked)]
+            assert answers == [200] * asked
+            seen = [one["port"] for one in upstreams.seen(tag)["requests"]]
+            assert seen.count(second) == asked
+            assert row <= seen.count(first) < asked / 2, "so many in a row, then one now and then"
     finally:
         upstreams.control(mood={"port": first, "fault": ""})
         gateway.stop()

@@ -493,6 +493,23 @@ def test_a_route_falls_back_when_its_tier_fails(
     assert mistaken[0] == 400
 
 
+def test_no_route_falls_back_once_something_was_delivered(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, upstreams = house
+    for tier in ("weak", "strong"):
+        until(lambda tier=tier: gateway.metric("switchgear_replicas", model=tier, phase="ready") == 1)  # type: ignore[misc]  # a default
+    tag = unique()
+    with gateway.connect() as connection:
+        prompt = fake.script("fin:2", "ok", tag=tag, n=N, lockstep=True)
+        connection.sendall(chat_request("auto", prompt, stream=True))
+        upstreams.control(release=tag, times=2)
+        said = read_until(connection, b'"w0 ')
+        upstreams.control(release=tag, times=40)
+        said += read_until(connection, b"0\r\n\r\n")
+    assert (said.count(b'data: {"error"'), b"[DONE]" in said) == (1, False)
+    assert [said.count(b'"w%d ' % k) for k in range(N)] == [1, *[0] * (N - 1)]
+    assert len(upstreams.seen(tag)["requests"]) == 1
+
+
 def test_a_clients_own_deadline_blames_no_replica(house: tuple[Gateway, Upstreams]) -> None:
     gateway, _ = house
     until(lambda: gateway.metric("switchgear_replicas", model="alone", phase="ready") == 1)

@@ -1,5 +1,6 @@
 """The fleet as a process apart, behind a gateway that holds and loses nothing; engines are fakes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -86,6 +87,13 @@ def replicas(gateway: Gateway) -> float:
     return gateway.metric("switchgear_replicas", model="m", phase="ready")
 
 
+def told_priority(gateway: Gateway, tier: str) -> int | None:
+    """What a launched engine is told of a request that puts itself seven steps back."""
+    body = gateway.chat("m", "hello", service_tier=tier, priority=7)[2]
+    found: int | None = json.loads(body)["asked_priority"]
+    return found
+
+
 def test_from_zero_to_two_and_back_without_a_client_error(gateway: Gateway) -> None:
     fleet = FleetProcess(gateway, "first")
     try:
@@ -94,6 +102,9 @@ def test_from_zero_to_two_and_back_without_a_client_error(gateway: Gateway) -> N
         try:
             load.more(1)
             until(lambda: len(load.ids) >= 1)
+            assert told_priority(gateway, "default") == 107
+            assert told_priority(gateway, "flex") == 207
+            assert told_priority(gateway, "priority") == 107, "a client never gets before its key's band"
             load.more(9)
             until(lambda: replicas(gateway) == 2)
         finally:

@@ -112,6 +112,15 @@ def test_each_way_of_a_request_has_its_row(house: tuple[Gateway, Upstreams]) -> 
     assert replies["again"][1]["x-switchgear-cache"] == "hit-exact"
 
 
+def test_an_answer_that_came_bit_by_bit_is_kept_whole(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    prompt = script("ok", n=8, gap_s=0.02, tag=unique())
+    bought, again = (gateway.chat("small", prompt, stream=True) for _ in range(2))
+    assert [one[1]["x-switchgear-cache"] for one in (bought, again)] == ["miss", "hit-exact"]
+    for _, _, body in (bought, again):
+        assert [body.count(b"w%d " % number) for number in range(9)] == [*[1] * 8, 0]
+
+
 def test_a_cut_answer_is_not_kept(house: tuple[Gateway, Upstreams]) -> None:
     gateway, upstreams = house
     for fault in ("no-usage", "fin:3"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from routing.policies import POLICIES
 from routing.scheduler import AGED_EVERY
 from tests.fakes.processes import until
 from tests.fakes.upstream import PROMPT_TOKENS, script
@@ -20,6 +21,7 @@ from tests.integration.gateway import (
     Gateway,
     Upstreams,
     chat_body,
+    chat_request,
     config,
     model,
     running,
@@ -46,6 +48,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     models = model("single", upstreams.ports[:1], max_concurrency=1)
     models += model("affine", upstreams.ports[1:], policy="prefix_affine")
     models += model("turns", upstreams.ports[1:])
+    models += model("alike", upstreams.ports[1:], policy="similar_length")
+    models += "".join(model(f"by-{name}", upstreams.ports[1:], policy=name) for name in POLICIES)
     models += model("hurried", upstreams.ports[:1], max_concurrency=1, slo_ttft_ms=20)
     models += model("aged", upstreams.ports[:1], max_concurrency=1, queue_age_s=0.01)
     models += model("unaged", upstreams.ports[:1], max_concurrency=1, queue_age_s=3600)
@@ -177,6 +181,45 @@ def test_versions_get_requests_by_their_weights(house: House) -> None:
             reply.read()
     for name, share in (("weighted-0", 0.75), ("weighted-1", 0.125), ("weighted-2", 0.125)):
         assert abs(found[name] - count * share) <= 5 * math.sqrt(count * share * (1 - share)), found
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_each_policy_lets_nobody_wait_behind_a_replica_that_hangs(house: House, policy: str) -> None:
+    gateway, upstreams = house
+    tag = unique()
+    with gateway.connect() as held:
+        held.sendall(chat_request(f"by-{policy}", script("hang", tag=tag)))
+        until(lambda: upstreams.states(tag) == ["running"])
+        (stuck,) = {one["port"] for one in upstreams.seen(tag)["requests"]}
+        answered = []
+        for _ in range(4):
+            one = unique()
+            assert gateway.chat(f"by-{policy}", script("ok", tag=one))[0] == 200
+            answered += [seen["port"] for seen in upstreams.seen(one)["requests"]]
+        assert len(answered) == 4
+        if policy in ("least_requests", "least_tokens"):
+            assert stuck not in answered
+        assert upstreams.states(tag) == ["running"]
+
+
+def test_prompts_of_like_length_go_together(house: House) -> None:
+    gateway, upstreams = house
+    tasks: list[tuple[str, Task]] = []
+
+    def port(words: int) -> int:
+        tag = unique()
+        prompt = script("ok", tag=tag, lockstep=True) + " word" * words
+        tasks.append((tag, Task(lambda: gateway.chat("alike", prompt))))
+        until(lambda: bool(upstreams.states(tag)))
+        (found,) = {one["port"] for one in upstreams.seen(tag)["requests"]}
+        return int(found)
+
+    first, long = port(0), port(3000)
+    assert first != long
+    assert [port(2500), port(5)] == [long, first]
+    for tag, task in tasks:
+        upstreams.control(release=tag)
+        assert task.done()[0] == 200
 
 
 @pytest.mark.parametrize(("name", "ports"), [("affine", 1), ("turns", 2)])

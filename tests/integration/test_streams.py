@@ -139,6 +139,21 @@ def test_complaint_6_the_upstream_is_always_asked_for_usage_and_by_its_own_name(
     assert "authorization" not in seen["headers"]
 
 
+def test_an_end_that_comes_alone_is_the_end(house: tuple[Gateway, Upstreams]) -> None:
+    """The server says that all is said, and nothing more for ever."""
+    gateway, upstreams = house
+    tag, usage = unique(), {"include_usage": True}
+    prompt = script("done-hang", tag=tag, n=1, lockstep=True)
+    with gateway.connect() as connection:
+        connection.sendall(chat_request("small", prompt, stream=True, stream_options=usage))
+        for mark in (b'"role"', b'"w0 ', b'"stop"', b'"total_tokens"'):
+            upstreams.control(release=tag)
+            read_until(connection, mark, b"\n\n")
+        upstreams.control(release=tag)
+        assert b"data: [DONE]" in read_until(connection, b"0\r\n\r\n")
+    until(lambda: upstreams.states(tag) == ["aborted"])
+
+
 def test_a_huge_event_goes_through_whole(gateway: Gateway) -> None:
     found = events(gateway.chat("small", script("huge"), stream=True)[2])
     assert len(said(found)) > 1_000_000

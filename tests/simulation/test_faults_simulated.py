@@ -74,6 +74,7 @@ class Client:
                 {"return_token_ids": True},
             )
         )
+        self.lags = draw.random() < 0.2
         self.status, self.head, self.body, self.ended = 0, b"", b"", False
         self._leave: Callable[[], None] = lambda: None
         self.task: asyncio.Task[None]
@@ -121,6 +122,15 @@ class Client:
         assert not self.ended
         self.body += data
         await asyncio.sleep(0)
+
+    @property
+    def clear(self) -> bool:
+        return not self.lags or len(self.body) % 3 > 0
+
+    def at_once(self, data: bytes) -> None:
+        assert self.clear, "more than the client takes"
+        assert not self.ended
+        self.body += data
 
     async def end(self) -> None:
         self.ended = True
@@ -253,6 +263,7 @@ class World:
         told, left = client.told(), client.leaves_s is not None and not client.ended
         assert text(client.n).startswith(told.text), "the words, in their order, once"
         assert left or client.ended
+        assert told.error is None or told.error["code"] != "internal_error", "a fault of our own"
         asks = [ask for ask in self.fleet.asks if ask.tag == client.tag]
         entry = settled.get(client.request_id(asks))
         if entry is None:

@@ -299,13 +299,33 @@ def test_a_late_first_byte_has_a_second_replica_asked_and_the_loser_is_cancelled
     async def main() -> None:
         slow, quick = ScriptedReply(), ScriptedReply(b"a", b"")
         house = House(slow, quick)
+        await house.burden("r1", 100)
         call = house.call()
         call.hedge = HedgeSettings(after_ms=100)
         assert await house.collect(call) == [b"a", b"end"]
-        assert (slow.closed, quick.closed, house.dispatcher.running()) == (1, 1, {"small": 0})
+        assert (slow.closed, quick.closed, house.dispatcher.running()) == (1, 1, {"small": 1})
+        assert [one.replica for one in call.trip.tries] == ["r0", "r1"], (
+            "another one, though it is the busier"
+        )
         assert [one.outcome for one in call.trip.tries] == ["lost", "ok"]
         assert call.trip.tried[-1] == call.trip.tries[1].replica
         assert house.blamed == []
+
+    run(main())
+
+
+def test_the_first_of_two_may_still_be_the_one_that_serves() -> None:
+    async def main() -> None:
+        late, silent = ScriptedReply(b"a", b""), ScriptedReply()
+        late.delay_s = 0.3
+        house = House(late, silent)
+        await house.burden("r1", 100)
+        call = house.call()
+        call.hedge = HedgeSettings(after_ms=100)
+        assert await house.collect(call) == [b"a", b"end"]
+        assert [(one.replica, one.outcome) for one in call.trip.tries] == [("r0", "ok"), ("r1", "lost")]
+        assert call.trip.tried == ["r1", "r0"], "who serves stands last"
+        assert (late.closed, silent.closed, house.dispatcher.running()) == (1, 1, {"small": 1})
 
     run(main())
 

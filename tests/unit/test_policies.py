@@ -144,6 +144,12 @@ def test_versions_get_their_shares_whatever_their_load() -> None:
     assert counts == {"old-2": 900, "new": 100}
 
 
+def test_a_version_that_is_wanted_is_taken_while_there_is_one() -> None:
+    some = [replica("old", weight=99.0, version="1"), replica("new", 50, weight=1.0, version="2")]
+    assert picked(weighted, some, version="2") == "new"
+    assert picked(weighted, some[:1], version="2") == "old"
+
+
 def test_the_policies_are_listed() -> None:
     assert set(POLICIES) == {
         "adaptive", "round_robin", "least_requests", "least_tokens", "power_of_two", "peak_ewma",

@@ -119,6 +119,20 @@ def test_adaptive_follows_no_chance_where_turns_are_best(every_s: float, tokens:
     assert mine < 1.1 * turns
 
 
+def test_adaptive_goes_by_what_is_nearly_done() -> None:
+    """Equal requests, a little off their time, nearly all that the replicas can bear: turns are best."""
+    draw = random.Random(1)
+    found: dict[str, list[float]] = {"adaptive": [], "round_robin": [], "least_requests": []}
+    for _ in range(6):
+        at_s = sorted(0.28 * (number + draw.uniform(0.0, 0.6)) for number in range(300))
+        trace = [ask(one, 300, 10) for one in at_s]
+        for policy, p99s_ in found.items():
+            p99s_.append(simulate(trace, policy, Fleet(), 0).ttft_p99_s)
+    mine, turns, counted = (statistics.mean(some) for some in found.values())
+    assert mine < 1.1 * turns
+    assert mine < 0.5 * counted
+
+
 def drawn(draw: random.Random) -> tuple[Kind, Fleet]:
     """Some traffic and some replicas, some of them slow."""
     kind = Kind(
