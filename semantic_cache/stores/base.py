@@ -23,6 +23,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
     asked: str = ""  # the model or route that was asked for
     tags: tuple[str, ...] = ()
+    took_s: float = 0.0  # from the request to the answer, when a model gave it
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True):
