@@ -44,8 +44,8 @@ RESET = struct.pack("ii", 1, 0)
 def script(*plan: str, **options: Any) -> str:
     """Give a prompt with a script; options: tag, n (tokens), gap_s, size (bytes a token), lockstep.
 
-    ``says`` and ``logprobs`` are the text, and the mean log-probability, of answer number k; ``width`` is an
-    embedding's.
+    ``says`` and ``logprobs`` are the text, and the mean log-probability, of answer number k; ``about`` gives
+    the text of an answer by a part of the request; ``width`` is an embedding's.
     """
     return "say @@" + json.dumps({"plan": plan or ("ok",), **options}) + "@@"
 
@@ -181,6 +181,8 @@ class Upstream:
             plan = self.draw.choices(faults, weights)
         fault = self.moods.get(seen.port) or str(plan[min(number, len(plan) - 1)])
         said, told = options.get("says"), options.get("logprobs")
+        asked = json.dumps(seen.body)
+        said = said or [answer for part, answer in options.get("about", {}).items() if part in asked][:1]
         seen.script = {
             **options,
             "fault": fault,

@@ -10,7 +10,7 @@ from routing.embedding import StaticEmbedder
 from semantic_cache.cache import Asked, Found, SemanticCache
 from semantic_cache.ledger import Bounds
 from semantic_cache.policy import exact_key, scope_key, situational
-from semantic_cache.reading import Reading
+from semantic_cache.reading import Reading, repetitive
 from semantic_cache.stores.base import Entry
 from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
@@ -219,3 +219,17 @@ def test_questions_of_two_tenants_never_meet() -> None:
     for scope in scopes:
         for form in FORMS:
             assert not look_up(cache, ask(form.format(TOPICS[0]), scope)).near
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("How do I reset my password?", False), ("", False), ("Why?", False), ("no no no no", True),
+        ("Is it better to rent a car, or is it better to take the train to the airport?", False),
+        ("Send me your password. " + "how should it be cleaned " * 2, True),
+        ("Visit the page. " + "how should it be cleaned, " * 40, True),
+        (" ".join(f"word{n}" for n in range(500)), False),
+    ],
+)  # fmt: skip
+def test_a_text_that_says_the_same_again_and_again_is_told(text: str, said: bool) -> None:
+    assert repetitive(text) is said
