@@ -1,6 +1,7 @@
 """python -m bench.caches --data FOLDER: GPTCache's and LiteLLM's semantic caches beside this one.
 
-All see the first questions of the same streams, in order, an answer being kept where none was served; the
+A row more is what any cache does that serves the nearest text from a cosine on, by the peers' vectors: GPTCache
+at a threshold of t serves from a cosine of 2t - 1 on. All see the first questions of the same streams, in order, an answer being kept where none was served; the
 folder's ``score.py`` judges them. The peers run in environments of their own, which are made here, and
 search by the vectors of one sentence-transformers model; LiteLLM on a Redis of its own. This one starts with
 weights that were learned on the other streams only. Decisions are kept below ``.cache``: what was run is not
@@ -60,6 +61,8 @@ class Streams:
                 out.writelines(json.dumps(row) + "\n" for row in self.rows[name])
             (work / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows[name]))
         self._evidence: dict[str, Any] = {}
+        self._vectors: dict[str, Any] = {}
+        self.width = 0
 
     def embed(self, model: Path, python: Path) -> None:
         """Make the vectors of all texts by a sentence-transformers model, where they are not there yet."""
@@ -78,6 +81,16 @@ class Streams:
             str(self.work / "vectors.npy"),
         ]
         subprocess.run(command, check=True)
+
+    def vectors(self) -> dict[str, Any]:
+        """Give the peers' vectors by text."""
+        if not self._vectors:
+            vectors = np.load(self.work / "vectors.npy")
+            self.width = vectors.shape[1]
+            self._vectors = dict(
+                zip(json.loads((self.work / "texts.json").read_text()), vectors, strict=True)
+            )
+        return self._vectors
 
     def weights_without(self, name: str) -> Any:
         """Give the verifier's start as the other streams teach it."""
@@ -99,6 +112,27 @@ def own(streams: Streams, error: float, precision: float) -> Callable[[str, Path
         questions = [msgspec.json.decode(json.dumps(row), type=Question) for row in rows]
         decided = replay(questions, lambda a, b: classes[a] == classes[b], judge, embedder.embed, 1)
         out.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in decided))
+
+    return decide
+
+
+def static(streams: Streams, threshold: float) -> Callable[[str, Path], None]:
+    """Give what serves the nearest text by the peers' vectors from a cosine on, whatever the scope."""
+
+    def decide(name: str, out: Path) -> None:
+        vector_of = streams.vectors()
+        kept, rows = list[str](), np.zeros((len(streams.rows[name]), streams.width), np.float32)
+        lines = []
+        for row in streams.rows[name]:
+            vector = vector_of[str(row["text"])]
+            cosines = rows[: len(kept)] @ vector
+            at = int(cosines.argmax()) if kept else -1
+            served = kept[at] if kept and cosines[at] >= threshold else None
+            if served is None:
+                rows[len(kept)] = vector
+                kept.append(row["id"])
+            lines.append(json.dumps({"id": row["id"], "hit": served is not None, "served": served}) + "\n")
+        out.write_text("".join(lines))
 
     return decide
 
@@ -171,6 +205,7 @@ def main() -> None:
         wanted = any(options.only in run.name and name in run.name for run in runs)
         if wanted and not installed(home, packages):
             raise SystemExit(f"bench: {name} could not be installed; pip's message is above")
+    runs += [Ran(f"any static cosine {one:g}", static(streams, one)) for one in (0.6, 0.8, 0.95, 0.99)]
     runs = [run for run in runs if options.only in run.name]
     if any(not run.name.startswith("switchgear") for run in runs):
         streams.embed(options.model, options.engine)

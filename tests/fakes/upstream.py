@@ -45,7 +45,8 @@ def script(*plan: str, **options: Any) -> str:
     """Give a prompt with a script; options: tag, n (tokens), gap_s, size (bytes a token), lockstep.
 
     ``says`` and ``logprobs`` are the text, and the mean log-probability, of answer number k; ``about`` gives
-    the text of an answer by a part of the request; ``width`` is an embedding's.
+    the text of an answer by a part of the request; ``refusal`` is said instead of one; ``width`` is an
+    embedding's.
     """
     return "say @@" + json.dumps({"plan": plan or ("ok",), **options}) + "@@"
 
@@ -473,6 +474,8 @@ class Answer:
                 **usage,
             }
         choice["message"] = {"role": "assistant", "content": content}
+        if "refusal" in self.seen.script:
+            choice["message"] |= {"content": None, "refusal": self.seen.script["refusal"]}
         return {**self.base, "object": "chat.completion", "choices": [choice], **usage}
 
     def _refusal(self, status: int) -> bytes:

@@ -26,38 +26,39 @@ def about(*things: str, **more: str) -> dict[str, str]:
 
 
 class Asker:
-    """Somebody who asks a gateway with a key; ``user`` is who that is to the tenant."""
+    """Somebody with a key; ``user`` is who that is to the tenant, ``fields`` go into every request."""
 
-    def __init__(self, gateway: Gateway, key: str = KEY, user: str = "") -> None:
+    def __init__(self, gateway: Gateway, key: str = KEY, user: str = "", **fields: object) -> None:
         self.gateway = gateway
-        self._key, self._fields = key, {"safety_identifier": user} if user else {}
+        self._key, self._fields = key, fields | ({"safety_identifier": user} if user else {})
 
     def ask(self, question: str, **fields: object) -> tuple[dict[str, str], str]:
         """Ask; gives the headers and what the answer says."""
         headers = {"authorization": f"Bearer {self._key}"}
-        status, got, body = self.gateway.chat("m", question, headers=headers, **self._fields, **fields)
+        status, got, body = self.gateway.chat("m", question, headers=headers, **{**self._fields, **fields})
         assert status == 200, body
         return got, str(json.loads(body)["choices"][0]["message"]["content"])
 
     def each(self, thing: str, forms: Sequence[str] = BASES) -> list[tuple[str, str]]:
         """Ask about a thing in some forms; gives where each answer came from, and what it says."""
-        return [self.brings(form.format(thing)) for form in forms]
+        found = [self.settled(form.format(thing)) for form in forms]
+        return [(headers["x-switchgear-cache"], said) for headers, said in found]
 
-    def is_served(self, thing: str, forms: Sequence[str]) -> str:
-        """Ask about a thing in ever more forms until likeness answers; gives what it says then."""
-        for form in (opening + form for opening in OPENINGS for form in forms):
-            where, said = self.brings(form.format(thing))
-            if where == "hit-semantic":
-                return said
+    def served(self, thing: str, forms: Sequence[str] = BASES) -> tuple[dict[str, str], str]:
+        """Ask about a thing in ever more forms until likeness answers; gives the headers and what it says."""
+        for question in (opening + form.format(thing) for opening in OPENINGS for form in forms):
+            headers, said = self.settled(question)
+            if headers["x-switchgear-cache"] == "hit-semantic":
+                return headers, said
         raise AssertionError(f"likeness never answered about the {thing}")
 
-    def brings(self, question: str) -> tuple[str, str]:
-        """Ask, and wait until a new answer is known; gives where it came from, and what it says."""
+    def settled(self, question: str) -> tuple[dict[str, str], str]:
+        """Ask, and wait until a new answer is known; gives the headers and what it says."""
         before = self.gateway.metric("switchgear_semantic_texts")
         headers, said = self.ask(question)
         if headers["x-switchgear-cache"] == "miss":
             until(lambda: self.gateway.metric("switchgear_semantic_texts") > before)
-        return headers["x-switchgear-cache"], said
+        return headers, said
 
 
 def teach(*askers: Asker) -> None:

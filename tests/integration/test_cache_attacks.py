@@ -65,7 +65,7 @@ def test_a_planted_answer_reaches_nobody_until_a_second_user_was_given_the_same(
 ) -> None:
     gateway, upstreams = served
     mallory, victim = Asker(gateway, user="mallory"), Asker(gateway, user="victim")
-    assert mallory.is_served("saddle", BASES) == EVIL, "the one who brought it in gets it again"
+    assert mallory.served("saddle")[1] == EVIL, "the one who brought it in gets it again"
     asked = calls(upstreams)
     given = victim.each(
         "saddle", LATER
@@ -76,7 +76,7 @@ def test_a_planted_answer_reaches_nobody_until_a_second_user_was_given_the_same(
     ann, bob, carl = (Asker(gateway, user=name) for name in ("ann", "bob", "carl"))
     ann.each("bottle")
     bob.each("bottle", [f"hi, {form}" for form in BASES[:3]])
-    assert carl.is_served("bottle", LATER) == " ".join(["bottle"] * 6), "two have been given it"
+    assert carl.served("bottle", LATER)[1] == " ".join(["bottle"] * 6), "two have been given it"
 
 
 def test_a_hit_tells_nothing_about_another_tenant(served: tuple[Gateway, Upstreams]) -> None:
@@ -85,7 +85,7 @@ def test_a_hit_tells_nothing_about_another_tenant(served: tuple[Gateway, Upstrea
     one, spy = (Asker(gateway, Tenant(gateway).key) for _ in range(2))
     teach(one)
     teach(spy)
-    one.is_served("saucer", BASES)
+    one.served("saucer")
     assert one.ask(BASES[0].format("saucer"))[0]["x-switchgear-cache"] == "hit-exact"
     heads = []
     for thing in ("saucer", "pillow"):
@@ -99,7 +99,7 @@ def test_a_hit_tells_nothing_about_another_tenant(served: tuple[Gateway, Upstrea
 def test_what_is_kept_in_one_scope_is_not_given_in_another(served: tuple[Gateway, Upstreams]) -> None:
     gateway, upstreams = served
     asker = Asker(gateway)
-    asker.is_served("basket", BASES)
+    asker.served("basket")
     system = {"role": "system", "content": "You are a pirate."}
     messages = [system, {"role": "user", "content": BASES[0].format("basket")}]
     asked = calls(upstreams)
