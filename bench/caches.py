@@ -1,11 +1,11 @@
 """python -m bench.caches --data FOLDER: GPTCache's and LiteLLM's semantic caches beside this one.
 
-A row more is what any cache does that serves the nearest text from a cosine on, by the peers' vectors: GPTCache
-at a threshold of t serves from a cosine of 2t - 1 on. All see the first questions of the same streams, in order, an answer being kept where none was served; the
-folder's ``score.py`` judges them. The peers run in environments of their own, which are made here, and
-search by the vectors of one sentence-transformers model; LiteLLM on a Redis of its own. This one starts with
-weights that were learned on the other streams only. Decisions are kept below ``.cache``: what was run is not
-run again.
+All see the first questions of the same streams, in order, an answer being kept where none was served; the
+folder's ``score.py`` judges them. The peers run in environments of their own, which are made here, and search
+by the vectors of one sentence-transformers model; LiteLLM on a Redis of its own. Further rows are what any
+cache does that gives the nearest text's answer from a cosine on, by the same vectors: GPTCache does so from
+2t - 1 on, where t is its threshold, LiteLLM within its scopes. This cache starts with weights that were learned
+on the other streams only. Decisions are kept below ``.cache``: what was run is not run again.
 """
 
 import argparse
