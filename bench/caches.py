@@ -4,8 +4,8 @@ All see the first questions of the same streams, in order, an answer being kept 
 folder's ``score.py`` judges them. The peers run in environments of their own, which are made here, and search
 by the vectors of one sentence-transformers model; LiteLLM on a Redis of its own. Further rows are what any
 cache does that gives the nearest text's answer from a cosine on, by the same vectors: GPTCache does so from
-2t - 1 on, where t is its threshold, LiteLLM within its scopes. This cache starts with weights that were learned
-on the other streams only. Decisions are kept below ``.cache``: what was run is not run again.
+2t - 1 on, where t is its threshold, LiteLLM within its scopes. This cache starts with weights that were
+learned on the other streams only. Decisions are kept below ``.cache``: what was run is not run again.
 """
 
 import argparse

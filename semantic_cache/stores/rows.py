@@ -14,9 +14,9 @@ _FIRST = 16
 class Rows:
     """Rows [0, len) are in use."""
 
-    def __init__(self, dimensions: int) -> None:
-        self.dimensions = dimensions
-        self._blocks = [np.zeros((_FIRST, dimensions), np.float32)]
+    def __init__(self, dimensions: int, block: int = BLOCK) -> None:
+        self.dimensions, self._block = dimensions, block
+        self._blocks = [np.zeros((min(_FIRST, block), dimensions), np.float32)]
         self._count = 0
 
     def __len__(self) -> int:
@@ -24,16 +24,18 @@ class Rows:
 
     def __getitem__(self, row: int) -> Vectors:
         """Give a row; it is seen as it is now only until another one takes its place."""
-        found: Vectors = self._blocks[row // BLOCK][row % BLOCK]
+        found: Vectors = self._blocks[row // self._block][row % self._block]
         return found
 
     def append(self, vector: Vectors) -> None:
         """Put a vector behind the others."""
-        block, row = divmod(self._count, BLOCK)
+        block, row = divmod(self._count, self._block)
         if block == len(self._blocks):
-            self._blocks.append(np.zeros((BLOCK, self.dimensions), np.float32))
+            self._blocks.append(np.zeros((self._block, self.dimensions), np.float32))
         elif row == len(self._blocks[block]):
-            self._blocks[block] = np.concatenate([self._blocks[block], np.zeros_like(self._blocks[block])])
+            grown = np.zeros((min(2 * row, self._block), self.dimensions), np.float32)
+            grown[:row] = self._blocks[block]
+            self._blocks[block] = grown
         self._blocks[block][row] = vector
         self._count += 1
 
@@ -42,12 +44,12 @@ class Rows:
         self._count -= 1
         if row != self._count:
             self[row][:] = self[self._count]
-        if len(self._blocks) > self._count // BLOCK + 2:
+        if len(self._blocks) > self._count // self._block + 2:
             self._blocks.pop()  # one is left empty, for the next vector
 
     def take(self, rows: list[int]) -> Vectors:
         """Give rows as an array of its own (n, d)."""
-        if self._count <= BLOCK:
+        if self._count <= self._block:
             few: Vectors = self._blocks[0][rows]
             return few
         taken = np.empty((len(rows), self.dimensions), np.float32)
@@ -57,7 +59,7 @@ class Rows:
 
     def cosines(self, vector: Vectors) -> Vectors:
         """Give the cosine of a unit vector with each row (n,)."""
-        if self._count <= BLOCK:
+        if self._count <= self._block:
             near: Vectors = self._blocks[0][: self._count] @ vector
             return near
         return np.concatenate([block @ vector for block in self._blocks])[: self._count]

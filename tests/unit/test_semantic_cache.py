@@ -233,3 +233,23 @@ def test_questions_of_two_tenants_never_meet() -> None:
 )  # fmt: skip
 def test_a_text_that_says_the_same_again_and_again_is_told(text: str, said: bool) -> None:
     assert repetitive(text) is said
+
+
+def test_the_noise_of_the_judge_is_what_two_answers_to_one_question_seem_to_differ() -> None:
+    cache = make()
+
+    def said(answer: str) -> Entry:
+        return Entry(
+            id="e", tenant="t", model="m", body=answer.encode(), prompt_tokens=1, cached_tokens=0,
+            completion_tokens=1, stored_s=0.0, expires_s=1.0,
+        )  # fmt: skip
+
+    begun = cache.noise
+    assert 0 < begun < 0.2, "before any was asked twice"
+    for _ in range(200):
+        cache.doubled(said("It costs 12 euros."), said("It costs 12 euros."))
+    quiet = cache.noise
+    assert quiet < begun / 5
+    for _ in range(200):
+        cache.doubled(said("It costs 12 euros."), said("It costs 13 euros."))
+    assert 0.4 < cache.noise < 0.6
