@@ -23,7 +23,7 @@ from semantic_cache.stores.rows import Rows
 
 Vectors = NDArray[np.float32]
 _SAMPLE = 16  # texts looked at for one that has to go
-_OVERHEAD_BYTES = 1_200  # a text's own objects, and its place in the graph
+_OVERHEAD_BYTES = 1_700  # a text's own objects, its scope's share, its place in the graph
 _MOST_OF_OWNER = 1_000  # texts that one user, where requests name him, may bring into a scope
 _NOWHERE = np.zeros(0, np.float32)
 GRAPH_FROM = 8_192

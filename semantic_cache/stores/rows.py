@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 BLOCK = 8_192
-_FIRST = 16
+_FIRST = 1
 
 
 class Rows:

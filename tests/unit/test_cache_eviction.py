@@ -1,6 +1,7 @@
 """What goes when it is full: what saves least, is least likely to be asked again, and takes most room."""
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -76,5 +77,31 @@ def test_of_the_longest_unused_answers_the_cheapest_for_its_size_goes() -> None:
         await store.put(b"new", entry(1))
         assert await store.get(b"cheap", 0.0) is None
         assert await store.get(b"dear", 0.0) is not None
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("scopes", [1, 50, 2_000], ids=lambda n: f"{n} scopes")
+def test_what_it_takes_is_about_what_it_says(scopes: int) -> None:
+    """Also where each text is in a scope of its own, as with prompts that hold a document."""
+
+    async def play() -> None:
+        index = MemoryIndex(10_000)
+        vector = np.full(256, 1 / 16, np.float32)
+        tracemalloc.start()
+        try:
+            for n in range(2_000):
+                one = msgspec.structs.replace(
+                    TEXT,
+                    id=f"{n:024d}",
+                    answer=f"{n:064d}",
+                    text=f"a question with the number {n}",
+                    vector=vector,
+                )
+                await index.add(b"%032d" % (n % scopes), one)
+            taken_bytes = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert 0.5 < taken_bytes / index.size_bytes < 1.3
 
     asyncio.run(play())
