@@ -15,14 +15,18 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvloop
 
+from backends.engines import ENGINES
+from backends.engines.environment import variables
+from backends.engines.profile import LaunchContext, LaunchProfile
 from bench import load
 from bench.house import gateway, request
-from bench.processes import cpu_s, free_port, started, wait_for
+from bench.processes import ROOT, cpu_s, free_port, started, wait_for
 
 CLIENTS = (1, 32)
 CACHE = "exact_ttl_s = 3600\nsemantic = { error_bound = 0.1, precision = 0.8 }"
@@ -32,6 +36,14 @@ name = "m"
 price = {{ input = 0.05, output = 0.20 }}
 [[models.replicas]]
 url = "http://127.0.0.1:{upstream}/v1"
+"""
+EMBED = """
+[[models]]
+name = "embed"
+kind = "embedding"
+price = {{ input = 0.01 }}
+[[models.replicas]]
+url = "http://127.0.0.1:{port}/v1"
 """
 THINGS = (
     "door",
@@ -111,9 +123,8 @@ async def teach(port: int) -> None:
     raise SystemExit("bench: the semantic cache never opened")
 
 
-def table(port: int, pid: int, rounds: int, seconds: float) -> Iterator[str]:
+def measured(port: int, pid: int, kinds: Sequence[str], rounds: int, seconds: float) -> Iterator[str]:
     """Give the lines of the table, each figure the median of the rounds."""
-    kinds = ("past the cache", "misses", "exact hits", "hits by likeness")
     runs = [
         {
             (kind, clients): uvloop.run(measure(port, pid, kind, clients, seconds))
@@ -122,12 +133,23 @@ def table(port: int, pid: int, rounds: int, seconds: float) -> Iterator[str]:
         }
         for _ in range(rounds)
     ]
-    yield "| | clients | requests/s | p50 ms | CPU us/request | by likeness |\n" + "|---" * 6 + "|"
-    for key in runs[0]:
-        rate, p50_ms, cpu_us, near = (
-            statistics.median(column) for column in zip(*(r[key] for r in runs), strict=True)
-        )
-        yield f"| {key[0]} | {key[1]} | {rate:,.0f} | {p50_ms:.2f} | {cpu_us:.0f} | {near:.0%} |"
+    for kind, clients in runs[0]:
+        columns = zip(*(run[kind, clients] for run in runs), strict=True)
+        rate, p50_ms, cpu_us, near = map(statistics.median, columns)
+        yield f"{kind} | {clients} | {rate:,.0f} | {p50_ms:.2f} | {cpu_us:.0f} | {near:.0%} |"
+
+
+@contextmanager
+def embedder(model: Path, python: Path, core: int, folder: Path) -> Iterator[str]:
+    """Run a sentence-transformers child; gives its table of the configuration."""
+    port = free_port()
+    context = LaunchContext(python=str(python), port=port, served_name="embed", kind="embedding")
+    profile = LaunchProfile(weights=str(model.absolute()), cpu_cores=(core,))
+    command = ENGINES["local"].launch(profile, context)
+    folder.mkdir()
+    with started(list(command.argv), core, {**variables(python), **command.env}, folder):
+        wait_for(f"http://127.0.0.1:{port}/health", folder)
+        yield EMBED.format(port=port)
 
 
 def main() -> None:
@@ -135,19 +157,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.hits", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument(
+        "--model", type=Path, help="a sentence-transformers model: misses with its vectors, too"
+    )
+    parser.add_argument("--python", type=Path, default=ROOT / ".engine/bin/python", help="what runs it")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[0]})
-    with tempfile.TemporaryDirectory() as root:
+    print("| | clients | requests/s | p50 ms | CPU us/request | by likeness |\n" + "|---" * 6 + "|")
+    with tempfile.TemporaryDirectory() as root, ExitStack() as stack:
         folder, port = Path(root) / "upstream", free_port()
         folder.mkdir()
-        with started([sys.executable, "-m", "bench.upstream", str(port)], cores[0], {}, folder):
-            wait_for(f"http://127.0.0.1:{port}/health", folder)
-            models = MODEL.format(upstream=port)
-            with gateway(Path(root) / "gateway", cores[-1], models, cache=CACHE) as (own, pid):
-                uvloop.run(teach(own))
-                for line in table(own, pid, options.rounds, options.seconds):
-                    print(line, flush=True)
+        stack.enter_context(
+            started([sys.executable, "-m", "bench.upstream", str(port)], cores[0], {}, folder)
+        )
+        wait_for(f"http://127.0.0.1:{port}/health", folder)
+        models = MODEL.format(upstream=port)
+        with gateway(Path(root) / "gateway", cores[-1], models, cache=CACHE) as (own, pid):
+            uvloop.run(teach(own))
+            kinds = ("past the cache", "misses", "exact hits", "hits by likeness")
+            for line in measured(own, pid, kinds, options.rounds, options.seconds):
+                print(f"| {line}", flush=True)
+        if options.model:
+            models += stack.enter_context(
+                embedder(options.model, options.python, cores[0], Path(root) / "embed")
+            )
+            cache = CACHE.replace("error_bound", 'embedding = "embed", error_bound')
+            with gateway(Path(root) / "other", cores[-1], models, cache=cache) as (own, pid):
+                for line in measured(own, pid, ("misses",), options.rounds, options.seconds):
+                    print(f"| by MiniLM: {line}", flush=True)
 
 
 if __name__ == "__main__":

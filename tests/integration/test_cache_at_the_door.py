@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
 from tests.integration.admin import ADMIN, good
-from tests.integration.asking import SETTINGS, Asker, about, calls, teach
+from tests.integration.asking import SETTINGS, THINGS, Asker, about, calls, teach
 from tests.integration.gateway import (
     Gateway,
     Upstreams,
@@ -155,6 +155,23 @@ def test_the_time_that_hits_save_is_seen(served: tuple[Gateway, Upstreams]) -> N
     found = [gateway.chat("m", prompt)[1]["x-switchgear-cache"] for _ in range(2)]
     assert found == ["miss", "hit-exact"]
     assert gateway.metric(SAVED, tier="hit-exact") >= before + 0.1
+
+
+def test_audits_cost_no_more_than_they_may(served: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = served
+
+    def audits(outcome: str) -> float:
+        return gateway.metric("switchgear_cache_audits_total", outcome=outcome)
+
+    gateway.write(gateway.config.read_text().replace("error_bound", "audit_tokens_per_hour = 0, error_bound"))
+    good(gateway, "POST", "config/reload")
+    answered = audits("answered")
+    for n in range(300):
+        Asker(gateway).ask(f"please {n}: how can i clean a {THINGS[n % 10]}")
+        if audits("capped"):
+            break
+    until(lambda: audits("capped") > 0)
+    assert audits("answered") == answered
 
 
 def test_another_embedding_begins_a_new_index_and_says_so(served: tuple[Gateway, Upstreams]) -> None:
