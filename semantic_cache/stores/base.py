@@ -86,7 +86,7 @@ class Index(Protocol):
         """Forget all texts of these answers; gives how many."""
 
     async def listed(self) -> Sequence[tuple[bytes, Alias]]:
-        """Give the texts with their scopes, at most some thousands."""
+        """Give the texts with their scopes, at most some thousands; their vectors may be left out."""
 
     async def purge(self) -> int:
         """Forget everything; gives how many texts there were."""

@@ -195,11 +195,7 @@ class MemoryIndex:
 
     async def listed(self) -> list[tuple[bytes, Alias]]:
         """Give the texts; see ``Index.listed``."""
-        return [
-            (scope, kept.whole(row))
-            for scope, kept in self._scopes.items()
-            for row in range(len(kept.aliases))
-        ]
+        return [(scope, alias) for scope, kept in self._scopes.items() for alias in kept.aliases]
 
     async def purge(self) -> int:
         """Forget everything; see ``Index.purge``."""
