@@ -156,8 +156,8 @@ def peer(streams: Streams, home: Path, script: str, threshold: float) -> Callabl
 def scored(scorer: Path, streams: Streams, decisions: Path) -> dict[str, Any]:
     """Give what the scorer says of a stream."""
     told = decisions.with_suffix(".score")
-    command = [sys.executable, str(scorer), str(decisions), "--data", str(streams.data), "--delta", "0.01"]
-    subprocess.run([*command, "--boot", "200", "--json", str(told)], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, str(scorer), str(decisions), "--data", str(streams.data), "--boot", "0"]
+    subprocess.run([*command, "--json", str(told)], check=True, stdout=subprocess.DEVNULL)
     (found,) = json.loads(told.read_text()).values()
     return dict(found)
 
