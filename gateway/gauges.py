@@ -44,6 +44,8 @@ def of_house(house: "House", wall: Callable[[], float]) -> None:
     telemetry.probe(
         "switchgear_cache_saved_tokens", lambda: [((tier,), float(n)) for tier, n in saved.items()]
     )
+    spared = house.pipeline.shelf.kept.saved_s
+    telemetry.probe("switchgear_cache_saved_seconds", lambda: [((tier,), s) for tier, s in spared.items()])
     if (news := house.news) is not None:
         telemetry.probe("switchgear_cache_lost_news", lambda: [((), float(news.lost))])
     if (link := house.link) is not None:

@@ -77,6 +77,7 @@ class Kept:
         self.complaints: deque[tuple[str, str]] = deque(maxlen=_MOST_COMPLAINTS)
         """What others told."""
         self.saved_tokens = {"hit-exact": 0, "hit-semantic": 0}
+        self.saved_s = {"hit-exact": 0.0, "hit-semantic": 0.0}
         self._notes: OrderedDict[str, _Note] = OrderedDict()
 
     def note(self, request_id: str, tenant: str, key: bytes) -> None:

@@ -31,6 +31,7 @@ from semantic_cache.cache import Asked, Found, SemanticCache
 from semantic_cache.embedding import Embedding, EmbeddingFailed
 from semantic_cache.ledger import Bounds
 from semantic_cache.metric import Vectors
+from semantic_cache.reading import repetitive
 from semantic_cache.saving import OwnFile
 from semantic_cache.stores.base import Entry, Index, Store
 from semantic_cache.stores.index import MemoryIndex
@@ -169,7 +170,7 @@ class Likeness:
         if question is None:
             return None
         text, surroundings = question
-        if len(text) > _BYTES_OF_TEXT or caching.situational(text):
+        if len(text) > _BYTES_OF_TEXT or caching.situational(text) or repetitive(text):
             return None
         surroundings += self._embedding.name.encode()  # texts of two embeddings never meet
         scope = caching.scope_key(asker.tenant, asker.name, surroundings, asker.salt)

@@ -10,8 +10,6 @@ from gateway.state.redis_meeting import RedisMeeting
 from semantic_cache.stores.redis import Link
 from semantic_cache.stores.shared import SharedLog
 
-CACHE_TIMEOUT_S = 0.005  # a look-up in Redis; longer is a miss
-
 
 def logs_of(settings: Settings, environ: Mapping[str, str]) -> Logs:
     """Make the logs of this process, or of all that share a Redis."""
@@ -64,7 +62,7 @@ def link_of(settings: Settings, environ: Mapping[str, str], now: Callable[[], fl
     redis, semantic = settings.redis, settings.cache.semantic
     if redis is None or semantic is None or semantic.store != "redis":
         return None
-    return Link(redis.url, _password(redis, environ), CACHE_TIMEOUT_S, now)
+    return Link(redis.url, _password(redis, environ), semantic.redis_timeout_ms / 1000, now)
 
 
 def _password(redis: RedisSettings, environ: Mapping[str, str]) -> str | None:

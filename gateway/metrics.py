@@ -180,6 +180,13 @@ METRICS = (
     ),
     Metric("switchgear_cache_saved_tokens", "probe", ("tier",), "tokens", "Tokens that hits did not cost."),
     Metric(
+        "switchgear_cache_saved_seconds",
+        "probe",
+        ("tier",),
+        "seconds",
+        "What the answers that hits gave again had taken to come.",
+    ),
+    Metric(
         "switchgear_cache_audits_total",
         "counter",
         ("outcome",),

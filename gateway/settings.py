@@ -277,6 +277,7 @@ class SemanticSettings(Table, frozen=True):
     volatile_ttl_s: Seconds = 600.0
     embedding: str = "static"
     store: Literal["memory", "redis"] = "memory"
+    redis_timeout_ms: Annotated[float, Meta(gt=0, le=1000)] = 5.0
     audit_tokens_per_hour: Annotated[int, Meta(ge=0)] = 1_000_000
 
 

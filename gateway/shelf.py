@@ -22,6 +22,17 @@ from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
 MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192
+_TURN = 500  # characters; in a longer turn a word like "now" says little
+_IDENTIFIERS = str.maketrans(dict.fromkeys("0123456789@"))
+
+
+def _hangs_on_more(request: Inference) -> bool:
+    """Tell whether the answer hangs on the moment or the person, which no key has.
+
+    Numbers and addresses are no reason here: they are in the key, as all of the request is.
+    """
+    turn = schemas.last_turn(request)
+    return len(turn) <= _TURN and caching.situational(turn.translate(_IDENTIFIERS))
 
 
 class Shelf:
@@ -79,6 +90,9 @@ class Shelf:
         entry = await self._store.get(exact, self._wall())
         passage.steps.append(("cache", self._now()))
         passage.cache = "miss" if entry is None else "hit-exact"
+        if entry is None and _hangs_on_more(request):
+            passage.cache = "bypass"
+            return None
         if wish != b"no-store":
             passage.cache_key = exact
             if entry is None and (tags := incoming.headers.get(b"x-switchgear-cache-tag")):
@@ -91,6 +105,11 @@ class Shelf:
                 self._remember(asked, exact)
                 self.kept.note(passage.request_id, key.tenant, exact)
         return entry
+
+    def _lives_s(self, passage: Passage) -> float:
+        """Give how long an answer may be given to the same request: less where its kind changes soon."""
+        near = passage.found_near
+        return self._cache.exact_ttl_s if near is None else min(self._cache.exact_ttl_s, near.asked.ttl_s)
 
     def _opted_out(self, key: Key) -> bool:
         return not {key.org, f"{key.org}/{key.project}"}.isdisjoint(self._cache.opt_out)
@@ -150,6 +169,7 @@ class Shelf:
         )
         charge.progress(usage, False)
         self.kept.saved_tokens[charge.source] += entry.prompt_tokens + entry.completion_tokens
+        self.kept.saved_s[charge.source] += entry.took_s
         body = answers.renewed(entry.body, charge.request_id, int(self._wall()))
         if not request.stream:
             return body
@@ -176,9 +196,10 @@ class Shelf:
             return None
         kept = b"".join(receiver.kept)
         body = answers.from_stream(kept, receiver.final) if isinstance(receiver, StreamReceiver) else kept
-        if len(body) > self._cache.max_answer_bytes or receiver.final is None:
+        if len(body) > self._cache.max_answer_bytes or receiver.final is None or answers.refused(body):
             return None
         now_s = self._wall()
+        took_s = 0.0 if passage.ended_s else self._now() - passage.started_s  # an audit comes after the end
         return Entry(
             id=cache_key.hex()[:24],
             tenant=passage.of()[0].tenant,
@@ -191,5 +212,6 @@ class Shelf:
             completion_tokens=receiver.final.completion_tokens,
             reasoning_tokens=receiver.final.reasoning_tokens,
             stored_s=now_s,
-            expires_s=now_s + min(self._cache.exact_ttl_s, passage.of()[0].retention_s),
+            expires_s=now_s + min(self._lives_s(passage), passage.of()[0].retention_s),
+            took_s=took_s,
         )

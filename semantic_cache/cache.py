@@ -28,6 +28,7 @@ _UNSURE = 20  # judgements of one question with itself that the estimate of the 
 _NOISE = 0.05
 _MOST_WAITING = 512  # outcomes; what comes beyond is not learned from
 _COMPARED = 8  # answers
+_LEAST_SHARED = 0.25  # of the shorter question's words; nearly all that mean the same share more
 _MOST_SAID = 1_000
 _AT_ONCE = 8  # outcomes settled before the loop may breathe
 
@@ -128,7 +129,7 @@ class SemanticCache:
         judge = self._judge(asked.route, len(vector))
         mark = asked.scope + asked.text.encode()
         verdict = judge.consider(
-            reading, vector, near, self._draw(), mark in self._pending, _unproven(near, asked.owner)
+            reading, vector, near, self._draw(), mark in self._pending, _Barred(asked.owner, reading, near)
         )
         nearest = verdict.entry
         similarity = float(nearest.vector @ vector) if nearest is not None else 0.0
@@ -293,6 +294,26 @@ class SemanticCache:
 
 def _same(one: _Said, other: _Said) -> bool:
     return agree(one.reading, other.reading, float(one.vector @ other.vector))
+
+
+class _Barred:
+    """The answers that are not to be given, whatever their texts' likeness; told when asked for one.
+
+    Those that might be planted, and those whose nearest text says it in other words altogether: vectors can
+    be made to meet.
+    """
+
+    def __init__(self, owner: str, reading: Reading, near: Sequence[Alias]) -> None:
+        self._unproven, self._words, self._near = _unproven(near, owner), reading.distinct, near
+
+    def __contains__(self, answer: object) -> bool:
+        if answer in self._unproven:
+            return True
+        nearest = next((one for one in self._near if one.answer == answer), None)
+        if nearest is None:
+            return False
+        words = Reading.of(nearest.text).distinct
+        return len(words & self._words) < _LEAST_SHARED * min(len(words), len(self._words))
 
 
 def _unproven(near: Sequence[Alias], owner: str) -> frozenset[str]:

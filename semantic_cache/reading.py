@@ -29,6 +29,20 @@ def listed(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+_WORD = re.compile(r"\w+")
+_REPEATED = 8  # one of so many
+
+
+def repetitive(text: str) -> bool:
+    """Tell whether more than an eighth of its runs of three words were there before.
+
+    Words said again and again drown all others of a text in its embedding, and so take it where they lie.
+    """
+    words = _WORD.findall(text.lower())
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    return (len(runs) - len(set(runs))) * _REPEATED > len(runs)
+
+
 _NEGATIONS = listed("not no never none nothing without neither nor nobody")
 NUMBER_WORDS = listed(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fifteen twenty thirty forty"

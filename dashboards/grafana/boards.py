@@ -137,6 +137,8 @@ CACHE = Board(
               empty="no semantic cache"),
         graph("Tokens saved", "That no model had to generate or read, since the start.", "short",
               ("", "sum(switchgear_cache_saved_tokens)")),
+        graph("Time saved", "That clients did not wait for a model, since the start.", "s",
+              ("{{tier}}", "sum by (tier) (switchgear_cache_saved_seconds)")),
         graph("Audits", "Hits asked upstream again.", "ops",
               ("{{outcome}}", rate("switchgear_cache_audits_total", "outcome")),
               ("tokens", "sum(rate(switchgear_cache_audit_tokens_total[$__rate_interval]))"),

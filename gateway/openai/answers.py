@@ -18,6 +18,7 @@ class AnswerMessage(msgspec.Struct):
     """``message`` of a chat choice."""
 
     content: str | None = None
+    refusal: Any = None
 
 
 class AnswerChoice(msgspec.Struct):
@@ -51,6 +52,11 @@ def text_of(body: bytes) -> str:
     """Give the words of a kept answer's first choice."""
     choices = _decode(body).choices
     return choices[0].content if choices else ""
+
+
+def refused(body: bytes) -> bool:
+    """Tell whether a model refused to answer, in any choice."""
+    return any(choice.message is not None and choice.message.refusal for choice in _decode(body).choices)
 
 
 _WORD = re.compile(r"\s*\S+|\s+$")

@@ -325,6 +325,15 @@ def lone_question(request: Inference) -> tuple[str, bytes] | None:
     return last.content, msgspec.json.encode([request.endpoint.path, content], order="deterministic")
 
 
+def last_turn(request: Inference) -> str:
+    """Give the text of a chat's last user turn; empty where there is none."""
+    messages = request.typed.messages if isinstance(request.typed, ChatFields) else []
+    for message in reversed(messages):
+        if message.role == "user":
+            return message.content if isinstance(message.content, str) else ""
+    return ""
+
+
 def owner(request: Inference) -> str:
     """Give who asks, as the client tells it: `safety_identifier` or `user`."""
     for name in ("safety_identifier", "user"):

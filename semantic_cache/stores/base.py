@@ -23,6 +23,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
     asked: str = ""  # the model or route that was asked for
     tags: tuple[str, ...] = ()
+    took_s: float = 0.0  # from the request to the answer, when a model gave it
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +86,7 @@ class Index(Protocol):
         """Forget all texts of these answers; gives how many."""
 
     async def listed(self) -> Sequence[tuple[bytes, Alias]]:
-        """Give the texts with their scopes, at most some thousands."""
+        """Give the texts with their scopes, at most some thousands; their vectors may be left out."""
 
     async def purge(self) -> int:
         """Forget everything; gives how many texts there were."""

@@ -1,4 +1,4 @@
-"""Texts in this process, one block of unit rows for each scope.
+"""Texts in this process, their unit rows apart from them, for each scope.
 
 A search reads all rows of its scope; in a scope of more than `graph_from` texts a graph says which rows to
 read. The graph grows with the scope from half that size on, a text and an older one at a time, so that no
@@ -13,26 +13,28 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from semantic_cache.saving import Frame, Linked, Text
 from semantic_cache.stores.base import Alias
 from semantic_cache.stores.graph import Graph
+from semantic_cache.stores.rows import Rows
 
 Vectors = NDArray[np.float32]
 _SAMPLE = 16  # texts looked at for one that has to go
-_FIRST_ROWS = 16
-_OVERHEAD_BYTES = 600  # a text's own objects
+_OVERHEAD_BYTES = 1_700  # a text's own objects, its scope's share, its place in the graph
 _MOST_OF_OWNER = 1_000  # texts that one user, where requests name him, may bring into a scope
+_NOWHERE = np.zeros(0, np.float32)
 GRAPH_FROM = 8_192
 
 
 class _Scope:
-    """Rows [0, count) are in use; a row that goes is filled by the last one. A label is a text's for ever."""
+    """A row that goes is filled by the last one. A label is a text's for ever."""
 
     def __init__(self, dimensions: int) -> None:
-        self.rows = np.zeros((_FIRST_ROWS, dimensions), np.float32)
-        self.aliases: list[Alias] = []
+        self.rows = Rows(dimensions)
+        self.aliases: list[Alias] = []  # without their vectors
         self.labels: list[int] = []
         self.row_of: dict[int, int] = {}
         self.owners: Counter[str] = Counter()
@@ -41,14 +43,19 @@ class _Scope:
         self._covered = 0  # rows before are in the graph
 
     def add(self, label: int, alias: Alias) -> None:
-        count = len(self.aliases)
-        if count == len(self.rows):
-            self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
-        self.rows[count] = alias.vector
-        self.aliases.append(alias)
+        self.row_of[label] = len(self.aliases)
+        self.rows.append(alias.vector)
+        self.aliases.append(replace(alias, vector=_NOWHERE))
         self.labels.append(label)
-        self.row_of[label] = count
         self.owners[alias.owner] += 1
+
+    def whole(self, row: int) -> Alias:
+        """Give a text with its vector."""
+        return replace(self.aliases[row], vector=self.rows[row].copy())
+
+    def size_bytes(self, alias: Alias) -> int:
+        """Give what a text takes, about."""
+        return 4 * self.dimensions + len(alias.text) + _OVERHEAD_BYTES
 
     def link(self, graph: Graph) -> None:
         """Take a graph over; texts that have gone meanwhile leave it."""
@@ -70,13 +77,14 @@ class _Scope:
                 return
 
     def remove(self, label: int) -> Alias:
+        """Take a text out; gives it without its vector."""
         row = self.row_of.pop(label)
         gone = self.aliases[row]
         self.owners[gone.owner] -= 1
+        self.rows.remove(row)
         last, last_label = self.aliases.pop(), self.labels.pop()
         if row < len(self.aliases):
             self.aliases[row], self.labels[row] = last, last_label
-            self.rows[row] = self.rows[len(self.aliases)]
             self.row_of[last_label] = row
             if self.graph is not None and last_label not in self.graph:
                 self._covered = min(self._covered, row)
@@ -87,12 +95,15 @@ class _Scope:
     def nearest(self, vector: Vectors, count: int, graph_from: int) -> list[Alias]:
         used = len(self.aliases)
         if self.graph is not None and used > graph_from and len(self.graph) == used:
-            rows = np.array([self.row_of[one] for one in self.graph.near(vector, count)])
-            far = self.rows[rows] @ -vector
-            return [self.aliases[row] for row in rows[far.argsort(kind="stable")[:count]].tolist()]
-        far = self.rows[:used] @ -vector
-        best = np.arange(used) if used <= count else np.argpartition(far, count - 1)[:count]
-        return [self.aliases[row] for row in best[far[best].argsort(kind="stable")].tolist()]
+            rows = [self.row_of[one] for one in self.graph.near(vector, count)]
+        else:
+            far = -self.rows.cosines(vector)
+            rows = list(range(used))
+            if used > count:
+                rows = np.argpartition(far, count - 1)[:count].tolist()
+        near = self.rows.take(rows)
+        order = (near @ -vector).argsort(kind="stable")[:count].tolist()
+        return [replace(self.aliases[rows[at]], vector=near[at]) for at in order]
 
 
 class MemoryIndex:
@@ -145,15 +156,16 @@ class MemoryIndex:
         self._of.setdefault(alias.answer, {})[self._labels] = scope
         heapq.heappush(self._due, (alias.expires_s, self._labels, scope))
         self._count += 1
-        self.size_bytes += _size_bytes(alias)
+        self.size_bytes += kept.size_bytes(alias)
         while self._count > self._max_texts or (self._count and self.size_bytes > self._max_bytes):
             self._evict(alias.stored_s)
 
     def frames(self) -> Iterator[Frame]:
         """Give the texts, then the graphs, as ``resume`` takes them."""
         for scope, kept in list(self._scopes.items()):
-            for label, alias in zip(list(kept.labels), list(kept.aliases), strict=True):
-                yield Text.of(scope, alias, label)
+            for label in list(kept.labels):
+                if (row := kept.row_of.get(label)) is not None:
+                    yield Text.of(scope, kept.whole(row), label)
         for scope, kept in list(self._scopes.items()):
             if kept.graph is not None:
                 yield Linked(scope, kept.graph.saved())
@@ -200,7 +212,7 @@ class MemoryIndex:
     def _remove(self, scope: bytes, label: int) -> None:
         kept = self._scopes[scope]
         gone = kept.remove(label)
-        self.size_bytes -= _size_bytes(gone)
+        self.size_bytes -= kept.size_bytes(gone)
         labels = self._of[gone.answer]
         del labels[label]
         if not labels:
@@ -231,16 +243,12 @@ class MemoryIndex:
             scope = scopes[self._turn % len(scopes)]
             kept = self._scopes[scope]
             row = self._turn * 7919 % len(kept.aliases)
-            found.append((self._value(kept.aliases[row], now_s), self._turn, scope, kept.labels[row]))
+            found.append((self._value(kept, kept.aliases[row], now_s), self._turn, scope, kept.labels[row]))
         _, _, scope, label = min(found)
         self._remove(scope, label)
 
-    def _value(self, alias: Alias, now_s: float) -> float:
+    def _value(self, kept: _Scope, alias: Alias, now_s: float) -> float:
         """Give what keeping a text is worth: who is asked in many words, and lately, is asked again."""
         age_s = max(0.0, now_s - alias.stored_s)
         reuse = len(self._of[alias.answer]) / (1.0 + age_s / 3600.0)
-        return (alias.worth + 1.0) * reuse / _size_bytes(alias)
-
-
-def _size_bytes(alias: Alias) -> int:
-    return 2 * alias.vector.nbytes + len(alias.text) + _OVERHEAD_BYTES  # the vector is in the block too
+        return (alias.worth + 1.0) * reuse / kept.size_bytes(alias)

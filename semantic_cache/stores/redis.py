@@ -30,6 +30,9 @@ _PATIENT_S = 2.0  # for what no request waits for
 _LINKS, _WIDTH_BUILT, _WIDTH_SEARCHED = 16, 128, 96
 _MOST_LISTED = 10_000
 _MOST_OF_OWNER = 1_000
+_MOST_SCOPES = 10_000  # whose sizes are remembered
+_COUNTED = 256  # texts that come into a scope before it is counted again
+_BATCHES = 500  # a scope of more than the root of this times all texts is searched by the graph, in batches
 _AT_ONCE = 500
 _encode = msgspec.msgpack.Encoder().encode
 _entry = msgspec.msgpack.Decoder(Entry).decode
@@ -142,6 +145,7 @@ class RedisIndex:
         self._name, self._prefix = f"{PREFIX}{name}", f"{PREFIX}{name}:t:"
         self._dimensions = 0  # as the first vector has them
         self.count = 0  # texts, as Redis said last
+        self._sizes: dict[bytes, int] = {}  # of scopes, about
 
     def __len__(self) -> int:
         return self.count
@@ -149,7 +153,8 @@ class RedisIndex:
     async def near(self, scope: bytes, vector: Vectors, count: int, now_s: float) -> list[Alias]:
         """Give the nearest texts; see ``Index.near``."""
         self._dimensions = len(vector)
-        query = f"(@scope:{{{scope.hex()}}})=>[KNN {count} @vector $v EF_RUNTIME {_WIDTH_SEARCHED} AS far]"
+        knn = f"KNN {count} @vector $v EF_RUNTIME {_WIDTH_SEARCHED} {self._way(scope)} AS far"
+        query = f"(@scope:{{{scope.hex()}}})=>[{knn}]"
         asked = (
             "FT.SEARCH", self._name, query, "PARAMS", 2, "v", vector.astype(np.float32).tobytes(),
             "SORTBY", "far", "RETURN", 2, "text", "vector", "LIMIT", 0, count, "DIALECT", 2,
@@ -160,6 +165,11 @@ class RedisIndex:
         return sorted(
             (one for one in near if one.expires_s > now_s), key=lambda one: -float(one.vector @ vector)
         )
+
+    def _way(self, scope: bytes) -> str:
+        """Tell how to search: left alone, the query engine compares each text of a scope, however large."""
+        size = self._sizes.get(scope, 0)
+        return "HYBRID_POLICY BATCHES" if size * size > _BATCHES * max(self.count, size) else ""
 
     async def add(self, scope: bytes, alias: Alias) -> None:
         """Keep a text until it expires; see ``Index.add``."""
@@ -182,6 +192,18 @@ class RedisIndex:
             pipeline.hset(key, mapping=fields)
             pipeline.pexpire(key, max(1, int((alias.expires_s - alias.stored_s) * 1000)))
             await pipeline.execute()
+        await self._sized(scope)
+
+    async def _sized(self, scope: bytes) -> None:
+        """Note that a scope has grown, and count it now and then: others add to it, too, and texts expire."""
+        size = self._sizes.get(scope, 0)
+        if size % _COUNTED == 0:
+            if len(self._sizes) >= _MOST_SCOPES:
+                self._sizes.clear()
+            query = f"@scope:{{{scope.hex()}}}"
+            found = await self._made(("FT.SEARCH", self._name, query, "LIMIT", 0, 0, "DIALECT", 2))
+            size = max(found[0] - 1, 0)
+        self._sizes[scope] = size + 1
 
     async def drop(self, answers: Collection[str]) -> int:
         """Forget texts of answers; see ``Index.drop``."""

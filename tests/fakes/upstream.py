@@ -44,7 +44,8 @@ RESET = struct.pack("ii", 1, 0)
 def script(*plan: str, **options: Any) -> str:
     """Give a prompt with a script; options: tag, n (tokens), gap_s, size (bytes a token), lockstep.
 
-    ``says`` and ``logprobs`` are the text, and the mean log-probability, of answer number k; ``width`` is an
+    ``says`` and ``logprobs`` are the text, and the mean log-probability, of answer number k; ``about`` gives
+    the text of an answer by a part of the request; ``refusal`` is said instead of one; ``width`` is an
     embedding's.
     """
     return "say @@" + json.dumps({"plan": plan or ("ok",), **options}) + "@@"
@@ -181,6 +182,8 @@ class Upstream:
             plan = self.draw.choices(faults, weights)
         fault = self.moods.get(seen.port) or str(plan[min(number, len(plan) - 1)])
         said, told = options.get("says"), options.get("logprobs")
+        asked = json.dumps(seen.body)
+        said = said or [answer for part, answer in options.get("about", {}).items() if part in asked][:1]
         seen.script = {
             **options,
             "fault": fault,
@@ -471,6 +474,8 @@ class Answer:
                 **usage,
             }
         choice["message"] = {"role": "assistant", "content": content}
+        if "refusal" in self.seen.script:
+            choice["message"] |= {"content": None, "refusal": self.seen.script["refusal"]}
         return {**self.base, "object": "chat.completion", "choices": [choice], **usage}
 
     def _refusal(self, status: int) -> bytes:

@@ -91,6 +91,14 @@ def test_a_purge_takes_what_it_names_and_nothing_else(served: tuple[Gateway, Ups
     assert kept() == [True, True, False]
     assert good(gateway, "POST", "cache/purge", {"tenant": "nobody"}) == {"purged": 0}
     assert kept() == [True, True, True]
+    tenant = good(gateway, "GET", "cache/entries?model=other")["data"][0]["tenant"]
+    good(gateway, "POST", "cache/purge", {"tenant": tenant, "model": "other"})
+    assert kept() == [True, True, False]
+    entry = asked(gateway, prompts[1])["x-switchgear-cache-entry"]
+    assert good(gateway, "POST", "cache/purge", {"entry": entry})["purged"] >= 1
+    assert kept() == [True, False, True]
+    good(gateway, "POST", "cache/purge", {"tenant": tenant})
+    assert kept() == [False, False, False]
     assert good(gateway, "POST", "cache/purge", {"everything": True})["purged"] >= 3
     assert good(gateway, "GET", "cache/entries")["data"] == []
     assert ask(gateway, "POST", "cache/purge", {})[0] == 400

@@ -15,6 +15,7 @@ from semantic_cache.stores.redis import Link, RedisIndex, RedisStore
 from semantic_cache.stores.shared import SharedIndex, SharedLog, SharedStore
 from tests.fakes.processes import until
 from tests.integration.admin import ADMIN
+from tests.integration.asking import BASES, LATER, SETTINGS, Asker, about, teach
 from tests.integration.gateway import Gateway, Upstreams, config, model, running
 from tests.integration.redis_server import RedisServer
 
@@ -204,31 +205,64 @@ def test_without_a_query_engine_or_without_redis_everything_is_a_miss(tmp_path: 
     plain.close()
 
 
-def test_an_answer_in_redis_hits_on_another_gateway(server: RedisServer, tmp_path: Path) -> None:
+@pytest.fixture
+def replicas(server: RedisServer, tmp_path: Path) -> Iterator[tuple[Gateway, Gateway, Upstreams]]:
+    """Two gateways whose texts and answers are in one Redis."""
     server.client.flushall()
+    kept = 'ttl_s = 3600.0, store = "redis", redis_timeout_ms = 1000 }'
     upstreams, gateways = Upstreams(1), []
     for name in ("one", "two"):
         directory = tmp_path / name
         directory.mkdir()
         text = config(
             model("m", upstreams.ports), directory=directory, more=f'[redis]\nurl = "{server.url}"\n',
-            cache='semantic = { error_bound = 0.3, precision = 0.5, store = "redis" }',
+            cache=SETTINGS.replace("ttl_s = 3600.0 }", kept),
         )  # fmt: skip
         gateways.append(Gateway(directory, text, SWITCHGEAR_ADMIN_KEY=ADMIN))
     one, two = gateways
     with running(one, upstreams):
         try:
             until(lambda: one.ready() and two.ready())
-            assert one.chat("m", "What is a lamp?")[1]["x-switchgear-cache"] == "miss"
-            until(lambda: one.metric("switchgear_semantic_texts") == 1)
-            until(lambda: two.chat("m", "What is a lamp?")[1]["x-switchgear-cache"] == "hit-exact")
-            two.chat("m", "Whatever is a lamp?")
-            until(lambda: two.metric("switchgear_semantic_texts") == 2)
-            server.stop()
-            assert one.chat("m", "Is a lamp a light?")[0] == 200
-            until(lambda: one.metric("switchgear_cache_redis_lost") > 0)
-            until(lambda: b"semantic cache answers nothing" in one.call("GET", "/readyz")[2])
-            server.start()
-            until(lambda: b"semantic cache answers nothing" not in one.call("GET", "/readyz")[2])
+            yield one, two, upstreams
         finally:
             assert two.stop() == 0
+
+
+def test_an_answer_in_redis_hits_on_another_gateway_and_without_redis_all_goes_on(
+    server: RedisServer, replicas: tuple[Gateway, Gateway, Upstreams]
+) -> None:
+    one, two, _ = replicas
+    assert one.chat("m", "What is a lamp?")[1]["x-switchgear-cache"] == "miss"
+    until(lambda: one.metric("switchgear_semantic_texts") == 1)
+    until(lambda: two.chat("m", "What is a lamp?")[1]["x-switchgear-cache"] == "hit-exact")
+    two.chat("m", "Whatever is a lamp?")
+    until(lambda: two.metric("switchgear_semantic_texts") == 2)
+    server.hold()
+    for n in range(5):
+        assert one.chat("m", f"Is a lamp a light, case {n}?")[1]["x-switchgear-cache"] == "miss"
+    until(lambda: one.metric("switchgear_cache_redis_lost") >= 3)
+    until(lambda: b"semantic cache answers nothing" in one.call("GET", "/readyz")[2])
+    assert b'"degraded"' in one.call("GET", "/readyz")[2]
+    server.let_go()
+    until(one.ready)
+    server.stop()
+    assert one.chat("m", "Is a lamp a light?")[0] == 200
+    until(lambda: b"semantic cache answers nothing" in one.call("GET", "/readyz")[2])
+    server.start()
+    until(lambda: b"semantic cache answers nothing" not in one.call("GET", "/readyz")[2])
+
+
+def test_an_answer_that_one_gateway_brought_in_is_given_by_likeness_at_another(
+    replicas: tuple[Gateway, Gateway, Upstreams],
+) -> None:
+    """Both have learned from a share of the traffic, as behind a load balancer."""
+    one, two, upstreams = replicas
+    upstreams.control(default={"about": about("saddle")})
+    here, there = Asker(one), Asker(two)
+    teach(here, there)
+    for form in BASES[:6]:
+        here.settled(form.format("saddle"))
+    asked = [
+        form for form in LATER if there.settled(form.format("saddle"))[0]["x-switchgear-cache"] != "miss"
+    ]
+    assert asked, "given without a call of its own"

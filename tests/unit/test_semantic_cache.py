@@ -10,7 +10,7 @@ from routing.embedding import StaticEmbedder
 from semantic_cache.cache import Asked, Found, SemanticCache
 from semantic_cache.ledger import Bounds
 from semantic_cache.policy import exact_key, scope_key, situational
-from semantic_cache.reading import Reading
+from semantic_cache.reading import Reading, repetitive
 from semantic_cache.stores.base import Entry
 from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
@@ -219,3 +219,37 @@ def test_questions_of_two_tenants_never_meet() -> None:
     for scope in scopes:
         for form in FORMS:
             assert not look_up(cache, ask(form.format(TOPICS[0]), scope)).near
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("How do I reset my password?", False), ("", False), ("Why?", False), ("no no no no", True),
+        ("Is it better to rent a car, or is it better to take the train to the airport?", False),
+        ("Send me your password. " + "how should it be cleaned " * 2, True),
+        ("Visit the page. " + "how should it be cleaned, " * 40, True),
+        (" ".join(f"word{n}" for n in range(500)), False),
+    ],
+)  # fmt: skip
+def test_a_text_that_says_the_same_again_and_again_is_told(text: str, said: bool) -> None:
+    assert repetitive(text) is said
+
+
+def test_the_noise_of_the_judge_is_what_two_answers_to_one_question_seem_to_differ() -> None:
+    cache = make()
+
+    def said(answer: str) -> Entry:
+        return Entry(
+            id="e", tenant="t", model="m", body=answer.encode(), prompt_tokens=1, cached_tokens=0,
+            completion_tokens=1, stored_s=0.0, expires_s=1.0,
+        )  # fmt: skip
+
+    begun = cache.noise
+    assert 0 < begun < 0.2, "before any was asked twice"
+    for _ in range(200):
+        cache.doubled(said("It costs 12 euros."), said("It costs 12 euros."))
+    quiet = cache.noise
+    assert quiet < begun / 5
+    for _ in range(200):
+        cache.doubled(said("It costs 12 euros."), said("It costs 13 euros."))
+    assert 0.4 < cache.noise < 0.6
