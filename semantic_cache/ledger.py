@@ -24,7 +24,6 @@ from semantic_cache.verify import Floats
 _LOWEST, _STEP, _BINS = -3.0, 0.25, 52  # log odds: up to 10
 _LEVELS = _LOWEST + _STEP * np.arange(_BINS)
 _WORD = 1 / (1 + np.exp(_LEVELS + _STEP / 2))  # the model's own word on how many of a bin are wrong
-_ORDERED = np.triu(np.ones((_BINS, _BINS), bool))
 _PATIENCE = 8  # right outcomes after which the threshold is set anew; after a wrong one it is at once
 
 
@@ -135,12 +134,21 @@ class Ledger(Lasting):
         self._suspicion = max(0.0, self._suspicion + step)
         self._doubt = max(1.0, self._doubt * (0.97 if right else 1.0))
         if self._suspicion > self._tuning.alarm:
-            self.alarms += 1
-            self._doubt = min(8.0, self._doubt * 2)
-            self._suspicion = 0.0
-            self._long *= 0.25
-            self._queries *= 0.25
-            self._life *= 0.25
+            self.doubt()
+
+    def doubt(self) -> None:
+        """Forget most of the evidence: what it was taken from is no more."""
+        self.alarms += 1
+        self._doubt = min(8.0, self._doubt * 2)
+        self._suspicion = 0.0
+        self._long *= 0.25
+        self._queries *= 0.25
+        self._life *= 0.25
+
+    @property
+    def unrest(self) -> float:
+        """How much speaks for a change, in [0, 1)."""
+        return max(1 - 1 / self._doubt, min(1.0, self._suspicion / self._tuning.alarm))
 
     def _fade(self) -> None:
         self.total += 1
@@ -204,11 +212,13 @@ def _bin(score: float) -> int:
 
 
 def _falling(rates: Floats, weights: Floats) -> Floats:
-    """Give the nearest rates that fall with the score (isotonic regression, by its min-max form)."""
-    sums = np.concatenate(([0.0], np.cumsum(rates * weights)))
-    totals = np.concatenate(([0.0], np.cumsum(weights)))
-    spans = np.where(_ORDERED, totals[None, 1:] - totals[:-1, None], 1.0)
-    means = np.where(_ORDERED, (sums[None, 1:] - sums[:-1, None]) / spans, -np.inf)  # [from, to]
-    highest = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]
-    falling: Floats = np.minimum.accumulate(highest, axis=0).diagonal().copy()
-    return falling
+    """Give the nearest rates that fall with the score (isotonic regression: what rises is pooled)."""
+    pools: list[tuple[float, float, int]] = []  # wrong, judged, bins
+    for rate, weight in zip(rates.tolist(), weights.tolist(), strict=True):
+        wrong, judged, bins = rate * weight, weight, 1
+        while pools and pools[-1][0] * judged < wrong * pools[-1][1]:
+            before = pools.pop()
+            wrong, judged, bins = wrong + before[0], judged + before[1], bins + before[2]
+        pools.append((wrong, judged, bins))
+    means = [wrong / judged for wrong, judged, _ in pools]
+    return np.repeat(means, [bins for _, _, bins in pools])
