@@ -11,7 +11,8 @@ import math
 
 from semantic_cache.lasting import Lasting
 
-SHARE = 0.03  # of exact repeats that are asked anew in any case
+_ASKED = 3e-4  # of exact repeats are asked anew in any case, for an error bound of 1; at 1 % it is 3 %
+_MOST_ASKED = 0.1
 _ALARM = 4.0  # log of the odds that all have changed
 _CHANGED = 0.5  # share of fresh answers that differ then
 _LEAST = 0.01  # share that differs else
@@ -25,34 +26,36 @@ class Constancy(Lasting):
 
     def __init__(self) -> None:
         self._asked = 0
-        self._ages = 0.0  # of all that was asked anew, queries
-        self._differed = 0
-        self._lately = 0  # differed, and may be part of a change of all
+        self._ages = 0.0  # of all that was asked anew, summed up
+        self._differed = 0.0
+        self._lately = 0.0  # differed, and may be part of a change of all
         self._suspicion = 0.0
         self.changes = 0
 
     def lasting(self, age: float, bound: float) -> bool:
-        """Tell whether an answer confirmed `age` queries ago is unlikelier to have changed than `bound`."""
+        """Tell whether an answer has changed with a chance of `bound` at most; `age` since it was right."""
         return self._differed * age <= -math.log1p(-bound) * self._ages
 
-    @property
-    def share(self) -> float:
-        """How many of the exact repeats should be asked anew now."""
-        return max(SHARE, min(1.0, self._suspicion / _ALARM))
+    def share(self, bound: float) -> float:
+        """Give the share of exact repeats to be asked anew now: a tighter bound has to notice sooner."""
+        return max(min(_MOST_ASKED, _ASKED / bound), min(1.0, self._suspicion / _ALARM))
 
-    def note(self, age: float, same: bool) -> bool:
-        """Note whether the fresh answer is the kept one, of that age; tells whether all have changed."""
-        usual = min(0.4, (self._differed + _KNOWN * _LEAST) / (self._asked + _KNOWN))
+    def note(self, age: float, same: bool, noise: float) -> bool:
+        """Note whether the fresh answer is the kept one, of that age; tells whether all have changed.
+
+        `noise`: how often two fresh answers to one question differ. So much of it is no change.
+        """
+        usual = min(0.4, noise + (self._differed + _KNOWN * _LEAST) / (self._asked + _KNOWN))
         step = math.log((1 - _CHANGED) / (1 - usual)) if same else math.log(_CHANGED / usual)
         self._suspicion = max(0.0, self._suspicion + step)
         self._asked += 1
         self._ages += age
-        self._lately += not same
+        self._lately += (not same) - noise
         if self._suspicion > _ALARM:
-            self._suspicion, self._lately = 0.0, 0
-            self._differed += 1
+            self._suspicion, self._lately = 0.0, 0.0
+            self._differed += 1.0
             self.changes += 1
             return True
         if not self._suspicion:
-            self._differed, self._lately = self._differed + self._lately, 0
+            self._differed, self._lately = max(0.0, self._differed + self._lately), 0.0
         return False

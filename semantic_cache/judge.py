@@ -71,6 +71,9 @@ class Verdict(msgspec.Struct, frozen=True):
         return "audited" if self.audit else "served"
 
 
+UNDECIDED = Verdict(False, False, -math.inf, "", None)
+
+
 class _Answer(Lasting):
     """What is known of one answer."""
 
@@ -91,7 +94,7 @@ class _Answer(Lasting):
 class Judge(Lasting):
     """Decides for one route."""
 
-    LASTS = ("_texts", "_allowance", "_risk", "_since")
+    LASTS = ("_texts", "_allowance", "_risk", "_since", "_changed", "_owed")
 
     def __init__(self, bounds: Bounds, learner: Learner, dimensions: int) -> None:
         self.ledger = Ledger(bounds)
@@ -106,29 +109,40 @@ class Judge(Lasting):
         self._allowance = 0.0  # audits
         self._risk = 0.3  # running mean of the draw weight
         self._constancy = Constancy()
-        self._since = 0  # after how many queries answers have changed
+        self._since = 0  # after how many queries all answers changed last
+        self._changed = -math.inf  # when that was, by the caller's clock
+        self._owed = 0.0  # exact repeats to be asked anew
 
-    def repeat(self, seen: int, draw: float) -> bool:
-        """Tell whether an exact repeat may be given the answer that was right after `seen` queries."""
-        share = max(self._constancy.share, _UNREST * self.ledger.unrest)
-        lasting = self._constancy.lasting(self.ledger.total - seen, self.ledger.bounds.error)
-        served = seen >= self._since and lasting and draw >= share
-        if served:
-            self.ledger.pass_exact()
-        else:
-            self.ledger.pass_empty()
-        return served
+    def repeat(self, confirmed: float, now: float) -> bool:
+        """Tell whether an exact repeat may be given its kept answer; counts it as a query.
 
-    def learn_repeat(self, answer: str, seen: int, same: bool) -> None:
-        """Take the outcome of an exact repeat that was not served: is its answer still the right one?"""
-        known, now = self._of(answer), self.ledger.total
-        if same:
-            known.seen = now
-        else:
+        `confirmed`: when the answer was right last, by the caller's clock, in whatever unit. One that may
+        not is a miss, whose outcome goes to ``learn_repeat``.
+        """
+        self.ledger.pass_by()
+        bound = self.ledger.bounds.error
+        self._owed += max(self._constancy.share(bound), _UNREST * self.ledger.unrest)
+        lasting = self._constancy.lasting(now - confirmed, bound)
+        if confirmed < self._changed or not lasting:
+            return False
+        if self._owed < 1:
+            return True
+        self._owed -= 1
+        return False
+
+    def learn_repeat(self, answer: str | None, age: float, now: float, same: bool, noise: float) -> None:
+        """Take the outcome of an exact repeat that was not served: is its answer still the right one?
+
+        `age`: since when it was right last; `noise`: how often fresh answers differ from each other.
+        """
+        known = self._answers.get(answer or "")
+        if known is not None and same:
+            known.seen = self.ledger.total
+        elif known is not None:
             known.probation = max(known.probation, 1)
         # of what a change has cast doubt on, nobody learns how long answers last
-        if seen >= self._since and self._constancy.note(now - seen, same):
-            self._since = now
+        if now - age >= self._changed and self._constancy.note(age, same, noise):
+            self._changed, self._since = now, self.ledger.total
             self.ledger.doubt()
 
     def consider(
@@ -148,8 +162,8 @@ class Judge(Lasting):
         """
         self._count(reading)
         if not near:
-            self.ledger.pass_empty()
-            return Verdict(False, False, -math.inf, "", None)
+            self.ledger.pass_by()
+            return UNDECIDED
         examined = self._examine(reading, vector, near)
         scores = self._learner.logits([evidence for _, _, evidence in examined])
         best = scores.index(max(scores))

@@ -28,7 +28,10 @@ _PATIENCE = 8  # right outcomes after which the threshold is set anew; after a w
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator allows: wrong hits / all queries, wrong hits / hits (1.0: not bounded)."""
+    """What the operator allows: wrong hits / all queries, wrong hits / hits (1.0: not bounded).
+
+    Hits are those by likeness: exact repeats beside them make none of them better.
+    """
 
     error: float
     precision: float = 1.0
@@ -38,7 +41,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """How cautious the ledger is; the same everywhere."""
 
     aim: float = 0.7  # of the bound
-    confidence: float = 1.28  # standard deviations above the estimate
+    confidence: float = 1.28  # standard deviations above the estimate of wrong hits / all queries
+    assurance: float = 0.3  # the same of wrong hits / hits: the rates themselves lean to the safe side
     window: float = 3000.0  # queries
     short: float = 400.0
     horizon: float = 2000.0  # queries over which what was not spent may be spent
@@ -58,7 +62,7 @@ class Ledger(Lasting):
     """Keeps the bins and gives the threshold. Scores are log odds of being right."""
 
     LASTS = (
-        "_long", "_short", "_queries", "_short_queries", "_faded_hits", "total", "served", "audited",
+        "_long", "_short", "_queries", "_short_queries", "total", "served", "audited",
         "wrong_found", "_unjudged", "_life", "_suspicion", "alarms", "_doubt", "threshold",
     )  # fmt: skip
 
@@ -68,7 +72,6 @@ class Ledger(Lasting):
         self._long = np.zeros((3, _BINS))  # seen, judged, wrong: faded
         self._short = np.zeros((3, _BINS))
         self._queries = self._short_queries = 0.0  # faded
-        self._faded_hits = 0.0  # exact ones
         self.total = 0
         self.served = 0
         self.audited = 0
@@ -87,13 +90,8 @@ class Ledger(Lasting):
         super().resume(state)
         self._decide()
 
-    def pass_exact(self) -> None:
-        """Count a query that was answered by an exact repeat."""
-        self._fade()
-        self._faded_hits += 1
-
-    def pass_empty(self) -> None:
-        """Count a query that had no candidate."""
+    def pass_by(self) -> None:
+        """Count a query that had no candidate, or was an exact repeat."""
         self._fade()
 
     def enter(self, score: float, served: bool) -> None:
@@ -155,7 +153,6 @@ class Ledger(Lasting):
         keep = 1 - 1 / self._tuning.window
         self._long *= keep
         self._queries = self._queries * keep + 1
-        self._faded_hits *= keep
         keep = 1 - 1 / self._tuning.short
         self._short *= keep
         self._short_queries = self._short_queries * keep + 1
@@ -189,13 +186,14 @@ class Ledger(Lasting):
         rates = np.maximum(rates, recent)
         seen = self._long[0]
         wrong = _above(seen * rates)
-        upper = wrong + tuning.confidence * np.sqrt(_above(seen * seen * spread)) + tuning.slack
+        deviation = np.sqrt(_above(seen * seen * spread))
+        upper = wrong + tuning.confidence * deviation + tuning.slack
         fits = (upper <= allowed * self._queries) & (rates <= tuning.worst)
         closed = np.flatnonzero(~fits)  # wrong hits only add up downwards: the last that does not fit ends it
         open_from = int(closed[-1]) + 1 if len(closed) else 0
         if self.bounds.precision < 1:
-            hits = _above(seen) + self._faded_hits
-            precise = np.flatnonzero(upper <= tuning.aim * self.bounds.precision * hits)
+            likely = wrong + tuning.assurance * deviation
+            precise = np.flatnonzero(likely <= tuning.aim * self.bounds.precision * _above(seen))
             precise = precise[precise >= open_from]  # not ordered: far up there are too few hits to tell
             open_from = int(precise[0]) if len(precise) else _BINS
         self.threshold = float(_LEVELS[open_from]) if open_from < _BINS else math.inf

@@ -43,7 +43,7 @@ class _Kept(msgspec.Struct, frozen=True):
     answer: str
     text: str
     vector: Vectors
-    seen: int  # after how many queries
+    at: int  # which question brought it in, or confirmed it
 
 
 class _Scope:
@@ -88,22 +88,22 @@ def replay(
     """Decide on each question in turn; `truth` tells whether two ids have the same answer."""
     chance = random.Random(seed)  # noqa: S311 - draws audits, guards nothing
     scopes: dict[bytes, _Scope] = {}
-    for question in questions:
+    for number, question in enumerate(questions):
         draw = chance.random()
         key = msgspec.json.encode([_plain(question.scope), _plain(question.context)], order="deterministic")
         vector = embed(question.text)
         scope = scopes.setdefault(key, _Scope(len(vector)))
         known = scope.exact.get(question.text)
-        if known is not None and judge.repeat(known.seen, draw):
+        if known is not None and judge.repeat(known.at, number):
             yield Decided(question.id, True, known.id, False, 1.0)
             continue
         near = scope.nearest(vector) if not _plain(question.context) else []
         if known is not None:
             answer = _right(question, [known, *near], truth)
-            judge.learn_repeat(known.answer, known.seen, answer == known.answer)
+            judge.learn_repeat(known.answer, number - known.at, number, answer == known.answer, 0.0)
             if answer != known.answer:
                 judge.adopt(answer, vector)
-            scope.keep(_Kept(question.id, answer, question.text, vector, judge.ledger.total))
+            scope.keep(_Kept(question.id, answer, question.text, vector, number))
             yield Decided(question.id, False, None, False, 1.0)
             continue
         reading = Reading.of(question.text)
@@ -115,7 +115,7 @@ def replay(
             answer = _right(question, near, truth)
             judge.learn(verdict, answer if answer != question.id else None)
             judge.adopt(answer, vector)
-            scope.keep(_Kept(question.id, answer, question.text, vector, judge.ledger.total))
+            scope.keep(_Kept(question.id, answer, question.text, vector, number))
         yield Decided(question.id, verdict.serve, served, verdict.audit, _chance(verdict))
 
 
