@@ -119,16 +119,18 @@ class Judge(Lasting):
         `confirmed`: when the answer was right last, by the caller's clock, in whatever unit. One that may
         not is a miss, whose outcome goes to ``learn_repeat``.
         """
-        self.ledger.pass_by()
         bound = self.ledger.bounds.error
         self._owed += max(self._constancy.share(bound), _UNREST * self.ledger.unrest)
         lasting = self._constancy.lasting(now - confirmed, bound)
-        if confirmed < self._changed or not lasting:
-            return False
-        if self._owed < 1:
-            return True
-        self._owed -= 1
-        return False
+        serve = confirmed >= self._changed and lasting
+        if serve and self._owed >= 1:
+            self._owed -= 1
+            serve = False
+        if serve:
+            self.ledger.pass_exact()
+        else:
+            self.ledger.pass_empty()
+        return serve
 
     def learn_repeat(self, answer: str | None, age: float, now: float, same: bool, noise: float) -> None:
         """Take the outcome of an exact repeat that was not served: is its answer still the right one?
@@ -162,7 +164,7 @@ class Judge(Lasting):
         """
         self._count(reading)
         if not near:
-            self.ledger.pass_by()
+            self.ledger.pass_empty()
             return UNDECIDED
         examined = self._examine(reading, vector, near)
         scores = self._learner.logits([evidence for _, _, evidence in examined])

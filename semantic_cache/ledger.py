@@ -28,10 +28,7 @@ _PATIENCE = 8  # right outcomes after which the threshold is set anew; after a w
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator allows: wrong hits / all queries, wrong hits / hits (1.0: not bounded).
-
-    Hits are those by likeness: exact repeats beside them make none of them better.
-    """
+    """What the operator allows: wrong hits / all queries, wrong hits / hits (1.0: not bounded)."""
 
     error: float
     precision: float = 1.0
@@ -42,7 +39,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 
     aim: float = 0.7  # of the bound
     confidence: float = 1.28  # standard deviations above the estimate of wrong hits / all queries
-    assurance: float = 0.3  # the same of wrong hits / hits: the rates themselves lean to the safe side
+    focus: float = 0.9  # of the bound on wrong hits / hits
+    assurance: float = 1.0  # standard deviations of their number, chance included
     window: float = 3000.0  # queries
     short: float = 400.0
     horizon: float = 2000.0  # queries over which what was not spent may be spent
@@ -62,7 +60,7 @@ class Ledger(Lasting):
     """Keeps the bins and gives the threshold. Scores are log odds of being right."""
 
     LASTS = (
-        "_long", "_short", "_queries", "_short_queries", "total", "served", "audited",
+        "_long", "_short", "_queries", "_short_queries", "_faded_hits", "total", "served", "audited",
         "wrong_found", "_unjudged", "_life", "_suspicion", "alarms", "_doubt", "threshold",
     )  # fmt: skip
 
@@ -72,6 +70,7 @@ class Ledger(Lasting):
         self._long = np.zeros((3, _BINS))  # seen, judged, wrong: faded
         self._short = np.zeros((3, _BINS))
         self._queries = self._short_queries = 0.0  # faded
+        self._faded_hits = 0.0  # exact ones
         self.total = 0
         self.served = 0
         self.audited = 0
@@ -90,8 +89,13 @@ class Ledger(Lasting):
         super().resume(state)
         self._decide()
 
-    def pass_by(self) -> None:
-        """Count a query that had no candidate, or was an exact repeat."""
+    def pass_exact(self) -> None:
+        """Count a query that was answered by an exact repeat."""
+        self._fade()
+        self._faded_hits += 1
+
+    def pass_empty(self) -> None:
+        """Count a query that had no candidate."""
         self._fade()
 
     def enter(self, score: float, served: bool) -> None:
@@ -153,6 +157,7 @@ class Ledger(Lasting):
         keep = 1 - 1 / self._tuning.window
         self._long *= keep
         self._queries = self._queries * keep + 1
+        self._faded_hits *= keep
         keep = 1 - 1 / self._tuning.short
         self._short *= keep
         self._short_queries = self._short_queries * keep + 1
@@ -166,6 +171,14 @@ class Ledger(Lasting):
         word = np.clip(self._doubt * tuning.doubt * _WORD, self._doubt * tuning.least, 1.0)
         return _falling((wrong + tuning.prior * word) / (judged + tuning.prior), judged + tuning.prior)
 
+    def _likely(self) -> tuple[Floats, Floats, Floats]:
+        """Give the rates or worse ones seen lately; the wrong hits from each bin upwards, their deviation."""
+        rates = self._expected
+        spread = rates * (1 - rates) / (self._long[1] + self._tuning.prior + 1)
+        rates = np.maximum(rates, (self._short[2] + 15 * rates) / (self._short[1] + 15))
+        seen = self._long[0]
+        return rates, _above(seen * rates), np.sqrt(_above(seen * seen * spread))
+
     def wrong_estimate(self) -> float:
         """Give the wrong hits so far: those found, and those expected among the hits that nobody judged."""
         return self.wrong_found + float(self._unjudged @ self._rates(self._life))
@@ -173,30 +186,32 @@ class Ledger(Lasting):
     def _decide(self) -> None:
         """Set the threshold: the lowest whose bounded error fits what is allowed from here on."""
         tuning, bound, self._news = self._tuning, self.bounds.error, 0
-        rates = self._expected = self._rates(self._long)
+        self._expected = self._rates(self._long)
         if self.total < 50:
             return
         allowed = (
             tuning.aim * bound * (self.total + tuning.horizon) - self.wrong_estimate()
         ) / tuning.horizon
         allowed = max(0.0, min(allowed, tuning.most * bound))
-        strength = tuning.prior
-        spread = rates * (1 - rates) / (self._long[1] + strength + 1)
-        recent = (self._short[2] + 15 * rates) / (self._short[1] + 15)
-        rates = np.maximum(rates, recent)
-        seen = self._long[0]
-        wrong = _above(seen * rates)
-        deviation = np.sqrt(_above(seen * seen * spread))
+        rates, wrong, deviation = self._likely()
         upper = wrong + tuning.confidence * deviation + tuning.slack
         fits = (upper <= allowed * self._queries) & (rates <= tuning.worst)
         closed = np.flatnonzero(~fits)  # wrong hits only add up downwards: the last that does not fit ends it
         open_from = int(closed[-1]) + 1 if len(closed) else 0
         if self.bounds.precision < 1:
-            likely = wrong + tuning.assurance * deviation
-            precise = np.flatnonzero(likely <= tuning.aim * self.bounds.precision * _above(seen))
-            precise = precise[precise >= open_from]  # not ordered: far up there are too few hits to tell
-            open_from = int(precise[0]) if len(precise) else _BINS
+            open_from = self._precise_from(open_from, wrong, deviation)
         self.threshold = float(_LEVELS[open_from]) if open_from < _BINS else math.inf
+
+    def _precise_from(self, lowest: int, wrong: Floats, deviation: Floats) -> int:
+        """Give the bin, `lowest` or above, from which few enough of the hits are wrong.
+
+        Hits are few, and wrong ones fewer: what chance may add to them is counted too.
+        """
+        upper = wrong + self._tuning.assurance * np.sqrt(wrong + deviation * deviation)
+        hits = _above(self._long[0]) + self._faded_hits
+        precise = np.flatnonzero(upper <= self._tuning.focus * self.bounds.precision * hits)
+        precise = precise[precise >= lowest]  # not ordered: far up there are too few hits to tell
+        return int(precise[0]) if len(precise) else _BINS
 
 
 def _above(values: Floats) -> Floats:
