@@ -11,12 +11,12 @@ import math
 
 from semantic_cache.lasting import Lasting
 
-_ASKED = 3e-4  # of exact repeats are asked anew in any case, for an error bound of 1; at 1 % it is 3 %
-_MOST_ASKED = 0.1
+_ASKED = 3e-4  # of exact repeats, over the error bound, are asked anew in any case: 3 % at 1 %
+_LEAST_ASKED, _MOST_ASKED = 0.03, 0.1
 _ALARM = 4.0  # log of the odds that all have changed
 _CHANGED = 0.5  # share of fresh answers that differ then
-_LEAST = 0.01  # share that differs else
-_KNOWN = 20.0  # answers that this begins with
+_LEAST = 0.01  # share that differs else, at the least
+_KNOWN = 20.0  # answers, all the same, that this begins with
 
 
 class Constancy(Lasting):
@@ -38,14 +38,15 @@ class Constancy(Lasting):
 
     def share(self, bound: float) -> float:
         """Give the share of exact repeats to be asked anew now: a tighter bound has to notice sooner."""
-        return max(min(_MOST_ASKED, _ASKED / bound), min(1.0, self._suspicion / _ALARM))
+        usual = max(_LEAST_ASKED, min(_MOST_ASKED, _ASKED / bound))
+        return max(usual, min(1.0, self._suspicion / _ALARM))
 
     def note(self, age: float, same: bool, noise: float) -> bool:
         """Note whether the fresh answer is the kept one, of that age; tells whether all have changed.
 
         `noise`: how often two fresh answers to one question differ. So much of it is no change.
         """
-        usual = min(0.4, noise + (self._differed + _KNOWN * _LEAST) / (self._asked + _KNOWN))
+        usual = min(0.4, max(_LEAST, noise + self._differed / (self._asked + _KNOWN)))
         step = math.log((1 - _CHANGED) / (1 - usual)) if same else math.log(_CHANGED / usual)
         self._suspicion = max(0.0, self._suspicion + step)
         self._asked += 1
