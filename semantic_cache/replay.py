@@ -101,9 +101,11 @@ def replay(
         if known is not None:
             answer = _right(question, [known, *near], truth)
             judge.learn_repeat(known.answer, number - known.at, number, answer == known.answer, 0.0)
-            if answer != known.answer:
+            if answer == known.answer:
+                scope.keep(msgspec.structs.replace(known, at=number))
+            else:
                 judge.adopt(answer, vector)
-            scope.keep(_Kept(question.id, answer, question.text, vector, number))
+                scope.keep(_Kept(question.id, answer, question.text, vector, number))
             yield Decided(question.id, False, None, False, 1.0)
             continue
         reading = Reading.of(question.text)
