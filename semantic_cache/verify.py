@@ -145,7 +145,8 @@ def _lexical(
     numbers = asked.numbers != known.numbers
     same = not differing
     ratio = (len(asked.words) + 1) / (len(known.words) + 1)
-    either = asked.pairs | known.pairs
+    both = len(asked.pairs & known.pairs)
+    either = len(asked.pairs) + len(known.pairs) - both
     return [
         overlap * 2 - 1,
         overlap * overlap,
@@ -166,7 +167,7 @@ def _lexical(
         float(not differing.isdisjoint(_LANGUAGES)),
         float(min(len(differing & _FORMATS), 3)),
         min(len(differing & (asked.names | known.names)), 3) * 0.5,
-        (len(asked.pairs & known.pairs) / len(either) if either else 1.0) * 2 - 1,
+        (both / either if either else 1.0) * 2 - 1,
         float(same),
         float(same and asked.words != known.words),
         float(asked.words == known.words),
