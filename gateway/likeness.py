@@ -164,8 +164,13 @@ class Likeness:
         self._embedding = embedding
         self._cache = SemanticCache(store, self._index, self, self._draw, Compared())
 
-    async def look_up(self, request: Inference, asker: Asker, now_s: float) -> Found | None:
-        """Look a request up; None where it is not one that likeness could answer."""
+    async def look_up(
+        self, request: Inference, asker: Asker, now_s: float, repeated: Entry | None = None
+    ) -> Found | None:
+        """Look a request up; None where it is not one that likeness could answer.
+
+        `repeated`: what it was not given though it is an exact repeat.
+        """
         question = schemas.lone_question(request)
         if question is None:
             return None
@@ -177,7 +182,7 @@ class Likeness:
         ttl_s = self._settings.volatile_ttl_s if caching.volatile(text) else self._settings.ttl_s
         asked = Asked(asker.route, scope, text, schemas.owner(request), min(ttl_s, asker.most_s))
         try:
-            return await self._cache.look_up(asked, now_s)
+            return await self._cache.look_up(asked, now_s, repeated)
         except EmbeddingFailed:
             self._count("switchgear_cache_embedding_failures_total", ())
             return None
@@ -193,9 +198,9 @@ class Likeness:
         self.embedded_s = self._attempts.now()
         return vector
 
-    def passed(self, tenant: str, name: str) -> None:
-        """Count a request that was answered before it came here."""
-        self._cache.passed(f"{tenant}/{name}")
+    def passed(self, tenant: str, name: str, kept_s: float, now_s: float) -> bool:
+        """Count an exact repeat; tells whether it may be given what was kept at `kept_s`."""
+        return self._cache.passed(f"{tenant}/{name}", kept_s, now_s)
 
     def offer(self, found: Found, key: bytes, entry: Entry, worth_nanousd: float) -> None:
         """Hand in the answer to a request that was looked up in vain."""

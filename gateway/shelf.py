@@ -124,18 +124,20 @@ class Shelf:
     async def _look_near(
         self, passage: Passage, request: Inference, name: str, tenant: str, entry: Entry | None
     ) -> Entry | None:
-        """Ask the semantic tier where the exact one had nothing."""
-        likeness = self.kept.likeness
+        """Ask the semantic tier where the exact one had nothing, or what it had may be right no more."""
+        likeness, now_s = self.kept.likeness, self._wall()
         assert likeness is not None
-        if entry is not None:
-            likeness.passed(tenant, name)
+        if entry is not None and likeness.passed(tenant, name, entry.stored_s, now_s):
             return entry
         asker = Asker(tenant, name, self._salt, passage.of()[0].retention_s)
-        found = passage.found_near = await likeness.look_up(request, asker, self._wall())
+        found = passage.found_near = await likeness.look_up(request, asker, now_s, entry)
         if likeness.embedded_s > passage.steps[-1][1]:
             passage.steps.append(("embed", likeness.embedded_s))
         passage.steps.append(("likeness", self._now()))
-        if found is None or found.entry is None:
+        if found is None:
+            return entry  # nothing can be learned from it: it is given what there was
+        passage.cache = "miss"
+        if found.entry is None:
             return None
         passage.cache = "hit-semantic"
         self.kept.note_near(passage.request_id, tenant, found)

@@ -14,7 +14,7 @@ import msgspec
 
 from semantic_cache import saving
 from semantic_cache.embedding import Embedding
-from semantic_cache.judge import NEIGHBOURS, Judge, Verdict
+from semantic_cache.judge import NEIGHBOURS, UNDECIDED, Judge, Verdict
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
 from semantic_cache.metric import Vectors
@@ -53,6 +53,8 @@ class Found(msgspec.Struct, frozen=True):
     verdict: Verdict
     entry: Entry | None = None
     similarity: float = 0.0
+    repeated: Entry | None = None
+    """The answer that the very same question had, where it is asked anew."""
 
 
 class _Outcome(msgspec.Struct, frozen=True):
@@ -116,16 +118,20 @@ class SemanticCache:
             self._judges.clear()
         self._bounds = bounds
 
-    def passed(self, route: str) -> None:
-        """Count a query of the route that an exact repeat answered."""
+    def passed(self, route: str, kept_s: float, now_s: float) -> bool:
+        """Count an exact repeat; tells whether it may be given what was kept at `kept_s`."""
         judge = self._judges.get(route)
-        if judge is not None:
-            judge.ledger.pass_exact()
+        return judge is None or judge.repeat(kept_s, now_s)
 
-    async def look_up(self, asked: Asked, now_s: float) -> Found:
-        """Decide on a question; gives the entry to serve, or none. Raises EmbeddingFailed."""
+    async def look_up(self, asked: Asked, now_s: float, repeated: Entry | None = None) -> Found:
+        """Decide on a question; gives the entry to serve, or none. Raises EmbeddingFailed.
+
+        `repeated`: what an exact repeat was not given. It is a miss, and tells whether answers last.
+        """
         reading, vector = Reading.of(asked.text), await self._embedding.embed(asked.text)
         near = await self._index.near(asked.scope, vector, NEIGHBOURS, now_s)
+        if repeated is not None:
+            return Found(asked, reading, vector, near, UNDECIDED, repeated=repeated)
         judge = self._judge(asked.route, len(vector))
         mark = asked.scope + asked.text.encode()
         verdict = judge.consider(
@@ -262,6 +268,12 @@ class SemanticCache:
             if _same(said, known):
                 same = answer
                 break
+        if (repeated := found.repeated) is not None:
+            as_before = _same(said, self._said(repeated.body))
+            led = next((one.answer for one in found.near if one.text == found.asked.text), None)
+            judge.learn_repeat(led, now_s - repeated.stored_s, now_s, as_before, self.noise)
+            if as_before and led is not None:
+                return
         judge.learn(found.verdict, same)
         answer = same or outcome.key.hex()
         if same is None:

@@ -7,12 +7,13 @@ Texts that share an answer are aliases of one answer.
 
 import math
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
+from semantic_cache.constancy import Constancy
 from semantic_cache.lasting import Lasting
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds, Ledger
@@ -23,6 +24,7 @@ from semantic_cache.verify import Evidence, Nearness, compare, swapped
 NEIGHBOURS = 48
 _CANDIDATES = 3
 _SHARPNESS = 15.0  # of the votes of near texts
+_UNREST = 0.1  # of exact repeats that are asked anew where all speaks for a change
 _LONE = 0.3  # the margin of an answer without a rival
 _MOST_WORDS = 50_000
 _MOST_READINGS = 4_000
@@ -69,12 +71,15 @@ class Verdict(msgspec.Struct, frozen=True):
         return "audited" if self.audit else "served"
 
 
+UNDECIDED = Verdict(False, False, -math.inf, "", None)
+
+
 class _Answer(Lasting):
     """What is known of one answer."""
 
-    LASTS = ("sum", "texts", "judged", "right", "probation", "trial")
+    LASTS = ("sum", "texts", "judged", "right", "probation", "trial", "seen")
 
-    __slots__ = ("judged", "number", "probation", "right", "sum", "texts", "trial")
+    __slots__ = ("judged", "number", "probation", "right", "seen", "sum", "texts", "trial")
 
     def __init__(self, number: int, dimensions: int) -> None:
         self.number = number
@@ -83,12 +88,13 @@ class _Answer(Lasting):
         self.judged = self.right = 0
         self.probation = 0  # agreements still owed before it is served again
         self.trial = 1
+        self.seen = 0  # after how many queries it was the right one last
 
 
 class Judge(Lasting):
     """Decides for one route."""
 
-    LASTS = ("_texts", "_allowance", "_risk")
+    LASTS = ("_texts", "_allowance", "_risk", "_since", "_changed", "_owed")
 
     def __init__(self, bounds: Bounds, learner: Learner, dimensions: int) -> None:
         self.ledger = Ledger(bounds)
@@ -102,6 +108,44 @@ class Judge(Lasting):
         self._texts = 0
         self._allowance = 0.0  # audits
         self._risk = 0.3  # running mean of the draw weight
+        self._constancy = Constancy()
+        self._since = 0  # after how many queries all answers changed last
+        self._changed = -math.inf  # when that was, by the caller's clock
+        self._owed = 0.0  # exact repeats to be asked anew
+
+    def repeat(self, confirmed: float, now: float) -> bool:
+        """Tell whether an exact repeat may be given its kept answer; counts it as a query.
+
+        `confirmed`: when the answer was right last, by the caller's clock, in whatever unit. One that may
+        not is a miss, whose outcome goes to ``learn_repeat``.
+        """
+        bound = self.ledger.bounds.error
+        self._owed += max(self._constancy.share(bound), _UNREST * self.ledger.unrest)
+        lasting = self._constancy.lasting(now - confirmed, bound)
+        serve = confirmed >= self._changed and lasting
+        if serve and self._owed >= 1:
+            self._owed -= 1
+            serve = False
+        if serve:
+            self.ledger.pass_exact()
+        else:
+            self.ledger.pass_empty()
+        return serve
+
+    def learn_repeat(self, answer: str | None, age: float, now: float, same: bool, noise: float) -> None:
+        """Take the outcome of an exact repeat that was not served: is its answer still the right one?
+
+        `age`: since when it was right last; `noise`: how often fresh answers differ from each other.
+        """
+        known = self._answers.get(answer or "")
+        if known is not None and same:
+            known.seen = self.ledger.total
+        elif known is not None:
+            known.probation = max(known.probation, 1)
+        # of what a change has cast doubt on, nobody learns how long answers last
+        if now - age >= self._changed and self._constancy.note(age, same, noise):
+            self._changed, self._since = now, self.ledger.total
+            self.ledger.doubt()
 
     def consider(
         self,
@@ -121,12 +165,13 @@ class Judge(Lasting):
         self._count(reading)
         if not near:
             self.ledger.pass_empty()
-            return Verdict(False, False, -math.inf, "", None)
+            return UNDECIDED
         examined = self._examine(reading, vector, near)
         scores = self._learner.logits([evidence for _, _, evidence in examined])
         best = scores.index(max(scores))
         score, (answer, entry, _) = scores[best], examined[best]
-        sound = not self._answers[answer].probation and answer not in barred
+        known = self._answers[answer]
+        sound = not known.probation and known.seen >= self._since and answer not in barred
         serve = sound and score >= self.ledger.threshold and not swapped(reading, self._read(entry.text))
         audit = serve and self._audited(score, draw, again)
         serve = serve and (audit or not again)
@@ -146,6 +191,7 @@ class Judge(Lasting):
         known.judged += 1
         known.right += right
         if right:
+            known.seen = self.ledger.total
             known.probation = max(0, known.probation - 1)
         elif verdict.serve:
             known.probation = min(8, known.trial)
@@ -160,6 +206,7 @@ class Judge(Lasting):
             self._metric.learn(vector, known.sum / np.float32(known.texts), known.texts)
         known.sum += vector
         known.texts += 1
+        known.seen = self.ledger.total
 
     def forget(self, answer: str) -> None:
         """Forget an answer that is kept no longer."""
@@ -167,7 +214,12 @@ class Judge(Lasting):
 
     def state(self) -> dict[str, Any]:
         """Give all that was learned."""
-        parts = {"ledger": self.ledger, "learner": self._learner, "metric": self._metric}
+        parts = {
+            "ledger": self.ledger,
+            "learner": self._learner,
+            "metric": self._metric,
+            "constancy": self._constancy,
+        }
         return {
             **super().state(),
             "dimensions": self._dimensions,
@@ -182,6 +234,7 @@ class Judge(Lasting):
         self.ledger.resume(state["ledger"])
         self._learner.resume(state["learner"])
         self._metric.resume(state["metric"])
+        self._constancy.resume(state["constancy"])
         for name, one in state["answers"].items():
             self._of(name).resume(one)
         self._words = Counter(state["words"])
@@ -228,18 +281,14 @@ class Judge(Lasting):
     ) -> list[tuple[str, Known, Evidence]]:
         """Give the answers worth a look (answer, its nearest text, evidence)."""
         vectors = np.array([one.vector for one in near])
-        place: dict[str, int] = {}
-        first: list[int] = []  # of each answer: its nearest text, for they come best first
-        of: list[int] = []
-        for row, one in enumerate(near):
-            n = place.get(one.answer)
-            if n is None:
-                n = place[one.answer] = len(place)
-                first.append(row)
-                if one.answer not in self._answers:  # kept by another gateway that shares the store
-                    self.adopt(one.answer, one.vector)
-            of.append(n)
-        answers = list(place)
+        names = [one.answer for one in near]
+        answers = list(dict.fromkeys(names))
+        first = [names.index(answer) for answer in answers]  # its nearest text, for they come best first
+        for answer, row in zip(answers, first, strict=True):
+            if answer not in self._answers:  # kept by another gateway that shares the store
+                self.adopt(answer, near[row].vector)
+        place = {answer: n for n, answer in enumerate(answers)}
+        of = [place[name] for name in names]
         learned, central = self._closeness(vector, near, vectors, answers)
         votes = np.bincount(of, np.exp((learned - 1) * _SHARPNESS), len(answers))
         nearest_learned = np.full(len(answers), -1.0)
@@ -253,8 +302,8 @@ class Judge(Lasting):
         counted, closest, closest_learned, centred = ranks
         words, size = self._words, math.log(self._texts + 50)
 
-        def rarity(word: str) -> float:
-            return size - _LOGS[min(words.get(word, 0), _MOST_LOGS)]
+        def rarities(found: Iterable[str]) -> list[float]:
+            return [size - _LOGS[min(words.get(word, 0), _MOST_LOGS)] for word in found]
 
         found = []
         for n in chosen:
@@ -275,7 +324,7 @@ class Judge(Lasting):
                 agreed=(known.right + 1) / (known.judged + 2),
                 judged=known.judged,
             )
-            found.append((answers[n], entry, compare(reading, self._read(entry.text), nearness, rarity)))
+            found.append((answers[n], entry, compare(reading, self._read(entry.text), nearness, rarities)))
         return found
 
     def _closeness(

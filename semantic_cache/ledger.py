@@ -24,10 +24,7 @@ from semantic_cache.verify import Floats
 _LOWEST, _STEP, _BINS = -3.0, 0.25, 52  # log odds: up to 10
 _LEVELS = _LOWEST + _STEP * np.arange(_BINS)
 _WORD = 1 / (1 + np.exp(_LEVELS + _STEP / 2))  # the model's own word on how many of a bin are wrong
-_ORDERED = np.triu(np.ones((_BINS, _BINS), bool))
-_REPEATS = (
-    64  # exact repeats that are counted together: each costs a whisper, and they only widen what is allowed
-)
+_REPEATS = 64  # exact ones that are counted together: they only widen what is allowed
 _PATIENCE = 8  # right outcomes after which the threshold is set anew; after a wrong one it is at once
 
 
@@ -42,7 +39,9 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """How cautious the ledger is; the same everywhere."""
 
     aim: float = 0.7  # of the bound
-    confidence: float = 1.28  # standard deviations above the estimate
+    confidence: float = 1.28  # standard deviations above the estimate of wrong hits / all queries
+    focus: float = 0.9  # of the bound on wrong hits / hits
+    assurance: float = 1.0  # standard deviations of their number, chance included
     window: float = 3000.0  # queries
     short: float = 400.0
     horizon: float = 2000.0  # queries over which what was not spent may be spent
@@ -145,12 +144,21 @@ class Ledger(Lasting):
         self._suspicion = max(0.0, self._suspicion + step)
         self._doubt = max(1.0, self._doubt * (0.97 if right else 1.0))
         if self._suspicion > self._tuning.alarm:
-            self.alarms += 1
-            self._doubt = min(8.0, self._doubt * 2)
-            self._suspicion = 0.0
-            self._long *= 0.25
-            self._queries *= 0.25
-            self._life *= 0.25
+            self.doubt()
+
+    def doubt(self) -> None:
+        """Forget most of the evidence: what it was taken from is no more."""
+        self.alarms += 1
+        self._doubt = min(8.0, self._doubt * 2)
+        self._suspicion = 0.0
+        self._long *= 0.25
+        self._queries *= 0.25
+        self._life *= 0.25
+
+    @property
+    def unrest(self) -> float:
+        """How much speaks for a change, in [0, 1)."""
+        return max(1 - 1 / self._doubt, min(1.0, self._suspicion / self._tuning.alarm))
 
     def _fade(self, queries: int = 1) -> None:
         """Let evidence fade by so many queries, behind the exact repeats that are not counted yet."""
@@ -176,6 +184,14 @@ class Ledger(Lasting):
         word = np.clip(self._doubt * tuning.doubt * _WORD, self._doubt * tuning.least, 1.0)
         return _falling((wrong + tuning.prior * word) / (judged + tuning.prior), judged + tuning.prior)
 
+    def _likely(self) -> tuple[Floats, Floats, Floats]:
+        """Give the rates or worse ones seen lately; the wrong hits from each bin upwards, their deviation."""
+        rates = self._expected
+        spread = rates * (1 - rates) / (self._long[1] + self._tuning.prior + 1)
+        rates = np.maximum(rates, (self._short[2] + 15 * rates) / (self._short[1] + 15))
+        seen = self._long[0]
+        return rates, _above(seen * rates), np.sqrt(_above(seen * seen * spread))
+
     def wrong_estimate(self) -> float:
         """Give the wrong hits so far: those found, and those expected among the hits that nobody judged."""
         return self.wrong_found + float(self._unjudged @ self._rates(self._life))
@@ -183,29 +199,32 @@ class Ledger(Lasting):
     def _decide(self) -> None:
         """Set the threshold: the lowest whose bounded error fits what is allowed from here on."""
         tuning, bound, self._news = self._tuning, self.bounds.error, 0
-        rates = self._expected = self._rates(self._long)
+        self._expected = self._rates(self._long)
         if self.total < 50:
             return
         allowed = (
             tuning.aim * bound * (self.total + tuning.horizon) - self.wrong_estimate()
         ) / tuning.horizon
         allowed = max(0.0, min(allowed, tuning.most * bound))
-        strength = tuning.prior
-        spread = rates * (1 - rates) / (self._long[1] + strength + 1)
-        recent = (self._short[2] + 15 * rates) / (self._short[1] + 15)
-        rates = np.maximum(rates, recent)
-        seen = self._long[0]
-        wrong = _above(seen * rates)
-        upper = wrong + tuning.confidence * np.sqrt(_above(seen * seen * spread)) + tuning.slack
+        rates, wrong, deviation = self._likely()
+        upper = wrong + tuning.confidence * deviation + tuning.slack
         fits = (upper <= allowed * self._queries) & (rates <= tuning.worst)
         closed = np.flatnonzero(~fits)  # wrong hits only add up downwards: the last that does not fit ends it
         open_from = int(closed[-1]) + 1 if len(closed) else 0
         if self.bounds.precision < 1:
-            hits = _above(seen) + self._faded_hits
-            precise = np.flatnonzero(upper <= tuning.aim * self.bounds.precision * hits)
-            precise = precise[precise >= open_from]  # not ordered: far up there are too few hits to tell
-            open_from = int(precise[0]) if len(precise) else _BINS
+            open_from = self._precise_from(open_from, wrong, deviation)
         self.threshold = float(_LEVELS[open_from]) if open_from < _BINS else math.inf
+
+    def _precise_from(self, lowest: int, wrong: Floats, deviation: Floats) -> int:
+        """Give the bin, `lowest` or above, from which few enough of the hits are wrong.
+
+        Hits are few, and wrong ones fewer: what chance may add to them is counted too.
+        """
+        upper = wrong + self._tuning.assurance * np.sqrt(wrong + deviation * deviation)
+        hits = _above(self._long[0]) + self._faded_hits
+        precise = np.flatnonzero(upper <= self._tuning.focus * self.bounds.precision * hits)
+        precise = precise[precise >= lowest]  # not ordered: far up there are too few hits to tell
+        return int(precise[0]) if len(precise) else _BINS
 
 
 def _above(values: Floats) -> Floats:
@@ -219,11 +238,13 @@ def _bin(score: float) -> int:
 
 
 def _falling(rates: Floats, weights: Floats) -> Floats:
-    """Give the nearest rates that fall with the score (isotonic regression, by its min-max form)."""
-    sums = np.concatenate(([0.0], np.cumsum(rates * weights)))
-    totals = np.concatenate(([0.0], np.cumsum(weights)))
-    spans = np.where(_ORDERED, totals[None, 1:] - totals[:-1, None], 1.0)
-    means = np.where(_ORDERED, (sums[None, 1:] - sums[:-1, None]) / spans, -np.inf)  # [from, to]
-    highest = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]
-    falling: Floats = np.minimum.accumulate(highest, axis=0).diagonal().copy()
-    return falling
+    """Give the nearest rates that fall with the score (isotonic regression: what rises is pooled)."""
+    pools: list[tuple[float, float, int]] = []  # wrong, judged, bins
+    for rate, weight in zip(rates.tolist(), weights.tolist(), strict=True):
+        wrong, judged, bins = rate * weight, weight, 1
+        while pools and pools[-1][0] * judged < wrong * pools[-1][1]:
+            before = pools.pop()
+            wrong, judged, bins = wrong + before[0], judged + before[1], bins + before[2]
+        pools.append((wrong, judged, bins))
+    means = [wrong / judged for wrong, judged, _ in pools]
+    return np.repeat(means, [bins for _, _, bins in pools])

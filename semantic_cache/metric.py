@@ -71,7 +71,7 @@ class Metric(Lasting):
             plain: Vectors = np.maximum(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)), np.float32(1e-9))
             return plain
         known = self._lengths
-        new = [row for row, name in enumerate(names) if name not in known]
+        new = [row for row, length in enumerate(map(known.get, names)) if length is None]
         if new:
             if len(known) > _MOST_LENGTHS:
                 known.clear()
@@ -79,7 +79,7 @@ class Metric(Lasting):
             there = vectors[new] @ self.projection
             found = np.maximum(np.sqrt(np.einsum("ij,ij->i", there, there)), 1e-9).tolist()
             known.update(zip([names[row] for row in new], found, strict=True))
-        return np.array([known[name] for name in names], np.float32)
+        return np.array(list(map(known.get, names)), np.float32)
 
     def state(self) -> dict[str, Any]:
         """Give what lasts."""

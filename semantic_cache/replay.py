@@ -43,6 +43,7 @@ class _Kept(msgspec.Struct, frozen=True):
     answer: str
     text: str
     vector: Vectors
+    at: int  # which question brought it in, or confirmed it
 
 
 class _Scope:
@@ -51,24 +52,30 @@ class _Scope:
     def __init__(self, dimensions: int) -> None:
         self.exact: dict[str, _Kept] = {}
         self.pending: set[str] = set()  # served by likeness, never judged
-        self.known: list[_Kept] = []
+        self._known: list[_Kept] = []
+        self._row: dict[str, int] = {}  # by the text
         self._rows = np.zeros((64, dimensions), np.float32)
 
     def nearest(self, vector: Vectors) -> list[_Kept]:
-        count = len(self.known)
+        count = len(self._known)
         cosines = self._rows[:count] @ vector
         if count > NEIGHBOURS:
             top = np.argpartition(-cosines, NEIGHBOURS - 1)[:NEIGHBOURS]
         else:
             top = np.arange(count)
-        return [self.known[i] for i in top[np.argsort(-cosines[top], kind="stable")]]
+        return [self._known[i] for i in top[np.argsort(-cosines[top], kind="stable")]]
 
-    def add(self, text: str, known: _Kept) -> None:
-        if len(self.known) == len(self._rows):
+    def keep(self, known: _Kept) -> None:
+        """Keep a text, or a fresh answer to one."""
+        self.exact[known.text] = known
+        row = self._row.setdefault(known.text, len(self._known))
+        if row < len(self._known):
+            self._known[row] = known
+            return
+        if row == len(self._rows):
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        self._rows[len(self.known)] = known.vector
-        self.known.append(known)
-        self.exact[text] = known
+        self._rows[row] = known.vector
+        self._known.append(known)
 
 
 def replay(
@@ -81,35 +88,46 @@ def replay(
     """Decide on each question in turn; `truth` tells whether two ids have the same answer."""
     chance = random.Random(seed)  # noqa: S311 - draws audits, guards nothing
     scopes: dict[bytes, _Scope] = {}
-    for question in questions:
+    for number, question in enumerate(questions):
         draw = chance.random()
         key = msgspec.json.encode([_plain(question.scope), _plain(question.context)], order="deterministic")
         vector = embed(question.text)
         scope = scopes.setdefault(key, _Scope(len(vector)))
         known = scope.exact.get(question.text)
-        if known is not None:
-            judge.ledger.pass_exact()
+        if known is not None and judge.repeat(known.at, number):
             yield Decided(question.id, True, known.id, False, 1.0)
             continue
-        reading = Reading.of(question.text)
         near = scope.nearest(vector) if not _plain(question.context) else []
+        if known is not None:
+            answer = _right(question, [known, *near], truth)
+            judge.learn_repeat(known.answer, number - known.at, number, answer == known.answer, 0.0)
+            if answer == known.answer:
+                scope.keep(msgspec.structs.replace(known, at=number))
+            else:
+                judge.adopt(answer, vector)
+                scope.keep(_Kept(question.id, answer, question.text, vector, number))
+            yield Decided(question.id, False, None, False, 1.0)
+            continue
+        reading = Reading.of(question.text)
         verdict = judge.consider(reading, vector, near, draw, question.text in scope.pending)
         if verdict.serve and not verdict.audit:
             scope.pending.add(question.text)
         served = verdict.entry.id if verdict.serve and verdict.entry else None
         if verdict.audit or not verdict.serve:
-            answer = next((one for one in _answers(near) if truth(question.id, one)), None)
-            judge.learn(verdict, answer)
-            if answer is None:
-                answer = question.id
+            answer = _right(question, near, truth)
+            judge.learn(verdict, answer if answer != question.id else None)
             judge.adopt(answer, vector)
-            scope.add(question.text, _Kept(question.id, answer, question.text, vector))
+            scope.keep(_Kept(question.id, answer, question.text, vector, number))
         yield Decided(question.id, verdict.serve, served, verdict.audit, _chance(verdict))
 
 
-def _answers(near: list[_Kept]) -> list[str]:
-    """Give the near answers; each is named after the question that it was first given to."""
-    return list(dict.fromkeys(known.answer for known in near))[:_COMPARED]
+def _right(question: Question, known: list[_Kept], truth: Callable[[str, str], bool]) -> str:
+    """Give the answer that is the right one, a new one if none of those known is.
+
+    Each is named after the question that it was first given to.
+    """
+    answers = list(dict.fromkeys(one.answer for one in known))[:_COMPARED]
+    return next((one for one in answers if truth(question.id, one)), question.id)
 
 
 def _plain(raw: msgspec.Raw) -> object:

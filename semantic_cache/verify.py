@@ -5,7 +5,7 @@ The numbers are evidence for a verifier that learns what they mean on its route;
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import msgspec
@@ -16,6 +16,7 @@ from semantic_cache.reading import Reading, listed
 
 Floats = NDArray[np.float64]
 _MOST_TWINS = 400  # pairs of differing words; beyond that two texts have little to do with each other
+_SHORTEST = 4  # letters of a word that may be another one misspelt or inflected
 _AGREEING = 0.85  # cosine of two answers
 BUCKETS = 1 << 14  # hashed words: how they count where they differ, and where they agree
 MOST_BUCKETS = 32  # of one comparison
@@ -82,13 +83,15 @@ class Evidence(msgspec.Struct, frozen=True):
     weights: list[float]
 
 
-def compare(asked: Reading, known: Reading, near: Nearness, rarity: Callable[[str], float]) -> Evidence:
-    """Give the evidence on whether the answer to `known` answers `asked`; `rarity` is a word's IDF."""
+def compare(
+    asked: Reading, known: Reading, near: Nearness, rarities: Callable[[Iterable[str]], list[float]]
+) -> Evidence:
+    """Give the evidence on whether the answer to `known` answers `asked`; `rarities` gives words' IDF."""
     extra, missing, mended = _differences(asked, known)
     shared = sorted(asked.distinct & known.distinct)  # sets have no order, and sums round by order
-    lexical = _lexical(asked, known, (extra, missing, shared), mended, rarity)
+    lexical = _lexical(asked, known, (extra, missing, shared), mended, rarities)
     differing = extra + missing
-    buckets = [_bucket("-" + word) for word in differing] + [_bucket("+" + word) for word in shared]
+    buckets = [_buckets(word)[0] for word in differing] + [_buckets(word)[1] for word in shared]
     weights = [len(differing) ** -0.5] * len(differing) if differing else []
     if shared:
         weights += [len(shared) ** -0.5] * len(shared)
@@ -132,24 +135,25 @@ def _lexical(
     known: Reading,
     words: tuple[list[str], list[str], list[str]],
     mended: int,
-    rarity: Callable[[str], float],
+    rarities: Callable[[Iterable[str]], list[float]],
 ) -> list[float]:
     extra, missing, shared = words
-    rarities, lacking = [rarity(word) for word in extra], [rarity(word) for word in missing]
-    rare_shared, rare_extra, rare_missing = sum(map(rarity, shared)), sum(rarities), sum(lacking)
+    added, lacking = rarities(extra), rarities(missing)
+    rare_shared, rare_extra, rare_missing = sum(rarities(shared)), sum(added), sum(lacking)
     overlap = rare_shared / (rare_shared + rare_extra + rare_missing + 1e-6)
     differing = {*extra, *missing}
     numbers = asked.numbers != known.numbers
     same = not differing
     ratio = (len(asked.words) + 1) / (len(known.words) + 1)
-    either = asked.pairs | known.pairs
+    both = len(asked.pairs & known.pairs)
+    either = len(asked.pairs) + len(known.pairs) - both
     return [
         overlap * 2 - 1,
         overlap * overlap,
         min(rare_shared, 30.0) * 0.1,
         min(rare_extra, 20.0) * 0.15,
         min(rare_missing, 20.0) * 0.15,
-        max(rarities, default=0.0) * 0.2,
+        max(added, default=0.0) * 0.2,
         max(lacking, default=0.0) * 0.2,
         min(len(extra), 8) * 0.3,
         min(len(missing), 8) * 0.3,
@@ -163,7 +167,7 @@ def _lexical(
         float(not differing.isdisjoint(_LANGUAGES)),
         float(min(len(differing & _FORMATS), 3)),
         min(len(differing & (asked.names | known.names)), 3) * 0.5,
-        (len(asked.pairs & known.pairs) / len(either) if either else 1.0) * 2 - 1,
+        (both / either if either else 1.0) * 2 - 1,
         float(same),
         float(same and asked.words != known.words),
         float(asked.words == known.words),
@@ -178,12 +182,14 @@ def _differences(asked: Reading, known: Reading) -> tuple[list[str], list[str], 
     extra, missing = sorted(asked.distinct - known.distinct), sorted(known.distinct - asked.distinct)
     mended = 0
     if extra and missing and len(extra) * len(missing) <= _MOST_TWINS:
-        for word in extra[:]:
+        others = [word for word in missing if len(word) >= _SHORTEST]
+        for word in [word for word in extra if len(word) >= _SHORTEST and not word[0].isdigit()]:
             first, last = word[0], word[-1]
-            for other in missing:
+            for other in others:
                 if (other[0] == first or other[-1] == last) and _alike(word, other):
                     extra.remove(word)
                     missing.remove(other)
+                    others.remove(other)
                     mended += 1
                     break
     return extra, missing, mended
@@ -192,10 +198,10 @@ def _differences(asked: Reading, known: Reading) -> tuple[list[str], list[str], 
 def _alike(one: str, other: str) -> bool:
     """Tell whether two words are most likely one: the same but for two letters, or of the same stem.
 
-    They begin or end alike.
+    They begin or end alike, have _SHORTEST letters, and `one` is no number.
     """
     longer, shorter = max(len(one), len(other)), min(len(one), len(other))
-    if shorter < 4 or longer - shorter > 3 or one[0].isdigit():
+    if longer - shorter > 3:
         return False
     head = 0
     while head < shorter and one[head] == other[head]:
@@ -243,5 +249,6 @@ def swapped(one: Reading, other: Reading) -> bool:
 
 
 @lru_cache(1 << 16)
-def _bucket(word: str) -> int:
-    return zlib.crc32(word.encode()) % BUCKETS
+def _buckets(word: str) -> tuple[int, int]:
+    """Give the buckets of a word that differs, and of one that is shared."""
+    return tuple(zlib.crc32((sign + word).encode()) % BUCKETS for sign in "-+")  # type: ignore[return-value]

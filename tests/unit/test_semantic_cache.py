@@ -107,6 +107,51 @@ def test_what_one_user_brought_in_is_not_served_to_another_until_a_second_asked(
     assert any(look_up(cache, ask(text, owner="victim")).entry for text in questions)
 
 
+def repeated(cache: SemanticCache, text: str, answer: str, now_s: float) -> bool:
+    """Ask in the very same words; tells whether the kept answer may be given, and learns where not."""
+    entry = exact_entry(text, answer)
+    if cache.passed("t/m", entry.stored_s, now_s):
+        return True
+    found = now(cache.look_up(ask(text), now_s, entry))
+    assert found.entry is None
+    answered(cache, found, answer)
+    return False
+
+
+def exact_entry(text: str, answer: str) -> Entry:
+    return Entry(
+        id=text, tenant="t", model="m", body=answer.encode(), prompt_tokens=1, cached_tokens=0,
+        completion_tokens=1, stored_s=0.0, expires_s=1e9,
+    )  # fmt: skip
+
+
+def test_a_few_exact_repeats_are_asked_anew() -> None:
+    cache = learned()
+    text, answer = FORMS[0].format(TOPICS[0]), f"This is how one can {TOPICS[0]}."
+    texts = len(now(cache.texts(bytes.fromhex(look_up(cache, ask(text)).near[0].answer))))
+    given = [repeated(cache, text, answer, 5.0) for _ in range(200)]
+    assert all(given[:10])
+    assert 185 <= sum(given) < 200
+    assert len(now(cache.texts(bytes.fromhex(look_up(cache, ask(text)).near[0].answer)))) == texts
+
+
+def test_where_exact_repeats_have_other_answers_now_what_was_kept_before_is_given_no_more() -> None:
+    cache = learned()
+    text = FORMS[0].format(TOPICS[0])
+    kept = exact_entry(text, "It was so.")
+    given, differed = 0, 0
+    while differed < 2 and given < 200:
+        if cache.passed("t/m", kept.stored_s, 5.0):
+            given += 1
+        else:
+            answered(cache, now(cache.look_up(ask(text), 5.0, kept)), f"Now it is another {differed}.")
+            differed += 1
+    assert differed == 2
+    assert not any(cache.passed("t/m", kept.stored_s, 6.0) for _ in range(20))
+    later = [cache.passed("t/m", 7.0, 7.0) for _ in range(60)]
+    assert sum(later) > 50
+
+
 def test_purged_texts_are_gone() -> None:
     cache = learned()
     assert now(cache.purge()) > 10
