@@ -8,7 +8,8 @@ for the thread: more than so many requests are not taken.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from gateway.passage import Passage
@@ -59,11 +60,13 @@ class Backroom(Generic[T]):
                 self._lock.release()
         return True
 
-    def make(self) -> None:
-        """Make what is left; waits for who is making."""
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Have what is left made, and nothing more within the block; waits for who is making."""
         with self._lock:
             self._make_of(self._waiting)
             self._make_of(self._dear)
+            yield
 
     def start(self) -> None:
         """Start carrying away."""
@@ -84,7 +87,8 @@ class Backroom(Generic[T]):
         ended = False
         while not ended:
             ended = self._end.wait(PERIOD_S)
-            self.make()
+            with self.at_rest():
+                pass
             batches = [self._made.popleft() for _ in range(len(self._made))]
             if batches:
                 self._carry(batches)

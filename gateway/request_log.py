@@ -188,14 +188,13 @@ class RequestLog:
 
     def find(self, request_id: str) -> RequestLine | None:
         """Give what is kept of a request of this process; None where it is long ago, or of another one."""
-        self._room.make()
-        kept = self._kept.get(request_id)
+        with self._room.at_rest():
+            kept = self._kept.get(request_id)
         return _decode(kept[0]) if kept is not None else None
 
     def latest(self, wanted: Callable[[RequestLine], bool], limit: int) -> list[RequestLine]:
         """Give the latest requests of this process that are wanted, the newest first."""
-        self._drain()
-        with self._lock:
+        with self._room.at_rest():
             kept = [said for said, _ in reversed(self._kept.values())]
         return list(itertools.islice(filter(wanted, map(_decode, kept)), limit))
 

@@ -8,7 +8,8 @@ from gateway.likeness import Keep, Likeness
 from gateway.settings import CacheSettings, ModelSettings
 from gateway.telemetry import Telemetry
 
-LEARNS_S = 0.1
+LEARNS_S = 0.25
+HEARS_S = 0.1  # what other gateways tell
 RESTS_S = 0.5
 
 
@@ -38,8 +39,10 @@ class Tier:
         self._kept.likeness = self._likeness
 
     def period_s(self) -> float:
-        """How often it is to ``settle``: while it is off there is nothing to learn."""
-        return LEARNS_S if self._kept.likeness is not None else RESTS_S
+        """How often it is to ``settle``: while it is off there is nothing to learn, alone nothing to hear."""
+        if self._kept.likeness is None:
+            return RESTS_S
+        return LEARNS_S if self._kept.tell is None else HEARS_S
 
     async def settle(self) -> None:
         """Learn from what was answered, and hear complaints of other gateways."""

@@ -61,8 +61,12 @@ def test_no_more_is_taken_than_there_is_room_for_until_it_is_carried_away() -> N
 
 def test_who_asks_has_what_is_left_made() -> None:
     carrier = Carrier()
-    room = Backroom("thread", carrier.make, carrier.carry, limit=5)
+    room = Backroom("thread", carrier.make, carrier.carry, limit=1000)
     room.offer(passage("one"))
     assert not carrier.threads
-    room.make()
-    assert list(carrier.threads) == ["one"]
+    with room.at_rest():
+        for _ in range(AT_ONCE):
+            room.offer(passage("later"))
+        assert list(carrier.threads) == ["one"]
+    room.offer(passage("later"))
+    assert list(carrier.threads) == ["one", "later"]
