@@ -79,6 +79,7 @@ class Books:
         self._journal = journal
         self._carrier = Carrier(self.engine, journal)
         self._retention = Retention()
+        self._proven: set[str] = set()  # kept segments that need not be read again
         self._directory = directory
         self._limits = limits
         self._shared = shared
@@ -295,7 +296,8 @@ class Books:
             older_than_s=now_s - billing.keep_journal_days * ledger.DAY_S,
             over_bytes=billing.keep_journal_bytes,
         )
-        return reconcile(self.engine, self._journal.directory, kept, now_s - PROOF_DAYS * ledger.DAY_S)
+        since_s = now_s - PROOF_DAYS * ledger.DAY_S
+        return reconcile(self.engine, self._journal.directory, kept, since_s, self._proven)
 
     async def _run(self, part: str, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
         """Run blocking work in a thread; keep track of whether the part works.

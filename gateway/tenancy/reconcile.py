@@ -6,7 +6,9 @@ all, also of what no journal remembers any more: a group of rows that does not a
 rows that nothing else speaks for. What a living process has not carried yet is not missing.
 """
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,19 +63,61 @@ class Report(msgspec.Struct, kw_only=True):
         return not (self.gap_nanousd or any(named))
 
 
-class Evidence(msgspec.Struct):
-    """What the journals say: the entries that must be in the ledger, and the ones that may be."""
+class Journals(msgspec.Struct, frozen=True):
+    """The journals of a state directory: live segments, kept ones, and how far SQL says each is carried.
 
-    certain: dict[str, Entry] = {}
-    possible: dict[str, Entry | None] = {}
+    Kept segments that are ``proven``, or were written to last before ``since_s``, are not read.
+    """
+
+    live: Path
+    kept: Path
+    offsets: Mapping[str, int] = {}
+    proven: Set[str] = frozenset()
+    since_s: float = 0.0
+
+    def entries(self) -> Iterator[tuple[str, Entry | None, bool]]:
+        """Give each request's id, its entry where it has one, and whether that must be in the ledger.
+
+        One segment is open at a time, and only requests that are not settled yet are held: journals may be
+        larger than the memory.
+        """
+        begun: dict[str, tuple[Accepted, Progress | None, bool]] = {}
+        for path in sorted((*self.live.glob("*.jsonl"), *self._unread()), key=lambda path: path.name):
+            closed, carried = path.parent == self.kept, self.offsets.get(path.name, 0)
+            try:
+                for line, behind in read_lines(path):
+                    match line:
+                        case Accepted():
+                            begun[line.request_id] = (line, None, closed)
+                        case Progress():
+                            if (known := begun.get(line.request_id)) is not None:
+                                begun[line.request_id] = (known[0], line, known[2])
+                        case Entry():
+                            begun.pop(line.request_id, None)
+                            yield line.request_id, line, closed or behind <= carried
+            except FileNotFoundError:  # put away or pruned while we look; its rows are judged by the roll-ups
+                continue
+        for request_id, (start, last, closed) in begun.items():
+            yield request_id, interrupted(start, last) if closed else None, closed
+
+    def _unread(self) -> Iterator[Path]:
+        for path in self.kept.glob("*.jsonl"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.name not in self.proven and path.stat().st_mtime >= self.since_s:
+                    yield path
 
 
-def reconcile(engine: sa.Engine, journal: Path, kept: Path, since_s: float = 0.0) -> Report:
+def reconcile(
+    engine: sa.Engine, journal: Path, kept: Path, since_s: float = 0.0, proven: set[str] | None = None
+) -> Report:
     """Hold the books of the days from that of ``since_s`` on against each other. Raises SQLAlchemyError.
 
-    Everything is read in one transaction: what is carried meanwhile does not disturb.
+    Everything is read in one transaction: what is carried meanwhile does not disturb. Kept segments that are
+    ``proven`` are not read again (what changes in their rows later does not add up any more with the sums);
+    those that are read become so where everything agrees.
     """
     since_s = since_s // DAY_S * DAY_S  # roll-ups know whole days
+    there = {path.name for path in kept.glob("*.jsonl")}
     day = day_of(since_s)
     report = Report()
     with engine.connect() as connection:
@@ -86,53 +130,26 @@ def reconcile(engine: sa.Engine, journal: Path, kept: Path, since_s: float = 0.0
         ledger_groups = _ledger_groups(connection, since_s)
         report.rows = sum(sums[0] for sums in ledger_groups.values())
         offsets = {name: int(size) for name, size in connection.execute(sa.select(journal_segments))}
-        evidence = read_evidence(journal, kept, offsets)
-        report.journal_entries = len(evidence.certain)
-        by_journal = _against_journal(connection, report, evidence, since_s)
-        by_rollup = _against_rollups(connection, report, evidence, ledger_groups, day)
+        journals = Journals(journal, kept, offsets, frozenset(proven or ()), since_s)
+        by_journal = _against_journal(connection, report, journals)
+        by_rollup = _against_rollups(connection, report, journals, ledger_groups, day)
         by_minute = _against_minutes(connection, report, ledger_groups, int(since_s) // DAY_S)
         by_balance = _against_balances(connection, report)
     report.gap_nanousd = max(by_journal, by_rollup, by_minute, by_balance)
+    if proven is not None and report.well:
+        proven &= there
+        proven |= there
     return report
 
 
-def read_evidence(journal: Path, kept: Path, offsets: Mapping[str, int]) -> Evidence:
-    """Read all segments; ``offsets`` say how far each is carried (kept ones are, to their end)."""
-    found = Evidence()
-    accepted: dict[str, tuple[Accepted, bool]] = {}
-    progress: dict[str, Progress] = {}
-    paths = {path.name: path for path in (*journal.glob("*.jsonl"), *kept.glob("*.jsonl"))}
-    for name in sorted(paths):
-        closed = paths[name].parent == kept
-        try:
-            for line, behind in read_lines(paths[name]):
-                if isinstance(line, Accepted):
-                    accepted[line.request_id] = (line, closed)
-                elif isinstance(line, Progress):
-                    progress[line.request_id] = line
-                elif closed or behind <= offsets.get(name, 0):
-                    found.certain[line.request_id] = line
-                else:
-                    found.possible[line.request_id] = line
-        except FileNotFoundError:  # put away or pruned while we look; its rows are judged by the roll-ups
-            continue
-    for request_id, (start, closed) in accepted.items():
-        if request_id in found.certain or request_id in found.possible:
-            continue
-        if closed:
-            found.certain[request_id] = interrupted(start, progress.get(request_id))
-        else:
-            found.possible[request_id] = None
-    return found
-
-
-def _against_journal(connection: sa.Connection, report: Report, evidence: Evidence, since_s: float) -> int:
-    """Look every entry of the journal up; gives the difference in nano-dollars."""
+def _against_journal(connection: sa.Connection, report: Report, journals: Journals) -> int:
+    """Look every entry of the journals up; gives the difference in nano-dollars."""
     gap = 0
-    wanted = [entry for entry in evidence.certain.values() if entry.ts >= since_s]
     columns = (ledger.c.request_id, ledger.c.amount_nanousd, ledger.c.status, ledger.c.key_id, ledger.c.model)
-    for start in range(0, len(wanted), CHUNK):
-        part = wanted[start : start + CHUNK]
+    certain = (entry for _, entry, certain in journals.entries() if certain and entry is not None)
+    while part := list(itertools.islice(certain, CHUNK)):
+        report.journal_entries += len(part)
+        part = [one for one in part if one.ts >= journals.since_s]
         statement = sa.select(*columns).where(ledger.c.request_id.in_([one.request_id for one in part]))
         rows = {row.request_id: row for row in connection.execute(statement)}
         for entry in part:
@@ -164,7 +181,7 @@ def _grouped(rows: Iterable[sa.Row[Any]]) -> dict[Group, tuple[int, ...]]:
 def _against_rollups(
     connection: sa.Connection,
     report: Report,
-    evidence: Evidence,
+    journals: Journals,
     found: dict[Group, tuple[int, ...]],
     day: str,
 ) -> int:
@@ -181,20 +198,25 @@ def _against_rollups(
         if len(report.groups) < NAMED:
             report.groups.append(Finding(" ".join(map(str, group)), must[amount], there[amount]))
         if there[0] > must[0]:
-            for request_id in _unknown_rows(connection, evidence, group, there[0] - must[0]):
+            for request_id in _unknown_rows(connection, journals, group, there[0] - must[0]):
                 _name(report.doubled, request_id)
     return gap
 
 
-def _unknown_rows(connection: sa.Connection, evidence: Evidence, group: Group, excess: int) -> list[str]:
+def _unknown_rows(connection: sa.Connection, journals: Journals, group: Group, excess: int) -> list[str]:
     """Give the rows of a group that nothing speaks for: no journal, or exact copies of another row."""
+    remembered = {
+        request_id
+        for request_id, entry, _ in msgspec.structs.replace(journals, proven=frozenset()).entries()
+        if entry is None or (day_of(entry.ts), entry.key_id) == (group[0], group[3])
+    }
     start_s = datetime.fromisoformat(group[0]).replace(tzinfo=UTC).timestamp()
     matches = [ledger.c[name] == value for name, value in zip(GROUP[1:], group[1:], strict=True)]
     matches += [ledger.c.ts >= start_s, ledger.c.ts < start_s + DAY_S]
     unknown: list[sa.Row[Any]] = []
     known: set[tuple[Any, ...]] = set()
     for row in connection.execute(sa.select(ledger).where(*matches).order_by(ledger.c.ts)):
-        if row.request_id in evidence.certain or row.request_id in evidence.possible:
+        if row.request_id in remembered:
             known.add(tuple(row[1:]))
         else:
             unknown.append(row)

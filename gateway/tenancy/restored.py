@@ -5,13 +5,14 @@ which knows less of a kept segment than is in it comes from a backup. A row that
 that knows its segment stays missing, for the proof to name it.
 """
 
+import itertools
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from gateway.database import journal_segments
 from gateway.tenancy.ledger import BATCH, Carried, insert
-from gateway.tenancy.reconcile import read_evidence
+from gateway.tenancy.reconcile import Journals
 
 
 def carry_again(engine: sa.Engine, journal: Path, kept: Path) -> int:
@@ -22,7 +23,10 @@ def carry_again(engine: sa.Engine, journal: Path, kept: Path) -> int:
     behind = [Carried(name, size) for name, size in sizes.items() if offsets.get(name, 0) < size]
     if not behind:
         return 0
-    entries = list(read_evidence(journal, kept, offsets).certain.values())
-    new = sum(insert(engine, entries[start : start + BATCH]) for start in range(0, len(entries), BATCH))
+    found = Journals(journal, kept, offsets).entries()
+    entries = (entry for _, entry, certain in found if certain and entry is not None)
+    new = 0
+    while part := list(itertools.islice(entries, BATCH)):
+        new += insert(engine, part)
     insert(engine, [], behind)
     return new
