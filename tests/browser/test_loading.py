@@ -16,7 +16,7 @@ def test_a_jump_would_be_seen(chromium: Browser, bare: Gateway) -> None:
         assert tab.jumped()[0] > STILL
 
 
-@pytest.mark.parametrize("width", [1280, NARROW])
+@pytest.mark.parametrize("width", [NARROW, pytest.param(1280, marks=pytest.mark.soak)])
 def test_nothing_jumps_on_much_data(chromium: Browser, full: Gateway, width: int) -> None:
     with visit(chromium, full, width=width) as tab:
         tab.by_key()
@@ -26,7 +26,7 @@ def test_nothing_jumps_on_much_data(chromium: Browser, full: Gateway, width: int
             assert moved < STILL, (path, what)
 
 
-@pytest.mark.parametrize("width", [1280, NARROW])
+@pytest.mark.parametrize("width", [1280, pytest.param(NARROW, marks=pytest.mark.soak)])
 def test_nothing_jumps_with_nothing(chromium: Browser, bare: Gateway, width: int) -> None:
     with visit(chromium, bare, width=width) as tab:
         tab.by_key()
