@@ -56,7 +56,7 @@ def shown(kept: dict[str, Any]) -> str:
     """Give the table of what is kept, and where it is from."""
     done = [one for one in tasks() if one.id in kept["scores"]]
     told = table(weighed(done, kept))
-    return f"{told}\n\nTaken on {kept['taken']}: {kept['machine']}."
+    return f"{told}\n\n{len(done)} tasks, taken on {kept['taken']}: {kept['machine']}."
 
 
 def docs_with(text: str, kept: dict[str, Any]) -> str:
