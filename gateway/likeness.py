@@ -29,6 +29,7 @@ from semantic_cache import policy as caching
 from semantic_cache import saving
 from semantic_cache.cache import Asked, Found, SemanticCache
 from semantic_cache.embedding import Embedding, EmbeddingFailed
+from semantic_cache.judge import Repeat
 from semantic_cache.ledger import Bounds
 from semantic_cache.metric import Vectors
 from semantic_cache.reading import repetitive
@@ -198,7 +199,7 @@ class Likeness:
         self.embedded_s = self._attempts.now()
         return vector
 
-    def passed(self, tenant: str, name: str, kept_s: float, now_s: float) -> bool:
+    def passed(self, tenant: str, name: str, kept_s: float, now_s: float) -> Repeat:
         """Count an exact repeat; tells whether it may be given what was kept at `kept_s`."""
         return self._cache.passed(f"{tenant}/{name}", kept_s, now_s)
 
@@ -235,7 +236,11 @@ class Likeness:
             if entry is None:
                 continue
             self._cache.offer(audit.found, audit.key, entry, 0.0)
-            if self._draw() < _TWICE and (again := await self._run(audit)) is not None:
+            if (
+                audit.found.repeated is None
+                and self._draw() < _TWICE
+                and (again := await self._run(audit)) is not None
+            ):
                 self._cache.doubled(entry, again)
 
     async def _run(self, audit: Audit) -> Entry | None:

@@ -58,6 +58,8 @@ class Passage(msgspec.Struct, eq=False):
     cache_key: bytes | None = None
     tags: tuple[str, ...] = ()
     found_near: Found | None = None
+    to_check: Found | None = None
+    """What is known of an exact repeat whose kept answer is served, and asked for again beside."""
     hit: Hit | None = None
     charge: Charge | None = None
     finish_reasons: Sequence[str] = ()

@@ -358,9 +358,9 @@ class Pipeline:
         )
 
     def _audit(self, passage: Passage, incoming: Incoming, request: Inference) -> None:
-        """Have a semantic hit asked again, where the cache drew that."""
+        """Have a hit asked again, where the cache drew that."""
         found = passage.found_near
-        if found is None or not found.verdict.audit:
+        if passage.to_check is None and (found is None or not found.verdict.audit):
             return
         key, target, charge = passage.of()
         choice = self._chooser.choose(target, request, incoming.headers, key)

@@ -108,7 +108,7 @@ class Shelf:
 
     def _lives_s(self, passage: Passage) -> float:
         """Give how long an answer may be given to the same request: less where its kind changes soon."""
-        near = passage.found_near
+        near = passage.found_near or passage.to_check
         return self._cache.exact_ttl_s if near is None else min(self._cache.exact_ttl_s, near.asked.ttl_s)
 
     def _opted_out(self, key: Key) -> bool:
@@ -127,10 +127,15 @@ class Shelf:
         """Ask the semantic tier where the exact one had nothing, or what it had may be right no more."""
         likeness, now_s = self.kept.likeness, self._wall()
         assert likeness is not None
-        if entry is not None and likeness.passed(tenant, name, entry.stored_s, now_s):
+        verdict = likeness.passed(tenant, name, entry.stored_s, now_s) if entry is not None else "ask"
+        if verdict == "serve":
             return entry
         asker = Asker(tenant, name, self._salt, passage.of()[0].retention_s)
-        found = passage.found_near = await likeness.look_up(request, asker, now_s, entry)
+        found = await likeness.look_up(request, asker, now_s, entry)
+        if verdict == "check":
+            passage.to_check = found
+            return entry
+        passage.found_near = found
         if likeness.embedded_s > passage.steps[-1][1]:
             passage.steps.append(("embed", likeness.embedded_s))
         passage.steps.append(("likeness", self._now()))
@@ -146,8 +151,9 @@ class Shelf:
     def audit(
         self, passage: Passage, model: str, call: Call, receiver: StreamReceiver | WholeReceiver
     ) -> None:
-        """Have the question of a semantic hit asked again, of a model, beside the way of the request."""
-        found, cache_key, likeness = passage.found_near, passage.cache_key, self.kept.likeness
+        """Have the question of a hit asked again, of a model, beside the way of the request."""
+        found, cache_key = passage.found_near or passage.to_check, passage.cache_key
+        likeness = self.kept.likeness
         if found is not None and cache_key is not None and likeness is not None:
             price = passage.of()[2].price
             likeness.audit(

@@ -14,7 +14,7 @@ import msgspec
 
 from semantic_cache import saving
 from semantic_cache.embedding import Embedding
-from semantic_cache.judge import NEIGHBOURS, UNDECIDED, Judge, Verdict
+from semantic_cache.judge import NEIGHBOURS, UNDECIDED, Judge, Repeat, Verdict
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
 from semantic_cache.metric import Vectors
@@ -118,15 +118,15 @@ class SemanticCache:
             self._judges.clear()
         self._bounds = bounds
 
-    def passed(self, route: str, kept_s: float, now_s: float) -> bool:
+    def passed(self, route: str, kept_s: float, now_s: float) -> Repeat:
         """Count an exact repeat; tells whether it may be given what was kept at `kept_s`."""
         judge = self._judges.get(route)
-        return judge is None or judge.repeat(kept_s, now_s)
+        return judge.repeat(kept_s, now_s) if judge is not None else "serve"
 
     async def look_up(self, asked: Asked, now_s: float, repeated: Entry | None = None) -> Found:
         """Decide on a question; gives the entry to serve, or none. Raises EmbeddingFailed.
 
-        `repeated`: what an exact repeat was not given. It is a miss, and tells whether answers last.
+        `repeated`: the kept answer of an exact repeat that is asked anew; it tells whether answers last.
         """
         reading, vector = Reading.of(asked.text), await self._embedding.embed(asked.text)
         near = await self._index.near(asked.scope, vector, NEIGHBOURS, now_s)
@@ -271,6 +271,7 @@ class SemanticCache:
         if (repeated := found.repeated) is not None:
             as_before = _same(said, self._said(repeated.body))
             led = next((one.answer for one in found.near if one.text == found.asked.text), None)
+            await self._store.put(outcome.key, outcome.entry)  # it is what was right last
             judge.learn_repeat(led, now_s - repeated.stored_s, now_s, as_before, self.noise)
             if as_before and led is not None:
                 return

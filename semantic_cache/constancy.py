@@ -41,6 +41,11 @@ class Constancy(Lasting):
         usual = max(_LEAST_ASKED, min(_MOST_ASKED, _ASKED / bound))
         return max(usual, min(1.0, self._suspicion / _ALARM))
 
+    @property
+    def suspected(self) -> bool:
+        """Whether something speaks for a change of all."""
+        return self._suspicion > 0
+
     def note(self, age: float, same: bool, noise: float) -> bool:
         """Note whether the fresh answer is the kept one, of that age; tells whether all have changed.
 

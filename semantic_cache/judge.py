@@ -8,7 +8,7 @@ Texts that share an answer are aliases of one answer.
 import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ from semantic_cache.verify import Evidence, Nearness, compare, swapped
 NEIGHBOURS = 48
 _CANDIDATES = 3
 _SHARPNESS = 15.0  # of the votes of near texts
+Repeat = Literal["serve", "check", "ask"]
+"""Of an exact repeat: give the kept answer; give it, and ask beside; ask."""
+
 _UNREST = 0.1  # of exact repeats that are asked anew where all speaks for a change
 _LONE = 0.3  # the margin of an answer without a rival
 _MOST_WORDS = 50_000
@@ -113,24 +116,25 @@ class Judge(Lasting):
         self._changed = -math.inf  # when that was, by the caller's clock
         self._owed = 0.0  # exact repeats to be asked anew
 
-    def repeat(self, confirmed: float, now: float) -> bool:
+    def repeat(self, confirmed: float, now: float) -> Repeat:
         """Tell whether an exact repeat may be given its kept answer; counts it as a query.
 
-        `confirmed`: when the answer was right last, by the caller's clock, in whatever unit. One that may
-        not is a miss, whose outcome goes to ``learn_repeat``.
+        `confirmed`: when the answer was right last, by the caller's clock, in whatever unit. Where the model
+        is asked, because the answer may be right no more or to see whether it is, the outcome goes to
+        ``learn_repeat``.
         """
         bound = self.ledger.bounds.error
         self._owed += max(self._constancy.share(bound), _UNREST * self.ledger.unrest)
         lasting = self._constancy.lasting(now - confirmed, bound)
-        serve = confirmed >= self._changed and lasting
-        if serve and self._owed >= 1:
-            self._owed -= 1
-            serve = False
-        if serve:
-            self.ledger.pass_exact()
-        else:
+        if not lasting or confirmed < self._changed:
             self.ledger.pass_empty()
-        return serve
+            return "ask"
+        if self._owed >= 1:
+            self._owed -= 1
+            self.ledger.pass_empty()
+            return "ask" if self._constancy.suspected else "check"
+        self.ledger.pass_exact()
+        return "serve"
 
     def learn_repeat(self, answer: str | None, age: float, now: float, same: bool, noise: float) -> None:
         """Take the outcome of an exact repeat that was not served: is its answer still the right one?

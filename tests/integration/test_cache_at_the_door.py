@@ -107,6 +107,20 @@ def test_a_turn_after_others_is_answered_by_its_repetition_alone(served: tuple[G
         assert found == ["miss", "hit-exact"]
 
 
+def test_a_few_exact_repeats_are_asked_anew_beside_and_every_client_has_its_hit(
+    served: tuple[Gateway, Upstreams],
+) -> None:
+    gateway, upstreams = served
+    asker = Asker(gateway)
+    question = "how can i clean a kettle"
+    asker.settled(question)
+    before = calls(upstreams)
+    found = [asker.ask(question)[0]["x-switchgear-cache"] for _ in range(120)]
+    assert found == ["hit-exact"] * 120
+    until(lambda: calls(upstreams) > before)
+    assert calls(upstreams) <= before + 12
+
+
 def test_a_bad_word_on_a_hit_by_likeness_takes_its_answer_and_all_its_questions(
     served: tuple[Gateway, Upstreams],
 ) -> None:
