@@ -326,7 +326,7 @@ MUTANTS = {
     ),
     "no-fallback": Mutant(
         "gateway/choosing.py",
-        "spare = next((model for model in later if self._fleet.ready(model.name)), None)",
+        "spare = next((model for model in allowed if self._fleet.ready(model.name)), None)",
         "spare = None",
         T_FAULTS,
     ),
