@@ -6,6 +6,7 @@ interpreter. A thread carries it away now and then, whatever that takes, and mak
 for the thread: more than so many requests are not taken.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from gateway.passage import Passage
+
+log = logging.getLogger("switchgear.backroom")
 
 AT_ONCE = 32  # requests: half a millisecond
 PERIOD_S = 0.5
@@ -25,7 +28,7 @@ Batch = tuple[int, T]
 class Backroom(Generic[T]):
     """``make`` is given some requests, ``carry``, in the thread, what was made since, in order.
 
-    Neither raises.
+    What raises is logged, and what it was given is lost.
     """
 
     def __init__(
@@ -39,14 +42,15 @@ class Backroom(Generic[T]):
         self._waiting: deque[Passage] = deque()
         self._dear: deque[Passage] = deque()  # to make which takes long
         self._made: deque[Batch[T]] = deque()
-        self._taken = self._gone = 0  # one writer each: the event loop, and the thread
+        # One writer each: the event loop, the thread, who makes.
+        self._taken = self._gone = self._spoiled = 0
         self._lock = threading.Lock()  # on making; the event loop never waits for it
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def offer(self, passage: Passage, *, dear: bool = False) -> bool:
         """Take a request; False where there is no room. A dear one is left to the thread."""
-        if self._taken - self._gone >= self._limit:
+        if self._taken - self._gone - self._spoiled >= self._limit:
             return False
         self._taken += 1
         if dear:
@@ -81,7 +85,11 @@ class Backroom(Generic[T]):
     def _make_of(self, passages: deque[Passage]) -> None:
         while passages:
             some = [passages.popleft() for _ in range(min(AT_ONCE, len(passages)))]
-            self._made.append((len(some), self._make(some)))
+            try:
+                self._made.append((len(some), self._make(some)))
+            except Exception:
+                self._spoiled += len(some)
+                log.exception("%s: nothing could be made of %d requests", self._thread.name, len(some))
 
     def _run(self) -> None:
         ended = False
@@ -91,5 +99,8 @@ class Backroom(Generic[T]):
                 pass
             batches = [self._made.popleft() for _ in range(len(self._made))]
             if batches:
-                self._carry(batches)
+                try:
+                    self._carry(batches)
+                except Exception:
+                    log.exception("%s: what was made is lost", self._thread.name)
                 self._gone += sum(count for count, _ in batches)

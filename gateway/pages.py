@@ -2,7 +2,8 @@
 
 A request touches some megabytes here and there, and on 4 kB pages a good part of its time goes into finding
 where they lie, the more so after a pause. The kernel can be asked to put memory that is in use into pages of
-2 MB at once (``MADV_COLLAPSE``, Linux 6.1). Only areas that are nearly full are: the process does not grow.
+2 MB at once (``MADV_COLLAPSE``, Linux 6.1). Only areas that are nearly full are: what was missing of them is
+all that the process grows by.
 Source: madvise(2), proc(5).
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 LARGE_BYTES = 2 * 1024 * 1024
-FULL = 0.75  # of an area, from which on it is worth it
+FULL = 0.9  # of an area, from which on it is worth it
 MADV_COLLAPSE = 25
 
 _AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)\s*(.*)")

@@ -3,8 +3,11 @@
 import threading
 from collections.abc import Sequence
 
+import pytest
+
 from gateway.backroom import AT_ONCE, Backroom, Batch
 from gateway.passage import Passage
+from tests.fakes.processes import until
 
 
 class Carrier:
@@ -70,3 +73,30 @@ def test_who_asks_has_what_is_left_made() -> None:
         assert list(carrier.threads) == ["one"]
     room.offer(passage("later"))
     assert list(carrier.threads) == ["one", "later"]
+
+
+def test_what_raises_is_logged_and_the_next_batch_is_made_and_carried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    carried: list[int] = []
+
+    def make(passages: Sequence[Passage]) -> int:
+        if passages[0].request_id == "spoiled":
+            raise ValueError("no line of this")
+        return len(passages)
+
+    def carry(batches: Sequence[Batch[int]]) -> None:
+        carried.extend(made for _, made in batches)
+        if len(carried) == 1:
+            raise OSError("not this time")
+
+    room = Backroom("thread", make, carry, limit=AT_ONCE)
+    for name in ("spoiled", "good"):
+        assert all(room.offer(passage(name)) for _ in range(AT_ONCE))
+    assert not room.offer(passage("more"))  # the spoiled ones take no room any more, the good ones do
+    room.start()
+    until(lambda: room.offer(passage("later"), dear=True))
+    room.close()
+    assert carried == [AT_ONCE, 1]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"thread: nothing could be made of {AT_ONCE} requests", "thread: what was made is lost"]

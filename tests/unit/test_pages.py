@@ -30,7 +30,7 @@ def test_what_is_small_half_empty_or_not_its_own_is_left_alone() -> None:
     start = 10 * LARGE_BYTES
     for one in (
         area(start + 4096, 3 * MIB, 3 * MIB),
-        area(start, 8 * MIB, 5 * MIB),
+        area(start, 8 * MIB, 7 * MIB),
         area(start, 8 * MIB, 8 * MIB, rights="r-xp", inode=7, name="/usr/lib/libc.so.6"),
         area(start, 8 * MIB, 8 * MIB, rights="rw-s", inode=7, name="/dev/shm/tallies"),
         area(start, 8 * MIB, 8 * MIB, name="[stack]"),
@@ -67,4 +67,4 @@ def test_the_kernel_takes_what_it_is_asked_for_and_the_process_does_not_grow() -
     )
     taken, larger, grown = map(int, re.findall(r"-?\d+", found.stdout))
     assert larger >= taken // 2  # (a kernel that cannot takes nothing)
-    assert grown <= taken // 3 + 4 * MIB  # what was missing of areas that were nearly full
+    assert grown <= taken // 8 + 4 * MIB  # what was missing of areas that were nearly full

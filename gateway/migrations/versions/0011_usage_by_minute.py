@@ -34,8 +34,9 @@ def upgrade() -> None:
         sa.Column("amount_nanousd", sa.BigInteger, nullable=False),
         sa.Column("baseline_nanousd", sa.BigInteger, nullable=False),
     )
-    if op.get_bind().execute(sa.text("SELECT 1 FROM ledger LIMIT 1")).first() is None:
-        return  # nothing is missing of nothing
+    used = "SELECT 1 FROM ledger UNION ALL SELECT 1 FROM api_keys LIMIT 1"
+    if op.get_bind().execute(sa.text(used)).first() is None:
+        return  # a new database: nothing is missing of nothing, and no gateway of the version before knows it
     now_s = int(time.time())
     if op.get_bind().dialect.name == "postgresql":
         begins = (now_s + ROLLED_OUT_S) // DAY_S + 1
