@@ -141,7 +141,7 @@ class Pipeline:
         if self._tracing is not None:
             passage.trace = self._tracing.begin(incoming.headers)
         try:
-            key = self.authenticate(incoming.headers)
+            key = passage.key = self.authenticate(incoming.headers)
             passage.steps.append(("authenticate", now()))
             if "inference" not in key.scopes:
                 raise NotPermitted("This API key is not for inference: its scopes lack 'inference'.")

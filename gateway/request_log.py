@@ -35,7 +35,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What many requests have in common: who asked for what, and what was decided."""
 
     level: Literal["info", "warning", "error"]
-    event: Literal["request"] = "request"
+    event: Literal["request"]  # no default: it stands in every line
     operation: str
     org: str = ""
     project: str = ""

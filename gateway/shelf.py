@@ -5,6 +5,7 @@ from functools import partial
 
 from gateway.calls import Incoming
 from gateway.catalogue import Target
+from gateway.errors import InvalidRequest
 from gateway.kept import Kept
 from gateway.likeness import Asker, Audit
 from gateway.openai import answers, schemas
@@ -21,6 +22,7 @@ from gateway.trip import Call
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
+WISHES = (b"", b"bypass", b"no-store")
 MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192
 _TURN = 500  # characters; in a longer turn a word like "now" says little
 _IDENTIFIERS = str.maketrans(dict.fromkeys("0123456789@"))
@@ -77,6 +79,11 @@ class Shelf:
         """Give a kept answer; notes on the passage under which key a new one may be kept."""
         key, target, _ = passage.of()
         wish = incoming.headers.get(b"x-switchgear-cache", b"")
+        if wish not in WISHES:
+            raise InvalidRequest(
+                "The header x-switchgear-cache must be 'bypass' (ask the model) or 'no-store' (keep none).",
+                param="x-switchgear-cache",
+            )
         typed = request.typed
         temperature = typed.temperature if isinstance(typed, Common) else 0.0
         limit = self._cache.max_temperature

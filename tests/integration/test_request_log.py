@@ -52,7 +52,7 @@ def test_a_line_says_what_was_decided_and_what_it_cost(house: House) -> None:
     sent = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
     _, headers, _ = gateway.chat("auto", prompt, headers=sent)
     line = of(gateway, headers["x-request-id"])
-    assert line["trace_id"] == trace
+    assert (line["trace_id"], line["event"]) == (trace, "request")
     assert (line["asked"], line["model"]) == ("auto", headers["x-switchgear-model"])
     assert line["reason"] == headers["x-switchgear-reason"]
     assert line["score"] == pytest.approx(float(headers["x-switchgear-score"]), abs=1e-4)
@@ -61,6 +61,23 @@ def test_a_line_says_what_was_decided_and_what_it_cost(house: House) -> None:
     assert line["amount_nanousd"] == gateway.row(headers["x-request-id"])["amount_nanousd"]
     _, again, _ = gateway.chat("auto", prompt)
     assert of(gateway, again["x-request-id"])["cache"] == "hit-exact"
+
+
+def test_a_line_names_who_was_refused(house: House) -> None:
+    gateway, _ = house
+    for status, name, headers in (
+        (404, "absent", {}),
+        (400, "small", {"x-switchgear-cache": "no-stroe"}),
+    ):
+        refused, got, body = gateway.chat(name, "hi", headers=headers)
+        line = of(gateway, got["x-request-id"])
+        assert (refused, line["status"], line["key_id"] != "", line["org"]) == (
+            status,
+            status,
+            True,
+            "default",
+        )
+    assert json.loads(body)["error"]["param"] == "x-switchgear-cache"
 
 
 def test_neither_prompts_nor_answers_nor_secrets_are_in_the_log(house: House) -> None:
