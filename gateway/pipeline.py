@@ -282,7 +282,7 @@ class Pipeline:
         """Have the other tier asked too, where that is drawn."""
         key, target, charge = passage.of()
         choice = passage.choice
-        if choice is None or choice.reading is None or not self._shadows.wanted(target):
+        if choice is None or choice.reading is None or not self._shadows.wanted(target, key):
             return
         job = job_of(target, key.tenant, choice.reading, request, receiver, choice.model)
         if job is None:
