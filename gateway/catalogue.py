@@ -63,10 +63,11 @@ class Target(msgspec.Struct, frozen=True, dict=True):
         return [model for model in models if model.name in (key.models or ())]
 
     def shared_name(self, key: Key) -> str:
-        """Give the name under which answers are shared: keys with other tiers share none."""
+        """Give the name under which answers are shared: keys with other tiers or fallbacks share none."""
         if not self._narrowed(key):
             return self.name
-        return f"{self.name}[{','.join(model.name for model in self.allowed(self.models, key))}]"
+        allowed = self.allowed((*self.models, *self.fallback), key)
+        return f"{self.name}[{','.join(model.name for model in allowed)}]"
 
     def _narrowed(self, key: Key) -> bool:
         if key.models is None or not self.route:

@@ -136,7 +136,7 @@ class Chooser:
         least = self.conversations.tier(_turns(target, request, key)[0]) if _has_past(request) else 0
         reading = reading or self.grader.read(text_of(request))
         reading = self.grader.adapted(reading, target, key.tenant)
-        placed = self.grader.place(target, aim, _needed(reading, target), least)
+        placed = self.grader.place(_apart(target, key), aim, _needed(reading, target), least)
         wanted = target.models[placed.tier]
         reason = _reason(reading, placed, least)
         if wanted not in ready:
@@ -169,11 +169,11 @@ class Chooser:
                 return msgspec.structs.replace(choice, model=model, reason="cascade")
         return None
 
-    def spent(self, target: Target, choice: Choice, usd: float) -> None:
-        """Hear what a request has cost, where the objective is about that."""
+    def spent(self, target: Target, choice: Choice, usd: float, key: Key) -> None:
+        """Hear what a request of a key has cost, where the objective is about that."""
         aim = choice.aim
         if aim is not None and aim.cost_per_request_usd is not None and self.grader is not None:
-            self.grader.spent(target, aim, choice.model, usd)
+            self.grader.spent(_apart(target, key), aim, choice.model, usd)
 
     def _prompt(self, model: Model) -> bool:
         """Tell whether a model keeps its promise of time, as far as is known."""
@@ -241,6 +241,17 @@ def _aim(target: Target, wish: bytes | None, key: Key) -> Objective:
         wanted = key.most_large_share if aim.large_share is None else aim.large_share
         return Objective(large_share=min(wanted, key.most_large_share))
     return aim
+
+
+def _apart(target: Target, key: Key) -> Target:
+    """Give the route by whose name an objective is held: keys that may not use its last tier have their own.
+
+    Their requests would use up the share of those that may.
+    """
+    allowed = target.allowed(target.models, key)
+    if allowed[-1] is target.models[-1]:
+        return target
+    return msgspec.structs.replace(target, names=tuple(model.name for model in allowed))
 
 
 def _able(models: Sequence[Model], request: Inference) -> tuple[list[Model], str]:

@@ -212,7 +212,7 @@ class Pipeline:
             charge.progress(*receiver.usage(request.prompt_tokens_estimate))
             passage.finish_reasons = receiver.finish_reasons
             if passage.choice is not None and passage.choice.aim is not None:
-                self._chooser.spent(passage.of()[1], passage.choice, charge.cost_usd)
+                self._chooser.spent(target, passage.choice, charge.cost_usd, key)
             await self.shelf.offer(passage, receiver)
             if settings is not None and settings.shadow is not None:
                 self._shadow(passage, incoming, request, receiver)
@@ -282,7 +282,7 @@ class Pipeline:
         """Have the other tier asked too, where that is drawn."""
         key, target, charge = passage.of()
         choice = passage.choice
-        if choice is None or choice.reading is None or not self._shadows.wanted(target):
+        if choice is None or choice.reading is None or not self._shadows.wanted(target, key):
             return
         job = job_of(target, key.tenant, choice.reading, request, receiver, choice.model)
         if job is None:

@@ -24,6 +24,7 @@ from gateway.openai.forms import Form
 from gateway.openai.schemas import Inference
 from gateway.settings import Shadow
 from gateway.telemetry import Telemetry
+from gateway.tenancy.keys import Key
 from gateway.tenancy.pricing import NANO
 from gateway.trip import Call
 from routing.decision import Query
@@ -75,10 +76,10 @@ class Shadows:
         self.processes: Callable[[], int] = lambda: 1
         """How many have a part each of what a day may cost."""
 
-    def wanted(self, target: Target) -> bool:
-        """Tell whether the next answer of a route is to be asked again."""
+    def wanted(self, target: Target, key: Key) -> bool:
+        """Tell whether the next answer of a route is to be asked again: never of what the key may not use."""
         shadow = target.settings.shadow if target.settings is not None else None
-        if shadow is None or self._draw() >= shadow.share:
+        if shadow is None or not _may(key, target, shadow) or self._draw() >= shadow.share:
             return False
         if self._spent_usd[target.route, self._day()] >= shadow.max_usd_per_day / self.processes():
             self._telemetry.count("switchgear_shadow_total", (target.route, "capped"))
@@ -153,6 +154,14 @@ class Shadows:
 
     def _day(self) -> int:
         return int(self._wall() // DAY_S)
+
+
+def _may(key: Key, target: Target, shadow: Shadow) -> bool:
+    """Tell whether a key may use both ends of a route and, where it names tiers, the judge."""
+    if len(target.allowed((target.models[0], target.models[-1]), key)) < 2:
+        return False
+    names = key.models
+    return shadow.judge is None or names is None or names.isdisjoint(target.names) or shadow.judge in names
 
 
 def said_by(receiver: Form) -> str:

@@ -2,7 +2,9 @@
 
 A script that one language uses says it at once; within a script that several use, words that hardly any text
 is without. What remains open is said openly: all languages that it may be, or none where nothing is known.
-Cheap on purpose: it is asked of every request of a route on which models speak some languages only.
+What nothing here tells from the other languages of its script is not ruled out there, and a language that is
+not in the table never. Cheap on purpose: it is asked of every request of a route on which models speak some
+languages only.
 """
 
 import re
@@ -30,16 +32,26 @@ _RANGES: tuple[tuple[int, int, str], ...] = (
 _WRITTEN: dict[str, frozenset[str]] = {
     script: frozenset(languages.split())
     for script, languages in {
+        "latin": "en de fr es pt it nl sv da pl cs tr fi hu ro id vi af bs ca cy eo et eu fo fy ga gd gl ha"
+                 " hr ht is ig la lb lt lv mg mi ms mt nb nn no oc rm rw sk sl sm sn so sq sr st su sw jv tk"
+                 " tl tn to ts wo xh yo zu",
         "greek": "el", "cyrillic": "ru uk bg sr mk be kk", "armenian": "hy", "hebrew": "he yi",
-        "arabic": "ar fa ur", "devanagari": "hi mr ne", "bengali": "bn as", "gurmukhi": "pa",
+        "arabic": "ar fa ur pa", "devanagari": "hi mr ne", "bengali": "bn as", "gurmukhi": "pa",
         "gujarati": "gu", "tamil": "ta", "telugu": "te", "kannada": "kn", "malayalam": "ml",
         "sinhala": "si", "thai": "th", "lao": "lo", "burmese": "my", "georgian": "ka", "hangul": "ko",
         "ethiopic": "am ti", "khmer": "km", "kana": "ja", "han": "zh ja",
     }.items()
 }  # fmt: skip
-_LETTERS: tuple[tuple[str, str, str], ...] = (  # script, letters that the others lack, language
-    ("cyrillic", "іїєґ", "uk"), ("cyrillic", "ыэё", "ru"), ("cyrillic", "ђћџљњј", "sr"),
-    ("arabic", "پچژگ", "fa"), ("arabic", "ٹڈڑے", "ur"), ("arabic", "ةىإ", "ar"),
+_LETTERS: tuple[tuple[str, str, frozenset[str]], ...] = tuple(
+    (script, letters, frozenset(languages.split()))
+    for script, letters, languages in (  # letters, and the languages that are written without them
+        ("cyrillic", "ыэё", "uk bg sr mk"), ("cyrillic", "і", "ru bg sr mk"),
+        ("cyrillic", "їє", "ru bg sr mk be kk"), ("cyrillic", "ў", "ru uk bg sr mk kk"),
+        ("cyrillic", "ђћ", "ru uk bg mk be kk"), ("cyrillic", "ѓќѕ", "ru uk bg sr be kk"),
+        ("cyrillic", "џљњј", "ru uk bg be kk"), ("cyrillic", "әғқңөұүһ", "ru uk bg sr mk be"),
+        ("arabic", "پچژگ", "ar"), ("arabic", "ٹڈڑےں", "ar fa"), ("arabic", "ةىإ", "fa ur pa"),
+        ("han", "你您们們这這吗嗎么麼请说为哪吧给对让谁怎", "ja"),
+    )
 )  # fmt: skip
 # Words that are frequent in one language and (nearly) no words of the others.
 _WORDS: dict[str, str] = {
@@ -67,6 +79,7 @@ _WORDS: dict[str, str] = {
     "uk": "і в не на що як це з чому який де та",
     "bg": "и в не на какво как това е защо кой къде са ще",
 }
+_KNOWN = frozenset[str]().union(*_WRITTEN.values())
 _BY_WORD: dict[str, tuple[str, ...]] = {}
 for _language, _list in _WORDS.items():
     for _word in _list.split():
@@ -84,21 +97,19 @@ def languages_of(text: str) -> frozenset[str]:
     script, _ = scripts.most_common(1)[0]
     if script == "kana" or (script == "han" and scripts["kana"]):
         return _WRITTEN["kana"]
-    if script == "han":
-        return frozenset({"zh"})
-    if script == "latin":
-        return _by_words(text, frozenset(_WORDS) - _WRITTEN["cyrillic"])
     possible = _WRITTEN[script]
-    for of, letters, language in _LETTERS:
-        if of == script and any(one in text for one in letters):
-            return frozenset({language})
-    return _by_words(text, possible) or possible
+    lacking = (lack for of, letters, lack in _LETTERS if of == script and any(one in text for one in letters))
+    possible = possible.difference(*lacking) or possible
+    told = _by_words(text, possible)
+    if told:
+        return told | (possible - _WORDS.keys())
+    return frozenset() if script == "latin" else possible
 
 
 def speaks(spoken: Iterable[str], asked: frozenset[str]) -> bool:
     """Tell whether who speaks some languages may be asked in one of those; so may who says nothing of it."""
     spoken = frozenset(spoken)
-    return not spoken or not asked or not spoken.isdisjoint(asked)
+    return not spoken or not asked or not spoken.isdisjoint(asked) or not spoken <= _KNOWN
 
 
 def _scripts(text: str) -> "Counter[str]":

@@ -326,12 +326,20 @@ def lone_question(request: Inference) -> tuple[str, bytes] | None:
 
 
 def last_turn(request: Inference) -> str:
-    """Give the text of a chat's last user turn; empty where there is none."""
-    messages = request.typed.messages if isinstance(request.typed, ChatFields) else []
-    for message in reversed(messages):
-        if message.role == "user":
-            return message.content if isinstance(message.content, str) else ""
-    return ""
+    """Give the text of a chat's last user turn, or of a completion's prompt; empty where there is none."""
+    typed = request.typed
+    if isinstance(typed, CompletionFields):
+        return _words(typed.prompt)
+    messages = typed.messages if isinstance(typed, ChatFields) else []
+    return next((_words(one.content) for one in reversed(messages) if one.role == "user"), "")
+
+
+def _words(content: str | list[Any] | None) -> str:
+    """Join what is text in a content or a prompt."""
+    if not isinstance(content, list):
+        return content or ""
+    texts = (part.get("text") if isinstance(part, dict) else part for part in content)
+    return " ".join(text for text in texts if isinstance(text, str))
 
 
 def owner(request: Inference) -> str:

@@ -144,6 +144,14 @@ def test_what_hangs_on_the_moment_or_the_person_is_not_kept_and_what_changes_soo
     asker = Asker(gateway)
     for question in ("What is the weather like today?", "Where is my order?", "The latest news?"):
         assert [asker.ask(question)[0]["x-switchgear-cache"] for _ in range(2)] == ["bypass", "bypass"]
+    parts = [{"role": "user", "content": [{"type": "text", "text": f"{unique()} Where is my order?"}]}]
+    for path, fields in (
+        ("chat/completions", {"messages": parts}),
+        ("completions", {"prompt": f"{unique()} Where is my order?"}),
+    ):
+        body = json.dumps({"model": "m", "temperature": 0, **fields}).encode()
+        told = [gateway.call("POST", f"/v1/{path}", body)[1]["x-switchgear-cache"] for _ in range(2)]
+        assert told == ["bypass", "bypass"]
     number = "Is 4111111111111111 a valid number?"  # it is in the key, so the very same request is the same
     assert [asker.ask(number)[0]["x-switchgear-cache"] for _ in range(2)] == ["miss", "hit-exact"]
     for question, lives in (

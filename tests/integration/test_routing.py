@@ -72,6 +72,18 @@ objective = { large_share = 0.0 }
 shadow = { share = 1.0 }
 
 [[routes]]
+name = "barred"
+tiers = ["small", "english", "large"]
+objective = { large_share = 0.0 }
+shadow = { share = 1.0 }
+
+[[routes]]
+name = "overheard"
+tiers = ["small", "large"]
+objective = { large_share = 0.0 }
+shadow = { share = 1.0, judge = "narrow" }
+
+[[routes]]
 name = "babel"
 tiers = ["english", "large"]
 objective = { large_share = 0.0 }
@@ -82,7 +94,18 @@ name = "thrifty"
 key_env = "TEST_LIMITED_KEY"
 large_share = 0.0
 most_large_share = 0.2
+
+[[keys]]
+name = "kept-in"
+key_env = "TEST_NARROWED_KEY"
+models = ["barred", "overheard", "small", "english"]
+
+[[keys]]
+name = "unjudged"
+key_env = "TEST_UNJUDGED_KEY"
+models = ["overheard", "small", "large"]
 """
+NARROWED, UNJUDGED = "sk-test-" + "n" * 40, "sk-test-" + "u" * 40
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +116,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     models += model("narrow", ports[1:2], max_concurrency=1) + model("english", ports[:1], languages=["en"])
     models += model("embed", ports[2:], kind="embedding") + ROUTES
     text = config(models, directory=directory, more=KEYS)
-    gateway = Gateway(directory, text, SWITCHGEAR_ADMIN_KEY=ADMIN)
+    keys = {"TEST_NARROWED_KEY": NARROWED, "TEST_UNJUDGED_KEY": UNJUDGED}
+    gateway = Gateway(directory, text, SWITCHGEAR_ADMIN_KEY=ADMIN, **keys)
     with running(gateway, upstreams):
         until(gateway.ready)
         yield gateway, upstreams
@@ -246,6 +270,19 @@ def test_a_cascade_keeps_a_sure_answer_and_replaces_a_doubtful_one(
     assert b'"logprob"' not in body
     row = gateway.row(headers["x-request-id"])
     assert (row["model"], row["completion_tokens"], row["status"]) == (model_name, 1, "ok")
+
+
+@pytest.mark.parametrize(("route", "key"), [("barred", NARROWED), ("overheard", UNJUDGED)])
+def test_a_shadow_sends_nothing_where_the_key_may_not(house: House, route: str, key: str) -> None:
+    gateway, upstreams = house
+    tag, later = unique(), unique()
+    headers = {"authorization": f"Bearer {key}"}
+    status, told, _ = gateway.chat(route, script(tag=tag, says=["It is 12."], n=1), headers=headers)
+    assert (status, told["x-switchgear-model"]) == (200, "small")
+    gateway.chat(route, script(tag=later, says=["It is 12."], n=1))  # shadows run in turn
+    until(lambda: gateway.metric("switchgear_shadow_total", route=route) >= 1)
+    until(lambda: len(upstreams.seen(later)["requests"]) >= 2)
+    assert len(upstreams.seen(tag)["requests"]) == 1
 
 
 def test_a_shadow_asks_the_other_tier_and_teaches(house: House) -> None:

@@ -121,3 +121,14 @@ def test_keys_that_name_other_tiers_of_a_route_share_no_answers() -> None:
     assert name() == name("auto") == name("auto", "small", "large") == "auto"
     assert name("auto", "small") == "auto[small]"
     assert name("auto", "large") == "auto[large]"
+
+
+def test_keys_that_name_other_fallbacks_of_a_route_share_no_answers() -> None:
+    names = ("small", "large", "spare")
+    tiers = "".join(MODEL.replace('name = "m"', f'name = "{name}"') for name in names)
+    route = '[[routes]]\nname = "auto"\ntiers = ["small", "large"]\nfallback = ["spare"]\n'
+    found = Catalogue(parse_settings(tiers + route, "x"), ENGINES).routes()[0]
+    allowed = ((), ("small",), ("small", "spare"), ("small", "large"), ("large", "spare"))
+    shared = [found.shared_name(key("auto", *models)) for models in allowed]
+    assert len(set(shared)) == len(allowed)
+    assert found.shared_name(key("auto", *names)) == found.shared_name(key()) == "auto"

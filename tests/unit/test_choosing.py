@@ -1,5 +1,6 @@
 """Which model of a route answers: constraints first, then the wish, then the score."""
 
+import random
 from collections.abc import Mapping
 
 import msgspec
@@ -10,11 +11,12 @@ from backends.engines import ENGINES
 from gateway.catalogue import Catalogue, Model, Target
 from gateway.choosing import Choice, Chooser, Reading, text_of
 from gateway.errors import InvalidRequest, ModelNotAllowed
+from gateway.grading import Grading
 from gateway.openai.schemas import CHAT, COMPLETIONS, Inference, parse
 from gateway.settings import Objective
 from gateway.settings import parse as parse_settings
 from gateway.tenancy.keys import Key
-from routing.objectives import Placement
+from routing.objectives import Placement, Spending
 from tests.fakes.configs import MODEL
 
 TOML = (
@@ -323,5 +325,34 @@ def test_costs_are_told_only_where_they_are_the_objective() -> None:
     grades, asked = Grades(0.1, 0), request()
     chooser, target = Chooser(grades, Ready(ALL)), CATALOGUE.target(asked, ANY)
     for headers in ({}, {b"x-switchgear-objective": b"cost_per_request_usd=0.1"}):
-        chooser.spent(target, chooser.choose(target, asked, headers, ANY), 0.2)
+        chooser.spent(target, chooser.choose(target, asked, headers, ANY), 0.2, ANY)
     assert grades.told == [("small", 0.2)]
+
+
+def test_keys_that_may_not_use_the_last_tier_leave_the_share_of_the_others_alone() -> None:
+    chooser, target = Chooser(Grading.load(lambda: 0.0), Ready(ALL)), CATALOGUE.target(request(), ANY)
+    narrowed = msgspec.structs.replace(ANY, models=frozenset({"auto", "small", "middle"}))
+    chance, wish = random.Random(1), {b"x-switchgear-objective": b"large_share=0.3"}
+    chosen: dict[Key, list[str]] = {ANY: [], narrowed: []}
+    for _ in range(2_000):
+        for key, hardest in ((ANY, 0.6), (narrowed, 1.0)):  # whose queries are harder
+            reading = Reading(chance.uniform(hardest - 0.6, hardest), np.zeros(1, np.float32))
+            chosen[key].append(chooser.choose(target, request(), wish, key, reading).model.name)
+    assert chosen[ANY].count("large") / 2_000 == pytest.approx(0.3, abs=0.03)
+    assert set(chosen[narrowed]) == {"small", "middle"}
+
+
+def test_what_keys_that_may_not_use_the_last_tier_spend_is_counted_apart() -> None:
+    grading = Grading.load(lambda: 0.0)
+    chooser, target = Chooser(grading, Ready(ALL)), CATALOGUE.target(request(), ANY)
+    narrowed = msgspec.structs.replace(ANY, models=frozenset({"auto", "small", "middle"}))
+    aim = Objective(cost_per_request_usd=0.1)
+    before = grading.aim(target, aim)
+    assert isinstance(before, Spending)
+    costs = list(before.costs_usd)
+    for key, told in ((narrowed, False), (ANY, True)):
+        choice = chooser.choose(
+            target, request(), {b"x-switchgear-objective": b"cost_per_request_usd=0.1"}, key
+        )
+        chooser.spent(target, choice, 5.0, key)
+        assert (before.costs_usd != costs) is told

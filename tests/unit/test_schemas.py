@@ -6,7 +6,16 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidRequest, error_body
-from gateway.openai.schemas import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint, canonical, parse, upstream_body
+from gateway.openai.schemas import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    Endpoint,
+    canonical,
+    last_turn,
+    parse,
+    upstream_body,
+)
 from routing.prefixes import marks
 
 OK = '"model": "m", "messages": [{"role": "user", "content": "hi"}]'
@@ -280,3 +289,33 @@ def test_a_prompt_is_marked_by_its_bytes_its_tools_and_its_tenant() -> None:
     assert not set(marked(one)) & set(marked(tools))
     text = parse(COMPLETIONS, json.dumps({"model": "m", "prompt": "p" * 300}).encode())
     assert len(marks(*text.prompt_and_salt("t"))) == 1
+
+
+PARTS = (
+    b'[{"type": "text", "text": "the first"}, {"type": "image_url", "image_url": {"url": "x"}}, 1,'
+    b' {"type": "text", "text": "the second"}, {"type": "text", "text": 2}]'
+)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "member", "value", "turn"),
+    [
+        (
+            CHAT,
+            b"messages",
+            b'[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]',
+            "a",
+        ),
+        (CHAT, b"messages", b'[{"role": "user", "content": %s}]' % PARTS, "the first the second"),
+        (CHAT, b"messages", b'[{"role": "user"}]', ""),
+        (CHAT, b"messages", b'[{"role": "system", "content": "a"}]', ""),
+        (COMPLETIONS, b"prompt", b'"the words"', "the words"),
+        (COMPLETIONS, b"prompt", b'["the words", "and more"]', "the words and more"),
+        (COMPLETIONS, b"prompt", b"[1, 2, 3]", ""),
+        (EMBEDDINGS, b"input", b'"the words"', ""),
+    ],
+)
+def test_the_last_turn_is_read_from_every_shape(
+    endpoint: Endpoint, member: bytes, value: bytes, turn: str
+) -> None:
+    assert last_turn(parse(endpoint, b'{"model": "m", "%s": %s}' % (member, value))) == turn
