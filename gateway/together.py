@@ -5,6 +5,7 @@ decides by what it has heard, and its part of the slack bounds what the others d
 on an answer reaches the process that gave it, which alone knows what the classifier read.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
@@ -78,6 +79,7 @@ class Together:
         self._untold = b""
         for one in heard:
             await self._hear(named, one)
+            await asyncio.sleep(0)  # requests go first: much may have been told
         await self._share_out(named)
 
     def pass_on(self, word: Word) -> None:

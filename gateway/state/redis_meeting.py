@@ -1,8 +1,8 @@
 """A meeting in Redis; see ``gateway.state.meeting``.
 
-A pot is a number under its name, shared out by a script in one step; the news are one stream, which whoever
-comes late reads from its beginning. A Redis that comes back
-empty has lost the pots: at most half the slack of a share, once.
+A pot is a number under its name, shared out by a script in one step; the news are one stream, whose numbers
+are times of Redis' clock. A Redis that comes back empty has lost the pots: at most half the slack of a share,
+once.
 """
 
 import secrets
@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from gateway.state.meeting import MOST_TOLD
+from gateway.state.meeting import LATELY_S, MOST_HEARD, MOST_TOLD
 from routing.objectives import POT, part_of
 
 POTS = "switchgear:routing:pot:"
@@ -38,7 +38,7 @@ class RedisMeeting:
             url, password=password, socket_connect_timeout=timeout_s, socket_timeout=max(1.0, timeout_s)
         )
         self._origin = secrets.token_bytes(8)
-        self._read = b"0-0"
+        self._read: bytes | None = None
         self._settle = self._redis.register_script(SETTLE)
 
     async def share_out(self, owed: Mapping[str, float], processes: int) -> dict[str, float]:
@@ -59,15 +59,23 @@ class RedisMeeting:
             fields: dict[Any, Any] = {b"o": self._origin, b"n": told}
             await self._redis.xadd(STREAM, fields, maxlen=MOST_TOLD, approximate=True)
         heard: list[bytes] = []
-        while found := await self._redis.xread({STREAM: self._read}, count=_AT_ONCE):
-            news: Any = found
-            for at, entry in news[0][1]:
-                self._read = at
+        read = self._read or await self._lately()
+        for _ in range(MOST_HEARD // _AT_ONCE):
+            found: Any = await self._redis.xread({STREAM: read}, count=_AT_ONCE)
+            if not found:
+                break
+            for at, entry in found[0][1]:
+                read = at
                 if entry.get(b"o") != self._origin:
                     heard.append(entry.get(b"n", b""))
-        if self._read != b"0-0" and not await self._redis.exists(STREAM):
-            self._read = b"0-0"  # Redis has forgotten the stream: its numbers may run behind ours
+        # Where Redis has forgotten the stream, its numbers may run behind ours. What fails here is read again.
+        self._read = read if await self._redis.exists(STREAM) else None
         return heard
+
+    async def _lately(self) -> bytes:
+        """Give the number in the stream from which on there is what was told lately."""
+        s, us = await self._redis.time()
+        return b"%d-0" % (s * 1000 + us // 1000 - round(LATELY_S * 1000))
 
     async def close(self) -> None:
         """See ``Meeting.close``."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gateway.state.meeting import LATELY_S, MOST_HEARD
 from gateway.state.redis_meeting import POTS, STREAM, RedisMeeting
 from routing.objectives import POT, settle
 from tests.fakes.processes import until
@@ -48,7 +49,7 @@ def test_a_pot_in_redis_is_shared_out_as_the_pure_function_says(server: RedisSer
     asyncio.run(play())
 
 
-def test_news_are_heard_once_by_everybody_else_and_by_who_comes_late(server: RedisServer) -> None:
+def test_news_are_heard_once_by_everybody_else_and_by_who_comes_soon_after(server: RedisServer) -> None:
     async def play() -> None:
         server.client.flushall()
         a, b = (RedisMeeting(server.url, None, 1.0) for _ in range(2))
@@ -64,6 +65,25 @@ def test_news_are_heard_once_by_everybody_else_and_by_who_comes_late(server: Red
         assert await b.exchange(b"") == [b"again"]
         for one in (a, b, late):
             await one.close()
+
+    asyncio.run(play())
+
+
+def test_who_comes_anew_hears_what_was_told_lately_and_so_much_at_once(server: RedisServer) -> None:
+    async def play() -> None:
+        server.client.flushall()
+        s, _ = server.client.time()
+        with server.client.pipeline(transaction=False) as pipeline:
+            pipeline.xadd(STREAM, {b"o": b"other", b"n": b"old"}, id=f"{int((s - LATELY_S - 1) * 1000)}-0")
+            for number in range(MOST_HEARD + 2):
+                pipeline.xadd(STREAM, {b"o": b"other", b"n": b"%d" % number}, id=f"{s * 1000 + number}-0")
+            pipeline.execute()
+        anew = RedisMeeting(server.url, None, 1.0)
+        first = await anew.exchange(b"")
+        assert (len(first), first[0]) == (MOST_HEARD, b"0")
+        assert await anew.exchange(b"") == [b"%d" % MOST_HEARD, b"%d" % (MOST_HEARD + 1)]
+        assert await anew.exchange(b"") == []
+        await anew.close()
 
     asyncio.run(play())
 

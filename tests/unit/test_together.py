@@ -10,7 +10,7 @@ from gateway.catalogue import Catalogue, Target
 from gateway.grading import Grading
 from gateway.settings import Objective
 from gateway.settings import parse as parse_settings
-from gateway.state.meeting import MemoryMeeting, Table
+from gateway.state.meeting import LATELY_S, MOST_HEARD, MemoryMeeting, Table
 from gateway.together import Together
 from routing.complexity import SLACK
 from routing.conversations import Conversations
@@ -187,3 +187,49 @@ def test_the_objectives_of_keys_and_requests_have_pots_of_their_own() -> None:
     one.large(0.5)
     asyncio.run(_meet([one]))
     assert len(table.pots) == 3
+
+
+def test_who_comes_anew_hears_what_was_told_lately_and_so_much_at_once() -> None:
+    now_s = 100.0
+    table = Table(lambda: now_s)
+    teller = MemoryMeeting(table)
+
+    async def play() -> None:
+        nonlocal now_s
+        await teller.exchange(b"old")
+        now_s += LATELY_S + 1.0
+        late = MemoryMeeting(table)
+        assert await late.exchange(b"") == []
+        for number in range(MOST_HEARD + 2):
+            await teller.exchange(b"%d" % number)
+        anew = MemoryMeeting(table)
+        for one in (late, anew):
+            first = await one.exchange(b"")
+            assert (len(first), first[0]) == (MOST_HEARD, b"0")
+            assert await one.exchange(b"") == [b"%d" % MOST_HEARD, b"%d" % (MOST_HEARD + 1)]
+            assert await one.exchange(b"") == []
+
+    asyncio.run(play())
+
+
+def test_requests_go_on_between_the_news_that_are_heard() -> None:
+    route, table = target(2), Table()
+    one = Process(table, 2, route)
+    other = MemoryMeeting(table)
+    turns = 0
+
+    async def requests() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def play() -> None:
+        for _ in range(50):
+            await other.exchange(b"news")
+        task = asyncio.create_task(requests())
+        await one.together.step()
+        task.cancel()
+
+    asyncio.run(play())
+    assert turns >= 50
