@@ -18,6 +18,7 @@ from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Reading
 from gateway.grading import Grading
 from gateway.learning import Archive, Learning, label_of
+from gateway.lessons import Lesson
 from gateway.settings import Objective
 from gateway.settings import parse as parse_settings
 from gateway.telemetry import Telemetry
@@ -206,6 +207,50 @@ def test_a_reset_holds_in_all_processes_and_after_a_restart_until_it_is_taken_ba
     assert [one.labels for one in third.learnt()] == [200]
     assert not gateways.change(lessons.restore)
     assert [action for action, _, _ in gateways.audit()][2:] == ["routing.reset", "routing.restore"]
+
+
+def test_a_reset_where_nothing_is_in_force_is_taken_back_with_the_one_before(gateways: Gateways) -> None:
+    learning, grading = taught(gateways)
+    gateways.change(lessons.reset)
+    for label in labels(grading, 20):
+        learning.note(label)
+    steps(learning)
+    gateways.change(lessons.reset)
+    steps(learning)
+    assert (learning.learnt()[0].labels, learning.learnt()[0].set_aside) == (0, 220)
+    assert gateways.change(lessons.restore)
+    steps(learning)
+    assert learning.learnt()[0].labels == 220
+    assert ("auto", TENANT) in grading.challengers
+    assert not gateways.change(lessons.restore)
+
+
+def test_a_trial_that_fails_after_a_reset_leaves_what_can_be_taken_back(gateways: Gateways) -> None:
+    learning, grading = taught(gateways)
+    gateways.change(lessons.reset)
+    for label in labels(grading, 150):
+        learning.note(msgspec.structs.replace(label, small=1.0 - label.score))
+    steps(learning)
+    assert ("auto", TENANT) not in grading.challengers
+    assert not learning.learnt()[0].trials[TENANT].better
+    assert gateways.change(lessons.restore)
+    asyncio.run(learning.follow())
+    assert ("auto", TENANT) in grading.challengers
+
+
+@pytest.mark.parametrize("body", [b"", b"junk", b"PK\x03\x04junk"])
+def test_a_lesson_that_cannot_be_read_leaves_the_others_in_force(
+    gateways: Gateways, shipped: Grading, body: bytes
+) -> None:
+    grading = Grading.load(lambda: 0.0)
+    learning = gateways.one("a", grading)
+    for tenant in ("", "org:x"):
+        one = Lesson(route="broken", tenant=tenant, in_force=True, weights=shipped.version, body=body)
+        gateways.change(lambda change, _, one=one: lessons.put(change, one))
+    good = Lesson(route="auto", in_force=True, weights=shipped.version, body=b"[0.5,1.0]")
+    gateways.change(lambda change, _: lessons.put(change, good))
+    asyncio.run(learning.follow())
+    assert (grading.curves, grading.challengers) == ({"auto": [0.5, 1.0]}, {})
 
 
 def test_new_labels_teach_again_after_a_reset_and_old_ones_do_not(gateways: Gateways) -> None:
