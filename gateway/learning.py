@@ -210,10 +210,13 @@ def _usable(found: Lessons, weights: str) -> tuple[dict[str, list[float]], dict[
     for (route, tenant), one in found.by_name.items():
         if not one.in_force or one.weights != weights:
             continue
-        if tenant:
-            challengers[route, tenant] = Feedback.unpacked(one.body)
-        else:
-            curves[route] = _decode_curve(one.body)
+        try:
+            if tenant:
+                challengers[route, tenant] = Feedback.unpacked(one.body)
+            else:
+                curves[route] = _decode_curve(one.body)
+        except Exception as error:  # whatever it is: the other lessons hold
+            log.warning("route %s, %s: an unreadable lesson: %s", route, tenant or "quality", error)
     return curves, challengers
 
 
