@@ -92,6 +92,8 @@ class Learning:
         """
         engine = self._archive.opened()
         for id_, label in (await asyncio.to_thread(self._exchange, engine)).items():
+            if label is None:
+                continue
             kept = self._labels.setdefault(label.route, {})
             if id_ not in kept:
                 kept[id_] = label
@@ -149,7 +151,7 @@ class Learning:
         from_id, kept = self._lessons.resets.get(route, 0), self._labels.get(route, {})
         return [kept[id_] for id_ in sorted(kept) if id_ > from_id]
 
-    def _exchange(self, engine: sa.Engine) -> dict[int, Label]:
+    def _exchange(self, engine: sa.Engine) -> dict[int, Label | None]:
         if waiting := list(self._unwritten):
             lessons.add(engine, waiting)
             for _ in waiting:

@@ -57,17 +57,17 @@ def add(engine: sa.Engine, labels: Sequence[Label]) -> None:
         connection.execute(sa.insert(routing_labels), rows)
 
 
-def labels_since(engine: sa.Engine, newest: int) -> dict[int, Label]:
-    """Give the labels that may be new to who knows those up to ``newest``, by id; not broken ones."""
+def labels_since(engine: sa.Engine, newest: int) -> dict[int, Label | None]:
+    """Give the labels that may be new to who knows those up to ``newest``, by id; None for a broken one."""
     statement = sa.select(routing_labels.c.id, routing_labels.c.body)
     statement = statement.where(routing_labels.c.id > newest - LATE).order_by(routing_labels.c.id)
-    found = {}
+    found: dict[int, Label | None] = {}
     with engine.connect() as connection:
         for id_, body in connection.execute(statement.limit(AT_ONCE)):
             try:
                 found[id_] = _decode(body)
             except msgspec.DecodeError:
-                continue  # of another version
+                found[id_] = None  # of another version
     return found
 
 

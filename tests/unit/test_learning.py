@@ -244,13 +244,23 @@ def test_a_lesson_that_cannot_be_read_leaves_the_others_in_force(
 ) -> None:
     grading = Grading.load(lambda: 0.0)
     learning = gateways.one("a", grading)
-    for tenant in ("", "org:x"):
-        one = Lesson(route="broken", tenant=tenant, in_force=True, weights=shipped.version, body=body)
-        gateways.change(lambda change, _, one=one: lessons.put(change, one))
-    good = Lesson(route="auto", in_force=True, weights=shipped.version, body=b"[0.5,1.0]")
-    gateways.change(lambda change, _: lessons.put(change, good))
+    broken = Lesson(route="broken", in_force=True, weights=shipped.version, body=body)
+    good = msgspec.structs.replace(broken, route="auto", body=b"[0.5,1.0]")
+    with changes.changing(gateways.engine, "admin-key", gateways.now_s) as change:
+        for one in (broken, msgspec.structs.replace(broken, tenant="org:x"), good):
+            lessons.put(change, one)
     asyncio.run(learning.follow())
     assert (grading.curves, grading.challengers) == ({"auto": [0.5, 1.0]}, {})
+
+
+def test_labels_behind_many_that_cannot_be_read_count(gateways: Gateways, shipped: Grading) -> None:
+    junk = [{"route": "auto", "body": b"{}"}] * lessons.AT_ONCE
+    with gateways.engine.begin() as connection:
+        connection.execute(sa.insert(database.routing_labels), junk)
+    lessons.add(gateways.engine, labels(shipped, 3))
+    learning = gateways.one("a", shipped)
+    steps(learning, learning)
+    assert learning.learnt()[0].labels == 3
 
 
 def test_new_labels_teach_again_after_a_reset_and_old_ones_do_not(gateways: Gateways) -> None:
