@@ -24,6 +24,7 @@ from gateway.settings import parse as parse_settings
 from gateway.telemetry import Telemetry
 from gateway.tenancy import changes
 from gateway.tenancy.changes import Change
+from routing.complexity import Classifier
 from routing.feedback import Feedback
 from routing.labels import Label
 from tests.fakes.configs import MODEL
@@ -261,6 +262,14 @@ def test_labels_behind_many_that_cannot_be_read_count(gateways: Gateways, shippe
     learning = gateways.one("a", shipped)
     steps(learning, learning)
     assert learning.learnt()[0].labels == 3
+
+
+def test_all_numbers_of_the_weights_have_a_part_in_their_name(shipped: Grading) -> None:
+    head = shipped.classifier.head
+    for name in head.__struct_fields__:
+        other = msgspec.structs.replace(head, **{name: getattr(head, name) + 1})
+        named = Grading(shipped._reader, Classifier(other), shipped.facts, lambda: 0.0).version
+        assert named != shipped.version, name
 
 
 def test_new_labels_teach_again_after_a_reset_and_old_ones_do_not(gateways: Gateways) -> None:
