@@ -92,6 +92,8 @@ class Learning:
         """
         engine = self._archive.opened()
         for id_, label in (await asyncio.to_thread(self._exchange, engine)).items():
+            if label is None:
+                continue
             kept = self._labels.setdefault(label.route, {})
             if id_ not in kept:
                 kept[id_] = label
@@ -149,7 +151,7 @@ class Learning:
         from_id, kept = self._lessons.resets.get(route, 0), self._labels.get(route, {})
         return [kept[id_] for id_ in sorted(kept) if id_ > from_id]
 
-    def _exchange(self, engine: sa.Engine) -> dict[int, Label]:
+    def _exchange(self, engine: sa.Engine) -> dict[int, Label | None]:
         if waiting := list(self._unwritten):
             lessons.add(engine, waiting)
             for _ in waiting:
@@ -210,10 +212,13 @@ def _usable(found: Lessons, weights: str) -> tuple[dict[str, list[float]], dict[
     for (route, tenant), one in found.by_name.items():
         if not one.in_force or one.weights != weights:
             continue
-        if tenant:
-            challengers[route, tenant] = Feedback.unpacked(one.body)
-        else:
-            curves[route] = _decode_curve(one.body)
+        try:
+            if tenant:
+                challengers[route, tenant] = Feedback.unpacked(one.body)
+            else:
+                curves[route] = _decode_curve(one.body)
+        except Exception as error:  # whatever it is: the other lessons hold
+            log.warning("route %s, %s: an unreadable lesson: %s", route, tenant or "quality", error)
     return curves, challengers
 
 

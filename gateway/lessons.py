@@ -2,8 +2,10 @@
 
 A lesson is what labels taught about a route: its curve of quality, or for a tenant a challenger of the
 shipped order. Whatever is put in force or withdrawn has a line in the audit log. A reset withdraws all of a
-route's lessons and sets its labels aside, for good; it can be taken back. Lessons of other weights than the
-process has do not count. Everything here is synchronous, runs in threads, and raises SQLAlchemyError.
+route's lessons and sets its labels aside, for good; it can be taken back, and until then a trial that fails
+leaves the withdrawn lesson what it is. A reset where nothing is in force adds to the one before.
+Lessons of other weights than the process has do not count. Everything here is synchronous, runs in threads,
+and raises SQLAlchemyError.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,17 +57,17 @@ def add(engine: sa.Engine, labels: Sequence[Label]) -> None:
         connection.execute(sa.insert(routing_labels), rows)
 
 
-def labels_since(engine: sa.Engine, newest: int) -> dict[int, Label]:
-    """Give the labels that may be new to who knows those up to ``newest``, by id; not broken ones."""
+def labels_since(engine: sa.Engine, newest: int) -> dict[int, Label | None]:
+    """Give the labels that may be new to who knows those up to ``newest``, by id; None for a broken one."""
     statement = sa.select(routing_labels.c.id, routing_labels.c.body)
     statement = statement.where(routing_labels.c.id > newest - LATE).order_by(routing_labels.c.id)
-    found = {}
+    found: dict[int, Label | None] = {}
     with engine.connect() as connection:
         for id_, body in connection.execute(statement.limit(AT_ONCE)):
             try:
                 found[id_] = _decode(body)
             except msgspec.DecodeError:
-                continue  # of another version
+                found[id_] = None  # of another version
     return found
 
 
@@ -93,6 +95,10 @@ def put(change: Change, lesson: Lesson) -> None:
     """Put a lesson in the place of the one before; where it comes in force or leaves it, with a line."""
     mine = routing_lessons.c.route == lesson.route, routing_lessons.c.tenant == lesson.tenant
     row = change.connection.execute(sa.select(routing_lessons).where(*mine)).mappings().first()
+    if row is not None and row["was_in_force"] and not lesson.in_force:  # kept for who takes the reset back
+        told = sa.update(routing_lessons).where(*mine)
+        change.connection.execute(told.values(trial=lesson.trial, changed_s=change.now_s))
+        return
     before = as_struct(row, Lesson) if row is not None else None
     change.connection.execute(sa.delete(routing_lessons).where(*mine))
     values = msgspec.structs.asdict(lesson) | {"was_in_force": False, "changed_s": change.now_s}
@@ -115,14 +121,23 @@ def reset(change: Change, route: str) -> None:
     newest = connection.execute(
         sa.select(sa.func.max(routing_labels.c.id)).where(routing_labels.c.route == route)
     ).scalar()
-    at = counts_from(change, route)
-    connection.execute(sa.delete(routing_resets).where(routing_resets.c.route == route))
-    row = {"route": route, "from_id": max(newest or 0, at), "before_id": at}
+    mine = routing_resets.c.route == route
+    last = connection.execute(sa.select(routing_resets).where(mine)).mappings().first()
+    before_id = at = last["from_id"] if last is not None else 0
+    if last is not None and not before["in_force"]:
+        before_id = last["before_id"]
+    else:
+        _withdraw(change, route)
+    connection.execute(sa.delete(routing_resets).where(mine))
+    row = {"route": route, "from_id": max(newest or 0, at), "before_id": before_id}
     connection.execute(sa.insert(routing_resets).values(**row))
-    mine = sa.update(routing_lessons).where(routing_lessons.c.route == route)
-    connection.execute(mine.values(was_in_force=routing_lessons.c.in_force, changed_s=change.now_s))
-    connection.execute(mine.values(in_force=False))
     change.record("routing.reset", (EVERYTHING, route), before, {"in_force": []})
+
+
+def _withdraw(change: Change, route: str) -> None:
+    mine = sa.update(routing_lessons).where(routing_lessons.c.route == route)
+    change.connection.execute(mine.values(was_in_force=routing_lessons.c.in_force, changed_s=change.now_s))
+    change.connection.execute(mine.values(in_force=False))
 
 
 def restore(change: Change, route: str) -> bool:

@@ -66,6 +66,9 @@ class Together:
         self.hear_word: Callable[[Word], Awaitable[None]] = _nobody
         """Takes a word on what may be an answer of this process."""
         self._untold = b""
+        self._settlement = 0
+        self._unsettled: list[tuple[str, Shares, list[float]]] = []
+        """What was owed at a settlement of which no answer has come."""
         conversations.parted = True
 
     async def step(self) -> None:
@@ -111,12 +114,17 @@ class Together:
             await self.hear_word(word)
 
     async def _share_out(self, named: dict[str, Shares]) -> None:
-        """Each boundary has its pot; what was decided meanwhile stays owed."""
-        before = {name: one.owed for name, one in named.items()}
-        owed = {f"{name}:{place}": much for name, all_ in before.items() for place, much in enumerate(all_)}
-        kept = await self._meeting.share_out(owed, self.processes())
-        for name, one in named.items():
-            one.paid([much - kept[f"{name}:{place}"] for place, much in enumerate(before[name])])
+        """Each boundary has its pot; what is decided meanwhile stays owed. Asks again till answered."""
+        if not self._unsettled:
+            self._unsettled = [(name, one, one.owed) for name, one in named.items()]
+            self._settlement += 1
+        owed = {
+            f"{name}:{place}": much for name, _, all_ in self._unsettled for place, much in enumerate(all_)
+        }
+        kept = await self._meeting.share_out(self._settlement, owed, self.processes())
+        for name, one, before in self._unsettled:
+            one.paid([much - kept[f"{name}:{place}"] for place, much in enumerate(before)])
+        self._unsettled = []
 
 
 def _name(key: object) -> str:

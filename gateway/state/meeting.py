@@ -22,10 +22,11 @@ LATELY_S = 5.0
 class Meeting(Protocol):
     """One process's way there."""
 
-    async def share_out(self, owed: Mapping[str, float], processes: int) -> dict[str, float]:
+    async def share_out(self, number: int, owed: Mapping[str, float], processes: int) -> dict[str, float]:
         """Share out with the pots of these names what is owed; gives what of each is left to this process.
 
-        Raises RedisError or OSError, and nothing is shared out then, or all.
+        Numbers rise. Raises RedisError or OSError, and nobody knows then what was shared out: what is asked
+        again by the same number is shared out once.
         """
 
     async def exchange(self, told: bytes) -> list[bytes]:
@@ -56,13 +57,16 @@ class MemoryMeeting:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._heard: int | None = None
+        self._settled: dict[str, tuple[int, float]] = {}
 
-    async def share_out(self, owed: Mapping[str, float], processes: int) -> dict[str, float]:
+    async def share_out(self, number: int, owed: Mapping[str, float], processes: int) -> dict[str, float]:
         """See ``Meeting.share_out``."""
-        pots, kept = self._table.pots, {}
+        pots, before = self._table.pots, self._settled
         for name, much in owed.items():
-            pots[name], kept[name] = settle(pots.get(name, 0.0), much, processes)
-        return kept
+            if name not in before or before[name][0] < number:
+                pots[name], kept = settle(pots.get(name, 0.0), much, processes)
+                before[name] = number, kept
+        return {name: before[name][1] for name in owed}
 
     async def exchange(self, told: bytes) -> list[bytes]:
         """See ``Meeting.exchange``."""

@@ -1,8 +1,9 @@
 """A meeting in Redis; see ``gateway.state.meeting``.
 
 A pot is a number under its name, shared out by a script in one step; the news are one stream, whose numbers
-are times of Redis' clock. A Redis that comes back empty has lost the pots: at most half the slack of a share,
-once.
+are times of Redis' clock. Beside each pot stands what each process was left by it last, and by which number:
+an answer that was lost is given again. A Redis that comes back empty has lost the pots: at most half
+the slack of a share, once.
 """
 
 import secrets
@@ -15,18 +16,24 @@ from gateway.state.meeting import LATELY_S, MOST_HEARD, MOST_TOLD
 from routing.objectives import POT, part_of
 
 POTS = "switchgear:routing:pot:"
+SETTLED = "switchgear:routing:settled:"
 STREAM = "switchgear:routing:news"
 KEPT_S = 3600
 _AT_ONCE = 200
 
-# As objectives.settle. ARGV: owed, the most that this process may owe, the pot's most, processes, seconds.
+# As objectives.settle. KEYS: the pot, what it left to this process last.
+# ARGV: owed, the most that this process may owe, the pot's most, processes, seconds, the number.
 SETTLE = """
+local before, was_left = string.match(redis.call('GET', KEYS[2]) or '', '^(%S+) (%S+)$')
+if before and tonumber(before) >= tonumber(ARGV[6]) then return was_left end
 local owed, most, pot = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local total = (tonumber(redis.call('GET', KEYS[1])) or 0) + owed
 local kept = math.min(most, math.max(-most, total / tonumber(ARGV[4])))
 local left = math.min(pot, math.max(-pot, total - kept))
 redis.call('SET', KEYS[1], string.format('%.9f', left), 'EX', ARGV[5])
-return string.format('%.9f', total - left)
+local answer = string.format('%.9f', total - left)
+redis.call('SET', KEYS[2], ARGV[6] .. ' ' .. answer, 'EX', ARGV[5])
+return answer
 """
 
 
@@ -41,15 +48,16 @@ class RedisMeeting:
         self._read: bytes | None = None
         self._settle = self._redis.register_script(SETTLE)
 
-    async def share_out(self, owed: Mapping[str, float], processes: int) -> dict[str, float]:
+    async def share_out(self, number: int, owed: Mapping[str, float], processes: int) -> dict[str, float]:
         """See ``Meeting.share_out``."""
         if not owed:
             return {}
         most = part_of(processes)
         async with self._redis.pipeline(transaction=False) as pipeline:
             for name, much in owed.items():
-                bounds: list[str | float] = [repr(much), repr(most), POT, processes, KEPT_S]
-                await self._settle(keys=[POTS + name], args=bounds, client=pipeline)
+                bounds: list[str | float] = [repr(much), repr(most), POT, processes, KEPT_S, number]
+                keys = [POTS + name, f"{SETTLED}{name}:{self._origin.hex()}"]
+                await self._settle(keys=keys, args=bounds, client=pipeline)
             found: list[Any] = await pipeline.execute()
         return dict(zip(owed, map(float, found), strict=True))
 
@@ -68,7 +76,7 @@ class RedisMeeting:
                 read = at
                 if entry.get(b"o") != self._origin:
                     heard.append(entry.get(b"n", b""))
-        # Where Redis has forgotten the stream, its numbers may run behind ours. What fails here is read again.
+        # Where Redis has forgotten the stream, its numbers may run behind ours; until here all is read again.
         self._read = read if await self._redis.exists(STREAM) else None
         return heard
 

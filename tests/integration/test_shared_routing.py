@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from redis.exceptions import RedisError
 
 from gateway.state.meeting import LATELY_S, MOST_HEARD
 from gateway.state.redis_meeting import POTS, STREAM, RedisMeeting
@@ -34,16 +35,21 @@ def test_a_pot_in_redis_is_shared_out_as_the_pure_function_says(server: RedisSer
         server.client.flushall()
         draw, meeting = np.random.default_rng(1), RedisMeeting(server.url, None, 1.0)
         pot = 0.0
-        for _ in range(300):
+        for number in range(300):
             processes = int(draw.integers(1, 6))
             owed = float(draw.normal(0, 12))
             pot, wanted = settle(pot, owed, processes)
-            kept = await meeting.share_out({"a": owed}, processes)
-            assert kept["a"] == pytest.approx(wanted, abs=1e-6)
+            for _ in range(2):  # the second time as where the answer was lost
+                kept = await meeting.share_out(number, {"a": owed}, processes)
+                assert kept["a"] == pytest.approx(wanted, abs=1e-6)
             assert float(server.client.get(POTS + "a")) == pytest.approx(pot, abs=1e-6)
             assert abs(pot) <= POT
-        assert 0 < server.client.ttl(POTS + "a") <= 3600
-        assert await meeting.share_out({}, 2) == {}
+        for key in server.client.keys("switchgear:routing:*"):
+            assert 0 < server.client.ttl(key) <= 3600
+        other = RedisMeeting(server.url, None, 1.0)
+        assert (await other.share_out(1, {"a": 0.0}, 1))["a"] == pytest.approx(pot, abs=1e-6)
+        await other.close()
+        assert await meeting.share_out(300, {}, 2) == {}
         await meeting.close()
 
     asyncio.run(play())
@@ -84,6 +90,26 @@ def test_who_comes_anew_hears_what_was_told_lately_and_so_much_at_once(server: R
         assert await anew.exchange(b"") == [b"%d" % MOST_HEARD, b"%d" % (MOST_HEARD + 1)]
         assert await anew.exchange(b"") == []
         await anew.close()
+
+    asyncio.run(play())
+
+
+def test_news_that_came_before_an_error_are_heard_after_it(server: RedisServer) -> None:
+    """Redis answers the reading, and refuses what is asked after it."""
+
+    async def play() -> None:
+        server.client.flushall()
+        meeting, other = (RedisMeeting(server.url, None, 1.0) for _ in range(2))
+        for one in (meeting, other):
+            assert await one.exchange(b"") == []
+        await other.exchange(b"news")
+        server.client.acl_setuser("default", enabled=True, commands=["-exists"])
+        with pytest.raises(RedisError):
+            await meeting.exchange(b"")
+        server.client.acl_setuser("default", enabled=True, commands=["+exists"])
+        assert await meeting.exchange(b"") == [b"news"]
+        for one in (meeting, other):
+            await one.close()
 
     asyncio.run(play())
 

@@ -18,11 +18,13 @@ from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Reading
 from gateway.grading import Grading
 from gateway.learning import Archive, Learning, label_of
+from gateway.lessons import Lesson
 from gateway.settings import Objective
 from gateway.settings import parse as parse_settings
 from gateway.telemetry import Telemetry
 from gateway.tenancy import changes
 from gateway.tenancy.changes import Change
+from routing.complexity import Classifier
 from routing.feedback import Feedback
 from routing.labels import Label
 from tests.fakes.configs import MODEL
@@ -206,6 +208,68 @@ def test_a_reset_holds_in_all_processes_and_after_a_restart_until_it_is_taken_ba
     assert [one.labels for one in third.learnt()] == [200]
     assert not gateways.change(lessons.restore)
     assert [action for action, _, _ in gateways.audit()][2:] == ["routing.reset", "routing.restore"]
+
+
+def test_a_reset_where_nothing_is_in_force_is_taken_back_with_the_one_before(gateways: Gateways) -> None:
+    learning, grading = taught(gateways)
+    gateways.change(lessons.reset)
+    for label in labels(grading, 20):
+        learning.note(label)
+    steps(learning)
+    gateways.change(lessons.reset)
+    steps(learning)
+    assert (learning.learnt()[0].labels, learning.learnt()[0].set_aside) == (0, 220)
+    assert gateways.change(lessons.restore)
+    steps(learning)
+    assert learning.learnt()[0].labels == 220
+    assert ("auto", TENANT) in grading.challengers
+    assert not gateways.change(lessons.restore)
+
+
+def test_a_trial_that_fails_after_a_reset_leaves_what_can_be_taken_back(gateways: Gateways) -> None:
+    learning, grading = taught(gateways)
+    gateways.change(lessons.reset)
+    for label in labels(grading, 150):
+        learning.note(msgspec.structs.replace(label, small=1.0 - label.score))
+    steps(learning)
+    assert ("auto", TENANT) not in grading.challengers
+    assert not learning.learnt()[0].trials[TENANT].better
+    assert gateways.change(lessons.restore)
+    asyncio.run(learning.follow())
+    assert ("auto", TENANT) in grading.challengers
+
+
+@pytest.mark.parametrize("body", [b"", b"junk", b"PK\x03\x04junk"])
+def test_a_lesson_that_cannot_be_read_leaves_the_others_in_force(
+    gateways: Gateways, shipped: Grading, body: bytes
+) -> None:
+    grading = Grading.load(lambda: 0.0)
+    learning = gateways.one("a", grading)
+    broken = Lesson(route="broken", in_force=True, weights=shipped.version, body=body)
+    good = msgspec.structs.replace(broken, route="auto", body=b"[0.5,1.0]")
+    with changes.changing(gateways.engine, "admin-key", gateways.now_s) as change:
+        for one in (broken, msgspec.structs.replace(broken, tenant="org:x"), good):
+            lessons.put(change, one)
+    asyncio.run(learning.follow())
+    assert (grading.curves, grading.challengers) == ({"auto": [0.5, 1.0]}, {})
+
+
+def test_labels_behind_many_that_cannot_be_read_count(gateways: Gateways, shipped: Grading) -> None:
+    junk = [{"route": "auto", "body": b"{}"}] * lessons.AT_ONCE
+    with gateways.engine.begin() as connection:
+        connection.execute(sa.insert(database.routing_labels), junk)
+    lessons.add(gateways.engine, labels(shipped, 3))
+    learning = gateways.one("a", shipped)
+    steps(learning, learning)
+    assert learning.learnt()[0].labels == 3
+
+
+def test_all_numbers_of_the_weights_have_a_part_in_their_name(shipped: Grading) -> None:
+    head = shipped.classifier.head
+    for name in head.__struct_fields__:
+        other = msgspec.structs.replace(head, **{name: getattr(head, name) + 1})
+        named = Grading(shipped._reader, Classifier(other), shipped.facts, lambda: 0.0).version
+        assert named != shipped.version, name
 
 
 def test_new_labels_teach_again_after_a_reset_and_old_ones_do_not(gateways: Gateways) -> None:

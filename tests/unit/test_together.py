@@ -1,6 +1,8 @@
 """Processes that part a route's traffic: one share, whoever gets how much; one memory of conversations."""
 
 import asyncio
+import contextlib
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -233,3 +235,34 @@ def test_requests_go_on_between_the_news_that_are_heard() -> None:
 
     asyncio.run(play())
     assert turns >= 50
+
+
+def test_a_settlement_whose_answer_is_lost_counts_once() -> None:
+    """One process gets the hard queries and never hears at once what it still owes."""
+
+    class Lossy(MemoryMeeting):
+        lost = False
+
+        async def share_out(self, number: int, owed: Mapping[str, float], processes: int) -> dict[str, float]:
+            kept = await super().share_out(number, owed, processes)
+            self.lost = not self.lost
+            if self.lost:
+                raise OSError("the answer is lost")
+            return kept
+
+    draw, table, route = np.random.default_rng(7), Table(), target(2)
+    processes = [Process(table, 2, route) for _ in range(2)]
+    processes[0].together._meeting = Lossy(table)
+    large = []
+    for number in range(6000):
+        which = number % 2
+        score = float(draw.uniform(0.0, 0.6) if which else draw.uniform(0.6, 1.0))
+        large.append(processes[which].large(score))
+        if number % 10 == 0:
+            for one in processes:
+                with contextlib.suppress(OSError):
+                    asyncio.run(one.together.step())
+    owed = sum(one.held.owed[0] for one in processes) + sum(table.pots.values())
+    assert owed == pytest.approx(SHARE * len(large) - sum(large))
+    windows = np.convolve(large, np.ones(2000), "valid") / 2000
+    assert np.abs(windows - SHARE).max() <= 0.03
