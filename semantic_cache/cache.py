@@ -5,7 +5,7 @@ What a request waits for is one embedding, one search and one verdict. All learn
 The store is the tier's own: one body for each answer, however many texts lead to it.
 """
 
-import contextlib
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -22,6 +22,8 @@ from semantic_cache.prior import PRIOR
 from semantic_cache.reading import Reading
 from semantic_cache.stores.base import Alias, Entry, Index, Store
 from semantic_cache.verify import agree
+
+log = logging.getLogger("switchgear.cache")
 
 _MOST_ROUTES = 256
 _UNSURE = 20  # judgements of one question with itself that the estimate of the judge's noise begins with
@@ -218,7 +220,7 @@ class SemanticCache:
 
     async def resume(self, frames: Iterable[saving.Frame], now_s: float) -> int:
         """Take in what ``frames`` gave; gives how many texts. Raises ValueError for another embedding's."""
-        frames, texts = iter(frames), 0
+        frames, texts, lost = iter(frames), 0, 0
         first = next(frames, None)
         if not isinstance(first, saving.Head):
             return 0
@@ -234,12 +236,16 @@ class SemanticCache:
                 case saving.Linked():
                     self._index.resume(frame)
                 case saving.Learned(route, state):
-                    with contextlib.suppress(KeyError, TypeError, ValueError):
+                    try:
                         judge = Judge(self._bounds, Learner(PRIOR), state["dimensions"])
                         judge.resume(state)
                         self._judges[route] = judge
+                    except (KeyError, TypeError, ValueError):
+                        lost += 1
                 case _:
                     pass
+        if lost:
+            log.warning("what %d routes had learned is of another version: they begin to learn anew", lost)
         return texts
 
     def _judge(self, route: str, dimensions: int) -> Judge:

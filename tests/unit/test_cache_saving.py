@@ -66,6 +66,21 @@ def test_a_file_of_another_embedding_is_not_read(tmp_path: Path) -> None:
     assert not look_up(other, ask(FORMS[0].format(TOPICS[0]))).near
 
 
+def test_judges_of_another_version_begin_anew_and_the_log_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, cache = tmp_path / "semantic.cache", make()
+    frames = list(saving.read(saved(learned(), path)))
+    learnt = next(frame for frame in frames if isinstance(frame, saving.Learned))
+    del learnt.state["constancy"]
+    other = saving.Learned("t/other", learnt.state)
+    assert now(cache.resume([*frames, other], 0.0)) > 10
+    assert not cache.judges
+    assert [one.getMessage() for one in caplog.records] == [
+        "what 2 routes had learned is of another version: they begin to learn anew"
+    ]
+
+
 def test_one_process_of_a_directory_owns_the_file(tmp_path: Path) -> None:
     first, second = OwnFile(tmp_path / "x.cache"), OwnFile(tmp_path / "x.cache")
     assert first.mine()
