@@ -60,6 +60,8 @@ class Passage(msgspec.Struct, eq=False):
     found_near: Found | None = None
     to_check: Found | None = None
     """What is known of an exact repeat whose kept answer is served, and asked for again beside."""
+    stand_in: Entry | None = None
+    """The kept answer of an exact repeat that is asked anew, for where no model answers."""
     hit: Hit | None = None
     charge: Charge | None = None
     finish_reasons: Sequence[str] = ()

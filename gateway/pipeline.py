@@ -155,7 +155,12 @@ class Pipeline:
                 passage.charge = charge
                 entry = await self.shelf.look_up(passage, incoming, request)
                 if entry is None:
-                    await self._serve(passage, incoming, request, out)
+                    try:
+                        await self._serve(passage, incoming, request, out)
+                    except Exception as error:
+                        may = isinstance(translate(error), ANOTHER_MODEL_MAY)
+                        if not (may and await self.shelf.stand_in(passage, request, self.head, out)):
+                            raise
                 else:
                     body = self.shelf.answer(passage, entry, request)
                     self._audit(passage, incoming, request)

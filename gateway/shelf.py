@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from gateway.calls import Incoming
 from gateway.catalogue import Target
@@ -21,6 +22,9 @@ from gateway.tenancy.pricing import NANO, amount_nanousd
 from gateway.trip import Call
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
+
+if TYPE_CHECKING:
+    from gateway.pipeline import Outlet
 
 WISHES = (b"", b"bypass", b"no-store")
 MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192
@@ -148,7 +152,7 @@ class Shelf:
         passage.steps.append(("likeness", self._now()))
         if found is None:
             return entry  # nothing can be learned from it: it is given what there was
-        passage.cache = "miss"
+        passage.cache, passage.stand_in = "miss", entry
         if found.entry is None:
             return None
         passage.cache = "hit-semantic"
@@ -189,6 +193,32 @@ class Shelf:
         if not request.stream:
             return body
         return answers.to_stream(body, include_usage=request.include_usage, cost_usd=charge.cost_of)
+
+    async def stand_in(
+        self,
+        passage: Passage,
+        request: Inference,
+        head: Callable[[Passage, Inference], bytes],
+        out: "Outlet",
+    ) -> bool:
+        """Give what was kept of a repeat that was asked anew, where its model failed before the first byte.
+
+        Tells whether there was such an answer: it may be right no more, but seldom is wrong.
+        """
+        entry = passage.stand_in
+        if entry is None or passage.first_byte_s:
+            return False
+        passage.cache = "hit-exact"
+        passage.found(entry)
+        body = self.answer(passage, entry, request)
+        if request.stream:  # it is admitted as one, and may have been kept alive
+            passage.first_byte_s = self._now()
+            await out.begin(head(passage, request))
+            await out.piece(body)
+        else:
+            await out.whole(head(passage, request), body)
+        passage.answered_s = self._now()
+        return True
 
     async def offer(self, passage: Passage, receiver: Form) -> None:
         """Keep a complete answer, where it may be served again."""
