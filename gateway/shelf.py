@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gateway.calls import Incoming
 from gateway.catalogue import Target
@@ -23,9 +23,6 @@ from gateway.trip import Call
 from semantic_cache import policy as caching
 from semantic_cache.stores.base import Entry, Store
 
-if TYPE_CHECKING:
-    from gateway.pipeline import Outlet
-
 WISHES = (b"", b"bypass", b"no-store")
 MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192
 _TURN = 500  # characters; in a longer turn a word like "now" says little
@@ -39,6 +36,14 @@ def _hangs_on_more(request: Inference) -> bool:
     """
     turn = schemas.last_turn(request)
     return len(turn) <= _TURN and caching.situational(turn.translate(_IDENTIFIERS))
+
+
+class Outlet(Protocol):
+    """Takes an answer; see ``pipeline.Outlet``."""
+
+    async def whole(self, head: bytes, body: bytes) -> None: ...
+    async def begin(self, head: bytes) -> None: ...
+    async def piece(self, data: bytes) -> None: ...
 
 
 class Shelf:
@@ -199,7 +204,7 @@ class Shelf:
         passage: Passage,
         request: Inference,
         head: Callable[[Passage, Inference], bytes],
-        out: "Outlet",
+        out: Outlet,
     ) -> bool:
         """Give what was kept of a repeat that was asked anew, where its model failed before the first byte.
 
