@@ -199,8 +199,8 @@ class Likeness:
         self.embedded_s = self._attempts.now()
         return vector
 
-    def passed(self, tenant: str, name: str, kept_s: float, now_s: float) -> Repeat:
-        """Count an exact repeat; tells whether it may be given what was kept at `kept_s`."""
+    def passed(self, tenant: str, name: str, kept_s: float | None, now_s: float) -> Repeat:
+        """Count an exact repeat; tells whether it may be given what was kept, see ``SemanticCache``."""
         return self._cache.passed(f"{tenant}/{name}", kept_s, now_s)
 
     def offer(self, found: Found, key: bytes, entry: Entry, worth_nanousd: float) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from msgspec import Raw
+
 from gateway.calls import Incoming
 from gateway.catalogue import Target
 from gateway.errors import InvalidRequest
@@ -21,8 +23,10 @@ from gateway.tenancy.keys import Key
 from gateway.tenancy.pricing import NANO, amount_nanousd
 from gateway.trip import Call
 from semantic_cache import policy as caching
+from semantic_cache.judge import Repeat
 from semantic_cache.stores.base import Entry, Store
 
+NULL = Raw(b"null")
 WISHES = (b"", b"bypass", b"no-store")
 MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192
 _TURN = 500  # characters; in a longer turn a word like "now" says little
@@ -36,6 +40,13 @@ def _hangs_on_more(request: Inference) -> bool:
     """
     turn = schemas.last_turn(request)
     return len(turn) <= _TURN and caching.situational(turn.translate(_IDENTIFIERS))
+
+
+def _says_it_again(request: Inference) -> bool:
+    """Tell whether a model asked once more would say the same: else another answer is no sign of a change."""
+    typed = request.typed
+    seeded = request.fields.get("seed", NULL) != NULL
+    return isinstance(typed, Common) and caching.deterministic(typed.temperature, seeded)
 
 
 class Outlet(Protocol):
@@ -143,7 +154,10 @@ class Shelf:
         """Ask the semantic tier where the exact one had nothing, or what it had may be right no more."""
         likeness, now_s = self.kept.likeness, self._wall()
         assert likeness is not None
-        verdict = likeness.passed(tenant, name, entry.stored_s, now_s) if entry is not None else "ask"
+        verdict: Repeat = "ask"
+        if entry is not None:
+            kept_s = entry.stored_s if _says_it_again(request) else None
+            verdict = likeness.passed(tenant, name, kept_s, now_s)
         if verdict == "serve":
             return entry
         asker = Asker(tenant, name, self._salt, passage.of()[0].retention_s)

@@ -120,10 +120,18 @@ class SemanticCache:
             self._judges.clear()
         self._bounds = bounds
 
-    def passed(self, route: str, kept_s: float, now_s: float) -> Repeat:
-        """Count an exact repeat; tells whether it may be given what was kept at `kept_s`."""
+    def passed(self, route: str, kept_s: float | None, now_s: float) -> Repeat:
+        """Count an exact repeat; tells whether it may be given what was kept at `kept_s`.
+
+        None for a sampled answer: it would be another one each time, and tells nothing.
+        """
         judge = self._judges.get(route)
-        return judge.repeat(kept_s, now_s) if judge is not None else "serve"
+        if judge is None:
+            return "serve"
+        if kept_s is None:
+            judge.ledger.pass_exact()
+            return "serve"
+        return judge.repeat(kept_s, now_s)
 
     async def look_up(self, asked: Asked, now_s: float, repeated: Entry | None = None) -> Found:
         """Decide on a question; gives the entry to serve, or none. Raises EmbeddingFailed.

@@ -111,10 +111,13 @@ def test_a_few_exact_repeats_are_asked_anew_beside_and_every_client_has_its_hit(
     served: tuple[Gateway, Upstreams],
 ) -> None:
     gateway, upstreams = served
-    asker = Asker(gateway)
+    sampled, asker = Asker(gateway, temperature=0.7), Asker(gateway, temperature=0)
     question = "how can i clean a kettle"
+    sampled.settled(question)
     asker.settled(question)
     before = calls(upstreams)
+    assert [sampled.ask(question)[0]["x-switchgear-cache"] for _ in range(120)] == ["hit-exact"] * 120
+    assert calls(upstreams) == before
     found = [asker.ask(question)[0]["x-switchgear-cache"] for _ in range(120)]
     assert found == ["hit-exact"] * 120
     until(lambda: calls(upstreams) > before)
