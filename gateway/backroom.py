@@ -18,6 +18,7 @@ from gateway.passage import Passage
 log = logging.getLogger("switchgear.backroom")
 
 AT_ONCE = 32  # requests: half a millisecond
+CARRIED = 16  # batches: what is carried at once is held several times over
 PERIOD_S = 0.5
 
 T = TypeVar("T")
@@ -97,10 +98,12 @@ class Backroom(Generic[T]):
             ended = self._end.wait(PERIOD_S)
             with self.at_rest():
                 pass
-            batches = [self._made.popleft() for _ in range(len(self._made))]
-            if batches:
-                try:
-                    self._carry(batches)
-                except Exception:
-                    log.exception("%s: what was made is lost", self._thread.name)
-                self._gone += sum(count for count, _ in batches)
+            while self._made:
+                self._carry_some([self._made.popleft() for _ in range(min(CARRIED, len(self._made)))])
+
+    def _carry_some(self, batches: Sequence[Batch[T]]) -> None:
+        try:
+            self._carry(batches)
+        except Exception:
+            log.exception("%s: what was made is lost", self._thread.name)
+        self._gone += sum(count for count, _ in batches)

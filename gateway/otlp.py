@@ -122,11 +122,16 @@ def attributes(pairs: Iterable[tuple[str, Value]], tag: bytes = b"\x4a") -> byte
     )
 
 
-def request(resource: Mapping[str, Value], scope: tuple[str, str], spans: bytes) -> bytes:
-    """Encode an ``ExportTraceServiceRequest`` with one resource and one scope (name, version)."""
+def request(resource: Mapping[str, Value], scope: tuple[str, str], spans: Sequence[bytes]) -> bytes:
+    """Encode an ``ExportTraceServiceRequest`` with one resource and one scope (name, version).
+
+    ``spans`` are copied once: they may be a megabyte.
+    """
     origin = sized(b"\x0a", attributes(resource.items(), b"\x0a"))
     source = sized(b"\x0a", sized(b"\x0a", scope[0].encode()) + sized(b"\x12", scope[1].encode()))
-    return sized(b"\x0a", origin + sized(b"\x12", source + spans))
+    size = sum(map(len, spans))
+    before = b"".join((origin, b"\x12", varint(len(source) + size), source))
+    return b"".join((b"\x0a", varint(len(before) + size), before, *spans))
 
 
 def _any_value(value: Value) -> bytes:

@@ -25,7 +25,6 @@ from gateway.tracecontext import Sampler, Trace, sampler_from
 log = logging.getLogger("switchgear.tracing")
 
 BUFFER_REQUESTS = 4096
-BATCH_REQUESTS = 1024
 CONTENT_BYTES = 64 * 1024 * 1024  # of prompts and answers that wait
 CLOSE_S = 5.0
 METRIC = "switchgear_traces_total"
@@ -139,19 +138,11 @@ class Tracing:
 
     # In the thread
     def _export(self, batches: Sequence[Batch[bytes]]) -> None:
-        """Send what was encoded, so many requests at a time."""
-        count, encoded = 0, []
-        for number, (requests, data) in enumerate(batches, 1):
-            count += requests
-            encoded.append(data)
-            if count >= BATCH_REQUESTS or number == len(batches):
-                self._send(b"".join(encoded), count)
-                count, encoded = 0, []
-
-    def _send(self, data: bytes, count: int) -> None:
-        outcome = "failed"
+        """Send what was encoded."""
+        count, outcome = sum(requests for requests, _ in batches), "failed"
+        encoded = [data for _, data in batches]
         try:
-            if self._exporter.send(otlp.request(self._resource, ("switchgear", version()), data)):
+            if self._exporter.send(otlp.request(self._resource, ("switchgear", version()), encoded)):
                 outcome = "exported"
         except Exception:
             log.exception("traces of %d requests are lost", count)

@@ -67,7 +67,9 @@ def test_spans(trace_id: int, own: int, parent: int, start: int, end: int, name:
 def test_a_request_of_many_spans(resource: dict[str, otlp.Value], scope: str, count: int) -> None:
     lead, step = otlp.lead(7), otlp.Step("step")
     spans = b"".join(step.write(lead, number, otlp.below(9), 1, 2) for number in range(1, count + 1))
-    (told,) = ExportTraceServiceRequest.FromString(otlp.request(resource, (scope, "1"), spans)).resource_spans
+    (told,) = ExportTraceServiceRequest.FromString(
+        otlp.request(resource, (scope, "1"), [spans])
+    ).resource_spans
     assert {one.key for one in told.resource.attributes} == set(resource)
     (scoped,) = told.scope_spans
     assert (scoped.scope.name, scoped.scope.version, len(scoped.spans)) == (scope, "1", count)
