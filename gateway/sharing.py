@@ -22,7 +22,7 @@ from gateway.tenancy.keys import Key
 from semantic_cache import policy as caching
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
-NULL, TRUE = msgspec.Raw(b"null"), msgspec.Raw(b"true")
+TRUE = msgspec.Raw(b"true")
 
 
 def may_share(settings: CoalescingSettings, headers: Mapping[bytes, bytes], request: Inference) -> bool:
@@ -31,10 +31,9 @@ def may_share(settings: CoalescingSettings, headers: Mapping[bytes, bytes], requ
     if policy == "off" or (wish is not None and wish != b"on"):
         return False
     typed = request.typed
-    if wish is None and policy == "deterministic" and isinstance(typed, Common):
-        seeded = "seed" in request.fields and request.fields["seed"] != NULL
-        if not caching.deterministic(typed.temperature, seeded):
-            return False
+    sampled = isinstance(typed, Common) and not caching.deterministic(typed.temperature, request.seeded)
+    if wish is None and policy == "deterministic" and sampled:
+        return False
     return b"x-switchgear-timeout-ms" not in headers and headers.get(b"x-switchgear-cache") != b"bypass"
 
 

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from msgspec import Raw
-
 from gateway.calls import Incoming
 from gateway.catalogue import Target
 from gateway.errors import InvalidRequest
@@ -26,7 +24,6 @@ from semantic_cache import policy as caching
 from semantic_cache.judge import Repeat
 from semantic_cache.stores.base import Entry, Store
 
-NULL = Raw(b"null")
 WISHES = (b"", b"bypass", b"no-store")
 MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192
 _TURN = 500  # characters; in a longer turn a word like "now" says little
@@ -45,8 +42,7 @@ def _hangs_on_more(request: Inference) -> bool:
 def _says_it_again(request: Inference) -> bool:
     """Tell whether a model asked once more would say the same: else another answer is no sign of a change."""
     typed = request.typed
-    seeded = request.fields.get("seed", NULL) != NULL
-    return isinstance(typed, Common) and caching.deterministic(typed.temperature, seeded)
+    return isinstance(typed, Common) and caching.deterministic(typed.temperature, request.seeded)
 
 
 class Outlet(Protocol):

@@ -143,6 +143,11 @@ class Inference(msgspec.Struct):
         return self.stream and not (isinstance(self.typed, CompletionFields) and self.typed.echo)
 
     @property
+    def seeded(self) -> bool:
+        """Whether the client gave a seed."""
+        return self.fields.get("seed", _NULL) != _NULL
+
+    @property
     def priority(self) -> int | None:
         """The client's own order among its requests, smaller first."""
         return self.typed.priority if isinstance(self.typed, Common) else None
@@ -184,6 +189,7 @@ class Inference(msgspec.Struct):
         return None if wanted is None else max(0, wanted) * self.choices
 
 
+_NULL = Raw(b"null")
 _PROMPT = ("messages", "prompt", "input", "tools")
 
 _decode_fields = msgspec.json.Decoder(Fields).decode
