@@ -19,7 +19,7 @@ log = logging.getLogger("switchgear.backroom")
 
 AT_ONCE = 32  # requests: half a millisecond
 CARRIED = 16  # batches: what is carried at once is held several times over
-PERIOD_S = 0.5
+PERIOD_S = 1.0  # unless half of the room is taken before
 
 T = TypeVar("T")
 Batch = tuple[int, T]
@@ -46,7 +46,7 @@ class Backroom(Generic[T]):
         # One writer each: the event loop, the thread, who makes.
         self._taken = self._gone = self._spoiled = 0
         self._lock = threading.Lock()  # on making; the event loop never waits for it
-        self._end = threading.Event()
+        self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def offer(self, passage: Passage, *, dear: bool = False) -> bool:
@@ -63,6 +63,8 @@ class Backroom(Generic[T]):
                 self._make_of(self._waiting)
             finally:
                 self._lock.release()
+            if self._taken - self._gone - self._spoiled > self._limit // 2:
+                self._wake.set()
         return True
 
     @contextmanager
@@ -79,7 +81,8 @@ class Backroom(Generic[T]):
 
     def close(self, within_s: float | None = None) -> None:
         """Have what is left carried away; blocks, no longer than ``within_s``."""
-        self._end.set()
+        self._closed = True
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join(within_s)
 
@@ -93,9 +96,11 @@ class Backroom(Generic[T]):
                 log.exception("%s: nothing could be made of %d requests", self._thread.name, len(some))
 
     def _run(self) -> None:
-        ended = False
-        while not ended:
-            ended = self._end.wait(PERIOD_S)
+        closed = False
+        while not closed:
+            self._wake.wait(PERIOD_S)
+            self._wake.clear()
+            closed = self._closed
             with self.at_rest():
                 pass
             while self._made:

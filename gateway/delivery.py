@@ -3,9 +3,11 @@
 A piece that money does not cover is not handed on: the answer ends before it in the declared way.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backends.clients.base import Taker
+from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form
 from gateway.openai.schemas import Inference
 from gateway.passage import Passage
@@ -31,11 +33,13 @@ class Delivery:
     @property
     def direct(self) -> Direct | None:
         """The short way, which a stream has."""
-        return self.taker if self._request.stream else None
+        receiver = self._receiver
+        return partial(self._taker, receiver) if isinstance(receiver, StreamReceiver) else None
 
     async def __call__(self, piece: bytes) -> bool:
         """Hand on a piece; False where money ends the answer."""
         receiver, charge, request, out = self._receiver, self._charge, self._request, self._out
+        charge.catch_up()
         usage, estimated = receiver.usage(request.prompt_tokens_estimate)
         if usage.completion_tokens > charge.covered_tokens and not await charge.extend(usage):
             await out.piece(self._pipeline.stopped(self._passage, charge, receiver))
@@ -53,21 +57,22 @@ class Delivery:
         await out.piece(piece)
         return True
 
-    def taker(self, feed: Feed) -> Taker:
+    def _taker(self, receiver: StreamReceiver, feed: Feed) -> Taker:
         """See ``trip.Direct``; whole events go this way, the usage and the end do not."""
-        receiver, charge, out = self._receiver, self._charge, self._out
-        estimate, progress, keep = self._request.prompt_tokens_estimate, charge.progress, receiver.keep
+        charge, out, estimate = self._charge, self._out, self._request.prompt_tokens_estimate
+        charge.measured_by(lambda: receiver.usage(estimate))
 
         def take(data: bytes) -> bool:
             if not out.clear or data[-2:] != b"\n\n" or b'"usage"' in data or b"[DONE]" in data:
                 return False
             # For each token there is a comma behind its id, or the end of an event.
-            most = charge.usage.completion_tokens + data.count(b",") + data.count(b"\n\n")
+            most = receiver.delivered_tokens + data.count(b",") + data.count(b"\n\n")
             if most >= charge.covered_tokens:
                 return False
             if piece := feed(data):
-                progress(*receiver.usage(estimate))
-                keep(piece)
+                charge.delivers(receiver.delivered_tokens)
+                if receiver.kept is not None:
+                    receiver.keep(piece)
                 out.at_once(piece)
             return True
 

@@ -12,6 +12,7 @@ from gateway.catalogue import Target
 from gateway.choosing import Choice, Reading
 from gateway.content import Content
 from gateway.errors import CODES, SHUT_DOWN, ShuttingDown, translate
+from gateway.kinds import MOST_KINDS, Kind, kind_of
 from gateway.metrics import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, SECONDS, TOKEN_SECONDS, TOKENS
 from gateway.openai.schemas import Common, Inference
 from gateway.telemetry import Telemetry
@@ -71,6 +72,8 @@ class Passage(msgspec.Struct, eq=False):
     answered_s: float = 0.0
     ended_s: float = 0.0
     content: Content | None = None
+    kind: Kind | None = None
+    """Once it has ended."""
 
     def begin(self, key: Key, target: Target, request: Inference) -> None:
         """Note who asks for what, once that is known to be valid."""
@@ -151,21 +154,19 @@ class Passage(msgspec.Struct, eq=False):
 
     def observe(self, telemetry: Telemetry) -> None:
         """Count the request: one look-up for all that requests of its kind count."""
-        choice, charge, trip, model = self.choice, self.charge, self.trip, self.model
-        provider = choice.model.settings.engine if choice is not None else "switchgear"
-        reason = choice.reason if choice is not None and self.route else ""
-        error = (self.error if self.error in CODES else "upstream") if self.error else ""
-        kind = (self.operation, provider, self.name, model, self.route, str(self.status), self.cache, reason,
-                error)  # fmt: skip
+        choice, charge, trip = self.choice, self.charge, self.trip
+        kind = self.kind = kind_of(self)
         row = telemetry.rows.get(kind)
         if row is None:
+            if len(telemetry.rows) >= MOST_KINDS:  # of kinds that nobody remembers
+                telemetry.rows.clear()
             row = telemetry.rows[kind] = _row(telemetry, kind)
         values, note = telemetry.values, telemetry.note
         values[row[0]] += 1.0
         note(row[1], REQUEST_SECONDS, self.ended_s - self.started_s)
-        if error:
+        if kind.error:
             values[row[2]] += 1.0
-        if reason:
+        if kind.reason:
             values[row[3]] += 1.0
         if charge is not None:
             usage = charge.usage
@@ -175,7 +176,7 @@ class Passage(msgspec.Struct, eq=False):
             values[row[7]] += usage.completion_tokens
             if charge.source != "upstream":
                 saved = charge.saved_nanousd
-                telemetry.count("switchgear_saved_nanousd_total", (model, charge.source), saved)
+                telemetry.count("switchgear_saved_nanousd_total", (kind.model, charge.source), saved)
             if self.streamed and self.first_byte_s:
                 note(row[8], FIRST_TOKEN_SECONDS, self.first_byte_s - self.started_s)
                 if self.answered_s and usage.completion_tokens > 1:
@@ -187,11 +188,12 @@ class Passage(msgspec.Struct, eq=False):
             telemetry.observe("switchgear_routing_score", (self.route,), choice.score)
 
 
-def _row(telemetry: Telemetry, kind: tuple[str, ...]) -> tuple[int, ...]:
+def _row(telemetry: Telemetry, kind: Kind) -> tuple[int, ...]:
     """Give where the numbers stand that a kind of request counts; those that it never counts share one."""
-    operation, provider, name, model, route, status, cache, reason, error = kind
-    asked, at = (operation, provider, name, model), telemetry.at
-    requests = at("switchgear_requests_total", (model, route, status, cache))
+    model, route, reason, status = kind.model, kind.route, kind.reason, str(kind.status)
+    error = (kind.error if kind.error in CODES else "upstream") if kind.error else ""
+    asked, at = (kind.operation, kind.provider, kind.name, model), telemetry.at
+    requests = at("switchgear_requests_total", (model, route, status, kind.cache))
     return (
         requests,
         at("gen_ai_server_request_duration_seconds", (*asked, status if error else "")),

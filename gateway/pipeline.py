@@ -29,7 +29,6 @@ from gateway.errors import (
     translate,
 )
 from gateway.member import Member
-from gateway.openai import schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form
@@ -145,7 +144,7 @@ class Pipeline:
             passage.steps.append(("authenticate", now()))
             if "inference" not in key.scopes:
                 raise NotPermitted("This API key is not for inference: its scopes lack 'inference'.")
-            request = schemas.parse(incoming.endpoint, incoming.body)
+            request = self.shelf.read(key, incoming)
             target = self.catalogue.target(request, key)
             passage.begin(key, target, request)
             if self._tracing is not None and self._tracing.content is not None:

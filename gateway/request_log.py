@@ -13,12 +13,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 import msgspec
 
 from gateway.backroom import Backroom, Batch
 from gateway.choosing import Reading
+from gateway.kinds import Kind, kind_of
 from gateway.openai.usage import Usage
 from gateway.passage import Passage
 from gateway.settings import LoggingSettings
@@ -31,10 +32,13 @@ METRIC = "switchgear_log_lines_total"
 _encode = msgspec.json.Encoder().encode
 
 
+Level = Literal["info", "warning", "error"]
+
+
 class Decided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What many requests have in common: who asked for what, and what was decided."""
 
-    level: Literal["info", "warning", "error"]
+    level: Level
     event: Literal["request"]  # no default: it stands in every line
     operation: str
     org: str = ""
@@ -88,6 +92,9 @@ _decode = msgspec.json.Decoder(RequestLine).decode
 def line(passage: Passage, offset_s: float) -> bytes:
     """Say what became of a request, as JSON; ``offset_s`` turns its times into seconds since the epoch."""
     choice, trip, charge, trace = passage.choice, passage.trip, passage.charge, passage.trace
+    kind = passage.kind or kind_of(passage)
+    if not kind.line:
+        kind.line = _decided(kind)
     more = b""
     if trace is not None:
         more = b'"trace_id":"%032x","span_id":"%016x",' % (trace.trace_id, trace.span_id)
@@ -106,7 +113,7 @@ def line(passage: Passage, offset_s: float) -> bytes:
         _iso_second(int(second)),
         rest * 1000,
         passage.request_id.encode(),
-        _decided(passage),
+        kind.line,
         more,
         trip.queue_s * 1000 if trip is not None else 0.0,
         (passage.first_byte_s - began_s) * 1000 if passage.first_byte_s else 0.0,
@@ -118,38 +125,33 @@ def line(passage: Passage, offset_s: float) -> bytes:
     )
 
 
-def _decided(passage: Passage) -> bytes:
+def _decided(kind: Kind) -> bytes:
     """Encode the fields of ``Decided``, in their order, without its braces."""
-    key, trip, charge = passage.key, passage.trip, passage.charge
-    status, error, route, choice = passage.status, passage.error, passage.route, passage.choice
-    return _encoded((
-        "error" if status >= 500 else "warning" if error else "info",
-        "request",
-        passage.operation,
-        key.org if key is not None else "",
-        key.project if key is not None else "",
-        key.id if key is not None else "",
-        passage.name,
-        passage.model,
-        route,
-        choice.aim.told if choice is not None and choice.aim is not None else "",
-        choice.reason if choice is not None and route else "",
-        tuple([one.name for one in passage.target.models]) if passage.target is not None and route else (),
-        passage.cache,
-        passage.streamed,
-        tuple(trip.tried) if trip is not None else (),
-        tuple([one.outcome or "given_up" for one in trip.tries]) if trip is not None else (),
-        status,
-        error,
-        charge.price.version if charge is not None else "",
-        charge.source if charge is not None else "",
-    ))  # fmt: skip
-
-
-@lru_cache(2048)
-def _encoded(values: tuple[Any, ...]) -> bytes:
-    """A log of equal requests encodes them once."""
-    return _encode(Decided(**dict(zip(Decided.__struct_fields__, values, strict=True))))[1:-1]
+    level: Level = "error" if kind.status >= 500 else "warning" if kind.error else "info"
+    return _encode(
+        Decided(
+            level=level,
+            event="request",
+            operation=kind.operation,
+            org=kind.org,
+            project=kind.project,
+            key_id=kind.key_id,
+            asked=kind.name,
+            model=kind.model,
+            route=kind.route,
+            objective=kind.objective,
+            reason=kind.reason,
+            candidates=kind.candidates,
+            cache=kind.cache,
+            streamed=kind.streamed,
+            replicas=kind.tried,
+            outcomes=kind.outcomes,
+            status=kind.status,
+            error=kind.error,
+            price_version=kind.price_version,
+            source=kind.source,
+        )
+    )[1:-1]
 
 
 @lru_cache(4)

@@ -11,7 +11,7 @@ from gateway.together import PERIOD_S
 if TYPE_CHECKING:
     from gateway.app import House
 
-PULSE_S = 0.5
+PULSE_S = 1.0
 
 
 def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tuple[Loop, ...]:
@@ -41,8 +41,8 @@ def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tupl
         Loop("pulse", PULSE_S, gauges.pulse(house.telemetry, PULSE_S)),
         Loop("webhooks", 1.0, notices.deliver),
         Loop("likeness", house.tier.period_s, house.tier.settle),
-        Loop("audits", 0.5, house.tier.audit),
-        Loop("shadows", 0.5, house.shadows.step),
+        Loop("audits", 1.0, house.tier.audit),
+        Loop("shadows", 1.0, house.shadows.step),
         Loop("labels", 5.0, house.learning.step),
         Loop("lessons", 1.0, house.learning.follow),
         Loop("likeness-file", 60.0, house.tier.save),

@@ -62,6 +62,7 @@ class Shelf:
         self._now, self._wall = now, wall
         self._salt = b""
         self._hits: dict[tuple[str, str, str, bytes], bytes] = {}
+        self._read: dict[tuple[str, str, bytes], Inference] = {}
         self._cache = CacheSettings()
 
     def adopt(self, cache: CacheSettings) -> None:
@@ -72,6 +73,7 @@ class Shelf:
         """Put a salt in force: what was kept under another one is found no more."""
         self._salt = salt
         self._hits.clear()
+        self._read.clear()
 
     def key_of(self, key: Key, target: Target, request: Inference) -> bytes:
         """Give the key of a request."""
@@ -90,6 +92,14 @@ class Shelf:
             body, include_usage=request.include_usage, cost_usd=charge.cost_of, by_words=True
         )
         return events, max(entry.completion_tokens, 1) / len(events) / self._cache.replay_tokens_per_s
+
+    def read(self, key: Key, incoming: Incoming) -> Inference:
+        """Give the parsed request; what was found for its tenant before need not be parsed again.
+
+        Raises InvalidRequest.
+        """
+        known = self._read.get((key.tenant, incoming.endpoint.path, incoming.body))
+        return known if known is not None else schemas.parse(incoming.endpoint, incoming.body)
 
     async def look_up(self, passage: Passage, incoming: Incoming, request: Inference) -> Entry | None:
         """Give a kept answer; notes on the passage under which key a new one may be kept."""
@@ -125,7 +135,7 @@ class Shelf:
         if entry is not None:
             passage.found(entry)
             if passage.cache == "hit-exact":
-                self._remember(asked, exact)
+                self._remember(asked, exact, request)
                 self.kept.note(passage.request_id, key.tenant, exact)
         return entry
 
@@ -137,12 +147,14 @@ class Shelf:
     def _opted_out(self, key: Key) -> bool:
         return not {key.org, f"{key.org}/{key.project}"}.isdisjoint(self._cache.opt_out)
 
-    def _remember(self, asked: tuple[str, str, str, bytes], exact: bytes) -> None:
-        """Keep the key of a request that was found: its next repetition need not be made canonical again."""
-        if len(asked[3]) <= MEMO_BODY_BYTES:
+    def _remember(self, asked: tuple[str, str, str, bytes], exact: bytes, request: Inference) -> None:
+        """Keep what a request that was found says: its next repetition need not be read again."""
+        if asked not in self._hits and len(asked[3]) <= MEMO_BODY_BYTES:
             if len(self._hits) >= MEMO_ENTRIES:
                 self._hits.clear()
+                self._read.clear()
             self._hits[asked] = exact
+            self._read[asked[0], asked[2], asked[3]] = request
 
     async def _look_near(
         self, passage: Passage, request: Inference, name: str, tenant: str, entry: Entry | None

@@ -6,11 +6,11 @@ first token and stream. What few requests share is encoded anew, the rest is rem
 """
 
 from functools import lru_cache
-from typing import Any
 from urllib.parse import urlsplit
 
 from gateway import otlp
 from gateway import semconv as names
+from gateway.kinds import Kind, kind_of
 from gateway.otlp import CLIENT, SERVER, Key, Step
 from gateway.passage import Passage
 from gateway.tenancy.pricing import NANO
@@ -36,31 +36,6 @@ _FIRST_CHUNK = Key(names.TIME_TO_FIRST_CHUNK)
 _SIMILARITY, _VERDICT = Key(names.CACHE_SIMILARITY), Key(names.CACHE_VERDICT)
 _INPUT, _CACHED, _OUTPUT = Key(names.INPUT_TOKENS), Key(names.CACHED_TOKENS), Key(names.OUTPUT_TOKENS)
 _AMOUNT, _COST = Key(names.AMOUNT), Key(names.COST_USD)
-
-DECISION = (
-    names.OPERATION,
-    names.PROVIDER,
-    names.REQUEST_MODEL,
-    names.RESPONSE_MODEL,
-    names.REQUEST_STREAM,
-    names.REQUEST_MAX_TOKENS,
-    names.REQUEST_TEMPERATURE,
-    names.FINISH_REASONS,
-    names.ORG,
-    names.PROJECT,
-    names.KEY_ID,
-    names.ROUTE,
-    names.REASON,
-    names.CANDIDATES,
-    names.CACHE,
-    names.PRICE_VERSION,
-    names.SOURCE,
-    names.ESTIMATED,
-    names.ATTEMPTS,
-    names.REPLICA,
-    names.STATUS_CODE,
-    names.ERROR_TYPE,
-)
 
 
 def spans(passage: Passage, offset_s: float) -> list[bytes]:
@@ -114,7 +89,10 @@ def _tried(
 def _request(passage: Passage) -> bytes:
     """Encode all of a request's span that comes after its times."""
     choice, hit, charge = passage.choice, passage.hit, passage.charge
-    pieces = [_decision(_decided(passage)), _REQUEST_ID.text(passage.request_id)]
+    kind = passage.kind or kind_of(passage)
+    if not kind.span:
+        kind.span = _decided(kind)
+    pieces = [kind.span, _REQUEST_ID.text(passage.request_id)]
     if choice is not None and choice.score is not None:
         pieces.append(_SCORE.double(choice.score))
         pieces.append(_THRESHOLD.double(choice.threshold or 0.0))
@@ -141,42 +119,34 @@ def _request(passage: Passage) -> bytes:
     return b"".join(pieces)
 
 
-def _decided(passage: Passage) -> tuple[Any, ...]:
-    """Give the values of ``DECISION``."""
-    key, target, choice = passage.key, passage.target, passage.choice
-    charge, trip = passage.charge, passage.trip
-    routed = target is not None and bool(target.route)
-    return (
-        passage.operation,
-        choice.model.settings.engine if choice is not None else "switchgear",
-        passage.name,
-        passage.model if choice is not None or passage.hit is not None else None,
-        passage.streamed,
-        passage.max_tokens,
-        passage.temperature,
-        tuple(passage.finish_reasons),
-        key.org if key is not None else None,
-        key.project if key is not None else None,
-        key.id if key is not None else None,
-        passage.route,
-        choice.reason if choice is not None and routed else None,
-        tuple([model.name for model in target.models]) if target is not None and routed else (),
-        passage.cache,
-        charge.price.version if charge is not None else None,
-        charge.source if charge is not None else None,
-        charge.estimated if charge is not None else None,
-        len(trip.tried) if trip is not None else 0,
-        trip.tried[-1] if trip is not None and trip.tried else None,
-        passage.status,
-        passage.error,
+def _decided(kind: Kind) -> bytes:
+    """Encode what all requests of a kind say."""
+    attributes = (
+        (names.OPERATION, kind.operation),
+        (names.PROVIDER, kind.provider),
+        (names.REQUEST_MODEL, kind.name),
+        (names.RESPONSE_MODEL, kind.model if kind.answered else None),
+        (names.REQUEST_STREAM, kind.streamed),
+        (names.REQUEST_MAX_TOKENS, kind.max_tokens),
+        (names.REQUEST_TEMPERATURE, kind.temperature),
+        (names.FINISH_REASONS, kind.finish_reasons),
+        (names.ORG, kind.org),
+        (names.PROJECT, kind.project),
+        (names.KEY_ID, kind.key_id),
+        (names.ROUTE, kind.route),
+        (names.REASON, kind.reason),
+        (names.CANDIDATES, kind.candidates),
+        (names.CACHE, kind.cache),
+        (names.PRICE_VERSION, kind.price_version),
+        (names.SOURCE, kind.source),
+        (names.ESTIMATED, kind.estimated),
+        (names.ATTEMPTS, len(kind.tried)),
+        (names.REPLICA, kind.tried[-1] if kind.tried else None),
+        (names.STATUS_CODE, kind.status),
+        (names.ERROR_TYPE, kind.error),
     )
-
-
-@lru_cache(2048)
-def _decision(values: tuple[Any, ...]) -> bytes:
-    operation, model, status, failure = values[0], values[2], values[-2], values[-1]
-    encoded = otlp.head(f"{operation} {model}", SERVER) + otlp.attributes(zip(DECISION, values, strict=True))
-    return encoded + otlp.error(failure) if status >= 500 else encoded
+    encoded = otlp.head(f"{kind.operation} {kind.name}", SERVER) + otlp.attributes(attributes)
+    return encoded + otlp.error(kind.error) if kind.status >= 500 else encoded
 
 
 def _attempt(one: Try, number: int) -> bytes:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -34,7 +34,7 @@ class Telemetry:
         self._probes: dict[str, Probe] = {}
         self.engines: EngineProbe | None = None
         self.values = self._tallies.values
-        self.rows: dict[Labels, tuple[int, ...]] = {}
+        self.rows: dict[Hashable, tuple[int, ...]] = {}
         self.registry.register(self)
         for metric in METRICS:
             if metric.kind == "counter" and not metric.labels:

@@ -8,9 +8,9 @@ from gateway.likeness import Keep, Likeness
 from gateway.settings import CacheSettings, ModelSettings
 from gateway.telemetry import Telemetry
 
-LEARNS_S = 0.25
+LEARNS_S = 0.5
 HEARS_S = 0.1  # what other gateways tell
-RESTS_S = 0.5
+RESTS_S = 1.0
 
 
 class Tier:

@@ -1,6 +1,7 @@
 """``/v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings``: one shell, three schemas."""
 
 import os
+import time
 from typing import Any, cast
 
 from litestar import asgi
@@ -37,8 +38,11 @@ os.register_at_fork(after_in_child=_entropy.forget)
 
 
 def new_request_id() -> str:
-    """Make an id that nobody can guess."""
-    return "req_" + _entropy.take(16).hex()
+    """Make an id that nobody can guess: the milliseconds of its making, and 80 random bits.
+
+    Ids that grow with time keep the databases' indexes fast: random ones took twice the CPU of a ledger row.
+    """
+    return f"req_{time.time_ns() // 1_000_000:012x}{_entropy.take(10).hex()}"
 
 
 def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway.openai.refrain import Refrain, learnt
 from gateway.openai.usage import Usage, UsageFields, estimated_tokens, usage_fields
 
 DONE = b"data: [DONE]\n\n"
@@ -74,6 +75,15 @@ class Chunk(msgspec.Struct):
     prompt_token_ids: list[int] | None = None
     error: Any = None
 
+    @property
+    def short(self) -> bool:
+        """Whether it says one token of one choice, and nothing else."""
+        if len(self.choices) != 1 or self.usage is not None or self.prompt_token_ids is not None:
+            return False
+        one = self.choices[0]
+        more = one.finish_reason is not None or one.logprobs is not None or one.prompt_token_ids is not None
+        return one.tokens == 1 and not more
+
 
 _OF_EVERY_CHUNK = ("id", "object", "created", "model", "system_fingerprint")
 
@@ -134,6 +144,7 @@ class StreamReceiver:
     def begin(self) -> None:
         """Reset for an attempt; allowed while nothing was delivered."""
         self._splitter = Splitter()
+        self._refrain: Refrain | None = None
         self._feeds = 0
         self._finished: dict[int, int] = {}  # by which feed
         self._bears_ids = False
@@ -173,6 +184,16 @@ class StreamReceiver:
         The events before a broken one count as given: they are the exception's ``before``.
         """
         self._feeds += 1
+        refrain = self._refrain
+        if (
+            refrain is not None
+            and not self._splitter.pending_bytes
+            and (sung := refrain.sung(data)) is not None
+        ):
+            self.delivered_tokens += 1
+            if not refrain.numbered:
+                self._characters[refrain.index] += sung[1]
+            return sung[0]
         if (
             data.find(b"\n") == len(data) - 2
             and data.startswith(b"data: {")
@@ -238,6 +259,7 @@ class StreamReceiver:
         self._begun = True
         self._last = payload
         self._note(chunk)
+        came = payload
         if b'token_ids"' in payload and not self._token_ids:
             if b'"delta":{}' in payload and len(chunk.choices) == 1 and chunk.choices[0].hollow:
                 return b""
@@ -248,6 +270,8 @@ class StreamReceiver:
             payload = self._renamed(payload)
         if b'"usage"' in payload:
             payload = self._with_usage(payload, chunk)
+        elif self._refrain is None and chunk.short:
+            self._refrain = learnt(came, payload, chunk.choices[0].index)
         return b"data: " + payload + b"\n\n" if payload else b""
 
     def _renamed(self, payload: bytes) -> bytes:

@@ -99,6 +99,8 @@ class Charge:
         self.unrecorded = False
         self.booked_nanousd = self.saved_nanousd = 0
         """Once settled: what it costs, and what it costs less because it was not computed for it alone."""
+        self._measure: Callable[[], tuple[Usage, bool]] | None = None
+        self._delivered_tokens = 0  # of what was not measured yet
         self._noted_tokens = 0
         self._noted_s = 0.0
         self._short = False  # there was no room for a whole step
@@ -170,10 +172,32 @@ class Charge:
         """What the usage would have cost on the largest tier, without routing and cache."""
         return amount_nanousd(self.largest, usage, "upstream", self.service)
 
+    def measured_by(self, measure: Callable[[], tuple[Usage, bool]]) -> None:
+        """Have ``delivers`` read the usage off a stream."""
+        self._measure = measure
+
+    def delivers(self, tokens: int) -> None:
+        """Note up to which output token a stream is delivered; its usage is read only now and then."""
+        self._delivered_tokens = tokens
+        if (
+            tokens - self._noted_tokens >= PROGRESS_TOKENS
+            or self._billing.now() - self._noted_s >= PROGRESS_S
+        ):
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Bring the usage to what was delivered."""
+        if self._delivered_tokens and self._measure is not None:
+            usage, estimated = self._measure()
+            if usage.completion_tokens != self._delivered_tokens:  # what came last did not get out
+                usage = msgspec.structs.replace(usage, completion_tokens=self._delivered_tokens)
+            self.progress(usage, estimated)
+
     def progress(self, usage: Usage, estimated: bool) -> None:
         """Note what was delivered; of a stream, it goes into the journal now and then."""
         self.usage = usage
         self.estimated = estimated
+        self._delivered_tokens = 0
         if not self.order.streamed:
             return
         now_s = self._billing.now()
@@ -214,6 +238,7 @@ class Charge:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.catch_up()
         status: Status = "stopped" if self.stopped else "ok"
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             status = "error" if SHUT_DOWN in error.args else "cancelled"

@@ -271,14 +271,20 @@ class Books:
         now_s = self._wall()
         if now_s - SETTLED_S < self._failed_s:
             return
+        with self.engine.connect() as connection:
+            any_expired = transfers.any_expired(connection, now_s - SETTLED_S, self._expired_s)
+        found = self._take_back(now_s) if any_expired else []
+        self._expired_s = now_s - CLOCKS_S
+        if found:
+            self._directory.refresh(self.engine)
+
+    def _take_back(self, now_s: float) -> list[str]:
         self._carrier.step()
         with self.engine.begin() as connection:
             found = transfers.expire(connection, now_s, grace_s=SETTLED_S, since_s=self._expired_s)
             if found:
                 changes.bump(connection)
-        self._expired_s = now_s - CLOCKS_S
-        if found:
-            self._directory.refresh(self.engine)
+            return found
 
     def _retain(self) -> None:
         with self.engine.connect() as connection:

@@ -18,6 +18,7 @@ from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.paging import Window, page
 
 REVISION = "tenants"
+_READ = f"SELECT value FROM revisions WHERE name = '{REVISION}'"  # noqa: S608
 
 State = dict[str, Any] | None
 
@@ -77,8 +78,8 @@ def bump(connection: sa.Connection) -> None:
 
 def revision(connection: sa.Connection) -> int:
     """Give the revision."""
-    found = connection.execute(sa.select(revisions.c.value).where(revisions.c.name == REVISION)).scalar_one()
-    return int(found)
+    # Asked every second by every process: in the driver's own words it costs half.
+    return int(connection.exec_driver_sql(_READ).scalar_one())
 
 
 def lines(

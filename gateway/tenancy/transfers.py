@@ -166,6 +166,25 @@ def lines(
     return [as_struct(row, Line) for row in rows], behind
 
 
+_taken = transfers.alias()
+_EXPIRED = (  # made once: it is asked all the time
+    transfers.c.expires_s <= sa.bindparam("by_s"),
+    transfers.c.expires_s > sa.bindparam("since_s"),
+    ~sa.exists().where(_taken.c.idempotency_key == "expiry:" + transfers.c.id),
+)
+_ANY_EXPIRED = sa.select(transfers.c.id).where(*_EXPIRED).limit(1)
+_ALL_EXPIRED = (
+    sa.select(transfers)
+    .where(*_EXPIRED)
+    .order_by(transfers.c.expires_s, transfers.c.ts, transfers.c.id)
+)  # fmt: skip
+
+
+def any_expired(connection: sa.Connection, by_s: float, since_s: float) -> bool:
+    """Tell whether there is something for ``expire``; only reads."""
+    return connection.execute(_ANY_EXPIRED, {"by_s": by_s, "since_s": since_s}).first() is not None
+
+
 def expire(
     connection: sa.Connection, now_s: float, *, grace_s: float = 0.0, since_s: float = 0.0
 ) -> list[str]:
@@ -173,15 +192,9 @@ def expire(
 
     What expired before ``since_s`` is known to be taken back, and not looked at.
     """
-    taken = transfers.alias()
-    done = sa.exists().where(taken.c.idempotency_key == "expiry:" + transfers.c.id)
-    statement = (
-        sa.select(transfers)
-        .where(transfers.c.expires_s <= now_s - grace_s, transfers.c.expires_s > since_s, ~done)
-        .order_by(transfers.c.expires_s, transfers.c.ts, transfers.c.id)
-    )
+    due = {"by_s": now_s - grace_s, "since_s": since_s}
     changed = []
-    for grant in list(connection.execute(statement).mappings()):
+    for grant in list(connection.execute(_ALL_EXPIRED, due).mappings()):
         account = grant["credit"]
         left = remaining(_of(connection, account), account, _used(connection, account))
         transfer(
