@@ -16,7 +16,22 @@ LARGE_BYTES = 2 * 1024 * 1024
 FULL = 0.9  # of an area, from which on it is worth it
 MADV_COLLAPSE = 25
 
+# mallopt(3): what is big comes from the kernel and goes back to it at once, all threads share the rest.
+# By default the bound for "big" grows to 32 MB with the first large block that is freed, and each thread
+# keeps what it freed for itself: a process that now and then makes a megabyte of bytes grows by a hundred.
+_MALLOC = ((-3, 256 * 1024), (-1, 256 * 1024), (-8, 1))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
+
 _AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)\s*(.*)")
+
+
+def give_back() -> None:
+    """Have freed memory go back to the system; where the C library is another one, nothing happens."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    for name, value in _MALLOC:
+        mallopt(name, value)
 
 
 def collapse() -> int:

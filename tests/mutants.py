@@ -250,9 +250,11 @@ MUTANTS = {
     "short-way-past-the-end": Mutant(DELIVERY, """ or b"[DONE]" in data""", "", T_STREAMS),
     "short-way-past-the-money": Mutant(DELIVERY, "if most >= charge.covered_tokens:", "if False:", T_MONEY),
     "short-way-past-the-bill": Mutant(
-        DELIVERY, "                progress(*receiver.usage(estimate))\n", "", T_DISCONNECTS
+        DELIVERY, "                charge.delivers(receiver.delivered_tokens)\n", "", T_DISCONNECTS
     ),
-    "short-way-past-the-cache": Mutant(DELIVERY, "                keep(piece)\n", "", T_LEDGER),
+    "short-way-past-the-cache": Mutant(
+        DELIVERY, "                if receiver.kept is not None:\n", "                if False:\n", T_LEDGER
+    ),
     "short-way-without-a-trail": Mutant(
         ATTEMPTS, "reply.offer(call.direct(feed))", "reply.offer(call.direct(receiver.feed))", T_SIMULATED
     ),

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from gateway import app, server, tallies, workers
+from gateway import app, pages, server, tallies, workers
 from gateway.checks import check
 from gateway.commands import credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr, tell_warnings
@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
             f"{path}: has [models.launch]; run it with 'switchgear up', or set fleet.apart = true and run "
             "'switchgear fleet run' beside it"
         )
+    pages.give_back()
     listener = server.listen(settings.server.host, settings.server.port)
     root, count = server.root_url(listener), settings.server.workers
     edges = app.Edges(load=reread, source=str(path), file=path)

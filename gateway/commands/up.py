@@ -19,7 +19,7 @@ from backends.engines import environment
 from backends.replica import Phase
 from backends.starts import said
 from backends.wanted import Progress
-from gateway import app, server
+from gateway import app, pages, server
 from gateway.checks import check, check_weights
 from gateway.commands import credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr
@@ -88,6 +88,7 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
         raise CommandError(
             f"{config}: server.workers: 'switchgear up' is one process; use 'switchgear serve'"
         )
+    pages.give_back()
     listener = server.listen(first.server.host, first.server.port)
     edges = app.Edges(
         load=settings,

@@ -123,6 +123,44 @@ def test_a_request_is_accepted_before_and_settled_after(tmp_path: Path) -> None:
     assert desk.journal.segments()[0].open_requests == 0
 
 
+def test_a_stream_that_is_read_off_now_and_then_is_billed_to_its_last_token(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    fed = 0
+
+    def streams(charge: Charge) -> None:
+        nonlocal fed
+        charge.answered_by("small")
+        charge.serving = Served()
+        charge.measured_by(lambda: (Usage(10, fed), False))
+        for tokens in range(1, 41):
+            fed = tokens
+            charge.delivers(tokens)
+        assert charge.usage == Usage(10, 32)  # not at each token
+        fed = 41  # came, and did not get out
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        desk.go(streams)
+    _, noted, end = desk.lines()
+    assert isinstance(noted, Progress)
+    assert noted.completion_tokens == 32
+    assert isinstance(end, Entry)
+    assert (end.status, end.prompt_tokens, end.completion_tokens) == ("cancelled", 10, 40)
+
+
+def test_a_second_without_many_tokens_goes_into_the_journal_too(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    def streams(charge: Charge) -> None:
+        charge.measured_by(lambda: (Usage(10, 3), False))
+        charge.delivers(2)
+        desk.now_s += 1.0
+        charge.delivers(3)
+
+    desk.go(streams)
+    assert [line.completion_tokens for line in desk.lines() if isinstance(line, Progress)] == [3]
+
+
 @pytest.mark.parametrize(
     ("raised", "status"),
     [(ValueError(), "error"), (asyncio.CancelledError(), "cancelled"), (GeneratorExit(), "cancelled"),
