@@ -191,7 +191,7 @@ class StreamReceiver:
             and (sung := refrain.sung(data)) is not None
         ):
             self.delivered_tokens += 1
-            if not refrain.numbered:
+            if not self._bears_ids:
                 self._characters[refrain.index] += sung[1]
             return sung[0]
         if (

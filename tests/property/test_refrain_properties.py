@@ -28,7 +28,7 @@ def chunk(draw: st.DrawFn, chat: bool, ids: bool) -> bytes:
     text = draw(st.one_of(plain, plain, plain, odd))
     said: dict[str, Any] = {"delta": {"content": text}} if chat else {"text": text}
     choice: dict[str, Any] = {"index": 0, **said, "logprobs": None, "finish_reason": None}
-    if ids:
+    if ids and draw(st.integers(0, 5)):
         choice["token_ids"] = draw(st.sampled_from([[5], [5], [12345], [], [1, 2]]))
     body: dict[str, Any] = {**HEAD, "choices": [choice]}
     match draw(st.integers(0, 12)):
@@ -100,3 +100,10 @@ def test_what_is_like_it_and_what_is_not() -> None:
         like("two", 2) + like("three", 3),
     ):
         assert sung(other) is None, other
+
+
+def test_a_server_that_gives_ids_now_and_then() -> None:
+    stream = receiver(False)
+    for event in (like("one", 1), like("two"), like("three"), like("four", 4)):
+        assert stream.feed(event)
+    assert stream.usage(4)[0].completion_tokens == 4
