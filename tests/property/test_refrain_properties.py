@@ -104,6 +104,6 @@ def test_what_is_like_it_and_what_is_not() -> None:
 
 def test_a_server_that_gives_ids_now_and_then() -> None:
     stream = receiver(False)
-    for event in (like("one", 1), like("two"), like("three"), like("four", 4)):
+    for event in (like("é", 1), like("two"), like("three"), like("four", 4)):
         assert stream.feed(event)
     assert stream.usage(4)[0].completion_tokens == 4
