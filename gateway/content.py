@@ -8,12 +8,13 @@ be read, or takes too long to be redacted, is left out. Shapes: ``gen_ai.input.m
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import regex
 
 from gateway import semconv as names
+from gateway.outlet import Outlet
 from gateway.settings import ContentSettings
 
 RAW_FACTOR = 64  # a streamed token has some 200 bytes of JSON about it
@@ -126,18 +127,6 @@ def _checked(found: regex.Match[str]) -> str:
     return "[card]" if not (sum(digits[-1::-2]) + sum(doubled)) % 10 else found[0]
 
 
-class Outlet(Protocol):
-    """As ``pipeline.Outlet``."""
-
-    async def whole(self, head: bytes, body: bytes) -> None: ...
-    def accept(self, head: bytes) -> None: ...
-    async def begin(self, head: bytes) -> None: ...
-    async def piece(self, data: bytes) -> None: ...
-    @property
-    def clear(self) -> bool: ...
-    def at_once(self, data: bytes) -> None: ...
-
-
 class Content:
     """One request's prompt and answer, as bytes until somebody asks for the attributes."""
 
@@ -243,7 +232,7 @@ class Noting:
 
     @property
     def clear(self) -> bool:
-        """See ``pipeline.Outlet.clear``."""
+        """See ``outlet.Outlet.clear``."""
         return self._out.clear
 
     def at_once(self, data: bytes) -> None:

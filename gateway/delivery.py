@@ -10,18 +10,19 @@ from backends.clients.base import Taker
 from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form
 from gateway.openai.schemas import Inference
+from gateway.outlet import Outlet
 from gateway.passage import Passage
 from gateway.trip import Direct, Feed
 
 if TYPE_CHECKING:
-    from gateway.pipeline import Outlet, Pipeline
+    from gateway.pipeline import Pipeline
 
 
 class Delivery:
     """Hands pieces on; see ``trip.Deliver``."""
 
     def __init__(
-        self, pipeline: "Pipeline", passage: Passage, request: Inference, receiver: Form, out: "Outlet"
+        self, pipeline: "Pipeline", passage: Passage, request: Inference, receiver: Form, out: Outlet
     ) -> None:
         self._pipeline = pipeline
         self._passage = passage

@@ -9,11 +9,12 @@ from gateway.coalescing import Head
 from gateway.delivery import Delivery
 from gateway.openai.forms import Form, StreamTap
 from gateway.openai.schemas import Inference
+from gateway.outlet import Outlet
 from gateway.passage import Passage
 from gateway.trip import Call, Deliver, Trip
 
 if TYPE_CHECKING:
-    from gateway.pipeline import Outlet, Pipeline
+    from gateway.pipeline import Pipeline
 
 
 class Member:
@@ -22,7 +23,7 @@ class Member:
     form: Form
 
     def __init__(
-        self, pipeline: "Pipeline", passage: Passage, incoming: Incoming, request: Inference, out: "Outlet"
+        self, pipeline: "Pipeline", passage: Passage, incoming: Incoming, request: Inference, out: Outlet
     ) -> None:
         self._pipeline = pipeline
         self._passage = passage

@@ -6,7 +6,6 @@ reservation, slot, connection) is taken inside it and given back when it is left
 
 import asyncio
 from collections.abc import Mapping
-from typing import Protocol
 
 from gateway import cascading, sharing
 from gateway.bands import BANDS, band_of
@@ -33,6 +32,7 @@ from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form
 from gateway.openai.schemas import Inference
+from gateway.outlet import Outlet
 from gateway.passage import Passage
 from gateway.request_log import RequestLog
 from gateway.settings import CacheSettings, CoalescingSettings
@@ -53,32 +53,6 @@ JSON = b"content-type: application/json\r\n"
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 # What a model's own trouble looks like: its route's fallback may do better.
 ANOTHER_MODEL_MAY = (UpstreamFailed, UpstreamTimeout, Overloaded, ModelLoading, RateLimited, QueueTimeout)
-
-
-class Outlet(Protocol):
-    """Takes an answer: ``whole``, or ``accept``, ``begin`` and ``piece`` again and again.
-
-    Heads are lines that end in CRLF; the status is 200.
-    """
-
-    async def whole(self, head: bytes, body: bytes) -> None:
-        """Take a complete answer."""
-
-    def accept(self, head: bytes) -> None:
-        """Take note that a stream is admitted: from now on it may be kept alive by heartbeats."""
-
-    async def begin(self, head: bytes) -> None:
-        """Take the head of a stream, as far as it is known when the body begins."""
-
-    async def piece(self, data: bytes) -> None:
-        """Take a piece of a stream."""
-
-    @property
-    def clear(self) -> bool:
-        """Whether ``at_once`` may be called now."""
-
-    def at_once(self, data: bytes) -> None:
-        """Take a piece of a stream that has begun, without waiting."""
 
 
 class Pipeline:

@@ -11,7 +11,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Recorder:
-    """Takes an answer from the pipeline into a log; see ``pipeline.Outlet``."""
+    """Takes an answer from the pipeline into a log; see ``outlet.Outlet``."""
 
     def __init__(self, into: Log, stream_id: bytes) -> None:
         self._log = into

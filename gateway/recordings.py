@@ -36,7 +36,8 @@ from gateway.errors import (
 )
 from gateway.loops import ended
 from gateway.openai import schemas
-from gateway.pipeline import EVENT_STREAM, Outlet, Pipeline
+from gateway.outlet import Outlet
+from gateway.pipeline import EVENT_STREAM, Pipeline
 from gateway.recorder import ACCEPT, BEGIN, FAILURE, OWNER, PIECE, STREAM_ID, WHOLE, Recorder
 from gateway.settings import IdempotencySettings, StreamSettings
 from gateway.state.broadcast import Overrun, Reader

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from gateway.calls import Incoming
 from gateway.catalogue import Target
@@ -15,6 +14,7 @@ from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form
 from gateway.openai.schemas import Common, Inference
 from gateway.openai.usage import Usage
+from gateway.outlet import Outlet
 from gateway.passage import Passage
 from gateway.settings import CacheSettings
 from gateway.tenancy.keys import Key
@@ -43,14 +43,6 @@ def _says_it_again(request: Inference) -> bool:
     """Tell whether a model asked once more would say the same: else another answer is no sign of a change."""
     typed = request.typed
     return isinstance(typed, Common) and caching.deterministic(typed.temperature, request.seeded)
-
-
-class Outlet(Protocol):
-    """Takes an answer; see ``pipeline.Outlet``."""
-
-    async def whole(self, head: bytes, body: bytes) -> None: ...
-    async def begin(self, head: bytes) -> None: ...
-    async def piece(self, data: bytes) -> None: ...
 
 
 class Shelf:

@@ -13,9 +13,10 @@ from typing import Protocol
 
 from gateway import otlp
 from gateway.backroom import Backroom, Batch
-from gateway.content import Content, Noting, Outlet, Rules
+from gateway.content import Content, Noting, Rules
 from gateway.exporting import asked_for, resource, version
 from gateway.otlp import Value
+from gateway.outlet import Outlet
 from gateway.passage import Passage
 from gateway.settings import TracingSettings
 from gateway.spans import spans

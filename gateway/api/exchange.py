@@ -96,7 +96,7 @@ async def send_error(wire: Wire, error: ApiError, request_id: str) -> None:
 
 
 class Exchange:
-    """One request's answer on its way out, see ``pipeline.Outlet``; ``abort`` ends it from outside."""
+    """One request's answer on its way out, see ``outlet.Outlet``; ``abort`` ends it from outside."""
 
     _accepted: bytes | None = None
     _started = False
