@@ -31,6 +31,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.api.exchange import WIRE, ClientGone
 from gateway.api.inference import new_request_id
 from gateway.errors import ApiError, InvalidRequest, RequestTooLarge, error_body
+from gateway.heads import Head, Heads
 
 HEAD_LIMIT_BYTES = 64 * 1024
 CLIENT_READS_WITHIN_S = 60.0
@@ -38,6 +39,8 @@ CLIENT_SENDS_WITHIN_S = 60.0  # the next piece of a body
 PIPELINE_LIMIT = 16
 JOIN_BELOW_BYTES = 64 * 1024
 BODILESS = (204, 304)
+
+_heads = Heads()
 
 
 class _JoinedWrites:
@@ -87,6 +90,11 @@ class Cycle(RequestResponseCycle):
 
     task: "asyncio.Task[None]"
     _leave: Callable[[], None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the request is whole and answered: what comes next begins another one."""
+        return self.response_complete and not self.more_body
 
     def left(self) -> None:
         """The client is gone."""
@@ -269,8 +277,15 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", _JoinedWrites(transport, self.loop)))
 
     def data_received(self, data: bytes) -> None:
-        """Parse; a head that goes on over several reads is counted."""
+        """Parse, unless its head is known; a head that goes on over several reads is counted."""
+        before = self.cycle
+        between = self._head_bytes is None and (before is None or cast("Cycle", before).over)
+        if between and (known := _heads.find(data)) is not None and not self.transport.is_closing():
+            self._take(*known)
+            return
         super().data_received(data)
+        if between and self.cycle is not before and self._head_bytes is None:
+            self._remember(data, cast("Cycle", self.cycle))
         if self._head_bytes is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT_BYTES:
@@ -285,10 +300,22 @@ class JoinedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A head is whole: start its request, or queue it behind the one under way."""
-        self._head_bytes = self._idle_since_s = None
         parser, scope = self.parser, cast("dict[str, Any]", self.scope)
         version = parser.get_http_version()
         before = self.cycle
+        cycle = self._begin(self.expect_100_continue, version != "1.0" and parser.should_keep_alive())
+        scope["http_version"] = version
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["path"], scope["raw_path"], scope["query_string"] = _parts_of(self.url)
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+            return
+        self.pipeline.appendleft((cycle, self.app))
+        if len(self.pipeline) > PIPELINE_LIMIT:
+            self.flow.pause_reading()
+
+    def _begin(self, expects_100: bool, keep_alive: bool) -> Cycle:
+        self._head_bytes = self._idle_since_s = None
         self.cycle = cycle = Cycle(
             self.scope,
             self.transport,
@@ -298,22 +325,42 @@ class JoinedHttpProtocol(HttpToolsProtocol):
             False,  # an access log
             [],  # headers of the server's own
             asyncio.Event(),
-            self.expect_100_continue,
-            version != "1.0" and parser.should_keep_alive(),
+            expects_100,
+            keep_alive,
             self.on_response_complete,
         )
-        scope["http_version"] = version
-        scope["method"] = parser.get_method().decode("ascii")
-        scope["path"], scope["raw_path"], scope["query_string"] = _parts_of(self.url)
         # Weak: a circle of scope and Cycle would keep what a request held until the collector's last
         # generation is looked at, of long streams for hours.
-        scope["extensions"] = {WIRE: ref(cycle)}
-        if before is None or before.response_complete:
-            self._start_asgi_task(cycle, self.app)
+        cast("dict[str, Any]", self.scope)["extensions"] = {WIRE: ref(cycle)}
+        return cycle
+
+    def _take(self, head: Head, body: bytes) -> None:
+        """Start a request of a known head, past the parser, which goes on waiting for a message."""
+        super().on_message_begin()
+        self.headers.extend(head.headers)
+        scope = cast("dict[str, Any]", self.scope)
+        scope["method"] = "POST"
+        scope["path"], scope["raw_path"], scope["query_string"] = head.path, head.raw_path, head.query
+        cycle = self._begin(False, True)
+        cycle.body += body
+        cycle.more_body = False
+        self._start_asgi_task(cycle, self.app)
+
+    def _remember(self, data: bytes, cycle: Cycle) -> None:
+        """Keep the head of data that were one whole message."""
+        scope = cast("dict[str, Any]", cycle.scope)
+        if cycle.more_body or not cycle.keep_alive or scope["method"] != "POST" or self.pipeline:
             return
-        self.pipeline.appendleft((cycle, self.app))
-        if len(self.pipeline) > PIPELINE_LIMIT:
-            self.flow.pause_reading()
+        _heads.keep(
+            data,
+            Head(
+                scope["path"],
+                scope["raw_path"],
+                scope["query_string"],
+                tuple(scope["headers"]),
+                len(cycle.body),
+            ),
+        )
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or lie idle."""
