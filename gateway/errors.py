@@ -63,7 +63,7 @@ _code_of_status = {
     429: "rate_limit_exceeded",
 }
 
-# As vLLM, and those that copy it, say that prompt and wanted output, or the wanted output alone, are too long.
+# As vLLM, and those that copy it, say that prompt and wanted output, or the latter alone, are too long.
 _OVER_CONTEXT = re.compile(
     r"maximum (context|model) length|^max(_completion)?_tokens=\d+ cannot be greater than max_model_len\b"
 )

@@ -5,6 +5,7 @@ values; an error names the file, the key's path and the remedy. Relations betwee
 ``gateway.checks``.
 """
 
+import os.path
 import tomllib
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from msgspec import Meta
 
 from backends.discovery import DOOM_TAINTS
 from backends.engines import LaunchProfile
+from backends.engines.profile import is_path
 
 # Upper bounds keep infinity out of timers and every amount within SQL's 64 bits.
 Positive = Annotated[int, Meta(gt=0, le=2**53)]
@@ -445,7 +447,24 @@ def anchored(settings: Settings, folder: Path) -> Settings:
     name = database.url.removeprefix("sqlite:///")
     if name != database.url and name and not name.startswith((":", "/", "file:")):
         database = msgspec.structs.replace(database, url=f"sqlite:///{folder / name}")
-    return msgspec.structs.replace(settings, server=server, database=database)
+    models = tuple(_model_anchored(model, folder) for model in settings.models)
+    return msgspec.structs.replace(settings, server=server, database=database, models=models)
+
+
+def _model_anchored(model: ModelSettings, folder: Path) -> ModelSettings:
+    """Make the paths of a model's weights absolute: an engine starts elsewhere and knows no ``~``."""
+    if model.launch is None:
+        return model
+    launch = msgspec.structs.replace(model.launch, weights=_path_anchored(model.launch.weights, folder))
+    versions = tuple(
+        msgspec.structs.replace(one, weights=one.weights and _path_anchored(one.weights, folder))
+        for one in model.versions
+    )
+    return msgspec.structs.replace(model, launch=launch, versions=versions)
+
+
+def _path_anchored(weights: str, folder: Path) -> str:
+    return os.path.normpath(folder / Path(weights).expanduser()) if is_path(weights) else weights
 
 
 def _convert(tables: dict[str, Any], kind: type[T], source: str) -> T:

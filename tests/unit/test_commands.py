@@ -12,6 +12,7 @@ import pytest
 
 from gateway import commands, database
 from gateway.__main__ import main
+from gateway.commands import credentials
 from gateway.tenancy import key_store, keys, ledger
 from routing.policies import POLICIES
 from routing.traces import KINDS
@@ -115,6 +116,81 @@ def test_check_fails_with_the_file_and_the_key(
     assert (status, out) == (1, "")
     assert f"{config}: {said}" in err
     assert "Traceback" not in err
+
+
+def launched(config: Path, more: str = "", engine: str = "") -> Path:
+    weights = config.parent / "weights"
+    config.write_text(
+        f'{more}[[models]]\nname = "m"\nprice = {{ input = 1.0 }}\n{engine}\n'
+        f'[models.launch]\nweights = "{weights}"\n'
+    )
+    return weights
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_weights_that_are_not_there_are_named_with_file_key_and_remedy(
+    capsys: pytest.CaptureFixture[str], config: Path, command: str
+) -> None:
+    weights = launched(config)
+    status, out, err = run(capsys, command, "--config", str(config))
+    assert (status, out) == (1, "")
+    assert f"{config}: models[0].launch.weights: there is no {weights}; name a directory that exists" in err
+
+
+def test_weights_of_a_fleet_that_runs_apart_need_not_be_here(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    weights = launched(config, "[fleet]\napart = true\n")
+    status, out, err = run(capsys, "check", "--config", str(config))
+    assert (status, "launched from" in out) == (0, True)
+    assert f"note: models[0].launch.weights: there is no {weights} here" in err
+
+
+def test_weights_of_every_version_are_looked_for(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    weights = launched(config, engine='versions = [{ name = "a", share = 1, weights = "/no/such" }]')
+    weights.mkdir()
+    status, _, err = run(capsys, "check", "--config", str(config))
+    assert status == 1
+    assert f"{config}: models[0].versions[0].weights: there is no /no/such" in err
+
+
+def test_check_tells_of_the_key_in_the_credentials_beside_the_file(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    made_ = credentials.made(config.parent)
+    status, out, err = run(capsys, "check", "--config", str(config))
+    assert status == 0
+    assert f"keys: 0 in the file; with 'switchgear up' also that of {config.parent}/credentials.json" in out
+    assert "keys create" in err
+    assert made_.api_key not in out + err
+
+
+# ---------------------------------------------------------------- plan
+SHAPE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "vocab_size": 30522}
+
+
+def test_the_plan_of_an_embedding_child_has_no_kv_cache(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    weights = launched(config, engine='kind = "embedding"\nengine = "local"')
+    weights.mkdir()
+    (weights / "config.json").write_text(json.dumps(SHAPE))
+    out = ok(capsys, "plan", "--config", str(config))
+    assert "m: fits" in out
+    assert "KV cache: none" in out
+    assert "sequences at once" not in out
+
+
+def test_what_cannot_be_planned_is_not_said_to_be_too_large(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    weights = launched(config)
+    weights.mkdir()
+    status, out, _ = run(capsys, "plan", "--config", str(config))
+    assert status == 1
+    assert out.startswith("m: CANNOT BE PLANNED\n")
+    assert f"problem: {weights}/config.json cannot be read: No such file or directory; " in out
+    assert "download" in out
 
 
 # ---------------------------------------------------------------- keys

@@ -151,8 +151,8 @@ VLLM = "This model's maximum context length is 2048 tokens. However, you request
               b',"param":"max_completion_tokens","code":400}}',
          ("max_completion_tokens=5000 cannot be greater than max_model_len=2048.",
           "invalid_request_error", "max_completion_tokens", "context_length_exceeded")),
-        (400, b'{"error":{"message":"truncate_prompt_tokens=5000 cannot be greater than max_model_len = 2048."'
-              b',"param":"truncate_prompt_tokens","code":400}}',
+        (400, b'{"error":{"message":"truncate_prompt_tokens=5000 cannot be greater than max_model_len = '
+              b'2048.","param":"truncate_prompt_tokens","code":400}}',
          ("truncate_prompt_tokens=5000 cannot be greater than max_model_len = 2048.",
           "invalid_request_error", "truncate_prompt_tokens", "invalid_value")),
         (400, b'{"error":{"error":{"message":"Twice.","type":"BadRequestError","code":400}}}',

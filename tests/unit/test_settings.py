@@ -113,3 +113,21 @@ def test_relative_paths_of_a_file_are_relative_to_its_folder(tmp_path: Path) -> 
     assert load(file).database.url == "sqlite:////var/b.db"
     file.write_text('[database]\nurl = "postgresql://u@h/db"\n')
     assert load(file).database.url == "postgresql://u@h/db"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("./qwen", "{folder}/qwen"), ("../qwen", "{above}/qwen"), ("~/qwen", "{home}/qwen"), ("/qwen", "/qwen"),
+     ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B")],
+)  # fmt: skip
+def test_weights_that_are_a_path_are_relative_to_the_file_too(
+    tmp_path: Path, written: str, meant: str
+) -> None:
+    (tmp_path / "sg.toml").write_text(
+        f'[[models]]\nname = "m"\nversions = [{{ name = "a", share = 1, weights = "{written}" }}]\n'
+        f'[models.launch]\nweights = "{written}"\n'
+    )
+    (model,) = load(tmp_path / "sg.toml").models
+    assert model.launch is not None
+    path = meant.format(folder=tmp_path, above=tmp_path.parent, home=Path.home())
+    assert (model.launch.weights, model.versions[0].weights) == (path, path)
