@@ -13,7 +13,7 @@ import uvloop
 
 from gateway import app, server, tallies, workers
 from gateway.checks import check
-from gateway.commands import credentials
+from gateway.commands import address, credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr, tell_warnings
 from gateway.settings import Settings, load
 
@@ -47,17 +47,17 @@ def run(options: argparse.Namespace) -> int:
             "'switchgear fleet run' beside it"
         )
     listener = server.listen(settings.server.host, settings.server.port)
-    root, count = server.root_url(listener), settings.server.workers
+    say, count = partial(_say, settings, server.root_url(listener)), settings.server.workers
     edges = app.Edges(load=reread, source=str(path), file=path)
     if count == 1:
-        uvloop.run(_serve(settings, listener, edges, None, partial(_say, root)))
+        uvloop.run(_serve(settings, listener, edges, None, say))
         return 0
     board = tallies.board(count)
     before = server.has_terminal()
     role = workers.supervise(
         count,
         drain_s=settings.server.drain_s,
-        when_ready=partial(_say, root),
+        when_ready=say,
         hung_up=lambda: before and not server.has_terminal(),
     )
     if isinstance(role, int):
@@ -103,5 +103,6 @@ async def _serve(
         await server.serve(process, app.build(process), listener, stop, when_listening=when_listening)
 
 
-def _say(root: str) -> None:
+def _say(settings: Settings, root: str) -> None:
+    address.tell(settings, root)
     print(f"Switchgear serves on {root}/v1", flush=True)

@@ -21,7 +21,7 @@ from backends.starts import said
 from backends.wanted import Progress
 from gateway import app, server
 from gateway.checks import check, check_weights
-from gateway.commands import credentials
+from gateway.commands import address, credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr
 from gateway.commands.credentials import Credentials
 from gateway.commands.demo_config import demo_config
@@ -126,7 +126,9 @@ async def _up(
 ) -> None:
     stop = server.Stop()
     async with app.opened(settings, edges) as process:
-        welcome = partial(_welcome, process, server.root_url(listener), own, started_s)
+        root = server.root_url(listener)
+        address.tell(settings, root)
+        welcome = partial(_welcome, process, root, own, started_s)
         await server.serve(process, app.build(process), listener, stop, when_listening=welcome)
         _say("stopping the engines")
 
