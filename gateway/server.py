@@ -202,7 +202,9 @@ def _handle_hang_up(process: Process, stop: Stop) -> None:
             return
         try:
             process.reload()
-            log.info("configuration read again")
+            waiting = process.file.waiting() if process.file is not None else []
+            more = f"; only a restart puts these in force: {', '.join(waiting)}" if waiting else ""
+            log.info("configuration read again%s", more)
         except ConfigError as error:
             log.error("the configuration was not changed: %s", error)
 

@@ -57,7 +57,11 @@ class Finding(msgspec.Struct, frozen=True):
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_config(parser)
-    parser.add_argument("--base-url", metavar="U", help="of the gateway; default: where the running one says, else as in the file")
+    parser.add_argument(
+        "--base-url",
+        metavar="U",
+        help="of the gateway; default: where the running one says, else as in the file",
+    )
     parser.add_argument("--out", metavar="FILE", type=Path, help="where the bundle (.tar.gz) goes")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)

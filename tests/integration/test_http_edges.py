@@ -322,6 +322,22 @@ def test_reload(house: tuple[Gateway, Upstreams]) -> None:
     until(lambda: gateway.chat("small", script("ok"))[0] == 200)
 
 
+def test_a_reload_says_which_changed_keys_wait_for_a_restart(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    good, read = gateway.config.read_text(), "configuration read again"
+    waits = "; only a restart puts these in force: streams.total_bytes, coalescing.lease_s"
+
+    def last() -> str:
+        return gateway.logged().rpartition(read)[2]
+
+    gateway.write(good + "\n[streams]\ntotal_bytes = 1000000\n[coalescing]\nlease_s = 2\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: last().startswith(waits))
+    gateway.write(good)
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: not last().startswith(waits))
+
+
 def test_a_reload_may_add_the_first_route(house: tuple[Gateway, Upstreams]) -> None:
     gateway, _ = house
     good = gateway.config.read_text()
