@@ -13,8 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
 from gateway.checks import check, check_weights, missing_weights, warnings
+from gateway.config_file import load
 from gateway.logs import JsonFormatter
-from gateway.settings import Settings, load
+from gateway.settings import Settings
 
 
 class CommandError(Exception):

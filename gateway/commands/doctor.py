@@ -29,7 +29,8 @@ from gateway import database
 from gateway.checks import check, check_weights, warnings
 from gateway.commands import address
 from gateway.commands.base import add_config
-from gateway.settings import ConfigError, Settings, load
+from gateway.config_file import load
+from gateway.settings import ConfigError, Settings
 
 PACKAGES = ("switchgear", "litestar", "uvicorn", "msgspec", "sqlalchemy", "redis", "opentelemetry-sdk")
 TIMEOUT_S = 5.0

@@ -15,7 +15,8 @@ from gateway import app, server, tallies, workers
 from gateway.checks import check
 from gateway.commands import address, credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr, tell_warnings
-from gateway.settings import Settings, load
+from gateway.config_file import load
+from gateway.settings import Settings
 
 
 def register(parser: argparse.ArgumentParser) -> None:

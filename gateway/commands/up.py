@@ -26,9 +26,10 @@ from gateway.commands.base import CommandError, add_config, log_to_stderr
 from gateway.commands.credentials import Credentials
 from gateway.commands.demo_config import demo_config
 from gateway.commands.serve import with_address
+from gateway.config_file import load
 from gateway.planning import refuse_misfits, this_machine
 from gateway.process import Process
-from gateway.settings import KeySettings, Settings, load
+from gateway.settings import KeySettings, Settings
 from gateway.tenancy import keys
 
 PROGRESS_S = 1.0
@@ -134,20 +135,31 @@ async def _up(
 
 
 async def _welcome(process: Process, root: str, own: Credentials, started_s: float) -> None:
-    """Show progress until every model serves or has failed, then say how to try it."""
+    """Show progress until it serves and every launched model is there or has failed; then say how to try it.
+
+    Replicas that run elsewhere are not waited for, once anything serves.
+    """
+    _say(f"listens on {root}; waits for the models")
     shown: dict[str, tuple[str, float]] = {}
     while True:
         progress = process.supervisor.progress(log_lines=5)
         for one in progress:
             _show(one, shown)
-        if all(one.phase is Phase.READY or _failed(one) for one in progress):
+        away = [one for one in progress if one.phase is not Phase.READY and not _launched(process, one)]
+        settled = all(one.phase is Phase.READY or _failed(one) or one in away for one in progress)
+        serves = any(one.phase is Phase.READY for one in progress)
+        if settled and (serves or not away):
             break
         await asyncio.sleep(PROGRESS_S)
-    if progress and not any(one.phase is Phase.READY for one in progress):
+    if progress and not serves:
         raise CommandError("no model could be started; the lines above say why")
+    for one in away:
+        url = process.supervisor.replicas[one.replica_id].url
+        _say(f"{one.replica_id} does not answer at {url}; it gets requests as soon as it does")
     names = list(process.pipeline.catalogue.models) + [route.name for route in process.settings.routes]
     print(_how_to_try(root, own.api_key, "auto" if "auto" in names else names[0]))
-    print(f"Ready in {time.monotonic() - started_s:.0f} s. Stop with Ctrl-C.")
+    counted = "; what make built before is not counted" if os.environ.get("MAKELEVEL") else ""
+    print(f"Ready in {time.monotonic() - started_s:.0f} s{counted}. Stop with Ctrl-C.")
     ready = {
         "base_url": f"{root}/v1",
         "api_key": own.api_key,
@@ -155,6 +167,10 @@ async def _welcome(process: Process, root: str, own: Credentials, started_s: flo
         "console": f"{root}/console",
     }
     print("SWITCHGEAR_READY " + msgspec.json.encode(ready).decode(), flush=True)
+
+
+def _launched(process: Process, one: Progress) -> bool:
+    return process.supervisor.replicas[one.replica_id].launched
 
 
 def _failed(one: Progress) -> bool:

@@ -1,6 +1,7 @@
 """The ``switchgear`` command: what it prints, where errors go, and with which status it ends."""
 
 import csv
+import importlib.metadata
 import io
 import json
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from gateway import commands, database
 from gateway.__main__ import main
-from gateway.commands import credentials
+from gateway.commands import credentials, fleet
 from gateway.tenancy import key_store, keys, ledger
 from routing.policies import POLICIES
 from routing.traces import KINDS
@@ -90,6 +91,16 @@ def test_the_installed_command_answers() -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "switchgear: /none.toml: no such file. Name a TOML file with --config.\n"
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ok(capsys, "--version") == f"switchgear {importlib.metadata.version('switchgear')}\n"
+
+
+def test_the_summaries_name_every_action(capsys: pytest.CaptureFixture[str]) -> None:
+    out = " ".join(ok(capsys, "--help").split())
+    for words in ("what-if", "autoscaling"):
+        assert words in out
 
 
 # ---------------------------------------------------------------- check
@@ -261,6 +272,22 @@ def test_impossible_limits_are_refused_by_name(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["--org", "a/b"], "org: must be 1 to 200 characters, without '/', '*' and control characters"),
+     (["--project", "*"], "project: must be 1 to 200 characters, without"),
+     (["--name", ""], "name: ")],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_a_name_may_be_is_said_in_words(
+    capsys: pytest.CaptureFixture[str], config: Path, flags: list[str], said: str
+) -> None:
+    status, _, err = run(capsys, "keys", "create", "--config", str(config), "--name", "n", *flags)
+    assert status == 1
+    assert said in err
+    assert "regex" not in err
+
+
 def test_a_key_can_expire_and_be_for_something_else_than_inference(
     capsys: pytest.CaptureFixture[str], config: Path
 ) -> None:
@@ -353,6 +380,34 @@ def test_an_export_into_a_closed_pipe_is_quiet(filled: Path) -> None:
     child.stderr.close()
     child.wait()
     assert said == ""
+
+
+# ---------------------------------------------------------------- fleet
+ROW = {"id": "small-0", "model": "small", "phase": "ready", "running": 2, "reason": "",
+       "start": [{"step": "spawn", "seconds": 1.25}], "log": ["one", "two"]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("phase", "logs", "shown"),
+    [("ready", False, False), ("sleeping", False, False), ("draining", False, False), ("ready", True, True),
+     ("loading", False, True), ("failed", False, True), ("ejected", False, True)],
+)  # fmt: skip
+def test_the_list_shows_the_logs_of_those_that_do_not_serve(phase: str, logs: bool, shown: bool) -> None:
+    lines = fleet.lines_of({**ROW, "phase": phase}, logs=logs)
+    assert lines[0] == f"small-0  small  {phase}  running 2"
+    assert ("    one" in lines) is shown
+
+
+def test_fleet_says_where_the_admin_key_is(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, _, err = run(capsys, "fleet", "list")
+    assert status == 1
+    assert "SWITCHGEAR_ADMIN_KEY is not set" in err
+    assert "--config" in err
+    credentials.made(config.parent)
+    config.write_text("[server]\nport = 1\n" + config.read_text())
+    status, _, err = run(capsys, "fleet", "list", "--config", str(config))
+    assert status == 1
+    assert "no gateway answers at http://127.0.0.1:1" in err
 
 
 # ---------------------------------------------------------------- serve and chat

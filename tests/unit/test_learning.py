@@ -16,11 +16,11 @@ from backends.engines import ENGINES
 from gateway import database, lessons
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Reading
+from gateway.config_file import parse as parse_settings
 from gateway.grading import Grading
 from gateway.learning import Archive, Learning, label_of
 from gateway.lessons import Lesson
 from gateway.settings import Objective
-from gateway.settings import parse as parse_settings
 from gateway.telemetry import Telemetry
 from gateway.tenancy import changes
 from gateway.tenancy.changes import Change

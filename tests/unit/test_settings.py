@@ -1,11 +1,15 @@
 """The configuration file: read as a whole, or refused with the file, the key's path and what to do."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.checks import check
-from gateway.settings import ConfigError, KeySettings, Settings, load, parse
+from gateway.config_file import load, parse
+from gateway.settings import WORDS, ConfigError, KeySettings, Settings
 from tests.fakes.configs import ENVIRON, MODEL, REDIS, SAMPLE
 
 
@@ -43,7 +47,7 @@ REPLICA = '[[models]]\nname = "m"\n[[models.replicas]]\n'
         ("[server]\ndrain_s = -1", ["server.drain_s:", ">= 0"]),
         ("[server]\ndrain_s = nan", ["server.drain_s:"]),
         ("server = 3", ["c.toml: server: expected 'object', got 'int'"]),
-        ('[database]\nurl = "mysql://x"', ["database.url:", "sqlite|postgresql"]),
+        ('[database]\nurl = "mysql://x"', ["database.url:", "sqlite:///FILE or postgresql"]),
         ("[redis]", ["c.toml: redis: the key 'url' is missing; add it"]),
         ("[[models]]", ["c.toml: models[0]: the key 'name' is missing"]),
         ('[[models]]\nname = ""', ["models[0].name:"]),
@@ -131,3 +135,31 @@ def test_weights_that_are_a_path_are_relative_to_the_file_too(
     assert model.launch is not None
     path = meant.format(folder=tmp_path, above=tmp_path.parent, home=Path.home())
     assert (model.launch.weights, model.versions[0].weights) == (path, path)
+
+
+def patterns(kind: Any) -> Iterator[str]:
+    """Every pattern below a type."""
+    for one in msgspec.inspect.multi_type_info([kind]):
+        yield from _patterns(one)
+
+
+def _patterns(info: Any) -> Iterator[str]:
+    if getattr(info, "pattern", None) is not None:
+        yield info.pattern
+    for field in getattr(info, "fields", ()):
+        yield from _patterns(field.type)
+    for name in ("item_type", "key_type", "value_type", "type"):
+        if isinstance(below := getattr(info, name, None), msgspec.inspect.Type):
+            yield from _patterns(below)
+    for below in (*getattr(info, "types", ()), *getattr(info, "item_types", ())):
+        yield from _patterns(below)
+
+
+def test_every_pattern_is_said_in_words() -> None:
+    found = set(patterns(Settings))
+    assert len(found) > 8
+    assert found == set(WORDS)
+    with pytest.raises(ConfigError, match=r"c\.toml: models\[0\]\.name: must be a letter or digit, then"):
+        parse('[[models]]\nname = " m"\n', "c.toml")
+    with pytest.raises(ConfigError, match=r"database\.url: must be sqlite:///FILE or postgresql://"):
+        parse('[database]\nurl = "mysql://x"\n', "c.toml")
