@@ -25,7 +25,7 @@ import msgspec
 import sqlalchemy as sa
 
 from backends.launchers import local
-from gateway import database
+from gateway import database, tables
 from gateway.checks import check, check_weights, warnings
 from gateway.commands import address
 from gateway.commands.base import add_config
@@ -237,7 +237,7 @@ def _asked(url: str, token: str) -> str:
 
 def _last_errors(settings: Settings) -> list[dict[str, Any]]:
     """Give the last rows of the ledger that did not end well; none where it cannot be read."""
-    table = database.ledger.c
+    table = tables.ledger.c
     columns = (
         table.request_id,
         table.ts,
