@@ -4,6 +4,7 @@ An error names the file, the key's path and the remedy.
 """
 
 import os.path
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,15 @@ import msgspec
 
 from backends.engines.profile import is_path
 from gateway.settings import WORDS, ConfigError, ModelSettings, Settings
+
+KINDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "object": "a table",
+    "str": "text",
+}
 
 
 def parse(text: str, source: str) -> Settings:
@@ -29,8 +39,14 @@ def load(path: Path) -> Settings:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Name a TOML file with --config.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}. Name a TOML file with --config."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: it is not UTF-8 (byte {error.start}); save it as UTF-8."
+        ) from None
     return anchored(parse(text, str(path)), path.absolute().parent)
 
 
@@ -85,4 +101,13 @@ def _plain(message: str) -> str:
     for pattern, words in WORDS.items():
         if message.endswith(f"matching regex {pattern!r}"):
             return f"must be {words}"
+    if message.startswith("Expected `"):
+        said = message.replace("Expected", "must be").replace(", got", ", not")
+        return re.sub(r"`([^`]*)`", lambda found: _kinds(found[1]), said)
     return (message[:1].lower() + message[1:]).replace("`", "'")
+
+
+def _kinds(types: str) -> str:
+    """Say what msgspec calls ``int | null`` in words; nothing can be null in TOML."""
+    kinds = [KINDS.get(one, f"'{one}'") for one in types.split(" | ") if one != "null"]
+    return " or ".join(kinds)

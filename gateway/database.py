@@ -62,7 +62,9 @@ def migrate(engine: sa.Engine, to: str = "head") -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, to)
     except (SQLAlchemyError, OSError) as error:
-        raise DatabaseError(f"the database cannot be opened or migrated: {reason(error)}") from error
+        raise DatabaseError(
+            f"the database cannot be opened or migrated: {reason(error)} (database.url says which it is)"
+        ) from error
 
 
 def reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ terminal that the process was started from is gone, counts as SIGTERM.
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -94,9 +95,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise PortTaken(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another port (server.port or --port)."
-        ) from None
+        remedy = "another port (server.port or --port)"
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+            remedy = "an address of this machine (server.host or --host)"
+        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}. Choose {remedy}.") from None
     listener.listen(2048)
     listener.setblocking(False)
     return listener

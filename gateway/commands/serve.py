@@ -81,6 +81,8 @@ def with_address(
     """Put the command line's address, and number of workers, over those of the file."""
     if count is not None and count < 1:
         raise CommandError("--workers must be 1 or more")
+    if port is not None and not 0 <= port <= 65535:
+        raise CommandError("--port must be 0 to 65535; 0 takes a free one")
     wanted = {"host": host, "port": port, "workers": count}
     changed = {name: value for name, value in wanted.items() if value is not None}
     return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, **changed))

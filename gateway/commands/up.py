@@ -64,8 +64,10 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
         _end_with_parent()
     log_to_stderr()
     home: Path = options.home.absolute()
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    python = environment.ensure(options.engine.absolute(), gpu=has_gpu(), progress=_say)
+    engine: Path = options.engine.absolute()
+    _make("--home", home, home)
+    _make("--engine", engine, engine.parent)
+    python = environment.ensure(engine, gpu=has_gpu(), progress=_say)
     os.environ.update(environment.variables(python))
     config = options.config
     if config is None:
@@ -100,6 +102,15 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
     uvloop.run(_up(first, listener, edges, own, started_s))
     _say("stopped")
     return 0
+
+
+def _make(option: str, path: Path, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise CommandError(
+            f"{option}: {path} cannot be made: {error.strerror}; name a folder that can be written"
+        ) from None
 
 
 def with_key(settings: Settings, text: str) -> Settings:

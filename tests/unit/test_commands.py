@@ -4,6 +4,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from gateway import commands, database
 from gateway.__main__ import main
 from gateway.commands import credentials, fleet
+from gateway.server import PortTaken, listen
 from gateway.tenancy import key_store, keys, ledger
+from gateway.tenancy.journal import Journal, JournalError
 from routing.policies import POLICIES
 from routing.traces import KINDS
 from tests.fakes.configs import MODEL
@@ -424,6 +427,50 @@ def test_chat_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, "chat", "--base-url", "http://127.0.0.1:1/v1", "--api-key", "", "hello")
     assert status == 1
     assert "no API key" in err
+    assert "credentials.json" in err
+    status, _, err = run(capsys, "chat", "--base-url", "http://127.0.0.1:1/v1", "--api-key", "k", "hello")
+    assert status == 1
+    assert "no connection to http://127.0.0.1:1/v1" in err
+    assert "--base-url" in err
+
+
+def test_serve_refuses_a_port_that_cannot_be(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, out, err = run(capsys, "serve", "--config", str(config), "--port", "99999")
+    assert (status, out) == (1, "")
+    assert "--port must be 0 to 65535" in err
+
+
+@pytest.mark.parametrize("option", ["--home", "--engine"])
+def test_up_names_the_folder_that_cannot_be_made(
+    capsys: pytest.CaptureFixture[str], config: Path, option: str
+) -> None:
+    (config.parent / "file").write_text("")
+    there = {"--home": str(config.parent / "h"), "--engine": str(config.parent / "e")}
+    there[option] = str(config.parent / "file" / "x" / "y")
+    words = [word for pair in there.items() for word in pair]
+    status, out, err = run(capsys, "up", "--config", str(config), *words)
+    assert (status, out) == (1, "")
+    assert (
+        f"{option}: {there[option]} cannot be made: Not a directory; name a folder that can be written" in err
+    )
+
+
+def test_an_address_that_cannot_be_taken_is_named_with_the_remedy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortTaken, match=r"port.*--port"):
+        listen("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(PortTaken, match=r"203\.0\.113\.1:0.*address of this machine.*--host"):
+        listen("203.0.113.1", 0)
+
+
+def test_a_database_or_state_directory_that_cannot_be_used_is_named_by_its_key(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    (config.parent / "db").write_text("in the way")
+    status, _, err = run(capsys, "keys", "list", "--config", str(config))
+    assert status == 1
+    assert "database.url" in err
+    with pytest.raises(JournalError, match=r"server\.state_dir"):
+        Journal(config.parent / "db" / "journal", "n", config.parent / "kept")
 
 
 def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -40,13 +40,13 @@ REPLICA = '[[models]]\nname = "m"\n[[models.replicas]]\n'
     [
         ("port = 1", ["c.toml: unknown key 'port'", "remove it"]),
         ("[server]\nprt = 1", ["c.toml: server: unknown key 'prt'"]),
-        ('[server]\nport = "80"', ["c.toml: server.port:", "expected 'int', got 'str'"]),
+        ('[server]\nport = "80"', ["c.toml: server.port:", "must be a whole number, not text"]),
         ("[server]\nport = 65536", ["server.port:", "<= 65535"]),
         ("[server]\nworkers = 0", ["server.workers:", ">= 1"]),
         ("[server]\nheartbeat_after_s = inf", ["server.heartbeat_after_s:", "<="]),
         ("[server]\ndrain_s = -1", ["server.drain_s:", ">= 0"]),
         ("[server]\ndrain_s = nan", ["server.drain_s:"]),
-        ("server = 3", ["c.toml: server: expected 'object', got 'int'"]),
+        ("server = 3", ["c.toml: server: must be a table, not a whole number"]),
         ('[database]\nurl = "mysql://x"', ["database.url:", "sqlite:///FILE or postgresql"]),
         ("[redis]", ["c.toml: redis: the key 'url' is missing; add it"]),
         ("[[models]]", ["c.toml: models[0]: the key 'name' is missing"]),
@@ -163,3 +163,34 @@ def test_every_pattern_is_said_in_words() -> None:
         parse('[[models]]\nname = " m"\n', "c.toml")
     with pytest.raises(ConfigError, match=r"database\.url: must be sqlite:///FILE or postgresql://"):
         parse('[database]\nurl = "mysql://x"\n', "c.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[server]\nport = "8080"', "server.port: must be a whole number, not text"),
+        ("[server]\nhost = 1", "server.host: must be text, not a whole number"),
+        ("server = 1", "server: must be a table, not a whole number"),
+        ("[cache]\nexact_ttl_s = true", "cache.exact_ttl_s: must be a number, not true or false"),
+        ("[server]\nport = 99999", "server.port: must be a whole number <= 65535"),
+        ('[[keys]]\nname = ""', "keys[0].name: must be text of length >= 1"),
+        ("[fleet]\napart = 1", "fleet.apart: must be true or false, not a whole number"),
+        ('[[models]]\nname = "m"\naliases = "x"', "models[0].aliases: must be a list, not text"),
+        (
+            '[[models]]\nname = "m"\ncontext_tokens = "x"',
+            "models[0].context_tokens: must be a whole number, not text",
+        ),
+    ],
+)
+def test_what_a_key_takes_is_said_in_words(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "c.toml")
+    assert str(caught.value) == f"c.toml: {said}"
+
+
+def test_what_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Is a directory\. Name a TOML file with --config\."):
+        load(tmp_path)
+    (tmp_path / "c.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"c\.toml: cannot be read: it is not UTF-8 \(byte 0\); save it as"):
+        load(tmp_path / "c.toml")
