@@ -397,7 +397,8 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
             try:
                 await house.shared.step(edges.wall())
             except RedisAway as error:
-                log.warning("redis.url: %s; until it answers, this process serves by itself", error)
+                said = str(error).rstrip(".")
+                log.warning("redis.url: %s; until it answers, this process serves by itself", said)
         if house.news is not None:
             with contextlib.suppress(RedisError, OSError):
                 await house.news.agree()
