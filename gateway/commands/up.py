@@ -167,8 +167,7 @@ async def _welcome(process: Process, root: str, own: Credentials, started_s: flo
     for one in away:
         url = process.supervisor.replicas[one.replica_id].url
         _say(f"{one.replica_id} does not answer at {url}; it gets requests as soon as it does")
-    names = list(process.pipeline.catalogue.models) + [route.name for route in process.settings.routes]
-    print(_how_to_try(root, own.api_key, "auto" if "auto" in names else names[0]))
+    print(how_to_try(root, own.api_key, process.settings))
     counted = "; what make built before is not counted" if os.environ.get("MAKELEVEL") else ""
     print(f"Ready in {time.monotonic() - started_s:.0f} s{counted}. Stop with Ctrl-C.")
     ready = {
@@ -196,7 +195,7 @@ def _show(one: Progress, shown: dict[str, tuple[str, float]]) -> None:
     if state == before and (one.phase is Phase.READY or now_s - last_s < REPEAT_S):
         return
     shown[one.replica_id] = (state, now_s)
-    expected = f" of about {one.expected_s:.0f}" if one.expected_s > one.elapsed_s else ""
+    expected = f" of about {one.expected_s:.0f}" if one.steps and one.expected_s > one.elapsed_s else ""
     took = f" ({one.elapsed_s:.0f}{expected} s)" if one.elapsed_s >= 1 else ""
     steps = f": {said(one.steps)}" if one.phase is Phase.READY and one.steps else ""
     _say(f"{one.replica_id}: {one.doing}{took}{steps}")
@@ -205,18 +204,31 @@ def _show(one: Progress, shown: dict[str, tuple[str, float]]) -> None:
             _say(f"    {line}")
 
 
-def _how_to_try(root: str, api_key: str, model: str) -> str:
+def how_to_try(root: str, api_key: str, settings: Settings) -> str:
+    """Give a curl command and some Python that ask `auto`, or else the first model that chats, or embeds."""
+    chats = [model.name for model in settings.models if model.kind == "chat"]
+    routes = [route.name for route in settings.routes]
+    if chats:
+        model = "auto" if "auto" in routes else chats[0]
+        path, ask = "chat/completions", '[{"role": "user", "content": "What is the capital of France?"}]'
+        body, call = f'"messages": {ask}', f'chat.completions.create(model="{model}", messages={ask})'
+        shown = "answer.choices[0].message.content"
+    else:
+        model = settings.models[0].name
+        path, ask = "embeddings", '"What is the capital of France?"'
+        body, call = f'"input": {ask}', f'embeddings.create(model="{model}", input={ask})'
+        shown = "answer.data[0].embedding"
     return f"""
 Switchgear serves. Try it:
 
-  curl {root}/v1/chat/completions \\
+  curl {root}/v1/{path} \\
     -H "Authorization: Bearer {api_key}" -H "Content-Type: application/json" \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    -d '{{"model": "{model}", {body}}}'
 
   from openai import OpenAI
   client = OpenAI(base_url="{root}/v1", api_key="{api_key}")
-  answer = client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}])
-  print(answer.choices[0].message.content)
+  answer = client.{call}
+  print({shown})
 """
 
 

@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway import commands, database
 from gateway.__main__ import main
 from gateway.commands import credentials, fleet
+from gateway.commands.up import how_to_try
+from gateway.config_file import parse
 from gateway.server import PortTaken, listen
 from gateway.tenancy import key_store, keys, ledger
 from gateway.tenancy.journal import Journal, JournalError
@@ -453,6 +456,17 @@ def test_up_names_the_folder_that_cannot_be_made(
     assert (
         f"{option}: {there[option]} cannot be made: Not a directory; name a folder that can be written" in err
     )
+
+
+def test_what_to_try_first_is_something_that_the_models_can_do() -> None:
+    models = parse(MODEL.replace('"m"', '"e"\nkind = "embedding"') + MODEL, "c.toml")
+    assert '"model": "m"' in how_to_try("http://h", "k", models)
+    assert "/v1/chat/completions" in how_to_try("http://h", "k", models)
+    (embed, _) = models.models
+    said = how_to_try("http://h", "k", msgspec.structs.replace(models, models=(embed,)))
+    assert "/v1/embeddings" in said
+    assert 'client.embeddings.create(model="e"' in said
+    assert "chat" not in said
 
 
 def test_an_address_that_cannot_be_taken_is_named_with_the_remedy() -> None:
