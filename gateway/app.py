@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import random
 import threading
@@ -73,6 +74,8 @@ from gateway.together import Together
 from gateway.tracing import tracing_from
 from semantic_cache.saving import OwnFile
 from semantic_cache.stores.shared import Complained
+
+log = logging.getLogger("switchgear.app")
 
 ROUTES = (
     inference.handlers,
@@ -391,8 +394,11 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     gauges.of_house(house, edges.wall)
     try:
         if house.shared is not None:
-            with contextlib.suppress(RedisAway):
+            try:
                 await house.shared.step(edges.wall())
+            except RedisAway as error:
+                said = str(error).rstrip(".")
+                log.warning("redis.url: %s; until it answers, this process serves by itself", said)
         if house.news is not None:
             with contextlib.suppress(RedisError, OSError):
                 await house.news.agree()

@@ -121,7 +121,10 @@ class Catalogue:
         """Give what the request named; raises ModelNotFound, ModelNotAllowed or InvalidRequest."""
         target = self._targets.get(request.model) or self._adapter(request.model)
         if target is None:
-            raise ModelNotFound(f"The model {request.model!r} does not exist.", param="model")
+            raise ModelNotFound(
+                f"The model {request.model!r} does not exist; GET /v1/models lists those that do.",
+                param="model",
+            )
         if target.by_key:
             target = target.by_key.get(key.name, target)
         if key.models is not None and target.allowed_as not in key.models:

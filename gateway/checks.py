@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from backends.engines.profile import is_path
 from gateway.settings import ConfigError, ModelSettings, Objective, RouteSettings, Settings
 from gateway.tenancy.pricing import PriceError, price_of_model
 from gateway.tenancy.webhooks import MASTER_ENV, MASTER_MIN_CHARACTERS
@@ -21,13 +22,21 @@ def check(settings: Settings, source: str, environ: Mapping[str, str]) -> None:
 
 def check_weights(settings: Settings, source: str) -> None:
     """Raise ConfigError where a model that is to be launched here names a directory that is not here."""
+    findings = [f"{one}; name a directory that exists, or a hub model" for one in missing_weights(settings)]
+    if findings:
+        raise ConfigError("\n".join(f"{source}: {finding}" for finding in findings))
+
+
+def missing_weights(settings: Settings) -> Iterator[str]:
+    """Give the key and the path of all weights, of models to launch, that are not on this machine."""
     for index, model in enumerate(settings.models):
-        launch = model.launch
-        if launch is not None and launch.local and not Path(launch.weights).expanduser().exists():
-            raise ConfigError(
-                f"{source}: models[{index}].launch.weights: there is no {launch.weights}; "
-                "name a directory that exists, or a hub model"
-            )
+        if model.launch is None:
+            continue
+        named = [("launch", model.launch.weights)] if not model.versions else []
+        named += [(f"versions[{at}]", one.weights or "") for at, one in enumerate(model.versions)]
+        for key, path in named:
+            if is_path(path) and not Path(path).expanduser().exists():
+                yield f"models[{index}].{key}.weights: there is no {path}"
 
 
 def warnings(settings: Settings) -> Iterator[str]:
@@ -41,7 +50,10 @@ def warnings(settings: Settings) -> Iterator[str]:
     if settings.cache.semantic is not None and not settings.cache.exact_ttl_s:
         yield "cache.semantic: it needs the exact cache, which exact_ttl_s = 0 switches off; it has no effect"
     if not settings.keys:
-        yield "keys: the file has none; only keys made by 'switchgear keys create' are known"
+        yield (
+            "keys: the file has none; known are those made by 'switchgear keys create', and with "
+            "'switchgear up' that of its home's credentials.json"
+        )
 
 
 def _findings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:

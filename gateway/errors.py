@@ -33,6 +33,7 @@ Parts of the house raise their own exceptions and know no HTTP; ``translate`` tu
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -61,6 +62,11 @@ _code_of_status = {
     422: "invalid_value",
     429: "rate_limit_exceeded",
 }
+
+# As vLLM, and those that copy it, say that prompt and wanted output, or the latter alone, are too long.
+_OVER_CONTEXT = re.compile(
+    r"maximum (context|model) length|^max(_completion)?_tokens=\d+ cannot be greater than max_model_len\b"
+)
 
 SHUT_DOWN = "shut down"  # what a task is told that is cancelled because the process ends
 MAX_RETRY_AFTER_S = 120.0  # openai-python gives up instead of waiting longer
@@ -392,7 +398,7 @@ def _upstream_detail(body: bytes, status: int) -> tuple[str, str | None, str | N
     if not isinstance(message, str) or not message:
         message = f"The model's server refused the request with status {status}."
     param, code = detail.get("param"), detail.get("code")
-    if status == 400 and ("maximum context length" in message or "maximum model length" in message):
+    if status == 400 and _OVER_CONTEXT.search(message):
         code = ContextLengthExceeded.code
     elif not isinstance(code, str):
         code = _code_of_status.get(status)

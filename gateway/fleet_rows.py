@@ -13,8 +13,8 @@ from sqlalchemy.exc import IntegrityError
 
 from backends.replica import Phase
 from backends.starts import Step
-from gateway.database import fleet_demand, fleet_lease, fleet_models, fleet_orders, fleet_replicas
 from gateway.orders import Order
+from gateway.tables import fleet_demand, fleet_lease, fleet_models, fleet_orders, fleet_replicas
 
 LEASE = "fleet"
 LEASE_S = 15.0

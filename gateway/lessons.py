@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import as_struct, routing_labels, routing_lessons, routing_resets
+from gateway.database import as_struct
+from gateway.tables import routing_labels, routing_lessons, routing_resets
 from gateway.tenancy.access import EVERYTHING
 from gateway.tenancy.changes import Change
 from routing.labels import Label

@@ -64,8 +64,9 @@ def plan(model: ModelSettings, machine: Machine) -> dict[str, Any]:
         kind=model.kind,
         context_tokens=model.context_tokens,
     )
+    engine = ENGINES[model.engine]
     try:
-        command = ENGINES[model.engine].launch(launch, context)
+        command = engine.launch(launch, context)
     except CannotLaunch as error:
         return {"model": model.name, "fits": False, "problems": [str(error)]}
     start = {"command": list(command.argv), "env": command.env}
@@ -78,5 +79,5 @@ def plan(model: ModelSettings, machine: Machine) -> dict[str, Any]:
         return {"model": model.name, "fits": False, "problems": [str(error)], **start}
     longest = model.context_tokens or shape.context_tokens
     lengths = sorted({*(one for one in LENGTHS if one < longest), longest})
-    found = fit(shape, launch, machine, lengths, max(launch.min_replicas, 1))
+    found = fit(shape, launch, machine, lengths, max(launch.min_replicas, 1), engine.caches_kv)
     return {"model": model.name, **msgspec.to_builtins(found), **start}

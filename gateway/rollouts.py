@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import rollouts
 from gateway.settings import ModelSettings
+from gateway.tables import rollouts
 from gateway.tenancy.access import EVERYTHING
 from gateway.tenancy.changes import Change
 

@@ -8,6 +8,7 @@ terminal that the process was started from is gone, counts as SIGTERM.
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -94,9 +95,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise PortTaken(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another port (server.port or --port)."
-        ) from None
+        remedy = "another port (server.port or --port)"
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+            remedy = "an address of this machine (server.host or --host)"
+        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}. Choose {remedy}.") from None
     listener.listen(2048)
     listener.setblocking(False)
     return listener
@@ -202,7 +204,9 @@ def _handle_hang_up(process: Process, stop: Stop) -> None:
             return
         try:
             process.reload()
-            log.info("configuration read again")
+            waiting = process.file.waiting() if process.file is not None else []
+            more = f"; only a restart puts these in force: {', '.join(waiting)}" if waiting else ""
+            log.info("configuration read again%s", more)
         except ConfigError as error:
             log.error("the configuration was not changed: %s", error)
 

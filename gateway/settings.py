@@ -1,14 +1,12 @@
-"""Typed configuration: one TOML file becomes one frozen ``Settings``.
+"""Typed configuration: the keys that there are, in one frozen ``Settings``.
 
 Rules: unknown keys are errors; units end the name; secrets come as names of environment variables, never as
-values; an error names the file, the key's path and the remedy. Relations between keys are checked in
+values. A file becomes ``Settings`` in ``gateway.config_file``; relations between keys are checked in
 ``gateway.checks``.
 """
 
-import tomllib
 from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,8 +23,31 @@ Usd = Annotated[float, Meta(ge=0, le=1e9)]
 UsdPerMillion = Annotated[float, Meta(ge=0, le=1e6)]
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
 # No slash: "a/b" of one organisation must never read like "b" of another's; and "*" means all of them.
-TenantName = Annotated[str, Meta(pattern=r"^[^/*\x00-\x1f\x7f]{1,200}$")]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+TENANT = r"^[^/*\x00-\x1f\x7f]{1,200}$"
+TENANTS = r"^[^/\s]+(/[^/\s]+)?$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"
+VERSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+LANGUAGE = r"^[a-z]{2,3}$"
+SHA256 = r"^[0-9a-fA-F]{64}$"
+HTTP = r"^https?://"
+API = r"^(https?://.*)?$"
+SQL = r"^(sqlite|postgresql)://"
+REDIS = r"^(redis|rediss|unix)://"
+WORDS = {
+    TENANT: "1 to 200 characters, without '/', '*' and control characters",
+    TENANTS: "ORGANISATION or ORGANISATION/PROJECT, without spaces",
+    NAME: "a letter or digit, then up to 127 letters, digits and . _ : / -",
+    VERSION: "a letter or digit, then up to 63 letters, digits and . _ -",
+    LANGUAGE: "two or three small letters, such as en",
+    SHA256: "64 hexadecimal digits",
+    HTTP: "a URL that begins with http:// or https://",
+    API: "a URL that begins with http:// or https://, or nothing",
+    SQL: "sqlite:///FILE or postgresql://USER@HOST/DATABASE",
+    REDIS: "redis://HOST:PORT/NUMBER, rediss://... or unix://PATH",
+}
+"""What each pattern asks for, as an operator is told it."""
+TenantName = Annotated[str, Meta(pattern=TENANT)]
+Name = Annotated[str, Meta(pattern=NAME)]
 Band = Literal["interactive", "standard", "batch"]
 Kind = Literal["chat", "embedding"]
 Engine = Literal["vllm", "trtllm", "sglang", "openai", "local"]
@@ -68,19 +89,19 @@ class SpotSettings(Table, frozen=True):
     """``[spot]``: which cloud's notices are listened to, for the replicas that run on this machine."""
 
     cloud: Literal["aws", "gcp", "azure"]
-    metadata_url: Annotated[str, Meta(pattern=r"^https?://")] | None = None
+    metadata_url: Annotated[str, Meta(pattern=HTTP)] | None = None
 
 
 class DatabaseSettings(Table, frozen=True):
     """``[database]``: SQLite or PostgreSQL."""
 
-    url: Annotated[str, Meta(pattern="^(sqlite|postgresql)://")] = "sqlite:///switchgear.db"
+    url: Annotated[str, Meta(pattern=SQL)] = "sqlite:///switchgear.db"
 
 
 class RedisSettings(Table, frozen=True):
     """``[redis]``: what several gateway processes share; slower than the time-out counts as away."""
 
-    url: Annotated[str, Meta(pattern="^(redis|rediss|unix)://")]
+    url: Annotated[str, Meta(pattern=REDIS)]
     password_env: str | None = None
     timeout_ms: Annotated[float, Meta(gt=0, le=1e9)] = 50.0
 
@@ -102,7 +123,7 @@ class PriceSettings(Table, frozen=True):
 class ReplicaSettings(Table, frozen=True):
     """``[[models.replicas]]``: a server that runs already."""
 
-    url: Annotated[str, Meta(pattern=r"^https?://")]
+    url: Annotated[str, Meta(pattern=HTTP)]
     max_concurrency: Positive = 64
     spot: bool = False
     weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
@@ -133,7 +154,7 @@ class PodSettings(Table, frozen=True):
 class KubernetesSettings(Table, frozen=True):
     """``[kubernetes]``: the API server, by default the one of the cluster that the gateway is a pod of."""
 
-    api: Annotated[str, Meta(pattern="^(https?://.*)?$")] = ""
+    api: Annotated[str, Meta(pattern=API)] = ""
     token_file: str | None = None
     ca_file: str | None = None
     namespace: str | None = None
@@ -166,7 +187,7 @@ class HedgeSettings(Table, frozen=True):
 class VersionSettings(Table, frozen=True):
     """``[[models.versions]]``: its share of the traffic, and the keys, by name, that always get it."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Meta(pattern=VERSION)]
     share: Share = 0.0
     keys: tuple[str, ...] = ()
     weights: str | None = None
@@ -186,7 +207,7 @@ class ModelSettings(Table, frozen=True):
     tools: bool = True
     images: bool = True
     json_schema: bool = True
-    languages: tuple[Annotated[str, Meta(pattern=r"^[a-z]{2,3}$")], ...] = ()
+    languages: tuple[Annotated[str, Meta(pattern=LANGUAGE)], ...] = ()
     policy: str = "adaptive"
     share_prefix_cache: bool = False
     queue_limit: Annotated[int, Meta(ge=0)] = 256
@@ -336,9 +357,7 @@ class WebhookSettings(Table, frozen=True):
 class ContentSettings(Table, frozen=True):
     """``[tracing.content]``: whose prompts and answers are in their traces, and what is taken out of them."""
 
-    tenants: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^[^/\s]+(/[^/\s]+)?$")], ...], Meta(min_length=1, max_length=1000)
-    ]
+    tenants: Annotated[tuple[Annotated[str, Meta(pattern=TENANTS)], ...], Meta(min_length=1, max_length=1000)]
     max_chars: Annotated[int, Meta(ge=1, le=65536)] = 8192
     redact: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
 
@@ -373,7 +392,7 @@ class KeySettings(Table, frozen=True):
     """``[[keys]]``: a bootstrap key, by the hash of its text or by the variable that holds it."""
 
     name: Label
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    sha256: Annotated[str, Meta(pattern=SHA256)] | None = None
     key_env: str | None = None
     org: TenantName = "default"
     project: TenantName = "default"
@@ -413,57 +432,3 @@ class Settings(Table, frozen=True):
     tracing: TracingSettings = TracingSettings()
     logging: LoggingSettings = LoggingSettings()
     keys: tuple[KeySettings, ...] = ()
-
-
-T = TypeVar("T")
-
-
-def parse(text: str, source: str) -> Settings:
-    """Parse TOML text; ``source`` names it in errors. Raises ConfigError."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from None
-    return _convert(tables, Settings, source)
-
-
-def load(path: Path) -> Settings:
-    """Read a file; raises ConfigError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Name a TOML file with --config.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return anchored(parse(text, str(path)), path.absolute().parent)
-
-
-def anchored(settings: Settings, folder: Path) -> Settings:
-    """Make the relative paths of a file relative to its folder, wherever a command is started."""
-    server, database = settings.server, settings.database
-    server = msgspec.structs.replace(server, state_dir=str(folder / server.state_dir))
-    name = database.url.removeprefix("sqlite:///")
-    if name != database.url and name and not name.startswith((":", "/", "file:")):
-        database = msgspec.structs.replace(database, url=f"sqlite:///{folder / name}")
-    return msgspec.structs.replace(settings, server=server, database=database)
-
-
-def _convert(tables: dict[str, Any], kind: type[T], source: str) -> T:
-    try:
-        return msgspec.convert(tables, kind, strict=True)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$.")
-        key = path.rstrip("`")
-        lead = f"{source}: {key}: " if key else f"{source}: "
-        raise ConfigError(f"{lead}{_plain(message)}") from None
-
-
-def _plain(message: str) -> str:
-    """Say msgspec's finding in the words of a config file."""
-    field = message.partition("unknown field `")[2].rstrip("`")
-    if field:
-        return f"unknown key {field!r}; remove it or correct its spelling"
-    missing = message.partition("required field `")[2].rstrip("`")
-    if missing:
-        return f"the key {missing!r} is missing; add it"
-    return (message[:1].lower() + message[1:]).replace("`", "'")

@@ -19,7 +19,8 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from gateway.checks import check
-from gateway.settings import ConfigError, Settings, anchored, load, parse
+from gateway.config_file import anchored, load, parse
+from gateway.settings import ConfigError, Settings
 
 KEPT = 20
 RESTARTS = (

@@ -82,7 +82,9 @@ def obstacle(machine: Machine, recipe: Recipe) -> str | None:
         return "This CPU has no AVX2, which vLLM's CPU build needs: use another machine, or a GPU."
     if machine.free_bytes < recipe.needed_bytes:
         have_gb, want_gb = machine.free_bytes / (1 << 30), recipe.needed_bytes / (1 << 30)
-        return f"The engine needs {want_gb:.0f} GB of free disk space and {have_gb:.1f} GB are free."
+        return (
+            f"The engine needs {want_gb:.0f} GB of free disk space and {have_gb:.1f} GB are free; make room."
+        )
     return None
 
 

@@ -13,7 +13,9 @@ SERVER = Path(__file__).with_name("embed_server.py")
 
 def launch(profile: LaunchProfile, context: LaunchContext) -> LaunchCommand:
     if context.kind != "embedding":
-        raise CannotLaunch(f'engine = "local" serves kind = "embedding", not {context.kind!r}')
+        raise CannotLaunch(
+            f'engine = "local" serves kind = "embedding", not {context.kind!r}; use engine = "vllm"'
+        )
     threads = max(len(profile.cpu_cores), 1)
     argv = [context.python, "-P", str(SERVER), "--model", profile.weights]
     argv += ["--host", "127.0.0.1", "--port", str(context.port), "--served-name", context.served_name]
@@ -36,5 +38,6 @@ ENGINE = Engine(
     name="local",
     launch=launch,
     health_path="/health",
+    caches_kv=False,
     stages=(("embed: loading", "loading weights", "weights"), ("embed: ready", "ready", "warm-up")),
 )

@@ -107,6 +107,11 @@ class Nodes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(f"nodes `rank` = {self.rank} must be less than `count` = {self.count}")
 
 
+def is_path(weights: str) -> bool:
+    """Tell a directory of this machine from the name of a hub model."""
+    return weights.startswith(("/", "./", "../", "~"))
+
+
 class LaunchProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to run one replica of a model. `gpus = 0` means the engine's CPU build."""
 
@@ -252,7 +257,7 @@ class LaunchProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def local(self) -> bool:
         """True where the weights are a path, not the name of a hub model."""
-        return self.weights.startswith(("/", "./", "../", "~"))
+        return is_path(self.weights)
 
 
 class LaunchContext(Struct, frozen=True, kw_only=True):
@@ -315,6 +320,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     """Understands `priority`, smaller first, where launched by us: vLLM's default policy refuses it."""
     takes_cache_salt: bool = False
     """Understands `cache_salt`: prompts share cached prefixes only where it is the same."""
+    caches_kv: bool = True
+    """Keeps keys and values of the tokens so far; an encoder keeps nothing."""
     returns_token_ids: bool = False
     """Understands `return_token_ids`."""
     continues_messages: bool = False

@@ -40,7 +40,9 @@ def launch(profile: LaunchProfile, context: LaunchContext) -> LaunchCommand:
     if not profile.gpus:
         raise CannotLaunch('engine = "trtllm" needs GPUs: set launch.gpus, or use engine = "vllm"')
     if context.kind != "chat":
-        raise CannotLaunch(f'engine = "trtllm" serves kind = "chat", not {context.kind!r}')
+        raise CannotLaunch(
+            f'engine = "trtllm" serves kind = "chat", not {context.kind!r}; use engine = "vllm"'
+        )
     refuse(
         "trtllm",
         profile,

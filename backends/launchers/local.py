@@ -213,6 +213,16 @@ class LocalLauncher:
                 return port
 
 
+def running(state_dir: Path) -> Mapping[str, str]:
+    """The url of each engine that runs from a state directory, by its replica; for who only looks."""
+    found = ((unquote(one.stem), _read(one)) for one in sorted((state_dir / "engines").glob("*.pid")))
+    return {
+        id_: f"http://127.0.0.1:{one.note.port}/v1"
+        for id_, one in found
+        if one is not None and warden.started(one.session) == one.session_started != ""
+    }
+
+
 def environment(parent: Mapping[str, str], command: LaunchCommand) -> dict[str, str]:
     """What an engine sees: the allowed part of ours, the command's own, and the two neutral settings."""
     kept = {
@@ -292,10 +302,16 @@ def _record(pidfile: Path) -> Record | None:
 
     Its warden sees the end of its pipe anyway.
     """
+    record = _read(pidfile)
+    if record is None:
+        pidfile.unlink(missing_ok=True)
+    return record
+
+
+def _read(pidfile: Path) -> Record | None:
     try:
         return msgspec.json.decode(pidfile.read_bytes(), type=Record)
     except (OSError, msgspec.DecodeError):
-        pidfile.unlink(missing_ok=True)
         return None
 
 

@@ -22,8 +22,11 @@ from gateway.errors import (
     error_body,
     error_headers,
 )
+from gateway.openai.schemas import CHAT, COMPLETIONS, EMBEDDINGS
 
 log = logging.getLogger("switchgear.api")
+
+BELOW = {CHAT.path, COMPLETIONS.path, EMBEDDINGS.path, "/models"}
 
 
 def render(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -52,7 +55,9 @@ def _known(request: Request[Any, Any, Any], error: Exception) -> ApiError:
         case ApiError():
             return error
         case NotFoundException():
-            return NotFound(f"Unknown request URL: {request.method} {request.url.path}.")
+            return NotFound(
+                f"Unknown request URL: {request.method} {request.url.path}.{_hint(request.url.path)}"
+            )
         case MethodNotAllowedException():
             refusal = MethodNotAllowed(f"{request.url.path} does not take {request.method}.")
             refusal.headers.append((b"allow", ", ".join(methods(request)).encode()))
@@ -65,6 +70,15 @@ def _known(request: Request[Any, Any, Any], error: Exception) -> ApiError:
             return InvalidRequest(error.detail)
         case _:
             return InternalError("The server had an error while processing your request.")
+
+
+def _hint(path: str) -> str:
+    """Say where it is that who asks beside the API probably wants."""
+    if path == "/":
+        return " The API is below /v1, the console at /console."
+    if path in BELOW:
+        return " The API is below /v1: add it to the client's base URL."
+    return ""
 
 
 def methods(request: Request[Any, Any, Any]) -> list[str]:

@@ -27,7 +27,9 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
     def get_model(request: Request[Any, Any, Any], model: str) -> dict[str, Any]:
         name = model.removeprefix("/")
         if name not in names(request):
-            raise ModelNotFound(f"The model {name!r} does not exist.", param="model")
+            raise ModelNotFound(
+                f"The model {name!r} does not exist; GET /v1/models lists those that do.", param="model"
+            )
         return card(name)
 
     return [list_models, get_model]

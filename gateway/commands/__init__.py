@@ -15,8 +15,8 @@ COMMANDS = {
     "cache": "replay a stream of questions through the semantic cache",
     "doctor": "look at every part of an installation, write a bundle for whoever helps",
     "ledger": "export the ledger, hold the books against each other",
-    "bench": "try scheduling policies on simulated traffic",
-    "route": "score, replay and calibrate routing by complexity",
+    "bench": "try scheduling policies, autoscaling rules and spot replicas on simulated traffic",
+    "route": "routing by complexity: score, replay, calibrate, what-if",
 }
 
 

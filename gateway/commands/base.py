@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
-from gateway.checks import check, warnings
+from gateway.checks import check, check_weights, missing_weights, warnings
+from gateway.config_file import load
 from gateway.logs import JsonFormatter
-from gateway.settings import Settings, load
+from gateway.settings import Settings
 
 
 class CommandError(Exception):
@@ -36,10 +37,24 @@ def checked(path: Path) -> Settings:
     return settings
 
 
+def launchable(path: Path) -> Settings:
+    """Read and check a file, and that the weights of what it launches here are here. Raises ConfigError."""
+    settings = checked(path)
+    if not settings.fleet.apart:
+        check_weights(settings, str(path))
+    for missing in missing_weights(settings):
+        _note(path, f"{missing} here; it must be where 'switchgear fleet run' runs")
+    return settings
+
+
 def tell_warnings(settings: Settings, path: Path) -> None:
     """Say on stderr what works, but not quite as it reads."""
     for warning in warnings(settings):
-        print(f"switchgear: {path}: note: {warning}", file=sys.stderr)
+        _note(path, warning)
+
+
+def _note(path: Path, text: str) -> None:
+    print(f"switchgear: {path}: note: {text}", file=sys.stderr)
 
 
 @contextmanager

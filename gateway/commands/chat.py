@@ -22,7 +22,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Ask and stream the answer to stdout; which model answered goes to stderr."""
     if not options.api_key:
-        raise CommandError("no API key: give --api-key or set OPENAI_API_KEY")
+        raise CommandError(
+            "no API key: give --api-key or set OPENAI_API_KEY; 'switchgear up' keeps one in credentials.json "
+            "of its home (.switchgear)"
+        )
     import openai  # slow to import: only where it is used
 
     client = openai.OpenAI(base_url=options.base_url, api_key=options.api_key)
@@ -37,7 +40,10 @@ def run(options: argparse.Namespace) -> int:
             if chunk.choices and chunk.choices[0].delta.content:
                 print(chunk.choices[0].delta.content, end="", flush=True)
     except openai.APIConnectionError as error:
-        raise CommandError(f"no connection to {options.base_url}: {error.__cause__ or error}") from None
+        raise CommandError(
+            f"no connection to {options.base_url}: {error.__cause__ or error}; start the gateway, or name "
+            "another address with --base-url"
+        ) from None
     except openai.APIError as error:
         raise CommandError(f"the gateway answered: {error.message}") from None
     print()

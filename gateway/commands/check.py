@@ -2,7 +2,8 @@
 
 import argparse
 
-from gateway.commands.base import add_config, checked
+from gateway.commands import credentials
+from gateway.commands.base import add_config, launchable
 from gateway.settings import ModelSettings
 
 
@@ -14,13 +15,15 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check and print."""
-    settings = checked(options.config)
+    settings = launchable(options.config)
     print(f"http://{settings.server.host}:{settings.server.port}/v1")
     for model in settings.models:
         print(f"  model {model.name}: {_where(model)}")
     for route in settings.routes:
         print(f"  route {route.name}: {' -> '.join(route.tiers)}")
-    print(f"  keys: {len(settings.keys)} in the file")
+    beside = options.config.absolute().parent / credentials.FILE
+    more = f"; with 'switchgear up' also that of {beside}" if beside.exists() else ""
+    print(f"  keys: {len(settings.keys)} in the file{more}")
     return 0
 
 

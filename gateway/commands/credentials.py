@@ -14,6 +14,7 @@ from gateway.commands.base import CommandError
 from gateway.tenancy import keys
 from gateway.tenancy.webhooks import MASTER_ENV
 
+FILE = "credentials.json"
 ADMIN_ENV = "SWITCHGEAR_ADMIN_KEY"
 
 
@@ -27,7 +28,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
 def read(directory: Path) -> Credentials | None:
     """Give what the file of a directory holds; None where there is none. Raises CommandError."""
-    path = directory / "credentials.json"
+    path = directory / FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=Credentials)
     except FileNotFoundError:
@@ -44,7 +45,7 @@ def made(home: Path) -> Credentials:
     if found is None:
         found = Credentials(keys.new_text(), "sk-sg-admin-" + secrets.token_urlsafe(32))
     found = msgspec.structs.replace(found, webhook_secret=secrets.token_urlsafe(32))
-    path = home / "credentials.json"
+    path = home / FILE
     partial = path.with_suffix(".partial")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")

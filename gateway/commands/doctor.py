@@ -16,7 +16,7 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from gateway import database
-from gateway.checks import check, warnings
+from backends.launchers import local
+from gateway import database, tables
+from gateway.checks import check, check_weights, warnings
+from gateway.commands import address
 from gateway.commands.base import add_config
-from gateway.settings import Settings, load
+from gateway.config_file import load
+from gateway.settings import ConfigError, Settings
 
 PACKAGES = ("switchgear", "litestar", "uvicorn", "msgspec", "sqlalchemy", "redis", "opentelemetry-sdk")
 TIMEOUT_S = 5.0
@@ -37,6 +40,11 @@ SECRET_NAME = re.compile(r"(key|token|secret|password|sha256|headers)", re.IGNOR
 IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 SHORTEST_SECRET = 6
 MASK = "***"
+START = "Start it with 'switchgear up' or 'switchgear serve', or name another address with --base-url."
+
+
+class NoGateway(Exception):
+    """Nothing answers where the gateway should; the text says where that is and what to do."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -50,7 +58,11 @@ class Finding(msgspec.Struct, frozen=True):
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     add_config(parser)
-    parser.add_argument("--base-url", metavar="U", help="of the gateway; default: the address of the file")
+    parser.add_argument(
+        "--base-url",
+        metavar="U",
+        help="of the gateway; default: where the running one says, else as in the file",
+    )
     parser.add_argument("--out", metavar="FILE", type=Path, help="where the bundle (.tar.gz) goes")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run)
@@ -59,8 +71,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Look at every part, write the bundle; exit status 1 where anything is not well. Raises ConfigError."""
     settings = load(options.config)
-    root = (options.base_url or f"http://{settings.server.host}:{settings.server.port}").rstrip("/")
-    root = root.removesuffix("/v1")
+    root = (options.base_url or address.of(settings)).rstrip("/").removesuffix("/v1")
     clean = _cleaner(os.environ)
     findings, files = _looked_at(settings, str(options.config), root)
     report = {
@@ -111,17 +122,47 @@ def _looked_at(settings: Settings, source: str, root: str) -> tuple[list[Finding
             key = os.environ.get(replica.api_key_env or "", "")
             url = f"{replica.url.rstrip('/')}/models"
             findings.append(_tried(f"replica {model.name}-{number}", partial(_reached, url, key)))
+    findings += _launched(settings)
     for path, name in (("/readyz", "readyz.json"), ("/metrics", "metrics.txt")):
         token = os.environ.get(settings.server.metrics_token_env or "", "") if path == "/metrics" else ""
 
         def ask(path: str = path, name: str = name, token: str = token) -> str:
-            files[name] = _asked(root + path, token)
-            return files[name][:400] if name == "readyz.json" else f"{len(files[name])} bytes"
+            try:
+                files[name] = _asked(root + path, token)
+            except urllib.error.HTTPError:
+                raise
+            except OSError as error:
+                raise NoGateway(f"nothing answers at {root}: {error}. {START}") from None
+            return f"{root}: {files[name][:400]}" if name == "readyz.json" else f"{len(files[name])} bytes"
 
         findings.append(_tried(f"gateway {path}", ask))
-    for log in sorted((state_dir / "engines").glob("*.log")):
+    for log in sorted((_engines_dir(settings) / "engines").glob("*.log")):
         files[f"engines/{log.name}"] = log.read_text(errors="replace")[-LOG_BYTES:]
     return findings, files
+
+
+def _engines_dir(settings: Settings) -> Path:
+    """Give the state directory of who launches the engines."""
+    state_dir = Path(settings.server.state_dir)
+    return state_dir / "fleet" if settings.fleet.apart else state_dir
+
+
+def _launched(settings: Settings) -> Iterator[Finding]:
+    """Look at each engine that runs here, and for models that should have one and have none."""
+    engines = local.running(_engines_dir(settings))
+    for id_, url in engines.items():
+        yield _tried(f"replica {id_}", partial(_serving, url))
+    having = {id_.rpartition("-")[0] for id_ in engines}
+    start = "switchgear fleet run" if settings.fleet.apart else "switchgear up"
+    for model in settings.models:
+        if model.launch is not None and model.name not in having:
+            asleep = model.launch.min_replicas == 0
+            seen = "min_replicas = 0" if asleep else f"'{start}' launches it; why it ended is in its log"
+            yield Finding(f"replicas of {model.name}", asleep, f"none runs on this machine: {seen}")
+
+
+def _serving(url: str) -> str:
+    return f"{url}: {_reached(url + '/models', '')}"
 
 
 def _tried(part: str, look: Callable[[], str]) -> Finding:
@@ -132,12 +173,16 @@ def _tried(part: str, look: Callable[[], str]) -> Finding:
         with error:
             said = error.read(2000).decode(errors="replace")
         return Finding(part, False, f"status {error.code}: {said}")
+    except (NoGateway, ConfigError, database.DatabaseError) as error:
+        return Finding(part, False, str(error))
     except Exception as error:
         return Finding(part, False, f"{type(error).__name__}: {database.reason(error)}")
 
 
 def _configured(settings: Settings, source: str) -> str:
     check(settings, source, os.environ)
+    if not settings.fleet.apart:
+        check_weights(settings, source)
     return f"{len(settings.models)} models, {len(settings.routes)} routes"
 
 
@@ -192,7 +237,7 @@ def _asked(url: str, token: str) -> str:
 
 def _last_errors(settings: Settings) -> list[dict[str, Any]]:
     """Give the last rows of the ledger that did not end well; none where it cannot be read."""
-    table = database.ledger.c
+    table = tables.ledger.c
     columns = (
         table.request_id,
         table.ts,

@@ -8,14 +8,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gateway.commands import fleet_run
-from gateway.commands.base import CommandError
+from gateway.commands import address, credentials, fleet_run
+from gateway.commands.base import CommandError, add_config
+from gateway.config_file import load
 from gateway.outbound import notices
 
 WATCH_S = 2.0
+SERVING = ("ready", "sleeping", "draining")
 ACTIONS = ("drain", "resume", "sleep", "wake", "reclaim")
 
 
@@ -24,7 +27,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     apart = actions.add_parser("run", help="launch and scale the engines, apart from the gateways")
     fleet_run.add_options(apart)
-    _common(actions.add_parser("list", help="replicas and their phases"))
+    listing = actions.add_parser(
+        "list", help="replicas and their phases; the logs of those that do not serve"
+    )
+    listing.add_argument("--logs", action="store_true", help="the ends of all logs")
+    _common(listing)
     for name in ACTIONS:
         one = actions.add_parser(name, help=f"{name} a replica")
         one.add_argument("target", metavar="REPLICA")
@@ -51,7 +58,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base-url", default="http://127.0.0.1:8080", help="of the gateway")
+    add_config(parser, required=False)
+    parser.add_argument(
+        "--base-url", help="of the gateway; default: as the one on --config says, else port 8080"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -85,14 +95,21 @@ def run(options: argparse.Namespace) -> int:
             f"{found['name']}: {found['scaling']['desired']} replicas wanted ({found['scaling']['reason']})"
         )
     for row in rows if not options.json else ():
-        print(
-            f"{row['id']}  {row['model']}  {row['phase']}  running {row['running']}  {row['reason']}".rstrip()
-        )
-        if row["start"]:
-            print("    start: " + ", ".join(f"{one['step']} {one['seconds']:.1f} s" for one in row["start"]))
-        for line in row["log"]:
-            print(f"    {line}")
+        print("\n".join(lines_of(row, logs=getattr(options, "logs", False))))
     return 0
+
+
+def lines_of(row: dict[str, Any], *, logs: bool) -> list[str]:
+    """Give the lines of one replica; its log where it does not serve, or where ``logs`` asks for it."""
+    lines = [
+        f"{row['id']}  {row['model']}  {row['phase']}  running {row['running']}  {row['reason']}".rstrip()
+    ]
+    if row["start"]:
+        steps = ", ".join(f"{one['step']} {one['seconds']:.1f} s" for one in row["start"])
+        lines.append(f"    start: {steps}")
+    if logs or row["phase"] not in SERVING:
+        lines += [f"    {line}" for line in row["log"]]
+    return lines
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -137,11 +154,25 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _call(options: argparse.Namespace, method: str, path: str, body: object = None) -> Any:
-    key = os.environ.get("SWITCHGEAR_ADMIN_KEY")
+def _gateway(options: argparse.Namespace) -> tuple[str, str]:
+    """Give the gateway's root URL and its admin key. Raises CommandError."""
+    path: Path | None = options.config
+    key = os.environ.get(credentials.ADMIN_ENV)
+    if not key and path is not None and (beside := credentials.read(path.absolute().parent)) is not None:
+        key = beside.admin_key
     if not key:
-        raise CommandError("SWITCHGEAR_ADMIN_KEY is not set; it is the gateway's admin key")
-    url = options.base_url.rstrip("/").removesuffix("/v1")
+        raise CommandError(
+            f"{credentials.ADMIN_ENV} is not set; it is the gateway's admin key. Or give --config FILE, to "
+            f"take it from the {credentials.FILE} beside that file"
+        )
+    if options.base_url is not None:
+        return str(options.base_url), key
+    return ("http://127.0.0.1:8080" if path is None else address.of(load(path))), key
+
+
+def _call(options: argparse.Namespace, method: str, path: str, body: object = None) -> Any:
+    url, key = _gateway(options)
+    url = url.rstrip("/").removesuffix("/v1")
     if not url.startswith(("http://", "https://")):
         raise CommandError(f"--base-url: {url!r} is no http address")
     request = urllib.request.Request(  # noqa: S310 - the scheme is checked above
@@ -162,4 +193,6 @@ def _call(options: argparse.Namespace, method: str, path: str, body: object = No
             print(said, file=sys.stderr)
         raise CommandError(f"the gateway answered {error.code}: {said}") from None
     except OSError as error:
-        raise CommandError(f"no gateway answers at {url}: {error}") from None
+        raise CommandError(
+            f"no gateway answers at {url}: {error}. Start it, or name another address with --base-url"
+        ) from None

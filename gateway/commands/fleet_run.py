@@ -15,10 +15,11 @@ from backends.engines import environment
 from gateway import database, fleet_rows, server
 from gateway.checks import check, check_weights
 from gateway.commands.base import CommandError, log_to_stderr
+from gateway.config_file import load
 from gateway.fleet_process import FleetHouse
 from gateway.loops import Loop, running
 from gateway.planning import refuse_misfits, this_machine
-from gateway.settings import Settings, load
+from gateway.settings import Settings
 
 RENEW_S = 3.0
 

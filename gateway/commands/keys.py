@@ -8,7 +8,8 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.commands.base import CommandError, add_config, opened_database
-from gateway.settings import KeySettings, load
+from gateway.config_file import finding, load
+from gateway.settings import KeySettings
 from gateway.tenancy import key_store, keys
 from gateway.tenancy.access import Reach
 from gateway.tenancy.changes import changing
@@ -86,7 +87,7 @@ def _settings(options: argparse.Namespace) -> KeySettings:
     try:
         return msgspec.convert(given, KeySettings)
     except msgspec.ValidationError as error:
-        raise CommandError(str(error).replace(" - at `$.", ": ").rstrip("`")) from None
+        raise CommandError(finding(error)) from None
 
 
 def _made(engine: sa.Engine, settings: KeySettings, options: argparse.Namespace) -> tuple[KeyRecord, str]:

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.commands.base import CommandError, add_config, opened_database
 from gateway.commands.counters import token_counts
-from gateway.settings import load
+from gateway.config_file import load
 from gateway.tenancy import ledger
 from gateway.tenancy.engines import against_engines
 from gateway.tenancy.export import written

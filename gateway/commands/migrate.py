@@ -3,7 +3,7 @@
 import argparse
 
 from gateway.commands.base import add_config, opened_database
-from gateway.settings import load
+from gateway.config_file import load
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from backends.placement import GIB, Fit
 from backends.weights import described
-from gateway.commands.base import CommandError, add_config, checked
+from gateway.commands.base import CommandError, add_config, launchable
 from gateway.planning import planned, this_machine
 
 
@@ -24,7 +24,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Plan every launched model; 1 where one does not fit."""
-    settings = checked(options.config)
+    settings = launchable(options.config)
     if options.gpus is not None and (options.gpus < 1 or options.gpu_memory_gib <= 0):
         raise CommandError("--gpus and --gpu-memory-gib must be above 0")
     machine = this_machine()
@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _said(one: dict[str, Any]) -> str:
-    lines = [f"{one['model']}: {'fits' if one['fits'] else 'DOES NOT FIT'}"]
+    unfit = "DOES NOT FIT" if "kv_tokens" in one else "CANNOT BE PLANNED"
+    lines = [f"{one['model']}: {'fits' if one['fits'] else unfit}"]
     lines += [f"  problem: {problem}" for problem in one.get("problems", ())]
     lines += [f"  note: {note}" for note in one.get("notes", ())]
     if "attached" in one:
@@ -55,10 +56,13 @@ def _said(one: dict[str, Any]) -> str:
 
 def _figures(found: Fit) -> list[str]:
     at_once = ", ".join(f"{count} of {length}" for length, count in found.sequences.items())
+    room = (
+        f"{found.kv_bytes / GIB:.2f} GiB, {found.kv_bytes_per_token} bytes a token: "
+        f"{found.kv_tokens} tokens; sequences at once: {at_once}"
+    )
     lines = [
         f"  weights {found.weight_bytes / GIB:.2f} GiB ({found.weight_bytes_per_gpu / GIB:.2f} per device)",
-        f"  KV cache {found.kv_bytes / GIB:.2f} GiB, {found.kv_bytes_per_token} bytes a token: "
-        f"{found.kv_tokens} tokens; sequences at once: {at_once}",
+        f"  KV cache: {room if found.kv_bytes_per_token else 'none, the engine keeps nothing of a request'}",
     ]
     if found.tokens_per_s is not None:
         lines.append(f"  one sequence decodes about {found.tokens_per_s:.0f} tokens/s (bound by memory)")

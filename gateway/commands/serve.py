@@ -13,9 +13,10 @@ import uvloop
 
 from gateway import app, pages, server, tallies, workers
 from gateway.checks import check
-from gateway.commands import credentials
+from gateway.commands import address, credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr, tell_warnings
-from gateway.settings import Settings, load
+from gateway.config_file import load
+from gateway.settings import Settings
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -48,17 +49,17 @@ def run(options: argparse.Namespace) -> int:
         )
     pages.give_back()
     listener = server.listen(settings.server.host, settings.server.port)
-    root, count = server.root_url(listener), settings.server.workers
+    say, count = partial(_say, settings, server.root_url(listener)), settings.server.workers
     edges = app.Edges(load=reread, source=str(path), file=path)
     if count == 1:
-        uvloop.run(_serve(settings, listener, edges, None, partial(_say, root)))
+        uvloop.run(_serve(settings, listener, edges, None, say))
         return 0
     board = tallies.board(count)
     before = server.has_terminal()
     role = workers.supervise(
         count,
         drain_s=settings.server.drain_s,
-        when_ready=partial(_say, root),
+        when_ready=say,
         hung_up=lambda: before and not server.has_terminal(),
     )
     if isinstance(role, int):
@@ -81,6 +82,8 @@ def with_address(
     """Put the command line's address, and number of workers, over those of the file."""
     if count is not None and count < 1:
         raise CommandError("--workers must be 1 or more")
+    if port is not None and not 0 <= port <= 65535:
+        raise CommandError("--port must be 0 to 65535; 0 takes a free one")
     wanted = {"host": host, "port": port, "workers": count}
     changed = {name: value for name, value in wanted.items() if value is not None}
     return msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, **changed))
@@ -104,5 +107,6 @@ async def _serve(
         await server.serve(process, app.build(process), listener, stop, when_listening=when_listening)
 
 
-def _say(root: str) -> None:
+def _say(settings: Settings, root: str) -> None:
+    address.tell(settings, root)
     print(f"Switchgear serves on {root}/v1", flush=True)

@@ -21,14 +21,15 @@ from backends.starts import said
 from backends.wanted import Progress
 from gateway import app, pages, server
 from gateway.checks import check, check_weights
-from gateway.commands import credentials
+from gateway.commands import address, credentials
 from gateway.commands.base import CommandError, add_config, log_to_stderr
 from gateway.commands.credentials import Credentials
 from gateway.commands.demo_config import demo_config
 from gateway.commands.serve import with_address
+from gateway.config_file import load
 from gateway.planning import refuse_misfits, this_machine
 from gateway.process import Process
-from gateway.settings import KeySettings, Settings, load
+from gateway.settings import KeySettings, Settings
 from gateway.tenancy import keys
 
 PROGRESS_S = 1.0
@@ -63,8 +64,10 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
         _end_with_parent()
     log_to_stderr()
     home: Path = options.home.absolute()
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    python = environment.ensure(options.engine.absolute(), gpu=has_gpu(), progress=_say)
+    engine: Path = options.engine.absolute()
+    _make("--home", home, home)
+    _make("--engine", engine, engine.parent)
+    python = environment.ensure(engine, gpu=has_gpu(), progress=_say)
     os.environ.update(environment.variables(python))
     config = options.config
     if config is None:
@@ -102,6 +105,15 @@ def _run(options: argparse.Namespace, started_s: float) -> int:
     return 0
 
 
+def _make(option: str, path: Path, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise CommandError(
+            f"{option}: {path} cannot be made: {error.strerror}; name a folder that can be written"
+        ) from None
+
+
 def with_key(settings: Settings, text: str) -> Settings:
     """Add the key of the credentials file to the bootstrap keys."""
     own = KeySettings(name="credentials", sha256=keys.digest(text))
@@ -127,26 +139,38 @@ async def _up(
 ) -> None:
     stop = server.Stop()
     async with app.opened(settings, edges) as process:
-        welcome = partial(_welcome, process, server.root_url(listener), own, started_s)
+        root = server.root_url(listener)
+        address.tell(settings, root)
+        welcome = partial(_welcome, process, root, own, started_s)
         await server.serve(process, app.build(process), listener, stop, when_listening=welcome)
         _say("stopping the engines")
 
 
 async def _welcome(process: Process, root: str, own: Credentials, started_s: float) -> None:
-    """Show progress until every model serves or has failed, then say how to try it."""
+    """Show progress until it serves and every launched model is there or has failed; then say how to try it.
+
+    Replicas that run elsewhere are not waited for, once anything serves.
+    """
+    _say(f"listens on {root}; waits for the models")
     shown: dict[str, tuple[str, float]] = {}
     while True:
         progress = process.supervisor.progress(log_lines=5)
         for one in progress:
             _show(one, shown)
-        if all(one.phase is Phase.READY or _failed(one) for one in progress):
+        away = [one for one in progress if one.phase is not Phase.READY and not _launched(process, one)]
+        settled = all(one.phase is Phase.READY or _failed(one) or one in away for one in progress)
+        serves = any(one.phase is Phase.READY for one in progress)
+        if settled and (serves or not away):
             break
         await asyncio.sleep(PROGRESS_S)
-    if progress and not any(one.phase is Phase.READY for one in progress):
+    if progress and not serves:
         raise CommandError("no model could be started; the lines above say why")
-    names = list(process.pipeline.catalogue.models) + [route.name for route in process.settings.routes]
-    print(_how_to_try(root, own.api_key, "auto" if "auto" in names else names[0]))
-    print(f"Ready in {time.monotonic() - started_s:.0f} s. Stop with Ctrl-C.")
+    for one in away:
+        url = process.supervisor.replicas[one.replica_id].url
+        _say(f"{one.replica_id} does not answer at {url}; it gets requests as soon as it does")
+    print(how_to_try(root, own.api_key, process.settings))
+    counted = "; what make built before is not counted" if os.environ.get("MAKELEVEL") else ""
+    print(f"Ready in {time.monotonic() - started_s:.0f} s{counted}. Stop with Ctrl-C.")
     ready = {
         "base_url": f"{root}/v1",
         "api_key": own.api_key,
@@ -154,6 +178,10 @@ async def _welcome(process: Process, root: str, own: Credentials, started_s: flo
         "console": f"{root}/console",
     }
     print("SWITCHGEAR_READY " + msgspec.json.encode(ready).decode(), flush=True)
+
+
+def _launched(process: Process, one: Progress) -> bool:
+    return process.supervisor.replicas[one.replica_id].launched
 
 
 def _failed(one: Progress) -> bool:
@@ -168,7 +196,7 @@ def _show(one: Progress, shown: dict[str, tuple[str, float]]) -> None:
     if state == before and (one.phase is Phase.READY or now_s - last_s < REPEAT_S):
         return
     shown[one.replica_id] = (state, now_s)
-    expected = f" of about {one.expected_s:.0f}" if one.expected_s > one.elapsed_s else ""
+    expected = f" of about {one.expected_s:.0f}" if one.steps and one.expected_s > one.elapsed_s else ""
     took = f" ({one.elapsed_s:.0f}{expected} s)" if one.elapsed_s >= 1 else ""
     steps = f": {said(one.steps)}" if one.phase is Phase.READY and one.steps else ""
     _say(f"{one.replica_id}: {one.doing}{took}{steps}")
@@ -177,18 +205,31 @@ def _show(one: Progress, shown: dict[str, tuple[str, float]]) -> None:
             _say(f"    {line}")
 
 
-def _how_to_try(root: str, api_key: str, model: str) -> str:
+def how_to_try(root: str, api_key: str, settings: Settings) -> str:
+    """Give a curl command and some Python that ask `auto`, or else the first model that chats, or embeds."""
+    chats = [model.name for model in settings.models if model.kind == "chat"]
+    routes = [route.name for route in settings.routes]
+    if chats:
+        model = "auto" if "auto" in routes else chats[0]
+        path, ask = "chat/completions", '[{"role": "user", "content": "What is the capital of France?"}]'
+        body, call = f'"messages": {ask}', f'chat.completions.create(model="{model}", messages={ask})'
+        shown = "answer.choices[0].message.content"
+    else:
+        model = settings.models[0].name
+        path, ask = "embeddings", '"What is the capital of France?"'
+        body, call = f'"input": {ask}', f'embeddings.create(model="{model}", input={ask})'
+        shown = "answer.data[0].embedding"
     return f"""
 Switchgear serves. Try it:
 
-  curl {root}/v1/chat/completions \\
+  curl {root}/v1/{path} \\
     -H "Authorization: Bearer {api_key}" -H "Content-Type: application/json" \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    -d '{{"model": "{model}", {body}}}'
 
   from openai import OpenAI
   client = OpenAI(base_url="{root}/v1", api_key="{api_key}")
-  answer = client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}])
-  print(answer.choices[0].message.content)
+  answer = client.{call}
+  print({shown})
 """
 
 

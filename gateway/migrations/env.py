@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from gateway.database import metadata
+from gateway.tables import metadata
 
 connection = context.config.attributes["connection"]
 if connection.dialect.name == "postgresql":

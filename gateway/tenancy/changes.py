@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import as_struct, audit, revisions
+from gateway.database import as_struct
+from gateway.tables import audit, revisions
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.paging import Window, page
 

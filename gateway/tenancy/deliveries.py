@@ -14,7 +14,8 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import as_struct, webhook_deliveries, webhook_endpoints
+from gateway.database import as_struct
+from gateway.tables import webhook_deliveries, webhook_endpoints
 from gateway.tenancy.paging import Window, page
 
 FIRST_DELAY_S = 2.0

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import organisations, projects
+from gateway.tables import organisations, projects
 from gateway.tenancy import changes, key_store
 from gateway.tenancy.keys import Key, KeyRecord, KeyTable, Registry, resolve
 from gateway.tenancy.terms import Terms

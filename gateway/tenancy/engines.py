@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from backends.load import TokenCount
-from gateway.database import ledger
+from gateway.tables import ledger
 
 
 class EngineCheck(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway import database
+from gateway import tables
 
-COLUMNS = tuple(column.name for column in database.ledger.columns)
+COLUMNS = tuple(column.name for column in tables.ledger.columns)
 LINES = 500  # a piece of text
 
 Format = Literal["jsonl", "csv"]

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import api_keys, balances, holders, holds, organisations, projects, spend_daily
 from gateway.state.holds import LEASE_S, Grant, Round, Wish
 from gateway.state.limits import Bound, Standing
 from gateway.state.periods import Period, spans
+from gateway.tables import api_keys, balances, holders, holds, organisations, projects, spend_daily
 from gateway.tenancy import accounts, ledger
 
 CHUNK = 500

@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from gateway.database import idempotency_keys as table
+from gateway.tables import idempotency_keys as table
 
 
 class Claimed(msgspec.Struct, frozen=True):

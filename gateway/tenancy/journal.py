@@ -164,7 +164,10 @@ class Journal:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._segment = self._next_segment()
         except OSError as error:
-            raise JournalError(f"cannot write the usage journal in {directory}: {error.strerror}") from error
+            raise JournalError(
+                f"cannot write the usage journal in {directory}: {error.strerror}. "
+                "Name a folder that can be written in server.state_dir."
+            ) from error
         self._full: list[Segment] = []
         self._owed: list[
             tuple[Entry, Segment | None]

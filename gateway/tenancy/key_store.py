@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import api_keys, as_struct, organisations, projects
+from gateway.database import as_struct
+from gateway.tables import api_keys, organisations, projects
 from gateway.tenancy import keys, transfers
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.changes import Change, changing

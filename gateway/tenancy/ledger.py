@@ -13,14 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import (
-    balances,
-    journal_segments,
-    ledger,
-    spend_daily,
-    usage_daily,
-    usage_minutely,
-)
+from gateway.tables import balances, journal_segments, ledger, spend_daily, usage_daily, usage_minutely
 from gateway.tenancy import accounts, minutes
 from gateway.tenancy.journal import Entry
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import ledger, revisions, usage_minutely
+from gateway.tables import ledger, revisions, usage_minutely
 from gateway.tenancy.access import EVERYTHING, Reach
 
 UNIT_S = 60

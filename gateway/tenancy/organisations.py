@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import as_struct, organisations, projects
+from gateway.database import as_struct
+from gateway.tables import organisations, projects
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.changes import Change
 from gateway.tenancy.paging import Window, page

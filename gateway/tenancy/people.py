@@ -18,7 +18,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from msgspec import Meta
 
-from gateway.database import as_struct, organisations, people, sessions, sign_in_failures
+from gateway.database import as_struct
+from gateway.tables import organisations, people, sessions, sign_in_failures
 from gateway.tenancy.access import EVERYTHING, Reach, Role
 from gateway.tenancy.changes import Change
 from gateway.tenancy.organisations import NotThere, Outdated, Taken

@@ -16,7 +16,8 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from gateway.database import as_struct, prices
+from gateway.database import as_struct
+from gateway.tables import prices
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.organisations import NotThere
 from gateway.tenancy.paging import Window, page

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import (
+from gateway.tables import (
     balances,
     journal_segments,
     ledger,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from gateway.database import journal_segments
+from gateway.tables import journal_segments
 from gateway.tenancy.ledger import BATCH, Carried, insert
 from gateway.tenancy.reconcile import Journals
 

@@ -6,7 +6,7 @@ the metadata are emptied, amounts and tokens stay as they are: sums and proofs d
 
 import sqlalchemy as sa
 
-from gateway.database import ledger
+from gateway.tables import ledger
 from gateway.tenancy.keys import Registry
 from gateway.tenancy.ledger import DAY_S
 from gateway.tenancy.terms import NOTHING

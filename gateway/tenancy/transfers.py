@@ -14,7 +14,8 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import as_struct, balances, transfers
+from gateway.database import as_struct
+from gateway.tables import balances, transfers
 from gateway.tenancy import accounts
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.keys import KeyRecord

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import as_struct, ledger, transfers, usage_daily
+from gateway.database import as_struct
+from gateway.tables import ledger, transfers, usage_daily
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.accounts import HOUSE
 from gateway.tenancy.ledger import DAY_S, SUMS, export

@@ -13,8 +13,9 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.database import alerts, as_struct, balances, spend_daily, transfers, webhook_endpoints
+from gateway.database import as_struct
 from gateway.state.periods import DAY_S, Span, spans
+from gateway.tables import alerts, balances, spend_daily, transfers, webhook_endpoints
 from gateway.tenancy import accounts, deliveries, ledger
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.alerts import (

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import msgspec
 import sqlalchemy as sa
 
-from gateway.database import as_struct, webhook_deliveries, webhook_endpoints
+from gateway.database import as_struct
 from gateway.outbound.addresses import PRIVATE, private_literal
+from gateway.tables import webhook_deliveries, webhook_endpoints
 from gateway.tenancy import organisations
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.changes import Change

@@ -283,7 +283,10 @@ def test_the_file_is_read_again_and_a_bad_one_changes_nothing(door: Gateway) -> 
         status, _, body = ask(door, "POST", "config/reload")
         assert (status, "nonsense" in body["error"]["message"]) == (400, True)
         door.write(before.replace('name = "large"', 'name = "huge"'))
-        assert good(door, "POST", "config/reload")["models"] == ["small", "huge"]
+        now = good(door, "POST", "config/reload")
+        assert (now["models"], now["waiting"]) == (["small", "huge"], [])
+        door.write(before + "\n[streams]\ntotal_bytes = 1000000\n")
+        assert good(door, "POST", "config/reload")["waiting"] == ["streams.total_bytes"]
     finally:
         door.write(before)
         assert good(door, "POST", "config/reload")["models"] == ["small", "large"]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from gateway import database
+from gateway import tables
 from gateway.settings import KeySettings
 from gateway.tenancy import changes, deliveries, key_store, keys, ledger, transfers, watch, webhooks
 from gateway.tenancy.access import Reach
@@ -288,7 +288,7 @@ def test_a_deleted_webhook_gets_nothing_more(engine: sa.Engine, tmp_path: Path) 
     assert len(house.process().look()) == 3
     assert house.waiting() == []
     with engine.connect() as connection:
-        assert connection.execute(sa.select(database.webhook_deliveries)).first() is None
+        assert connection.execute(sa.select(tables.webhook_deliveries)).first() is None
 
 
 def test_an_organisation_has_few_webhooks_each_to_another_address(engine: sa.Engine, tmp_path: Path) -> None:

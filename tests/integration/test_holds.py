@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from gateway import database
+from gateway import database, tables
 from gateway.state.holds import LEASE_S, Wish
 from gateway.state.limits import Bound
 from gateway.tenancy import holds, ledger
@@ -103,14 +103,14 @@ def test_an_end_user_is_counted_over_all_keys_of_the_level(url: str) -> None:
 
 
 def _tenants(connection: sa.Connection) -> None:
-    connection.execute(database.organisations.insert().values(id="o1", name="o", created_s=0.0))
+    connection.execute(tables.organisations.insert().values(id="o1", name="o", created_s=0.0))
     for project in ("p", "q"):
         connection.execute(
-            database.projects.insert().values(id=project, organisation_id="o1", name=project, created_s=0.0)
+            tables.projects.insert().values(id=project, organisation_id="o1", name=project, created_s=0.0)
         )
     for key, project in (("k1", "p"), ("k2", "p"), ("k3", "q")):
         connection.execute(
-            database.api_keys.insert().values(
+            tables.api_keys.insert().values(
                 id=key, project_id=project, name=key, prefix="sk", sha256=key, origin="api", created_s=0.0
             )
         )
@@ -127,6 +127,6 @@ def test_holds_of_a_process_that_is_gone_are_free_after_its_lease_and_forgotten_
     holds.give_back(engine, "other")
     holds.hold(engine, "late", [], NOW_S + 2 * holds.FORGET_S)
     with engine.connect() as connection:
-        assert connection.execute(sa.select(database.holders.c.holder)).scalars().all() == ["late"]
-        assert connection.execute(sa.select(sa.func.count()).select_from(database.holds)).scalar() == 0
+        assert connection.execute(sa.select(tables.holders.c.holder)).scalars().all() == ["late"]
+        assert connection.execute(sa.select(sa.func.count()).select_from(tables.holds)).scalar() == 0
     engine.dispose()

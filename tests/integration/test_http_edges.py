@@ -296,6 +296,29 @@ def test_a_deadline_of_the_client_holds(house: tuple[Gateway, Upstreams]) -> Non
     assert gateway.chat("small", script("ok"), headers={"x-switchgear-timeout-ms": "20000"})[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        ("POST", "/chat/completions", "The API is below /v1: add it to the client's base URL."),
+        ("GET", "/models", "The API is below /v1: add it to the client's base URL."),
+        ("GET", "/", "The API is below /v1, the console at /console."),
+        ("GET", "/v1/nothing", ""),
+    ],
+)
+def test_an_address_beside_the_api_says_where_it_is(
+    gateway: Gateway, method: str, path: str, hint: str
+) -> None:
+    status, _, body = gateway.call(method, path, chat_body("small", "x") if method == "POST" else b"")
+    assert status == 404
+    assert json.loads(body)["error"]["message"] == f"Unknown request URL: {method} {path}. {hint}".rstrip()
+
+
+def test_a_name_that_is_not_served_says_where_those_are_that_are(gateway: Gateway) -> None:
+    for method, path, body in (("POST", CHAT, chat_body("absent", "x")), ("GET", "/v1/models/absent", b"")):
+        message = json.loads(gateway.call(method, path, body)[2])["error"]["message"]
+        assert message == "The model 'absent' does not exist; GET /v1/models lists those that do."
+
+
 def test_reload(house: tuple[Gateway, Upstreams]) -> None:
     """A good file is put in force, a bad one is not; a stream under way finishes on what it began with."""
     gateway, upstreams = house
@@ -320,6 +343,22 @@ def test_reload(house: tuple[Gateway, Upstreams]) -> None:
     gateway.write(good)
     gateway.process.send_signal(signal.SIGHUP)
     until(lambda: gateway.chat("small", script("ok"))[0] == 200)
+
+
+def test_a_reload_says_which_changed_keys_wait_for_a_restart(house: tuple[Gateway, Upstreams]) -> None:
+    gateway, _ = house
+    good, read = gateway.config.read_text(), "configuration read again"
+    waits = "; only a restart puts these in force: streams.total_bytes, coalescing.lease_s"
+
+    def last() -> str:
+        return gateway.logged().rpartition(read)[2]
+
+    gateway.write(good + "\n[streams]\ntotal_bytes = 1000000\n[coalescing]\nlease_s = 2\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: last().startswith(waits))
+    gateway.write(good)
+    gateway.process.send_signal(signal.SIGHUP)
+    until(lambda: not last().startswith(waits))
 
 
 def test_a_reload_may_add_the_first_route(house: tuple[Gateway, Upstreams]) -> None:

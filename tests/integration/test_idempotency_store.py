@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
 
-from gateway.database import idempotency_keys
+from gateway.tables import idempotency_keys
 from gateway.tenancy import idempotency
 from gateway.tenancy.idempotency import Begun, Busy, Claimed, Conflict, Kept
 

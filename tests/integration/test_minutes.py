@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from gateway import database
+from gateway import database, tables
 from gateway.tenancy import ledger, minutes
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.journal import Entry
@@ -146,10 +146,10 @@ def test_the_schema_before_is_brought_on_with_its_last_days(url: str) -> None:
     database.migrate(engine, "0009")
     now_s = time.time() // 60 * 60
     rows = some(200, now_s)
-    columns = [column.name for column in database.ledger.columns]
+    columns = [column.name for column in tables.ledger.columns]
     with engine.begin() as connection:
         connection.execute(
-            sa.insert(database.ledger), [{name: getattr(one, name) for name in columns} for one in rows]
+            sa.insert(tables.ledger), [{name: getattr(one, name) for name in columns} for one in rows]
         )
     database.migrate(engine)
     span = (now_s - 7200, now_s)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from gateway import database
+from gateway import database, tables
 from gateway.tenancy import accounts, ledger, prices, transfers
 from gateway.tenancy.carrier import Carrier
 from gateway.tenancy.journal import Entry, Journal
@@ -59,7 +59,7 @@ def test_rows_change_balances_and_roll_ups_with_them(engine: sa.Engine) -> None:
         "org:org": -1111, "project:org/project": -1110, "project:org/other": -1, "key:key_1": -1110,
         "key:key_2": -1, "user:org/project/key_1/u": -100, "revenue": 1111,
     }  # fmt: skip
-    daily = {(row["day"], row["key_id"], row["source"]): row for row in table(engine, database.usage_daily)}
+    daily = {(row["day"], row["key_id"], row["source"]): row for row in table(engine, tables.usage_daily)}
     one = daily["1970-01-01", "key_1", "upstream"]
     assert (one["requests"], one["amount_nanousd"], one["baseline_nanousd"]) == (2, 110, 330)
     assert (one["prompt_tokens"], one["cached_tokens"], one["completion_tokens"]) == (20, 8, 14)
@@ -84,10 +84,10 @@ def test_rows_that_are_there_already_change_nothing(engine: sa.Engine) -> None:
     assert balances(engine) == before
     assert ledger.insert(engine, [two, one, two], [Carried("s", 10)]) == 1
     assert balances(engine)[KEY] == -12
-    assert sum(row["requests"] for row in table(engine, database.usage_daily)) == 2
-    assert table(engine, database.journal_segments) == [{"name": "s", "carried_bytes": 10}]
+    assert sum(row["requests"] for row in table(engine, tables.usage_daily)) == 2
+    assert table(engine, tables.journal_segments) == [{"name": "s", "carried_bytes": 10}]
     assert ledger.insert(engine, [], [Carried("s", 20)]) == 0
-    assert table(engine, database.journal_segments) == [{"name": "s", "carried_bytes": 20}]
+    assert table(engine, tables.journal_segments) == [{"name": "s", "carried_bytes": 20}]
 
 
 def test_the_first_schema_is_brought_to_the_present_one_with_its_money(url: str) -> None:
@@ -172,7 +172,7 @@ def test_every_movement_has_two_sides(engine: sa.Engine) -> None:
         "key:key_1": 1000 + 20 - 5 + 2 + 100 - 30, "org:org": 500 - 30, "project:org/project": -30,
         "promotions": -1000, "cash": -500, "revenue": -20 + 30, "corrections": 3, "losses": -100,
     }  # fmt: skip
-    assert sum(row["transferred_nanousd"] for row in table(engine, database.balances)) == 0
+    assert sum(row["transferred_nanousd"] for row in table(engine, tables.balances)) == 0
 
 
 def test_a_movement_is_booked_once(engine: sa.Engine) -> None:
@@ -225,7 +225,7 @@ def test_a_grant_expires_with_what_is_left_of_it(engine: sa.Engine) -> None:
     assert balances(engine)[KEY] == 50
     with engine.begin() as connection:
         assert transfers.expire(connection, 99.0) == []
-    expiries = [row for row in table(engine, database.transfers) if row["kind"] == "expiry"]
+    expiries = [row for row in table(engine, tables.transfers) if row["kind"] == "expiry"]
     assert [row["amount_nanousd"] for row in expiries] == [70]
 
 
@@ -236,7 +236,7 @@ def test_a_grant_that_was_used_up_expires_with_nothing(engine: sa.Engine) -> Non
         with engine.begin() as connection:
             transfers.expire(connection, 60.0)
     assert balances(engine)[KEY] == -30
-    assert [row["amount_nanousd"] for row in table(engine, database.transfers)] == [100, 0]
+    assert [row["amount_nanousd"] for row in table(engine, tables.transfers)] == [100, 0]
 
 
 # ---------------------------------------------------------------- do the books agree?
@@ -315,7 +315,7 @@ def test_a_deletion_that_no_journal_remembers_is_named_by_its_group(desk: Desk) 
 
 
 def test_a_planted_doubling_is_named(desk: Desk) -> None:
-    rest = ", ".join(column.name for column in database.ledger.columns if column.name != "request_id")
+    rest = ", ".join(column.name for column in tables.ledger.columns if column.name != "request_id")
     desk.spoil(
         f"INSERT INTO ledger (request_id, {rest}) SELECT 'x', {rest} FROM ledger WHERE request_id = 'r4'"
     )
@@ -330,7 +330,7 @@ def test_a_planted_amount_is_named(desk: Desk) -> None:
 
 
 def test_a_planted_row_is_named(desk: Desk) -> None:
-    ledger_columns = [column.name for column in database.ledger.columns]
+    ledger_columns = [column.name for column in tables.ledger.columns]
     one = entry("planted", ts=1.0)
     values = ", ".join(repr(getattr(one, name)).lower() if isinstance(getattr(one, name), bool)
                        else repr(getattr(one, name)) for name in ledger_columns)  # fmt: skip

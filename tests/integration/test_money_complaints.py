@@ -14,7 +14,7 @@ import openai
 import pytest
 import sqlalchemy as sa
 
-from gateway import database
+from gateway import database, tables
 from gateway.tenancy.changes import changing
 from tests.fakes.processes import until
 from tests.fakes.upstream import CACHED_TOKENS, PROMPT_TOKENS, script
@@ -351,7 +351,7 @@ def test_15_what_an_end_user_has_spent_outlives_a_restart(house: tuple[Gateway, 
     engine = database.connect(f"sqlite:///{gateway.directory / 'gateway.db'}")
     with changing(engine, "test", 0.0) as change:
         terms = {"end_user": {"budget_nanousd": 350_000}}
-        done = change.connection.execute(sa.update(database.organisations).values(terms=terms))
+        done = change.connection.execute(sa.update(tables.organisations).values(terms=terms))
         assert done.rowcount == 1
     engine.dispose()
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from gateway import database
+from gateway import database, tables
 from gateway.settings import KeySettings
 from gateway.tenancy import changes, key_store, keys, ledger
 from gateway.tenancy.access import Reach
@@ -43,7 +43,7 @@ def key(text: str = "sk-sg-a", **fields: object) -> keys.KeyRecord:
 def test_the_migrations_lead_to_the_tables_that_the_code_names(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, database.metadata) == []
+        assert compare_metadata(context, tables.metadata) == []
     database.migrate(engine)
 
 
@@ -160,7 +160,7 @@ def test_organisations_and_projects_are_made_once(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         counts = [
             connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
-            for table in (database.organisations, database.projects, database.api_keys)
+            for table in (tables.organisations, tables.projects, tables.api_keys)
         ]
     assert counts == [2, 2, 4]
 

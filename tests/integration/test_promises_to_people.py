@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from gateway import database
+from gateway import database, tables
 from gateway.tenancy.people import LOCKED_S, MAX_FAILURES
 from tests.fakes.processes import until
 from tests.integration.admin import Browser, Tenant, ask, emptied, good, models, open_gateway
@@ -68,9 +68,9 @@ def test_a_password_is_guessed_five_times_at_all_processes_together(two: Two) ->
     assert owner.ask("GET", "session")[0] == 200
     engine = database.connect(url)
     with engine.begin() as connection:
-        (kept,) = connection.execute(sa.select(database.people.c.password_hash)).scalars()
+        (kept,) = connection.execute(sa.select(tables.people.c.password_hash)).scalars()
         assert kept.startswith("$argon2id$")
-        failures = database.sign_in_failures
+        failures = tables.sign_in_failures
         connection.execute(sa.update(failures).values(first_s=failures.c.first_s - LOCKED_S))
     engine.dispose()
     assert Browser(gateways[1], owner.who).session["org"] == owner.who["org"], "the quarter is over"

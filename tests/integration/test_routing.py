@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from gateway import database
+from gateway import database, tables
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
 from tests.integration.gateway import LIMITED, Gateway, Upstreams, config, model, running, unique
@@ -307,7 +307,7 @@ def test_a_shadow_asks_the_other_tier_and_teaches(house: House) -> None:
     assert gateway.metric("switchgear_routing_regret", route="shadowed") == 1.0
     engine = database.connect(f"sqlite:///{gateway.directory / 'gateway.db'}")
     with engine.connect() as connection:
-        kept = b"".join(connection.execute(sa.select(database.routing_labels.c.body)).scalars())
+        kept = b"".join(connection.execute(sa.select(tables.routing_labels.c.body)).scalars())
     engine.dispose()
     assert b"shadowed" in kept
     assert b"It is" not in kept

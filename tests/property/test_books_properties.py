@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import database
+from gateway import database, tables
 from gateway.tenancy import ledger, transfers
 from gateway.tenancy.journal import Entry
 from gateway.tenancy.reconcile import reconcile
@@ -55,7 +55,7 @@ def test_whatever_is_booked_everything_agrees(steps: list[list[Entry] | Transfer
                         continue
         report = reconcile(engine, Path(folder) / "none", Path(folder) / "none")
         with engine.connect() as connection:
-            rows = list(connection.execute(sa.select(database.balances)))
+            rows = list(connection.execute(sa.select(tables.balances)))
         engine.dispose()
     assert report.well, report
     assert report.rows == len(first)

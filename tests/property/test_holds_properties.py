@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy.pool import StaticPool
 
-from gateway import database
+from gateway import tables
 from gateway.state.holds import CONTESTED_S, LEASE_S, SharedPurses, Wish
 from gateway.state.limits import Bound, Standing
 from gateway.tenancy import holds, ledger, transfers
@@ -26,7 +26,7 @@ START_S = 1_795_000_000.0
 
 def in_memory() -> sa.Engine:
     engine = sa.create_engine("sqlite://", connect_args={"check_same_thread": False}, poolclass=StaticPool)
-    database.metadata.create_all(engine)
+    tables.metadata.create_all(engine)
     with engine.begin() as connection:
         transfers.transfer(connection, granted(GRANTED))
     return engine

@@ -19,7 +19,7 @@ import pytest
 from gateway import app
 from gateway.api.exchange import WIRE
 from gateway.api.inference import handlers
-from gateway.settings import parse
+from gateway.config_file import parse
 from gateway.tenancy.journal import Accepted, Entry, read_lines
 from gateway.tenancy.keys import bootstrap
 from tests.fakes.fleet import Ask, Fleet, moods

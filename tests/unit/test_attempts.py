@@ -12,12 +12,13 @@ from backends.replica import Event, Phase, Replica
 from gateway.app import Edges, opened
 from gateway.attempts import Attempts
 from gateway.calls import Incoming
+from gateway.config_file import parse
 from gateway.dispatcher import Dispatcher
 from gateway.errors import ApiError, RateLimited
 from gateway.judging import Judge
 from gateway.openai.schemas import CHAT
 from gateway.restraint import LEAST_SAMPLES, SAMPLES, FirstBytes
-from gateway.settings import HedgeSettings, ModelSettings, parse
+from gateway.settings import HedgeSettings, ModelSettings
 from gateway.telemetry import Telemetry
 from gateway.trip import Call
 from routing.decision import Query

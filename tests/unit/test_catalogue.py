@@ -4,9 +4,9 @@ import pytest
 
 from backends.engines import ENGINES
 from gateway.catalogue import Catalogue
+from gateway.config_file import parse as parse_settings
 from gateway.errors import InvalidRequest, ModelNotAllowed, ModelNotFound
 from gateway.openai.schemas import CHAT, EMBEDDINGS, Inference, parse
-from gateway.settings import parse as parse_settings
 from gateway.tenancy.keys import Key
 from tests.fakes.configs import MODEL, SAMPLE
 

@@ -19,8 +19,9 @@ from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonit
 from helm_python import HelmError, lint
 
 from gateway.checks import check
+from gateway.config_file import parse
 from gateway.metrics import METRICS
-from gateway.settings import Settings, parse
+from gateway.settings import Settings
 from tests.fakes.chart import (
     BASE,
     EVERYTHING,

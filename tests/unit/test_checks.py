@@ -3,7 +3,8 @@
 import pytest
 
 from gateway.checks import check, warnings
-from gateway.settings import ConfigError, parse
+from gateway.config_file import parse
+from gateway.settings import ConfigError
 from tests.fakes.configs import ENVIRON, MODEL, REDIS, SAMPLE
 
 HASH = "0" * 64

@@ -10,11 +10,11 @@ import pytest
 from backends.engines import ENGINES
 from gateway.catalogue import Catalogue, Model, Target
 from gateway.choosing import Choice, Chooser, Reading, text_of
+from gateway.config_file import parse as parse_settings
 from gateway.errors import InvalidRequest, ModelNotAllowed
 from gateway.grading import Grading
 from gateway.openai.schemas import CHAT, COMPLETIONS, Inference, parse
 from gateway.settings import Objective
-from gateway.settings import parse as parse_settings
 from gateway.tenancy.keys import Key
 from routing.objectives import Placement, Spending
 from tests.fakes.configs import MODEL

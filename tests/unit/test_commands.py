@@ -1,18 +1,26 @@
 """The ``switchgear`` command: what it prints, where errors go, and with which status it ends."""
 
 import csv
+import importlib.metadata
 import io
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway import commands, database
 from gateway.__main__ import main
+from gateway.commands import credentials, fleet
+from gateway.commands.up import how_to_try
+from gateway.config_file import parse
+from gateway.server import PortTaken, listen
 from gateway.tenancy import key_store, keys, ledger
+from gateway.tenancy.journal import Journal, JournalError
 from routing.policies import POLICIES
 from routing.traces import KINDS
 from tests.fakes.configs import MODEL
@@ -91,6 +99,16 @@ def test_the_installed_command_answers() -> None:
     assert done.stderr == "switchgear: /none.toml: no such file. Name a TOML file with --config.\n"
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ok(capsys, "--version") == f"switchgear {importlib.metadata.version('switchgear')}\n"
+
+
+def test_the_summaries_name_every_action(capsys: pytest.CaptureFixture[str]) -> None:
+    out = " ".join(ok(capsys, "--help").split())
+    for words in ("what-if", "autoscaling"):
+        assert words in out
+
+
 # ---------------------------------------------------------------- check
 def test_check_prints_what_would_be_served(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     out = ok(capsys, "check", "--config", str(config))
@@ -115,6 +133,81 @@ def test_check_fails_with_the_file_and_the_key(
     assert (status, out) == (1, "")
     assert f"{config}: {said}" in err
     assert "Traceback" not in err
+
+
+def launched(config: Path, more: str = "", engine: str = "") -> Path:
+    weights = config.parent / "weights"
+    config.write_text(
+        f'{more}[[models]]\nname = "m"\nprice = {{ input = 1.0 }}\n{engine}\n'
+        f'[models.launch]\nweights = "{weights}"\n'
+    )
+    return weights
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_weights_that_are_not_there_are_named_with_file_key_and_remedy(
+    capsys: pytest.CaptureFixture[str], config: Path, command: str
+) -> None:
+    weights = launched(config)
+    status, out, err = run(capsys, command, "--config", str(config))
+    assert (status, out) == (1, "")
+    assert f"{config}: models[0].launch.weights: there is no {weights}; name a directory that exists" in err
+
+
+def test_weights_of_a_fleet_that_runs_apart_need_not_be_here(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    weights = launched(config, "[fleet]\napart = true\n")
+    status, out, err = run(capsys, "check", "--config", str(config))
+    assert (status, "launched from" in out) == (0, True)
+    assert f"note: models[0].launch.weights: there is no {weights} here" in err
+
+
+def test_weights_of_every_version_are_looked_for(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    weights = launched(config, engine='versions = [{ name = "a", share = 1, weights = "/no/such" }]')
+    weights.mkdir()
+    status, _, err = run(capsys, "check", "--config", str(config))
+    assert status == 1
+    assert f"{config}: models[0].versions[0].weights: there is no /no/such" in err
+
+
+def test_check_tells_of_the_key_in_the_credentials_beside_the_file(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    made_ = credentials.made(config.parent)
+    status, out, err = run(capsys, "check", "--config", str(config))
+    assert status == 0
+    assert f"keys: 0 in the file; with 'switchgear up' also that of {config.parent}/credentials.json" in out
+    assert "keys create" in err
+    assert made_.api_key not in out + err
+
+
+# ---------------------------------------------------------------- plan
+SHAPE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "vocab_size": 30522}
+
+
+def test_the_plan_of_an_embedding_child_has_no_kv_cache(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    weights = launched(config, engine='kind = "embedding"\nengine = "local"')
+    weights.mkdir()
+    (weights / "config.json").write_text(json.dumps(SHAPE))
+    out = ok(capsys, "plan", "--config", str(config))
+    assert "m: fits" in out
+    assert "KV cache: none" in out
+    assert "sequences at once" not in out
+
+
+def test_what_cannot_be_planned_is_not_said_to_be_too_large(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    weights = launched(config)
+    weights.mkdir()
+    status, out, _ = run(capsys, "plan", "--config", str(config))
+    assert status == 1
+    assert out.startswith("m: CANNOT BE PLANNED\n")
+    assert f"problem: {weights}/config.json cannot be read: No such file or directory; " in out
+    assert "download" in out
 
 
 # ---------------------------------------------------------------- keys
@@ -183,6 +276,22 @@ def test_impossible_limits_are_refused_by_name(
     assert (status, out) == (1, "")
     assert flags[0].removeprefix("--").replace("-", "_") in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["--org", "a/b"], "org: must be 1 to 200 characters, without '/', '*' and control characters"),
+     (["--project", "*"], "project: must be 1 to 200 characters, without"),
+     (["--name", ""], "name: ")],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_a_name_may_be_is_said_in_words(
+    capsys: pytest.CaptureFixture[str], config: Path, flags: list[str], said: str
+) -> None:
+    status, _, err = run(capsys, "keys", "create", "--config", str(config), "--name", "n", *flags)
+    assert status == 1
+    assert said in err
+    assert "regex" not in err
 
 
 def test_a_key_can_expire_and_be_for_something_else_than_inference(
@@ -279,6 +388,34 @@ def test_an_export_into_a_closed_pipe_is_quiet(filled: Path) -> None:
     assert said == ""
 
 
+# ---------------------------------------------------------------- fleet
+ROW = {"id": "small-0", "model": "small", "phase": "ready", "running": 2, "reason": "",
+       "start": [{"step": "spawn", "seconds": 1.25}], "log": ["one", "two"]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("phase", "logs", "shown"),
+    [("ready", False, False), ("sleeping", False, False), ("draining", False, False), ("ready", True, True),
+     ("loading", False, True), ("failed", False, True), ("ejected", False, True)],
+)  # fmt: skip
+def test_the_list_shows_the_logs_of_those_that_do_not_serve(phase: str, logs: bool, shown: bool) -> None:
+    lines = fleet.lines_of({**ROW, "phase": phase}, logs=logs)
+    assert lines[0] == f"small-0  small  {phase}  running 2"
+    assert ("    one" in lines) is shown
+
+
+def test_fleet_says_where_the_admin_key_is(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, _, err = run(capsys, "fleet", "list")
+    assert status == 1
+    assert "SWITCHGEAR_ADMIN_KEY is not set" in err
+    assert "--config" in err
+    credentials.made(config.parent)
+    config.write_text("[server]\nport = 1\n" + config.read_text())
+    status, _, err = run(capsys, "fleet", "list", "--config", str(config))
+    assert status == 1
+    assert "no gateway answers at http://127.0.0.1:1" in err
+
+
 # ---------------------------------------------------------------- serve and chat
 def test_serve_refuses_models_that_it_would_have_to_launch(
     capsys: pytest.CaptureFixture[str], config: Path
@@ -293,6 +430,61 @@ def test_chat_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, "chat", "--base-url", "http://127.0.0.1:1/v1", "--api-key", "", "hello")
     assert status == 1
     assert "no API key" in err
+    assert "credentials.json" in err
+    status, _, err = run(capsys, "chat", "--base-url", "http://127.0.0.1:1/v1", "--api-key", "k", "hello")
+    assert status == 1
+    assert "no connection to http://127.0.0.1:1/v1" in err
+    assert "--base-url" in err
+
+
+def test_serve_refuses_a_port_that_cannot_be(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, out, err = run(capsys, "serve", "--config", str(config), "--port", "99999")
+    assert (status, out) == (1, "")
+    assert "--port must be 0 to 65535" in err
+
+
+@pytest.mark.parametrize("option", ["--home", "--engine"])
+def test_up_names_the_folder_that_cannot_be_made(
+    capsys: pytest.CaptureFixture[str], config: Path, option: str
+) -> None:
+    (config.parent / "file").write_text("")
+    there = {"--home": str(config.parent / "h"), "--engine": str(config.parent / "e")}
+    there[option] = str(config.parent / "file" / "x" / "y")
+    words = [word for pair in there.items() for word in pair]
+    status, out, err = run(capsys, "up", "--config", str(config), *words)
+    assert (status, out) == (1, "")
+    assert (
+        f"{option}: {there[option]} cannot be made: Not a directory; name a folder that can be written" in err
+    )
+
+
+def test_what_to_try_first_is_something_that_the_models_can_do() -> None:
+    models = parse(MODEL.replace('"m"', '"e"\nkind = "embedding"') + MODEL, "c.toml")
+    assert '"model": "m"' in how_to_try("http://h", "k", models)
+    assert "/v1/chat/completions" in how_to_try("http://h", "k", models)
+    (embed, _) = models.models
+    said = how_to_try("http://h", "k", msgspec.structs.replace(models, models=(embed,)))
+    assert "/v1/embeddings" in said
+    assert 'client.embeddings.create(model="e"' in said
+    assert "chat" not in said
+
+
+def test_an_address_that_cannot_be_taken_is_named_with_the_remedy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PortTaken, match=r"port.*--port"):
+        listen("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(PortTaken, match=r"203\.0\.113\.1:0.*address of this machine.*--host"):
+        listen("203.0.113.1", 0)
+
+
+def test_a_database_or_state_directory_that_cannot_be_used_is_named_by_its_key(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    (config.parent / "db").write_text("in the way")
+    status, _, err = run(capsys, "keys", "list", "--config", str(config))
+    assert status == 1
+    assert "database.url" in err
+    with pytest.raises(JournalError, match=r"server\.state_dir"):
+        Journal(config.parent / "db" / "journal", "n", config.parent / "kept")
 
 
 def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -10,7 +10,7 @@ import yaml  # type: ignore[import-untyped]  # it has no types
 from compose_spec import PyOptions
 
 from gateway.checks import check
-from gateway.settings import parse
+from gateway.config_file import parse
 from tests.integration.prometheus import binary
 
 PLACE = Path(__file__).parents[2] / "deploy" / "compose"

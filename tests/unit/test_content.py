@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import semconv as names
+from gateway.config_file import parse
 from gateway.content import OVERLAP_CHARS, RAW_FACTOR, Content, Rules
 from gateway.passage import Passage
-from gateway.settings import ConfigError, ContentSettings, parse
+from gateway.settings import ConfigError, ContentSettings
 from gateway.telemetry import Telemetry
 from gateway.tracecontext import sampler_from
 from gateway.tracing import CONTENT_BYTES, Tracing

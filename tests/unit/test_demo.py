@@ -165,7 +165,7 @@ def test_without_a_network_one_sentence_says_so(tmp_path: Path, model: DemoModel
 
 
 def test_a_full_disk_is_seen_before_the_download(tmp_path: Path) -> None:
-    with pytest.raises(DemoModelError, match="needs 531 MB of free disk space and 0 MB are free"):
+    with pytest.raises(DemoModelError, match="needs 531 MB of free disk space and 0 MB are free; make room"):
         prepare_model(SMALL, tmp_path, Path("/none"), print, free_bytes=1000)
     assert not (tmp_path / "cache").exists()
 

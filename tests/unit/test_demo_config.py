@@ -7,7 +7,7 @@ import pytest
 from backends.demo import DemoModels
 from gateway.checks import check
 from gateway.commands.demo_config import demo_config
-from gateway.settings import parse
+from gateway.config_file import parse
 from tests.fakes.golden import check_golden
 
 MODELS = DemoModels(Path("/home/models/small"), Path("/home/models/large"), Path("/home/models/embed"))

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import database
+from gateway import database, tables
 from gateway.tenancy import key_store, organisations
 from gateway.tenancy.access import Reach
 from gateway.tenancy.changes import changing
@@ -62,7 +62,7 @@ def test_a_change_that_fails_leaves_nothing(engine: sa.Engine, tmp_path: Path) -
         make_twice(engine)
     assert not directory.refresh(engine)
     with engine.connect() as connection:
-        assert connection.execute(sa.select(sa.func.count()).select_from(database.audit)).scalar() == 0
+        assert connection.execute(sa.select(sa.func.count()).select_from(tables.audit)).scalar() == 0
     engine.dispose()
 
 

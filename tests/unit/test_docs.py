@@ -8,7 +8,7 @@ import pytest
 
 from backends.autoscaler import Hours, Scaling
 from backends.engines import LaunchProfile, Lora, Nodes, Speculative
-from gateway import semconv, settings
+from gateway import config_file, semconv, settings
 from gateway.metrics import METRICS
 from gateway.spans import STEPS
 
@@ -79,7 +79,7 @@ def test_the_readme_configuration_is_valid() -> None:
     readme = (ROOT / "README.md").read_text()
     sample = re.search(r"```toml\n(.*?)```", readme, re.DOTALL)
     assert sample is not None
-    assert [one.name for one in settings.parse(sample[1], "README.md").models] == ["small", "large"]
+    assert [one.name for one in config_file.parse(sample[1], "README.md").models] == ["small", "large"]
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -73,7 +73,7 @@ def test_a_fit_machine_has_no_obstacle() -> None:
         (replace(FIT, architecture="aarch64"), "this machine is aarch64"),
         (replace(FIT, cpuinfo="flags\t: fpu sse4_2 avx\n"), "This CPU has no AVX2"),
         (replace(FIT, cpuinfo=""), "This CPU has no AVX2"),
-        (replace(FIT, free_bytes=5 << 30), "needs 6 GB of free disk space and 5.0 GB are free"),
+        (replace(FIT, free_bytes=5 << 30), "needs 6 GB of free disk space and 5.0 GB are free; make room"),
     ],
 )
 def test_an_obstacle_is_named_in_one_sentence(machine: Machine, sentence: str) -> None:

@@ -143,6 +143,18 @@ VLLM = "This model's maximum context length is 2048 tokens. However, you request
         (400, b'{"error":{"message":"longer than the maximum model length of 512.","code":400}}',
          ("longer than the maximum model length of 512.", "invalid_request_error", None,
           "context_length_exceeded")),
+        (400, b'{"error":{"message":"max_tokens=5000 cannot be greater than max_model_len=2048. Please '
+              b'request fewer output tokens.","type":"BadRequestError","param":"max_tokens","code":400}}',
+         ("max_tokens=5000 cannot be greater than max_model_len=2048. Please request fewer output tokens.",
+          "invalid_request_error", "max_tokens", "context_length_exceeded")),
+        (400, b'{"error":{"message":"max_completion_tokens=5000 cannot be greater than max_model_len=2048."'
+              b',"param":"max_completion_tokens","code":400}}',
+         ("max_completion_tokens=5000 cannot be greater than max_model_len=2048.",
+          "invalid_request_error", "max_completion_tokens", "context_length_exceeded")),
+        (400, b'{"error":{"message":"truncate_prompt_tokens=5000 cannot be greater than max_model_len = '
+              b'2048.","param":"truncate_prompt_tokens","code":400}}',
+         ("truncate_prompt_tokens=5000 cannot be greater than max_model_len = 2048.",
+          "invalid_request_error", "truncate_prompt_tokens", "invalid_value")),
         (400, b'{"error":{"error":{"message":"Twice.","type":"BadRequestError","code":400}}}',
          ("Twice.", "invalid_request_error", None, "invalid_value")),
         (400, b'{"error":"Plain."}', ("Plain.", "invalid_request_error", None, "invalid_value")),

@@ -13,7 +13,7 @@ import pytest
 
 from backends.engines import LaunchCommand, Place
 from backends.launchers import LAUNCHERS, LocalLauncher, MakeCommand, Process, warden
-from backends.launchers.local import StateInUse, environment
+from backends.launchers.local import StateInUse, environment, running
 from tests.fakes.processes import alive, numbers, parent_of, until, until_async
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,26 @@ def test_serves_and_stops_with_its_log_kept(tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert list(tmp_path.rglob("*.pid")) == []
+
+
+def test_what_runs_is_told_from_outside_and_nothing_is_changed(tmp_path: Path) -> None:
+    async def run() -> None:
+        assert dict(running(tmp_path)) == {}
+        process = await LocalLauncher(tmp_path).start("qwen/small 1", fake(), "")
+        await says(process, "serving")
+        assert dict(running(tmp_path)) == {"qwen/small 1": process.url}
+        await process.stop(10.0)
+        assert dict(running(tmp_path)) == {}
+
+    asyncio.run(run())
+    (broken := tmp_path / "engines" / "b.pid").write_text("{")
+    (gone := tmp_path / "engines" / "c.pid").write_text(json.dumps(
+        {"mark": "m", "session": os.getpid(), "session_started": "1", "gateway": 1, "gateway_started": "1",
+         "note": {"port": 1, "log_start": 0, "command": "", "place": {}}}
+    ))  # fmt: skip
+    assert dict(running(tmp_path)) == {}
+    assert broken.exists()
+    assert gone.exists()
 
 
 def test_the_engine_sees_a_neutral_place(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from backends.engines import ENGINES
-from gateway import database, lessons
+from gateway import database, lessons, tables
 from gateway.catalogue import Catalogue, Target
 from gateway.choosing import Reading
+from gateway.config_file import parse as parse_settings
 from gateway.grading import Grading
 from gateway.learning import Archive, Learning, label_of
 from gateway.lessons import Lesson
 from gateway.settings import Objective
-from gateway.settings import parse as parse_settings
 from gateway.telemetry import Telemetry
 from gateway.tenancy import changes
 from gateway.tenancy.changes import Change
@@ -84,9 +84,9 @@ class Gateways:
             return changes.revision(connection)
 
     def audit(self) -> list[tuple[str, str, str]]:
-        rows = sa.select(database.audit.c.action, database.audit.c.org, database.audit.c.subject)
+        rows = sa.select(tables.audit.c.action, tables.audit.c.org, tables.audit.c.subject)
         with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(rows.order_by(database.audit.c.ts))]
+            return [tuple(row) for row in connection.execute(rows.order_by(tables.audit.c.ts))]
 
     def change(self, do: Callable[[Change, str], Any]) -> Any:
         self.now_s += 1.0
@@ -117,7 +117,7 @@ def test_labels_are_known_to_all_processes_and_a_broken_one_is_left_out(
         one.note(label)
     steps(one)
     with gateways.engine.begin() as connection:
-        connection.execute(sa.insert(database.routing_labels).values(route="auto", body=b"junk"))
+        connection.execute(sa.insert(tables.routing_labels).values(route="auto", body=b"junk"))
     steps(other, other)
     assert [lesson.labels for lesson in other.learnt()] == [3]
     assert other.learnt()[0].regret == pytest.approx(2 / 3)
@@ -257,7 +257,7 @@ def test_a_lesson_that_cannot_be_read_leaves_the_others_in_force(
 def test_labels_behind_many_that_cannot_be_read_count(gateways: Gateways, shipped: Grading) -> None:
     junk = [{"route": "auto", "body": b"{}"}] * lessons.AT_ONCE
     with gateways.engine.begin() as connection:
-        connection.execute(sa.insert(database.routing_labels), junk)
+        connection.execute(sa.insert(tables.routing_labels), junk)
     lessons.add(gateways.engine, labels(shipped, 3))
     learning = gateways.one("a", shipped)
     steps(learning, learning)
@@ -290,7 +290,7 @@ def test_a_challenger_that_is_better_no_more_is_withdrawn_with_a_line(gateways: 
     """The labels that taught it have gone with time; by the new ones the shipped order is right."""
     _, grading = taught(gateways)
     with gateways.engine.begin() as connection:
-        connection.execute(sa.delete(database.routing_labels))
+        connection.execute(sa.delete(tables.routing_labels))
     gateways.now_s += 100.0
     learning = gateways.one("b", grading)
     for label in labels(grading, 150):
@@ -318,7 +318,7 @@ def test_one_process_works_out_what_labels_teach(gateways: Gateways) -> None:
 
 def test_lessons_and_labels_of_other_weights_do_not_count(gateways: Gateways) -> None:
     learning, grading = taught(gateways)
-    for table in (database.routing_lessons,):
+    for table in (tables.routing_lessons,):
         with gateways.engine.begin() as connection:
             connection.execute(sa.update(table).values(weights="another"))
             changes.bump(connection)

@@ -40,6 +40,29 @@ def test_kv_capacity_is_what_vllm_reported() -> None:
     assert found.sequences == {"4096": 11}
 
 
+def test_an_encoder_has_no_kv_cache_and_needs_no_memory_for_one() -> None:
+    profile, machine = LaunchProfile(weights="/w"), Machine(memory_bytes=5 * GIB // 2)
+    found = fit(shape_of(SMOLLM2), profile, machine, [256], caches=False)
+    assert found.fits
+    assert (found.kv_bytes_per_token, found.kv_bytes, found.kv_tokens, found.sequences) == (0, 0, 0, {})
+    assert not fit(shape_of(SMOLLM2), profile, machine, [256]).fits
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        (LaunchProfile(weights="/w", gpus=5, tensor_parallel=5), "set tensor_parallel to one of 1, 2, 3, 4,"),
+        (LaunchProfile(weights="/w", gpus=64, pipeline_parallel=64), "set pipeline_parallel to 32 or less"),
+        (LaunchProfile(weights="/w", gpus=1), "set gpus = 0"),
+    ],
+)
+def test_every_problem_has_its_remedy(profile: LaunchProfile, said: str) -> None:
+    gpus = () if profile.gpus == 1 else [described("H100", 80)] * 64
+    found = fit(shape_of({**LLAMA_8B, "num_attention_heads": 24}), profile, Machine(gpus=gpus), [4096])
+    (problem,) = found.problems
+    assert said in problem
+
+
 def test_tensor_ranks_beyond_the_kv_heads_copy_them() -> None:
     shape = shape_of(LLAMA_8B)
     assert kv_bytes_per_token(shape, LaunchProfile(weights="/w")) == 131072

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from gateway import database
+from gateway import database, tables
 from gateway.tenancy import ledger
 from gateway.tenancy.journal import Accepted, Entry, Progress
 from gateway.tenancy.reconcile import Journals, reconcile
@@ -87,7 +87,7 @@ def test_a_kept_segment_is_read_until_it_was_found_right(tmp_path: Path) -> None
     # What goes from a proven one's rows is missing in the sums, and named by who reads everything.
     ledger.insert(engine, [entry("later")])
     with engine.begin() as connection:
-        connection.execute(sa.delete(database.ledger).where(database.ledger.c.request_id == "not-there"))
+        connection.execute(sa.delete(tables.ledger).where(tables.ledger.c.request_id == "not-there"))
     assert reconcile(engine, live, kept, 0.0, proven).gap_nanousd == 9
     assert reconcile(engine, live, kept).missing == ["not-there"]
     engine.dispose()

@@ -1,11 +1,15 @@
 """The configuration file: read as a whole, or refused with the file, the key's path and what to do."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.checks import check
-from gateway.settings import ConfigError, KeySettings, Settings, load, parse
+from gateway.config_file import load, parse
+from gateway.settings import WORDS, ConfigError, KeySettings, Settings
 from tests.fakes.configs import ENVIRON, MODEL, REDIS, SAMPLE
 
 
@@ -36,14 +40,14 @@ REPLICA = '[[models]]\nname = "m"\n[[models.replicas]]\n'
     [
         ("port = 1", ["c.toml: unknown key 'port'", "remove it"]),
         ("[server]\nprt = 1", ["c.toml: server: unknown key 'prt'"]),
-        ('[server]\nport = "80"', ["c.toml: server.port:", "expected 'int', got 'str'"]),
+        ('[server]\nport = "80"', ["c.toml: server.port:", "must be a whole number, not text"]),
         ("[server]\nport = 65536", ["server.port:", "<= 65535"]),
         ("[server]\nworkers = 0", ["server.workers:", ">= 1"]),
         ("[server]\nheartbeat_after_s = inf", ["server.heartbeat_after_s:", "<="]),
         ("[server]\ndrain_s = -1", ["server.drain_s:", ">= 0"]),
         ("[server]\ndrain_s = nan", ["server.drain_s:"]),
-        ("server = 3", ["c.toml: server: expected 'object', got 'int'"]),
-        ('[database]\nurl = "mysql://x"', ["database.url:", "sqlite|postgresql"]),
+        ("server = 3", ["c.toml: server: must be a table, not a whole number"]),
+        ('[database]\nurl = "mysql://x"', ["database.url:", "sqlite:///FILE or postgresql"]),
         ("[redis]", ["c.toml: redis: the key 'url' is missing; add it"]),
         ("[[models]]", ["c.toml: models[0]: the key 'name' is missing"]),
         ('[[models]]\nname = ""', ["models[0].name:"]),
@@ -113,3 +117,80 @@ def test_relative_paths_of_a_file_are_relative_to_its_folder(tmp_path: Path) -> 
     assert load(file).database.url == "sqlite:////var/b.db"
     file.write_text('[database]\nurl = "postgresql://u@h/db"\n')
     assert load(file).database.url == "postgresql://u@h/db"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("./qwen", "{folder}/qwen"), ("../qwen", "{above}/qwen"), ("~/qwen", "{home}/qwen"), ("/qwen", "/qwen"),
+     ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B")],
+)  # fmt: skip
+def test_weights_that_are_a_path_are_relative_to_the_file_too(
+    tmp_path: Path, written: str, meant: str
+) -> None:
+    (tmp_path / "sg.toml").write_text(
+        f'[[models]]\nname = "m"\nversions = [{{ name = "a", share = 1, weights = "{written}" }}]\n'
+        f'[models.launch]\nweights = "{written}"\n'
+    )
+    (model,) = load(tmp_path / "sg.toml").models
+    assert model.launch is not None
+    path = meant.format(folder=tmp_path, above=tmp_path.parent, home=Path.home())
+    assert (model.launch.weights, model.versions[0].weights) == (path, path)
+
+
+def patterns(kind: Any) -> Iterator[str]:
+    """Every pattern below a type."""
+    for one in msgspec.inspect.multi_type_info([kind]):
+        yield from _patterns(one)
+
+
+def _patterns(info: Any) -> Iterator[str]:
+    if getattr(info, "pattern", None) is not None:
+        yield info.pattern
+    for field in getattr(info, "fields", ()):
+        yield from _patterns(field.type)
+    for name in ("item_type", "key_type", "value_type", "type"):
+        if isinstance(below := getattr(info, name, None), msgspec.inspect.Type):
+            yield from _patterns(below)
+    for below in (*getattr(info, "types", ()), *getattr(info, "item_types", ())):
+        yield from _patterns(below)
+
+
+def test_every_pattern_is_said_in_words() -> None:
+    found = set(patterns(Settings))
+    assert len(found) > 8
+    assert found == set(WORDS)
+    with pytest.raises(ConfigError, match=r"c\.toml: models\[0\]\.name: must be a letter or digit, then"):
+        parse('[[models]]\nname = " m"\n', "c.toml")
+    with pytest.raises(ConfigError, match=r"database\.url: must be sqlite:///FILE or postgresql://"):
+        parse('[database]\nurl = "mysql://x"\n', "c.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[server]\nport = "8080"', "server.port: must be a whole number, not text"),
+        ("[server]\nhost = 1", "server.host: must be text, not a whole number"),
+        ("server = 1", "server: must be a table, not a whole number"),
+        ("[cache]\nexact_ttl_s = true", "cache.exact_ttl_s: must be a number, not true or false"),
+        ("[server]\nport = 99999", "server.port: must be a whole number <= 65535"),
+        ('[[keys]]\nname = ""', "keys[0].name: must be text of length >= 1"),
+        ("[fleet]\napart = 1", "fleet.apart: must be true or false, not a whole number"),
+        ('[[models]]\nname = "m"\naliases = "x"', "models[0].aliases: must be a list, not text"),
+        (
+            '[[models]]\nname = "m"\ncontext_tokens = "x"',
+            "models[0].context_tokens: must be a whole number, not text",
+        ),
+    ],
+)
+def test_what_a_key_takes_is_said_in_words(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "c.toml")
+    assert str(caught.value) == f"c.toml: {said}"
+
+
+def test_what_cannot_be_read_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Is a directory\. Name a TOML file with --config\."):
+        load(tmp_path)
+    (tmp_path / "c.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"c\.toml: cannot be read: it is not UTF-8 \(byte 0\); save it as"):
+        load(tmp_path / "c.toml")

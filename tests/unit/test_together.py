@@ -9,9 +9,9 @@ import pytest
 
 from backends.engines import ENGINES
 from gateway.catalogue import Catalogue, Target
+from gateway.config_file import parse as parse_settings
 from gateway.grading import Grading
 from gateway.settings import Objective
-from gateway.settings import parse as parse_settings
 from gateway.state.meeting import LATELY_S, MOST_HEARD, MemoryMeeting, Table
 from gateway.together import Together
 from routing.complexity import SLACK

@@ -6,6 +6,7 @@ the names of the keys that changed, never the text.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -33,10 +34,11 @@ DOCS: dict[str, Any] = {"responses": frame.ACTS, "status_code": 200, "tags": ["c
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """The names that are in force now."""
+    """The names that are in force now, and the changed keys that only a restart puts in force."""
 
     models: list[str]
     routes: list[str]
+    waiting: list[str]
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,10 +89,10 @@ def _reading(process: Process) -> list[HTTPRouteHandler]:
     async def reload_config(request: AdminRequest) -> Reloaded:
         """Put the file in force as it is now; a bad one changes nothing and is answered with its findings."""
         frame.permitted(request, "config.write")
-        before = _names(process)
+        before = await asyncio.to_thread(_in_force, process)
         _refused_as_invalid(process.reload)
         process.tell_siblings()
-        after = _names(process)
+        after = await asyncio.to_thread(_in_force, process)
         states = (msgspec.to_builtins(before), msgspec.to_builtins(after))
         await _noted(process, request, "config.reload", states)
         return after
@@ -166,9 +168,13 @@ def _changing(process: Process) -> list[HTTPRouteHandler]:
     return [apply_config, take_back]
 
 
-def _names(process: Process) -> Reloaded:
+def _in_force(process: Process) -> Reloaded:
     settings = process.settings
-    return Reloaded([one.name for one in settings.models], [one.name for one in settings.routes])
+    waiting: list[str] = []
+    if process.file is not None:
+        with contextlib.suppress(ConfigError):  # a file that is wrong has not been read
+            waiting = process.file.waiting()
+    return Reloaded([one.name for one in settings.models], [one.name for one in settings.routes], waiting)
 
 
 def _file(process: Process) -> ConfigFile:

@@ -105,7 +105,12 @@ function Stage({ file }: { file: File }) {
         {changes && <Button variant="default" onClick={() => stage(null)}>{t.discard}</Button>}
         <Action
           label={t.readTheFileAgain} variant="default" title={t.readTheConfigurationAgain} confirm={t.readIt} act={() => got(api.POST("/admin/v1/config/reload"))}
-          shows={(now: Schemas["Reloaded"]) => <Text size="sm">{t.inForceModelsRoutes(now.models.join(", "), now.routes.join(", ") || t.none)}</Text>}
+          shows={(now: Schemas["Reloaded"]) => (
+            <Text size="sm">
+              {t.inForceModelsRoutes(now.models.join(", "), now.routes.join(", ") || t.none)}
+              {now.waiting.length > 0 && <> {t.onlyARestartPutsThese(now.waiting.join(", "))}</>}
+            </Text>
+          )}
         >
           <Text size="sm">{t.forAFileThatWas}</Text>
         </Action>
