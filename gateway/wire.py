@@ -32,57 +32,15 @@ from gateway.api.exchange import WIRE, ClientGone
 from gateway.api.inference import new_request_id
 from gateway.errors import ApiError, InvalidRequest, RequestTooLarge, error_body
 from gateway.heads import Head, Heads
+from gateway.writes import JoinedWrites
 
 HEAD_LIMIT_BYTES = 64 * 1024
 CLIENT_READS_WITHIN_S = 60.0
 CLIENT_SENDS_WITHIN_S = 60.0  # the next piece of a body
 PIPELINE_LIMIT = 16
-JOIN_BELOW_BYTES = 64 * 1024
 BODILESS = (204, 304)
 
 _heads = Heads()
-
-
-class _JoinedWrites:
-    """A transport that keeps small writes until the loop's next turn."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._pieces: list[bytes] = []
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-        self.is_closing = transport.is_closing
-        self.get_extra_info = transport.get_extra_info
-        self.abort = transport.abort
-
-    def write(self, data: bytes) -> None:
-        """Write in the next turn; what is large goes now, behind what is kept."""
-        if not self._pieces:
-            self._loop.call_soon(self._flush)
-        self._pieces.append(data)
-        if len(data) >= JOIN_BELOW_BYTES:
-            self._flush()
-
-    def write_now(self, data: bytes) -> None:
-        """Write at once, behind what is kept."""
-        if self._pieces:
-            self._pieces.append(data)
-            self._flush()
-        elif not self._transport.is_closing():
-            self._transport.write(data)
-
-    def close(self) -> None:
-        """Write what is kept, then close."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        pieces = self._pieces
-        if pieces:
-            self._pieces = []
-            if not self._transport.is_closing():  # else the client has left in the meantime
-                self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
 
 class Cycle(RequestResponseCycle):
@@ -193,7 +151,7 @@ class Cycle(RequestResponseCycle):
         """See ``Wire.at_once``."""
         if self.chunked_encoding:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        cast("_JoinedWrites", self.transport).write_now(data)
+        cast("JoinedWrites", self.transport).write_now(data)
 
     async def end(self) -> None:
         """See ``Wire.end``."""
@@ -257,7 +215,7 @@ class Cycle(RequestResponseCycle):
                 if not more:
                     body += b"0\r\n\r\n"
             if body and more:
-                cast("_JoinedWrites", self.transport).write_now(body)
+                cast("JoinedWrites", self.transport).write_now(body)
             elif body:
                 self.transport.write(body)
         if not more:
@@ -274,7 +232,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """See ``asyncio.Protocol.connection_made``."""
         self._idle_since_s = self.loop.time()
-        super().connection_made(cast("asyncio.Transport", _JoinedWrites(transport, self.loop)))
+        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
 
     def data_received(self, data: bytes) -> None:
         """Parse, unless its head is known; a head that goes on over several reads is counted."""
