@@ -22,7 +22,7 @@ from routing.labels import Label
 MOST_LABELS = 5_000  # of a route
 AT_ONCE = 20_000
 IN_ORDER = sa.text("SELECT pg_advisory_xact_lock(7731004)")
-"""Who writes labels waits for who does: ids become visible as they rise, and readers go on from the newest."""
+"""Who writes labels waits for who does: ids show as they rise, and readers go on from the newest one."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Label).decode
 
