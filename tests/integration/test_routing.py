@@ -248,6 +248,38 @@ def test_a_conversation_does_not_fall_back(house: House) -> None:
     assert (headers["x-switchgear-model"], headers["x-switchgear-reason"]) == ("large", "conversation")
 
 
+@pytest.mark.parametrize(
+    ("route", "first", "why"),
+    [
+        ("babel", "フランスの首都はどこですか？", "language"),
+        ("cheap", script(tag="doubted", says=["Maybe.", "Paris."], logprobs=[-2.0, -0.1], n=1), "cascade"),
+    ],
+)
+def test_whatever_has_raised_a_conversation_it_does_not_fall_back(
+    house: House, route: str, first: str, why: str
+) -> None:
+    gateway, _ = house
+    messages = [{"role": "user", "content": first}]
+
+    def ask() -> tuple[str, str]:
+        body = json.dumps({"model": route, "messages": messages}).encode()
+        _, headers, _ = gateway.call("POST", "/v1/chat/completions", body)
+        return headers["x-switchgear-model"], headers["x-switchgear-reason"]
+
+    assert ask() == ("large", why)
+    messages += [{"role": "assistant", "content": "Paris."},
+                 {"role": "user", "content": "What is it known for, in two words?"}]  # fmt: skip
+    assert ask() == ("large", "conversation")
+
+
+def test_a_cascade_judges_the_answer_to_what_the_classifier_cannot_read(house: House) -> None:
+    gateway, _ = house
+    prompt = "日本語の質問です。" * 40 + script(tag=unique(), says=["", "Paris."], n=1)
+    _, headers, body = gateway.chat("cheap", prompt)
+    assert (headers["x-switchgear-model"], headers["x-switchgear-reason"]) == ("large", "cascade")
+    assert said(body, stream=False) == "Paris."
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
 @pytest.mark.parametrize(
     ("options", "model_name", "reason"),
