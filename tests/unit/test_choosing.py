@@ -273,7 +273,10 @@ def test_a_tier_that_a_key_does_not_name_is_no_wish_no_spare_and_no_next_one() -
     assert chooser.next(target, first, request(), key) is None
     assert chooser.spare(target, first.model, {}, key) is None
     for free in (ANY, msgspec.structs.replace(ANY, models=frozenset({"auto"}))):
-        following, spare = chooser.next(target, first, request(), free), chooser.spare(target, first.model, {}, free)
+        following, spare = (
+            chooser.next(target, first, request(), free),
+            chooser.spare(target, first.model, {}, free),
+        )
         assert following is not None
         assert spare is not None
         assert (following.model.name, spare.model.name) == ("middle", "spare")
