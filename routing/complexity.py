@@ -95,9 +95,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
     Three terms make a raw score. What is known of kinds of work beforehand: their gains by nearness, and the
     line `slopes`. What outcomes taught: the line `learned`, and trees that each ask `depth` questions. Open
-    requests, of which no outcome was seen, hear little of either: they stand together at a level. And how difficult it is for its kind: a line of
-    `hardness`, times how much the gain falls or rises with difficulty there (see FALLS). `knots` turn raw
-    scores into ranks.
+    requests, of which no outcome was seen, hear nothing of either: they stand together at a level. And how
+    difficult it is for its kind: a line of `hardness`, times how much the gain falls or rises with difficulty
+    there (see FALLS). `knots` turn raw scores into ranks.
     """
 
     slopes: Floats  # (features + d,)
