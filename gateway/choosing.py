@@ -46,6 +46,11 @@ class Reading(msgspec.Struct, frozen=True, eq=False):
         """The score without what the tenant's own labels taught."""
         return self.score if self.own is None else self.own
 
+    @property
+    def needed(self) -> float:
+        """The score that counts: what the classifier cannot read counts as one that needs the largest."""
+        return self.score if self.sure else 1.0
+
 
 class Choice(msgspec.Struct, frozen=True, eq=False):
     """The model, why in one word, and where the classifier was asked, what it said.
@@ -339,9 +344,9 @@ def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, 
 
 
 def _needed(reading: Reading, target: Target) -> float:
-    """Give the score that counts; what the classifier abstains from counts as one that needs the largest."""
+    """Give the score that counts; a late one may count as one that needs the largest tier, too."""
     safe = reading.late and target.settings is not None and target.settings.when_late == "large"
-    return 1.0 if safe or not reading.sure else reading.score
+    return 1.0 if safe else reading.needed
 
 
 def _reason(reading: Reading, placed: Placement, least: int) -> str:

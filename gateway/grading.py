@@ -122,9 +122,12 @@ class Grading:
         """See ``Grader.place``."""
         return self.aim(target, aim).place(score, least)
 
-    def thresholds(self, target: Target) -> list[float]:
-        """Give the scores from which on each tier above the cheapest is wanted now; nothing is remembered."""
-        return self.aim(target, target.objective).thresholds()
+    def thresholds(self, target: Target, aim: Objective | None = None) -> list[float]:
+        """Give the scores from which on each tier above the cheapest is wanted now; no query is remembered.
+
+        Without an ``aim`` the route's own holds.
+        """
+        return self.aim(target, aim or target.objective).thresholds()
 
     def spent(self, target: Target, aim: Objective, model: Model, usd: float) -> None:
         """Learn what a routed request has cost."""

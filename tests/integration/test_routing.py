@@ -234,6 +234,18 @@ def test_what_if_for_a_prompt_and_for_a_file(house: House) -> None:
         assert admin(gateway, "POST", "/routing/what-if", bad)[0] in (400, 404), bad
 
 
+def test_what_if_says_what_the_route_does(house: House) -> None:
+    """Also with another objective, and of what the classifier cannot read."""
+    gateway, _ = house
+    for prompt in ("Thanks!", "フランスの首都はどこですか？", "How many primes are below 50? Prove it."):
+        for bound in (0.0, 0.5, 1.0):
+            stated = {"threshold": bound}
+            tried = {"prompt": prompt, "route": "auto", "objective": stated}
+            _, told = admin(gateway, "POST", "/routing/what-if", tried)
+            _, headers, _ = gateway.chat("auto", prompt, headers={OBJECTIVE: f"threshold={bound}"})
+            assert told["routes"][0]["tier"] == headers["x-switchgear-model"], (prompt, bound)
+
+
 def test_a_conversation_does_not_fall_back(house: House) -> None:
     gateway, _ = house
     first = {"role": "user", "content": script(tag=unique())}
