@@ -376,13 +376,17 @@ def test_a_shadow_waits_behind_the_requests_of_clients(house: House) -> None:
     assert tags.index(later) < len(tags) - 1 - tags[::-1].index(shadowed)
 
 
-def test_the_drift_of_live_scores_from_the_shipped_ones_is_told(house: House) -> None:
+@pytest.mark.parametrize("route", ["babel", "auto"])
+def test_the_drift_of_live_scores_from_the_shipped_ones_is_told(house: House, route: str) -> None:
+    """Whatever the route and its requests aim at: a share, or a fixed threshold, where it matters most."""
     gateway, _ = house
-    for _ in range(3):
-        gateway.chat("babel", "What is the capital of France?")
-    assert 0.0 <= gateway.metric("switchgear_routing_drift", route="babel") <= 1.0
-    _, _, text = gateway.call("GET", "/metrics")
-    assert b'switchgear_routing_drift{route="babel"}' in text
+    prompts = ("What is the capital of France?", "Thanks!", "Name a river.")
+    for prompt in prompts * 50:
+        gateway.chat(route, prompt)
+    drifted = gateway.metric("switchgear_routing_drift", route=route)
+    assert 0.3 < drifted <= 1.0
+    gateway.chat(route, prompts[0], headers={OBJECTIVE: "large_share=0.31"})
+    assert gateway.metric("switchgear_routing_drift", route=route) == pytest.approx(drifted, abs=0.02)
 
 
 def test_a_judge_decides_and_the_cost_of_a_day_is_capped(house: House) -> None:
