@@ -229,7 +229,9 @@ def text_of(request: Inference) -> str:
         return query_text([{"role": one.role, "content": one.content} for one in typed.messages])
     if isinstance(typed, CompletionFields):
         prompt = typed.prompt
-        return prompt if isinstance(prompt, str) else str(prompt[0] if prompt else "")
+        if isinstance(prompt, str):
+            return prompt
+        return "\n".join(one for one in prompt if isinstance(one, str))  # token ids say nothing here
     return ""
 
 

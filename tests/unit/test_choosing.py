@@ -140,9 +140,14 @@ def test_without_a_grader_the_cheapest_ready_model_answers() -> None:
     assert choose(request(), None, ALL - {"small"}).model.name == "middle"
 
 
-@pytest.mark.parametrize("prompt", ['"abc"', '["abc", "d"]'])
-def test_the_text_of_a_completion(prompt: str) -> None:
-    assert text_of(parse(COMPLETIONS, f'{{"model": "m", "prompt": {prompt}}}'.encode())) == "abc"
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [('"abc"', "abc"), ('["abc", "d"]', "abc\nd"), ("[1, 2]", ""), ("[[1, 2]]", ""), ("[]", "")],
+)
+def test_the_text_of_a_completion_is_that_of_all_prompts_and_token_ids_have_none(
+    prompt: str, text: str
+) -> None:
+    assert text_of(parse(COMPLETIONS, f'{{"model": "m", "prompt": {prompt}}}'.encode())) == text
 
 
 @pytest.mark.parametrize(
