@@ -247,10 +247,6 @@ class ShareController(msgspec.Struct):
         for score in scores[-WINDOW:]:
             self._remember(score)
 
-    def raised(self) -> None:
-        """Count the last query as above after all; it is paid back."""
-        self.owed = max(self.owed - 1.0, -_MOST_OWED)
-
     def threshold(self) -> float:
         """Give the score that the next query must reach."""
         if self.share in (0.0, 1.0):
