@@ -178,7 +178,7 @@ class Chooser:
     def next(self, target: Target, choice: Choice, request: Inference, key: Key) -> Choice | None:
         """Give the choice of the next larger tier that can and is ready, for an answer not good enough."""
         above = target.allowed(target.models[target.models.index(choice.model) + 1 :], key)
-        for model, lack in zip(above, _lacks(above, request), strict=True):
+        for model, lack in zip(above, lacks(above, request), strict=True):
             if not lack and self._fleet.ready(model.name):
                 return msgspec.structs.replace(choice, model=model, reason="cascade")
         return None
@@ -281,14 +281,14 @@ def _apart(target: Target, key: Key) -> Target:
 
 def _able(models: Sequence[Model], request: Inference) -> tuple[list[Model], str]:
     """Give the models that can take a request, the last where none can, and what another one lacks."""
-    lacks = _lacks(models, request)
-    able = [model for model, lack in zip(models, lacks, strict=True) if not lack]
+    missing = lacks(models, request)
+    able = [model for model, lack in zip(models, missing, strict=True) if not lack]
     if len(able) == len(models):
         return able, ""
-    return able or [models[-1]], next(lack for lack in lacks if lack)
+    return able or [models[-1]], next(lack for lack in missing if lack)
 
 
-def _lacks(models: Sequence[Model], request: Inference) -> list[str]:
+def lacks(models: Sequence[Model], request: Inference) -> list[str]:
     """Say what each model lacks to take a request; nothing of one that can."""
     choosy = any(model.settings.languages for model in models)
     asked = languages_of(text_of(request)) if choosy else frozenset[str]()

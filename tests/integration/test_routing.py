@@ -84,6 +84,12 @@ objective = { large_share = 0.0 }
 shadow = { share = 1.0, judge = "narrow" }
 
 [[routes]]
+name = "foreign"
+tiers = ["english", "small", "large"]
+objective = { large_share = 1.0 }
+shadow = { share = 1.0 }
+
+[[routes]]
 name = "babel"
 tiers = ["english", "large"]
 objective = { large_share = 0.0 }
@@ -327,6 +333,17 @@ def test_a_shadow_sends_nothing_where_the_key_may_not(house: House, route: str, 
     until(lambda: gateway.metric("switchgear_shadow_total", route=route) >= 1)
     until(lambda: len(upstreams.seen(later)["requests"]) >= 2)
     assert len(upstreams.seen(tag)["requests"]) == 1
+
+
+def test_a_shadow_asks_no_tier_that_cannot_take_the_request(house: House) -> None:
+    """The cheapest tier speaks English alone."""
+    gateway, upstreams = house
+    tags = unique(), unique()
+    for tag, text in zip(tags, ("Was ist die Hauptstadt von Frankreich, und warum? ", ""), strict=True):
+        _, told, _ = gateway.chat("foreign", text + script(tag=tag, says=["It is 12."], n=1))
+        assert told["x-switchgear-model"] == "large"
+    until(lambda: len(upstreams.seen(tags[1])["requests"]) == 2)  # shadows run in turn
+    assert len(upstreams.seen(tags[0])["requests"]) == 1
 
 
 def test_a_shadow_asks_the_other_tier_and_teaches(house: House) -> None:
