@@ -22,7 +22,7 @@ from gateway.settings import Cascade
 from gateway.telemetry import Telemetry
 from gateway.trip import Call
 
-JUDGED = frozenset({"score", "conversation", "late"})
+JUDGED = frozenset({"score", "conversation", "late", "unsure"})
 """The reasons of a choice that confidence may overrule: no wish and no constraint."""
 _REFUSAL = re.compile(
     r"\s*(?:i'?m sorry|sorry,|i apologi[sz]e|i can(?:no|')t|i am (?:not able|unable)|i'?m (?:not able|unable)"

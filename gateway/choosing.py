@@ -46,6 +46,11 @@ class Reading(msgspec.Struct, frozen=True, eq=False):
         """The score without what the tenant's own labels taught."""
         return self.score if self.own is None else self.own
 
+    @property
+    def needed(self) -> float:
+        """The score that counts: what the classifier cannot read counts as one that needs the largest."""
+        return self.score if self.sure else 1.0
+
 
 class Choice(msgspec.Struct, frozen=True, eq=False):
     """The model, why in one word, and where the classifier was asked, what it said.
@@ -114,6 +119,18 @@ class Chooser:
         """Choose; ``reading`` is what was read before. Raises InvalidRequest or ModelNotAllowed."""
         if not target.route:
             return Choice(target.models[0], None, "named")
+        choice = self._chosen(target, request, headers, key, reading)
+        self._note(target, request, key, choice.model)
+        return choice
+
+    def _chosen(
+        self,
+        target: Target,
+        request: Inference,
+        headers: Mapping[bytes, bytes],
+        key: Key,
+        reading: Reading | None,
+    ) -> Choice:
         wish = headers.get(TIER)
         if wish is not None:
             return self._wished(target, wish.decode("latin-1"), key)
@@ -143,9 +160,6 @@ class Chooser:
             above = [model for model in ready if target.models.index(model) > placed.tier]
             reason = "next-ready" if wanted in able else lack
             wanted = above[0] if above else ready[-1]
-        tier = target.models.index(wanted)
-        if tier and (now := _turns(target, request, key)[1]) is not None:
-            self.conversations.note(now, tier)
         return Choice(wanted, reading.score, reason, placed.threshold, aim, reading)
 
     def spare(self, target: Target, failed: Model, headers: Mapping[bytes, bytes], key: Key) -> Choice | None:
@@ -161,13 +175,22 @@ class Chooser:
         spare = next((model for model in allowed if self._fleet.ready(model.name)), None)
         return Choice(spare, None, "fallback") if spare is not None else None
 
-    def next(self, target: Target, choice: Choice, key: Key) -> Choice | None:
-        """Give the choice of the next larger tier that is ready, for an answer that is not good enough."""
-        above = target.models[target.models.index(choice.model) + 1 :]
-        for model in target.allowed(above, key):
-            if self._fleet.ready(model.name):
+    def next(self, target: Target, choice: Choice, request: Inference, key: Key) -> Choice | None:
+        """Give the choice of the next larger tier that can and is ready, for an answer not good enough."""
+        above = target.allowed(target.models[target.models.index(choice.model) + 1 :], key)
+        for model, lack in zip(above, lacks(above, request), strict=True):
+            if not lack and self._fleet.ready(model.name):
                 return msgspec.structs.replace(choice, model=model, reason="cascade")
         return None
+
+    def raised(self, target: Target, choice: Choice, request: Inference, key: Key) -> None:
+        """Hear that a choice of ``next`` answers: its conversation has come to that tier."""
+        self._note(target, request, key, choice.model)
+
+    def _note(self, target: Target, request: Inference, key: Key, model: Model) -> None:
+        """Remember that a conversation is on a tier above the cheapest, whatever brought it there."""
+        if model in target.models[1:] and (now := _turns(target, request, key)[1]) is not None:
+            self.conversations.note(now, target.models.index(model))
 
     def spent(self, target: Target, choice: Choice, usd: float, key: Key) -> None:
         """Hear what a request of a key has cost, where the objective is about that."""
@@ -206,7 +229,9 @@ def text_of(request: Inference) -> str:
         return query_text([{"role": one.role, "content": one.content} for one in typed.messages])
     if isinstance(typed, CompletionFields):
         prompt = typed.prompt
-        return prompt if isinstance(prompt, str) else str(prompt[0] if prompt else "")
+        if isinstance(prompt, str):
+            return prompt
+        return "\n".join(one for one in prompt if isinstance(one, str))  # token ids say nothing here
     return ""
 
 
@@ -256,13 +281,18 @@ def _apart(target: Target, key: Key) -> Target:
 
 def _able(models: Sequence[Model], request: Inference) -> tuple[list[Model], str]:
     """Give the models that can take a request, the last where none can, and what another one lacks."""
-    choosy = any(model.settings.languages for model in models)
-    asked = languages_of(text_of(request)) if choosy else frozenset[str]()
-    lacks = [_lack(model, request, asked) for model in models]
-    able = [model for model, lack in zip(models, lacks, strict=True) if not lack]
+    missing = lacks(models, request)
+    able = [model for model, lack in zip(models, missing, strict=True) if not lack]
     if len(able) == len(models):
         return able, ""
-    return able or [models[-1]], next(lack for lack in lacks if lack)
+    return able or [models[-1]], next(lack for lack in missing if lack)
+
+
+def lacks(models: Sequence[Model], request: Inference) -> list[str]:
+    """Say what each model lacks to take a request; nothing of one that can."""
+    choosy = any(model.settings.languages for model in models)
+    asked = languages_of(text_of(request)) if choosy else frozenset[str]()
+    return [_lack(model, request, asked) for model in models]
 
 
 def _lack(model: Model, request: Inference, asked: frozenset[str]) -> str:
@@ -316,9 +346,9 @@ def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, 
 
 
 def _needed(reading: Reading, target: Target) -> float:
-    """Give the score that counts; what the classifier abstains from counts as one that needs the largest."""
+    """Give the score that counts; a late one may count as one that needs the largest tier, too."""
     safe = reading.late and target.settings is not None and target.settings.when_late == "large"
-    return 1.0 if safe or not reading.sure else reading.score
+    return 1.0 if safe else reading.needed
 
 
 def _reason(reading: Reading, placed: Placement, least: int) -> str:

@@ -4,7 +4,7 @@ An objective is held for all that follow it together: the route's own, and each 
 for. Of those that nobody asked for lately the state is forgotten.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -19,7 +19,7 @@ from gateway.choosing import Reading
 from gateway.embeddings import Reader, reader
 from gateway.settings import Objective
 from routing import complexity
-from routing.complexity import Classifier
+from routing.complexity import WINDOW, Classifier
 from routing.embedding import Facts, StaticEmbedder, join, load_classifier, load_examples, load_facts
 from routing.explaining import Example, Explanation, effects, nearest
 from routing.features import NAMES
@@ -52,6 +52,7 @@ class Grading:
         self.embedded_s = 0.0
         self._processes, self._together = processes, False
         self._aims: OrderedDict[tuple[str, tuple[str, ...], Objective], Aim] = OrderedDict()
+        self._seen: dict[str, deque[float]] = {}
         self._known = lru_cache(MEMO_TEXTS)(self._read)
         self.curves: dict[str, list[float]] = {}
         """Quality by share as a route's own labels tell it."""
@@ -120,11 +121,18 @@ class Grading:
 
     def place(self, target: Target, aim: Objective, score: float, least: int) -> Placement:
         """See ``Grader.place``."""
+        seen = self._seen.get(target.route)
+        if seen is None:
+            seen = self._seen[target.route] = deque(self.facts.score_quantiles, WINDOW)
+        seen.append(score)
         return self.aim(target, aim).place(score, least)
 
-    def thresholds(self, target: Target) -> list[float]:
-        """Give the scores from which on each tier above the cheapest is wanted now; nothing is remembered."""
-        return self.aim(target, target.objective).thresholds()
+    def thresholds(self, target: Target, aim: Objective | None = None) -> list[float]:
+        """Give the scores from which on each tier above the cheapest is wanted now; no query is remembered.
+
+        Without an ``aim`` the route's own holds.
+        """
+        return self.aim(target, aim or target.objective).thresholds()
 
     def spent(self, target: Target, aim: Objective, model: Model, usd: float) -> None:
         """Learn what a routed request has cost."""
@@ -171,9 +179,8 @@ class Grading:
         return held
 
     def recent(self) -> dict[str, list[float]]:
-        """Give the latest scores of each route, where a share is held."""
-        held = self._aims.items()
-        return {route: aim.recent for (route, _, _), aim in held if isinstance(aim, Shares)}
+        """Give the latest scores of each route, whatever its requests aim at; at first the prior's."""
+        return {route: list(seen) for route, seen in self._seen.items()}
 
     def _start(self, target: Target, objective: Objective) -> Aim:
         prior, tiers = self.facts.score_quantiles, len(target.models)

@@ -2,8 +2,8 @@
 
 A lesson is what labels taught about a route: its curve of quality, or for a tenant a challenger of the
 shipped order. Whatever is put in force or withdrawn has a line in the audit log. A reset withdraws all of a
-route's lessons and sets its labels aside, for good; it can be taken back, and until then a trial that fails
-leaves the withdrawn lesson what it is. A reset where nothing is in force adds to the one before.
+route's lessons and sets its labels aside, for good; it can be taken back, and until then the withdrawn
+lessons stay beside those that new labels teach. A reset where nothing is in force adds to the one before.
 Lessons of other weights than the process has do not count. Everything here is synchronous, runs in threads,
 and raises SQLAlchemyError.
 """
@@ -22,8 +22,8 @@ from routing.labels import Label
 
 MOST_LABELS = 5_000  # of a route
 AT_ONCE = 20_000
-LATE = 100
-"""Ids that may still come below the newest one: of transactions that began before it and ended after it."""
+IN_ORDER = sa.text("SELECT pg_advisory_xact_lock(7731004)")
+"""Who writes labels waits for who does: ids show as they rise, and readers go on from the newest one."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Label).decode
 
@@ -55,13 +55,15 @@ def add(engine: sa.Engine, labels: Sequence[Label]) -> None:
     """Keep labels."""
     rows = [{"route": one.route, "body": _encode(one)} for one in labels]
     with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
+            connection.execute(IN_ORDER)
         connection.execute(sa.insert(routing_labels), rows)
 
 
 def labels_since(engine: sa.Engine, newest: int) -> dict[int, Label | None]:
-    """Give the labels that may be new to who knows those up to ``newest``, by id; None for a broken one."""
+    """Give the labels behind ``newest``, by id; None for a broken one."""
     statement = sa.select(routing_labels.c.id, routing_labels.c.body)
-    statement = statement.where(routing_labels.c.id > newest - LATE).order_by(routing_labels.c.id)
+    statement = statement.where(routing_labels.c.id > newest).order_by(routing_labels.c.id)
     found: dict[int, Label | None] = {}
     with engine.connect() as connection:
         for id_, body in connection.execute(statement.limit(AT_ONCE)):
@@ -86,20 +88,20 @@ def tidy(engine: sa.Engine, route: str) -> None:
 def read(engine: sa.Engine) -> Lessons:
     """Give what stands there."""
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(routing_lessons)).mappings()
-        lessons = [as_struct(row, Lesson) for row in rows]
+        standing_last = sa.select(routing_lessons).order_by(routing_lessons.c.was_in_force.desc())
+        lessons = [as_struct(row, Lesson) for row in connection.execute(standing_last).mappings()]
         resets = connection.execute(sa.select(routing_resets.c.route, routing_resets.c.from_id))
         return Lessons({(one.route, one.tenant): one for one in lessons}, {r: int(at) for r, at in resets})
 
 
 def put(change: Change, lesson: Lesson) -> None:
     """Put a lesson in the place of the one before; where it comes in force or leaves it, with a line."""
-    mine = routing_lessons.c.route == lesson.route, routing_lessons.c.tenant == lesson.tenant
+    mine = (
+        routing_lessons.c.route == lesson.route,
+        routing_lessons.c.tenant == lesson.tenant,
+        ~routing_lessons.c.was_in_force,
+    )
     row = change.connection.execute(sa.select(routing_lessons).where(*mine)).mappings().first()
-    if row is not None and row["was_in_force"] and not lesson.in_force:  # kept for who takes the reset back
-        told = sa.update(routing_lessons).where(*mine)
-        change.connection.execute(told.values(trial=lesson.trial, changed_s=change.now_s))
-        return
     before = as_struct(row, Lesson) if row is not None else None
     change.connection.execute(sa.delete(routing_lessons).where(*mine))
     values = msgspec.structs.asdict(lesson) | {"was_in_force": False, "changed_s": change.now_s}
@@ -136,13 +138,17 @@ def reset(change: Change, route: str) -> None:
 
 
 def _withdraw(change: Change, route: str) -> None:
-    mine = sa.update(routing_lessons).where(routing_lessons.c.route == route)
-    change.connection.execute(mine.values(was_in_force=routing_lessons.c.in_force, changed_s=change.now_s))
-    change.connection.execute(mine.values(in_force=False))
+    mine, in_force = routing_lessons.c.route == route, routing_lessons.c.in_force
+    change.connection.execute(sa.delete(routing_lessons).where(mine, routing_lessons.c.was_in_force))
+    withdrawn = {"in_force": False, "was_in_force": True, "changed_s": change.now_s}
+    change.connection.execute(sa.update(routing_lessons).where(mine, in_force).values(**withdrawn))
 
 
 def restore(change: Change, route: str) -> bool:
-    """Take the last reset of a route back; tells whether there was one."""
+    """Take the last reset of a route back; tells whether there was one.
+
+    What it withdrew goes before what the same tenants' labels taught since.
+    """
     connection, before = change.connection, _in_force(change, route)
     mine = routing_resets.c.route == route
     found = connection.execute(sa.select(routing_resets.c.before_id).where(mine)).scalar()
@@ -152,6 +158,9 @@ def restore(change: Change, route: str) -> bool:
     if found:
         connection.execute(sa.insert(routing_resets).values(route=route, from_id=found, before_id=0))
     withdrawn = routing_lessons.c.route == route, routing_lessons.c.was_in_force
+    theirs = routing_lessons.c.tenant.in_(sa.select(routing_lessons.c.tenant).where(*withdrawn))
+    since = routing_lessons.c.route == route, ~routing_lessons.c.was_in_force, theirs
+    connection.execute(sa.delete(routing_lessons).where(*since))
     back = {"in_force": True, "was_in_force": False, "changed_s": change.now_s}
     connection.execute(sa.update(routing_lessons).where(*withdrawn).values(**back))
     change.record("routing.restore", (EVERYTHING, route), before, _in_force(change, route))

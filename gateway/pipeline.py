@@ -238,7 +238,7 @@ class Pipeline:
         assert target.settings is not None
         cascade = target.settings.cascade
         assert cascade is not None
-        following = self._chooser.next(target, choice, key)
+        following = self._chooser.next(target, choice, request, key)
         if following is None:
             return None
         asked = cascading.asking(request)
@@ -253,6 +253,7 @@ class Pipeline:
                 await deliver(piece)
             return receiver
         passage.choice = following
+        self._chooser.raised(target, following, request, key)
         charge.answered_by(following.model.name)
         return None
 

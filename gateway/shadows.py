@@ -15,7 +15,7 @@ import msgspec
 from gateway.bands import BANDS
 from gateway.batching import Batching
 from gateway.catalogue import Model, Target
-from gateway.choosing import Reading, text_of
+from gateway.choosing import Reading, lacks, text_of
 from gateway.learning import Learning, label_of
 from gateway.openai import answers
 from gateway.openai.answers import WholeReceiver
@@ -175,13 +175,15 @@ def said_by(receiver: Form) -> str:
 def job_of(
     target: Target, tenant: str, reading: Reading, request: Inference, receiver: Form, served: Model
 ) -> "partial[Job] | None":
-    """Give a job but for how to ask again; None where the answers could not be compared."""
-    text = said_by(receiver)
+    """Give a job but for how to ask again; None where the answers could not be compared, or not be had."""
+    text, large_served = said_by(receiver), served is target.models[-1]
+    if lacks([target.models[0] if large_served else target.models[-1]], request)[0]:
+        return None
     if not text or served not in (target.models[0], target.models[-1]) or request.choices != 1:
         return None
     return partial(
         Job, target=target, tenant=tenant, reading=reading, question=text_of(request)[:_MOST_CHARS],
-        served=text[:_MOST_CHARS], large_served=served is target.models[-1],
+        served=text[:_MOST_CHARS], large_served=large_served,
     )  # fmt: skip
 
 

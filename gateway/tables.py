@@ -319,14 +319,15 @@ routing_labels = sa.Table(
     sa.Index("ix_routing_labels_route_id", "route", "id"),
 )
 
-# What labels taught, by route and tenant; without a tenant it is the route's curve of quality.
+# What labels taught, by route and tenant; without a tenant it is the route's curve of quality. What a reset
+# withdrew stays beside it, until that is taken back.
 routing_lessons = sa.Table(
     "routing_lessons",
     metadata,
     sa.Column("route", sa.String(128), primary_key=True),
     sa.Column("tenant", sa.String(512), primary_key=True),
     sa.Column("in_force", sa.Boolean, nullable=False),
-    sa.Column("was_in_force", sa.Boolean, nullable=False),  # when the route was reset
+    sa.Column("was_in_force", sa.Boolean, primary_key=True),  # when the route was reset
     sa.Column("weights", sa.String(16), nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("trial", sa.JSON),

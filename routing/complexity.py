@@ -94,10 +94,10 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """The trained numbers. Columns are the lexical features, then the d of the vector.
 
     Three terms make a raw score. What is known of kinds of work beforehand: their gains by nearness, and the
-    line `slopes`. What outcomes taught: the line `learned`, and trees that each ask `depth` questions; open
-    requests, of which no outcome was seen, hear little of it. And how difficult it is for its kind: a line of
-    `hardness`, times how much the gain falls or rises with difficulty there (see FALLS). `knots` turn raw
-    scores into ranks.
+    line `slopes`. What outcomes taught: the line `learned`, and trees that each ask `depth` questions. Open
+    requests, of which no outcome was seen, hear nothing of either: they stand together at a level. And how
+    difficult it is for its kind: a line of `hardness`, times how much the gain falls or rises with difficulty
+    there (see FALLS). `knots` turn raw scores into ranks.
     """
 
     slopes: Floats  # (features + d,)
@@ -152,7 +152,7 @@ class Classifier:
     def raw(self, columns: Floats) -> float:
         """Give the raw score of one row of columns (features + d,)."""
         prior, learned, difficulty, openness = self.terms(columns)
-        total = prior * (1 - openness / 2) + learned * (1 - openness) + difficulty + openness * _JUDGED
+        total = (prior + learned) * (1 - openness) + difficulty + openness * _JUDGED
         return total if isfinite(total) else 0.0
 
     def terms(self, columns: Floats) -> tuple[float, float, float, float]:
@@ -246,10 +246,6 @@ class ShareController(msgspec.Struct):
         """Remember scores of queries that other processes decided."""
         for score in scores[-WINDOW:]:
             self._remember(score)
-
-    def raised(self) -> None:
-        """Count the last query as above after all; it is paid back."""
-        self.owed = max(self.owed - 1.0, -_MOST_OWED)
 
     def threshold(self) -> float:
         """Give the score that the next query must reach."""

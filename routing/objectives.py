@@ -122,16 +122,6 @@ class Shares:
         """See ``Aim.thresholds``."""
         return [one.threshold() for one in self._boundaries]
 
-    @property
-    def recent(self) -> list[float]:
-        """The latest scores."""
-        return self._boundaries[-1].recent
-
-    def raised(self) -> None:
-        """Hear that a query which was placed lower came to the top after all: it counts for the share."""
-        for one in self._boundaries:
-            one.raised()
-
     def aim(self, share: float) -> None:
         """Hold another share from now on."""
         for one, wanted in zip(

@@ -223,9 +223,7 @@ MUTANTS = {
     "a-reset-until-the-restart": Mutant(
         "gateway/lessons.py", '"from_id": max(newest or 0, at)', '"from_id": at', T_LEARNING
     ),
-    "a-reset-for-one": Mutant(
-        "gateway/lessons.py", "mine.values(in_force=False)", "mine.values()", T_LEARNING
-    ),
+    "a-reset-for-one": Mutant("gateway/lessons.py", '{"in_force": False, "was', '{"was', T_LEARNING),
     "any-language": Mutant(
         "gateway/choosing.py", "if asked and not speaks(settings.languages, asked):", "if False:", T_CHOOSING
     ),

@@ -16,6 +16,7 @@ from gateway.request_log import RequestLine, RequestLog
 from gateway.together import Word
 
 BAD_BELOW = 0.5
+_MOST_TAKEN = 4_000  # answers on which a word was taken: more than the process knows readings of
 
 
 class Feedback(msgspec.Struct, frozen=True):
@@ -29,6 +30,16 @@ class Feedback(msgspec.Struct, frozen=True):
 def handlers(process: Process) -> list[HTTPRouteHandler]:
     """Make the handler."""
     pipeline = process.pipeline
+    taken: dict[str, None] = {}
+
+    def learn(word: Word, decision: RequestLine, reading: Reading) -> bool:
+        """Take the first word on an answer: one told again and again would outweigh the others."""
+        if word.request_id in taken or not _learn(process, word, decision, reading):
+            return False
+        taken[word.request_id] = None
+        if len(taken) > _MOST_TAKEN:
+            del taken[next(iter(taken))]
+        return True
 
     @post("/v1/feedback", status_code=200, include_in_schema=False)
     async def give_feedback(request: Request[Any, Any, Any]) -> dict[str, Any]:
@@ -49,7 +60,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         gone = await kept.complain(key.tenant, word.request_id, right)
         said = Word(key.org, key.project, key.tenant, word.request_id, word.score)
         decided = await asyncio.to_thread(_decided, process.log, word.request_id)
-        learnt = decided is not None and _learn(process, said, *decided)
+        learnt = decided is not None and learn(said, *decided)
         if decided is None and process.together is not None:
             process.together.pass_on(said)
             passed_on = True
@@ -60,7 +71,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         """Take a word that another gateway was told."""
         decided = await asyncio.to_thread(_decided, process.log, word.request_id)
         if decided is not None:
-            _learn(process, word, *decided)
+            learn(word, *decided)
 
     if process.together is not None:
         process.together.hear_word = hear

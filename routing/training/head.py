@@ -102,12 +102,13 @@ def fit(examples: Examples, rows: Mask) -> Head:
 def _forests(queries: Queries, x: Floats, rows: Mask) -> dict[str, learners.Forest]:
     """Give the trees over the lexical features: within each unit, and across all rows."""
     weights = learners.evened(queries.datasets[rows])
-    centred = learners.centred(queries.target[rows][:, None], queries.units[rows])[:, 0]
+    units = queries.units[rows]
+    centred = learners.centred(queries.target[rows][:, None], units)[:, 0]
     within = learners.Growth(trees=50, depth=3, leaf_rows=60.0)
     across = learners.Growth(trees=120, depth=5, leaf_rows=8.0, bins=32, sample=0.7)
     return {
-        "within": learners.boost(x[:, :_WORDS], centred, weights, within, seed=1).deepened(across.depth),
-        "across": learners.boost(x[:, :_WORDS], queries.gain[rows], np.ones(len(x)), across, seed=2),
+        "within": learners.boost(x[:, :_WORDS], centred, weights, units, within, 1).deepened(across.depth),
+        "across": learners.boost(x[:, :_WORDS], queries.gain[rows], np.ones(len(x)), units, across, 2),
     }
 
 

@@ -66,20 +66,26 @@ class Growth(NamedTuple):
     leaf_rows: float  # rows of no gain that every leaf starts with
     depth: int = 3
     bins: int = 24
-    sample: float = 1.0  # share of the rows that a tree sees
+    sample: float = 1.0  # share of the units that a tree sees
 
 
-def boost(x: Floats, y: Doubles, weights: Doubles, growth: Growth, seed: int) -> Forest:
-    """Fit symmetric trees to `y` by least squares, each on a third of the columns."""
+def boost(
+    x: Floats, y: Doubles, weights: Doubles, units: NDArray[np.str_], growth: Growth, seed: int
+) -> Forest:
+    """Fit symmetric trees to `y` by least squares, each on a third of the columns.
+
+    A tree sees a unit whole or not at all, so what only one of them teaches is asked by fewer trees.
+    """
     depth, bins, rate = growth.depth, growth.bins, 0.1
     rng = np.random.default_rng(seed)
     cuts = np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1], axis=0).astype(np.float32)  # (bins - 1, d)
     binned = np.stack([np.searchsorted(cuts[:, j], x[:, j], side="left") for j in range(x.shape[1])], axis=1)
     rest = y - np.average(y, weights=weights)
+    _, unit = np.unique(units, return_inverse=True)
     asked, limits, tables = [], [], []
     for _ in range(growth.trees):
         columns = rng.choice(x.shape[1], max(8, x.shape[1] // 3), replace=False)
-        seen = weights * (rng.random(len(x)) < growth.sample) if growth.sample < 1 else weights
+        seen = weights * (rng.random(unit.max() + 1) < growth.sample)[unit]
         leaf = np.zeros(len(x), np.int64)
         questions = []
         for level in range(depth):

@@ -192,6 +192,28 @@ def test_the_limits_of_older_keys_move_into_their_terms(url: str) -> None:
     engine.dispose()
 
 
+def test_a_lesson_of_before_stays_and_another_may_stand_beside_it(url: str) -> None:
+    engine = database.connect(url)
+    if url.startswith("sqlite"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir()
+    database.migrate(engine, "0011")
+    row = {
+        "route": "auto", "tenant": "org:a", "in_force": False, "was_in_force": True, "weights": "w",
+        "body": b"x", "trial": {"labels": 100, "shipped": 0.5, "challenger": 0.6}, "changed_s": 1.0,
+    }  # fmt: skip
+    with engine.begin() as connection:
+        connection.execute(sa.insert(database.routing_lessons), row)
+    database.migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(database.routing_lessons), row | {"was_in_force": False})
+        found = connection.execute(sa.select(database.routing_lessons)).mappings()
+        both = sorted(map(dict, found), key=lambda one: not one["was_in_force"])
+        assert both == [row, row | {"was_in_force": False}]
+    with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(sa.insert(database.routing_lessons), row)
+    engine.dispose()
+
+
 def test_the_longest_names_fit(engine: sa.Engine) -> None:
     long = "x" * 200
     key_store.import_file(engine, [key(name=long, org=long, project=long)], 1.0)

@@ -84,6 +84,12 @@ objective = { large_share = 0.0 }
 shadow = { share = 1.0, judge = "narrow" }
 
 [[routes]]
+name = "foreign"
+tiers = ["english", "small", "large"]
+objective = { large_share = 1.0 }
+shadow = { share = 1.0 }
+
+[[routes]]
 name = "babel"
 tiers = ["english", "large"]
 objective = { large_share = 0.0 }
@@ -234,6 +240,18 @@ def test_what_if_for_a_prompt_and_for_a_file(house: House) -> None:
         assert admin(gateway, "POST", "/routing/what-if", bad)[0] in (400, 404), bad
 
 
+def test_what_if_says_what_the_route_does(house: House) -> None:
+    """Also with another objective, and of what the classifier cannot read."""
+    gateway, _ = house
+    for prompt in ("Thanks!", "フランスの首都はどこですか？", "How many primes are below 50? Prove it."):
+        for bound in (0.0, 0.5, 1.0):
+            stated = {"threshold": bound}
+            tried = {"prompt": prompt, "route": "auto", "objective": stated}
+            _, told = admin(gateway, "POST", "/routing/what-if", tried)
+            _, headers, _ = gateway.chat("auto", prompt, headers={OBJECTIVE: f"threshold={bound}"})
+            assert told["routes"][0]["tier"] == headers["x-switchgear-model"], (prompt, bound)
+
+
 def test_a_conversation_does_not_fall_back(house: House) -> None:
     gateway, _ = house
     first = {"role": "user", "content": script(tag=unique())}
@@ -246,6 +264,38 @@ def test_a_conversation_does_not_fall_back(house: House) -> None:
     later = (first, {"role": "assistant", "content": "w0"}, {"role": "user", "content": "and then?"})
     headers = ask(*later, objective="threshold=1")
     assert (headers["x-switchgear-model"], headers["x-switchgear-reason"]) == ("large", "conversation")
+
+
+@pytest.mark.parametrize(
+    ("route", "first", "why"),
+    [
+        ("babel", "フランスの首都はどこですか？", "language"),
+        ("cheap", script(tag="doubted", says=["Maybe.", "Paris."], logprobs=[-2.0, -0.1], n=1), "cascade"),
+    ],
+)
+def test_whatever_has_raised_a_conversation_it_does_not_fall_back(
+    house: House, route: str, first: str, why: str
+) -> None:
+    gateway, _ = house
+    messages = [{"role": "user", "content": first}]
+
+    def ask() -> tuple[str, str]:
+        body = json.dumps({"model": route, "messages": messages}).encode()
+        _, headers, _ = gateway.call("POST", "/v1/chat/completions", body)
+        return headers["x-switchgear-model"], headers["x-switchgear-reason"]
+
+    assert ask() == ("large", why)
+    messages += [{"role": "assistant", "content": "Paris."},
+                 {"role": "user", "content": "What is it known for, in two words?"}]  # fmt: skip
+    assert ask() == ("large", "conversation")
+
+
+def test_a_cascade_judges_the_answer_to_what_the_classifier_cannot_read(house: House) -> None:
+    gateway, _ = house
+    prompt = "日本語の質問です。" * 40 + script(tag=unique(), says=["", "Paris."], n=1)
+    _, headers, body = gateway.chat("cheap", prompt)
+    assert (headers["x-switchgear-model"], headers["x-switchgear-reason"]) == ("large", "cascade")
+    assert said(body, stream=False) == "Paris."
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["buffered", "streamed"])
@@ -283,6 +333,17 @@ def test_a_shadow_sends_nothing_where_the_key_may_not(house: House, route: str, 
     until(lambda: gateway.metric("switchgear_shadow_total", route=route) >= 1)
     until(lambda: len(upstreams.seen(later)["requests"]) >= 2)
     assert len(upstreams.seen(tag)["requests"]) == 1
+
+
+def test_a_shadow_asks_no_tier_that_cannot_take_the_request(house: House) -> None:
+    """The cheapest tier speaks English alone."""
+    gateway, upstreams = house
+    tags = unique(), unique()
+    for tag, text in zip(tags, ("Was ist die Hauptstadt von Frankreich, und warum? ", ""), strict=True):
+        _, told, _ = gateway.chat("foreign", text + script(tag=tag, says=["It is 12."], n=1))
+        assert told["x-switchgear-model"] == "large"
+    until(lambda: len(upstreams.seen(tags[1])["requests"]) == 2)  # shadows run in turn
+    assert len(upstreams.seen(tags[0])["requests"]) == 1
 
 
 def test_a_shadow_asks_the_other_tier_and_teaches(house: House) -> None:
@@ -332,13 +393,17 @@ def test_a_shadow_waits_behind_the_requests_of_clients(house: House) -> None:
     assert tags.index(later) < len(tags) - 1 - tags[::-1].index(shadowed)
 
 
-def test_the_drift_of_live_scores_from_the_shipped_ones_is_told(house: House) -> None:
+@pytest.mark.parametrize("route", ["babel", "auto"])
+def test_the_drift_of_live_scores_from_the_shipped_ones_is_told(house: House, route: str) -> None:
+    """Whatever the route and its requests aim at: a share, or a fixed threshold, where it matters most."""
     gateway, _ = house
-    for _ in range(3):
-        gateway.chat("babel", "What is the capital of France?")
-    assert 0.0 <= gateway.metric("switchgear_routing_drift", route="babel") <= 1.0
-    _, _, text = gateway.call("GET", "/metrics")
-    assert b'switchgear_routing_drift{route="babel"}' in text
+    prompts = ("What is the capital of France?", "Thanks!", "Name a river.")
+    for prompt in prompts * 50:
+        gateway.chat(route, prompt)
+    drifted = gateway.metric("switchgear_routing_drift", route=route)
+    assert 0.3 < drifted <= 1.0
+    gateway.chat(route, prompts[0], headers={OBJECTIVE: "large_share=0.31"})
+    assert gateway.metric("switchgear_routing_drift", route=route) == pytest.approx(drifted, abs=0.02)
 
 
 def test_a_judge_decides_and_the_cost_of_a_day_is_capped(house: House) -> None:
@@ -360,6 +425,7 @@ def test_feedback_becomes_a_label_of_the_tenant_that_was_answered(house: House) 
         return bool(json.loads(got)["learnt"])
 
     assert tell(headers["x-request-id"])
+    assert not tell(headers["x-request-id"])  # the first word counts
     assert not tell("unknown")
     assert gateway.metric("switchgear_routing_labels_total", route="auto", source="feedback") == 1
     _, named, _ = gateway.chat("small", script(tag=unique()))

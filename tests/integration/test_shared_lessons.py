@@ -1,5 +1,6 @@
 """What routing has learnt holds in every gateway of a database, and after a restart; so does its reset."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -8,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from gateway import database, lessons
 from gateway.grading import Grading
@@ -96,3 +98,41 @@ def test_a_promotion_and_its_reset_hold_in_every_gateway_and_after_a_restart(
         assert score(gateway) != shipped
     actions = [line["action"] for line in good(other, "GET", "audit?subject=auto")["data"]]
     assert actions[:2] == ["routing.restore", "routing.reset"]
+
+
+WAITS = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+
+
+def test_who_reads_between_two_writers_misses_no_label(postgres: str) -> None:
+    """The first has its ids before the other, and commits after it; whoever read in between goes by ids."""
+    first, other, reader = (database.connect(postgres_url) for postgres_url in [emptied(postgres)] * 3)
+    database.migrate(reader)
+    label = Label(ts=1.0, route="auto", tenant=TENANT, source="shadow", score=0.5, large_served=False)
+    begun, go = threading.Event(), threading.Event()
+
+    @sa.event.listens_for(first, "commit")
+    def _hold(_connection: sa.Connection) -> None:
+        begun.set()
+        assert go.wait(60.0)
+
+    writers = [
+        threading.Thread(target=lessons.add, args=(engine, [label] * many), daemon=True)
+        for engine, many in ((first, 1), (other, 500))
+    ]
+    writers[0].start()
+    assert begun.wait(60.0)
+    writers[1].start()
+
+    def waits_or_is_done() -> bool:
+        with reader.connect() as connection:
+            return not writers[1].is_alive() or bool(connection.execute(WAITS).scalar())
+
+    until(waits_or_is_done)
+    seen = lessons.labels_since(reader, 0)
+    go.set()
+    for one in writers:
+        one.join(60.0)
+    seen |= lessons.labels_since(reader, max(seen, default=0))
+    assert len(seen) == 501
+    for engine in (first, other, reader):
+        engine.dispose()

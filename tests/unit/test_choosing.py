@@ -140,9 +140,14 @@ def test_without_a_grader_the_cheapest_ready_model_answers() -> None:
     assert choose(request(), None, ALL - {"small"}).model.name == "middle"
 
 
-@pytest.mark.parametrize("prompt", ['"abc"', '["abc", "d"]'])
-def test_the_text_of_a_completion(prompt: str) -> None:
-    assert text_of(parse(COMPLETIONS, f'{{"model": "m", "prompt": {prompt}}}'.encode())) == "abc"
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [('"abc"', "abc"), ('["abc", "d"]', "abc\nd"), ("[1, 2]", ""), ("[[1, 2]]", ""), ("[]", "")],
+)
+def test_the_text_of_a_completion_is_that_of_all_prompts_and_token_ids_have_none(
+    prompt: str, text: str
+) -> None:
+    assert text_of(parse(COMPLETIONS, f'{{"model": "m", "prompt": {prompt}}}'.encode())) == text
 
 
 @pytest.mark.parametrize(
@@ -270,10 +275,13 @@ def test_a_tier_that_a_key_does_not_name_is_no_wish_no_spare_and_no_next_one() -
         choose(request(), None, ALL, {b"x-switchgear-tier": b"large"}, key)
     chooser, target = Chooser(None, Ready(ALL)), CATALOGUE.target(request(), ANY)
     first = Choice(target.models[0], 0.1, "score")
-    assert chooser.next(target, first, key) is None
+    assert chooser.next(target, first, request(), key) is None
     assert chooser.spare(target, first.model, {}, key) is None
     for free in (ANY, msgspec.structs.replace(ANY, models=frozenset({"auto"}))):
-        following, spare = chooser.next(target, first, free), chooser.spare(target, first.model, {}, free)
+        following, spare = (
+            chooser.next(target, first, request(), free),
+            chooser.spare(target, first.model, {}, free),
+        )
         assert following is not None
         assert spare is not None
         assert (following.model.name, spare.model.name) == ("middle", "spare")
@@ -295,6 +303,16 @@ def talk(*contents: str) -> Inference:
     roles = ("user", "assistant")
     messages = [{"role": roles[place % 2], "content": one} for place, one in enumerate(contents)]
     return parse(CHAT, msgspec.json.encode({"model": "auto", "messages": messages}))
+
+
+def test_a_doubtful_answer_is_asked_of_a_tier_that_can_take_the_request() -> None:
+    chooser, target = Chooser(None, Ready(ALL)), CATALOGUE.target(request(), ANY)
+    first = Choice(target.models[0], 0.1, "score")
+    for words, following in ((10, "middle"), (5_000, "large")):
+        found = chooser.next(target, first, request("word " * words), ANY)
+        assert found is not None
+        assert (found.model.name, found.reason) == (following, "cascade")
+    assert chooser.next(target, first, request("word " * 50_000), ANY) is None
 
 
 def test_within_a_conversation_the_tier_rises_and_does_not_fall() -> None:

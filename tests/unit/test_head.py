@@ -99,8 +99,20 @@ def test_trees_find_a_step_and_more_questions_change_nothing() -> None:
     rng = np.random.default_rng(0)
     x = rng.random((800, 9)).astype(np.float32)
     y = (x[:, 3] > 0.5) * 1.0 + rng.normal(0, 0.1, 800)
-    grown = boost(x, y, np.ones(800), Growth(trees=60, leaf_rows=5.0, sample=0.7), seed=1)
+    units = np.arange(800).astype(str)
+    grown = boost(x, y, np.ones(800), units, Growth(trees=60, leaf_rows=5.0, sample=0.7), seed=1)
     found = grown.predict(x)
     assert np.corrcoef(found, x[:, 3] > 0.5)[0, 1] > 0.95
     assert np.array_equal(grown.deepened(5).predict(x), found)
     assert grown.deepened(5).leaves.shape == (60, 32)
+
+
+def test_a_tree_sees_a_unit_whole_or_not_at_all() -> None:
+    """Nine of ten rows teach one column, the rest another; a tree that sees these alone asks the other."""
+    rng = np.random.default_rng(0)
+    x = rng.random((1000, 8)).astype(np.float32)
+    units = np.where(np.arange(1000) < 900, "many", "few")
+    y = np.where(units == "many", x[:, 3] > 0.5, x[:, 5] > 0.5) * 1.0
+    growth = Growth(trees=1, leaf_rows=5.0, depth=1, sample=0.5)
+    asked = {int(boost(x, y, np.ones(1000), units, growth, seed).features[0, 0]) for seed in range(20)}
+    assert {3, 5} <= asked

@@ -171,6 +171,11 @@ def taught(gateways: Gateways) -> tuple[Learning, Grading]:
     return learning, grading
 
 
+def standing(gateways: Gateways) -> Lesson:
+    """What stands there of the tenant."""
+    return lessons.read(gateways.engine).by_name["auto", TENANT]
+
+
 def test_what_is_in_force_is_the_same_in_every_process_and_after_a_restart(gateways: Gateways) -> None:
     _, grading = taught(gateways)
     other = Grading.load(lambda: 0.0)
@@ -237,6 +242,26 @@ def test_a_trial_that_fails_after_a_reset_leaves_what_can_be_taken_back(gateways
     assert gateways.change(lessons.restore)
     asyncio.run(learning.follow())
     assert ("auto", TENANT) in grading.challengers
+
+
+@pytest.mark.parametrize("then_withdrawn", [False, True])
+def test_what_is_promoted_after_a_reset_does_not_take_the_place_of_what_can_be_taken_back(
+    gateways: Gateways, then_withdrawn: bool
+) -> None:
+    learning, grading = taught(gateways)
+    reading, route = grading.read("Name 3"), target()
+    before = grading.adapted(reading, route, TENANT).score
+    gateways.change(lessons.reset)
+    for number, label in enumerate(labels(grading, 120)):
+        learning.note(msgspec.structs.replace(label, small=label.small if number % 5 else 0.5))
+    steps(learning)
+    assert grading.adapted(reading, route, TENANT).score not in (before, reading.score)
+    if then_withdrawn:
+        other = msgspec.structs.replace(standing(gateways), in_force=False, body=b"")
+        gateways.change(lambda change, _: lessons.put(change, other))
+    assert gateways.change(lessons.restore)
+    asyncio.run(learning.follow())
+    assert grading.adapted(reading, route, TENANT).score == before
 
 
 @pytest.mark.parametrize("body", [b"", b"junk", b"PK\x03\x04junk"])

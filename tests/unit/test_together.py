@@ -166,7 +166,7 @@ def test_what_a_process_cannot_tell_it_tells_later_and_a_strange_word_is_passed_
     one.together._meeting = meeting
     asyncio.run(MemoryMeeting(table).exchange(b"\xff junk"))
     asyncio.run(_meet([one, other]))
-    assert sum(abs(score - 0.91) < 1e-6 for score in other.held.recent) == 1
+    assert sum(abs(score - 0.91) < 1e-6 for score in other.held._boundaries[-1].recent) == 1
 
 
 def test_a_conversation_that_another_worker_answered_does_not_fall() -> None:

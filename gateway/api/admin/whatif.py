@@ -99,7 +99,7 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         if data.objective is not None and len(data.objective.stated) != 1:
             names = ", ".join(Objective.__struct_fields__)
             raise InvalidRequest(f"Give exactly one of {names}.", param="objective")
-        seen = [(one, grading.thresholds(one)) for one in routes]
+        seen = [(one, grading.thresholds(one, data.objective)) for one in routes]
         return await asyncio.to_thread(answer, data, seen)
 
     return [try_prompts]
@@ -115,20 +115,20 @@ def _routes(process: Process, name: str | None) -> list[Target]:
 def _of_prompt(grading: Grading, seen: list[_Seen], prompt: str) -> WhatIf:
     text = query_text([{"role": "user", "content": prompt}])
     reading = grading.read(text)
-    score = reading.score
 
     def verdict(target: Target, thresholds: list[float]) -> Verdict:
-        reached = itertools.takewhile(lambda bound: score >= bound, thresholds)
+        reached = itertools.takewhile(lambda bound: reading.needed >= bound, thresholds)
         tier = target.names[len(list(reached))]
         return Verdict(route=target.route, tier=tier, tiers=target.names, thresholds=thresholds)
 
-    return WhatIf(score=score, routes=[verdict(*one) for one in seen], explanation=grading.explain(reading))
+    routes = [verdict(*one) for one in seen]
+    return WhatIf(score=reading.score, routes=routes, explanation=grading.explain(reading))
 
 
 def _of_rows(grading: Grading, seen: list[_Seen], data: Question) -> WhatIf:
     rows = data.rows or []
     texts = [query_text([{"role": "user", "content": row.prompt}]) for row in rows]
-    scores = np.array([grading.read(text).score for text in texts] or grading.facts.score_quantiles)
+    scores = np.array([grading.read(text).needed for text in texts] or grading.facts.score_quantiles)
     small = np.array([row.small_score for row in rows], np.float64)
     large = np.array([row.large_score for row in rows], np.float64)
     labelled = bool(rows) and not np.isnan(small).any() and not np.isnan(large).any()
