@@ -18,8 +18,8 @@ type Row = Schemas["RequestRow"];
 type Asked = NonNullable<paths["/admin/v1/requests"]["get"]["parameters"]["query"]>;
 type Outcome = NonNullable<Asked["status"]>[number];
 type Answer = NonNullable<Asked["source"]>[number];
-const OUTCOMES: Outcome[] = ["ok", "error", "cancelled", "interrupted", "stopped"];
-const FIELDS = { request_id: t.requestId, org: t.organisation, project: t.project, key_id: t.keyId, model: t.model } as const;
+const OUTCOMES: Outcome[] = ["ok", "refused", "error", "cancelled", "interrupted", "stopped"];
+const FIELDS = { request_id: t.requestId, org: t.organisation, project: t.project, key_id: t.keyId, model: t.model, route: t.route } as const;
 
 export default function Requests() {
   const [filters, set] = useFilters();

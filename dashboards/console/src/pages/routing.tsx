@@ -68,7 +68,7 @@ function Route({ route, usage }: { route: Schemas["ShownRoute"]; usage: readonly
             <div key={tier}>
               <Group justify="space-between" wrap="nowrap">
                 <Text size="sm">{place + 1}. <To to="/requests" search={{ model: tier }}>{tier}</To></Text>
-                <Text size="sm" className="num">{t.each(percent(requests, all), <To to="/requests" search={{ model: tier, source: "upstream", from: begins(day(new Date(), 7)) }}>{count(requests)}</To>, requests ? usd(sum(rows, "amount_nanousd") / requests) : "—")}</Text>
+                <Text size="sm" className="num">{requests === 0 ? t.noneInAWeek : t.each(percent(requests, all), <To to="/requests" search={{ model: tier, source: "upstream", from: begins(day(new Date(), 7)) }}>{count(requests)}</To>, usd(sum(rows, "amount_nanousd") / requests))}</Text>
               </Group>
               <div className="bar" aria-hidden><div style={{ width: `${all ? (100 * requests) / all : 0}%` }} /></div>
             </div>
@@ -110,7 +110,7 @@ function Learnt({ rows }: { rows: readonly Schemas["Learnt"][] }) {
                   </Action>
                 )}
               </Group>
-              <Text size="sm">{t.labelsWithBothTiersOutcomes(count(one.labels), count(one.both), one.regret === null ? t.notKnownYet : percent(one.regret, 1), one.regret !== null && t.ofTheQualityThatThe, one.calibrated ? t.calibratedOnThem : t.notCalibratedOnThemYet)}</Text>
+              <Text size="sm">{t.labelsWithBothTiersOutcomes(<To to="/requests" search={{ route: one.route, source: "upstream" }}>{count(one.labels)}</To>, count(one.both), one.regret === null ? t.notKnownYet : percent(one.regret, 1), one.regret !== null && t.ofTheQualityThatThe, one.calibrated ? t.calibratedOnThem : t.notCalibratedOnThemYet)}</Text>
               {Object.entries(one.trials).map(([tenant, trial]) => (
                 <Text size="xs" c="dimmed" key={tenant}>{t.challengerShippedShareOfThe(tenant, trial.challenger.toFixed(3), trial.shipped.toFixed(3), count(trial.labels), one.in_force.includes(tenant) ? t.theChallengerIsInForce : t.theShippedOrderStays)}</Text>
               ))}
