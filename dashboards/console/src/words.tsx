@@ -585,6 +585,11 @@ export const words = {
     tokensInOut: "Tokens in / out",
     cost: "Cost",
   },
+  explained: {
+    whatMovedTheScore: (effects: Node) => <>What moved the score: {effects}.</>,
+    knownRequestsThatAreMost: "Known requests that are most alike:",
+    alikeExpectedGain: (similarity: Node, value: Node, kind: Node, gain: Node) => <>{similarity} alike: “{value}” ({kind}, expected gain {gain})</>,
+  },
   routing: {
     ofRequestsToTheLargest: "of requests to the largest tier, at most",
     ofTheLargestTiersQuality: "of the largest tier's quality, at least",
@@ -623,9 +628,6 @@ export const words = {
     whichTierWouldItGet: "Which tier would it get now? Nothing is asked, billed or kept.",
     scoreHowMuchTheLargest: (score: Node) => <>Score <b>{score}</b>: how much the largest tier is expected to gain, from 0 to 1.</>,
     wouldChoose: (route: Node, tier: Node, tier2: Node) => <><b>{route}</b> would choose <b>{tier}</b>; {tier2}.</>,
-    whatMovedTheScore: (effects: Node) => <>What moved the score: {effects}.</>,
-    knownRequestsThatAreMost: "Known requests that are most alike:",
-    alikeExpectedGain: (similarity: Node, value: Node, kind: Node, gain: Node) => <>{similarity} alike: “{value}” ({kind}, expected gain {gain})</>,
   },
   settings: {
     settings: "Settings",

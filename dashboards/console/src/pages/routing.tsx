@@ -6,6 +6,7 @@ import { api, got, type Schemas } from "../api/client";
 import { begins, count, day, percent, usd } from "../format";
 import { Action } from "../parts/action";
 import { Aim } from "../parts/aim";
+import { Explained } from "../parts/explained";
 import { To } from "../parts/link";
 import { useSession } from "../session";
 import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
@@ -138,15 +139,7 @@ function WhatIf() {
             {run.data?.routes.map((one) => (
               <Text size="sm" key={one.route}>{t.wouldChoose(one.route, one.tier, one.tiers.slice(1).map((tier, at) => `${tier} from ${(one.thresholds[at] ?? 0).toFixed(3)}`).join(", "))}</Text>
             ))}
-            {run.data?.explanation && (
-              <>
-                <Text size="sm" mt="xs">{t.whatMovedTheScore(run.data.explanation.effects.map((one) => `${one.feature} ${one.share >= 0 ? "+" : "−"}${percent(Math.abs(one.share), 1)}`).join(", "))}</Text>
-                <Text size="sm" mt="xs">{t.knownRequestsThatAreMost}</Text>
-                {run.data.explanation.examples.map((one) => (
-                  <Text size="xs" c="dimmed" key={one.text}>{t.alikeExpectedGain(percent(one.similarity, 1), one.text, one.kind, one.gain.toFixed(2))}</Text>
-                ))}
-              </>
-            )}
+            {run.data?.explanation && <Explained known={run.data.explanation} />}
           </div>
         </Stack>
       </form>
