@@ -384,7 +384,9 @@ def test_figures_lead_to_their_requests(chromium: Browser, full: Gateway) -> Non
 
 def test_a_clients_own_mistake_is_no_failure_of_ours(chromium: Browser, bare: Gateway) -> None:
     """Three answers, two requests that the model's server finds wrong, one that it fails."""
-    sent = [bare.chat("small", script(fault, tag=unique())) for fault in ("ok", "ok", "ok", "400", "422", "500")]
+    sent = [
+        bare.chat("small", script(fault, tag=unique())) for fault in ("ok", "ok", "ok", "400", "422", "500")
+    ]
     assert [status for status, _, _ in sent] == [200, 200, 200, 400, 422, 502]
     for _, headers, _ in sent:
         bare.row(headers["x-request-id"])

@@ -79,7 +79,7 @@ class Visit:
 
     def _enter(self) -> "Visit":
         self.page.get_by_role("button", name="Sign in").click()
-        self.page.get_by_role("navigation", name="Pages").wait_for(state="attached")
+        self.page.locator("nav[aria-label=Pages]").wait_for(state="attached")
         return self
 
     def open(self, path: str) -> Locator:

@@ -385,7 +385,7 @@ export const words = {
     runningWaiting: (running: Node, waiting: Node, since: Node) => <>{running}, {waiting}<br />{since}</>,
     sinceThisPageWasOpened: " since this page was opened",
     sinceTheGatewayBegan: " since the gateway began",
-    allModelsExactCacheAnswers: (all: Node, first: Node, cacheEntries: Node, ledgerGap: Node) => <>All models: {all}{first} · exact cache: {cacheEntries} answers · ledger gap: {ledgerGap}</>,
+    allModelsExactCacheAnswers: (all: Node, first: Node, cacheEntries: Node, ledgerGap: Node) => <>All models: {all}{first} · exact cache: <To to="/cache">{cacheEntries} answers</To> · ledger gap: <To to="/health">{ledgerGap}</To></>,
     p50P99: (half: Word, most: Word) => `p50 ${half}, p99 ${most}`,
     alerts: "Alerts",
     allAlerts: "All alerts",
@@ -585,6 +585,9 @@ export const words = {
     tokensInOut: "Tokens in / out",
     cost: "Cost",
   },
+  filter: {
+    any: "Any",
+  },
   explained: {
     whatMovedTheScore: (effects: Node) => <>What moved the score: {effects}.</>,
     knownRequestsThatAreMost: "Known requests that are most alike:",
@@ -675,6 +678,7 @@ export const words = {
     youSignInAgainAfter: "You sign in again after it, everywhere.",
   },
   tenants: {
+    filterOrganisations: "Filter organisations",
     organisations: "Organisations",
     anOrganisationHasProjectsA: "An organisation has projects, a project has API keys. The tightest limit of the three holds.",
     name: "Name",
@@ -742,6 +746,7 @@ export const words = {
     days: (number: Word) => `${number} d`,
   },
   webhooks: {
+    theSecretThatSigns: "The secret that signs its messages",
     webhooks: "Webhooks",
     signedMessagesToYourOwn: "Signed messages to your own systems when a budget or credit runs out.",
     newWebhook: "New webhook",
