@@ -98,9 +98,9 @@ function Figures({ rows, span_s }: { rows: readonly Activity[] | undefined; span
     { name: t.fromTheCache, value: rows && percent(hits, requests), more: t.requests3(count(hits)), search: { from, source: CACHED } },
   ];
   return (
-    <SimpleGrid cols={{ base: 2, sm: 3, lg: 6 }} spacing="sm" aria-busy={!rows}>
+    <SimpleGrid cols={{ base: 2, sm: 3, xl: 6 }} spacing="sm" aria-busy={!rows}>
       {figures.map((one) => (
-        <div className="card" key={one.name}>
+        <div className="card tile" key={one.name}>
           <Text size="sm" c="dimmed">{one.name}</Text>
           <div className="figure">{one.value ?? "…"}</div>
           <Anchor component={Link} to="/requests" search={one.search as never} size="xs">{rows ? one.more : "…"}</Anchor>
