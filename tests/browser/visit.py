@@ -142,7 +142,7 @@ class Visit:
         return sum(one["value"] for one in found), [str(one) for one in found]
 
     def cut_off(self) -> list[str]:
-        """Give the beginnings of cards and tables, and the labels of charts, that reach beyond their place."""
+        """Give the beginnings of cards, tables and labels of charts that reach beyond their place."""
         return [str(one) for one in self.page.evaluate(f"(() => {{{BEYOND}}})()")]
 
     def wider_than_the_window(self) -> bool:
