@@ -4,6 +4,12 @@ import { To } from "./parts/link";
 
 type Word = string | number;
 
+/** So many of something, in words. */
+const many = (number: Node, one: string, more: string): string => `${String(number)} ${String(number) === "1" ? one : more}`;
+const requests = (number: Node) => many(number, "request", "requests");
+const answers = (number: Node) => many(number, "answer", "answers");
+const tokens = (number: Node) => many(number, "token", "tokens");
+
 export const words = {
   client: {
     theGatewayDoesNotAnswer: "The gateway does not answer. Check that it runs and that you are on its network.",
@@ -67,7 +73,7 @@ export const words = {
     watchItArrive: "Watch it arrive",
     theSameFromPython: "The same from Python:",
     itIsOnItsWay: "It is on its way into the ledger …",
-    itHasArrivedAnsweredWith: (model: Node, completionTokens: Node, amount: Node) => <>It has arrived: <b>{model}</b> answered with {completionTokens} tokens for <b>{amount}</b>.</>,
+    itHasArrivedAnsweredWith: (model: Node, completionTokens: Node, amount: Node) => <>It has arrived: <b>{model}</b> answered with {tokens(completionTokens)} for <b>{amount}</b>.</>,
     howItWasDecided: "how it was decided",
     seeTheOverviewOrAsk: (decided: Node) => <>See {decided}, the <To to="/">overview</To>, or ask again in the <To to="/playground">playground</To>.</>,
     theKey: (name: Word) => `The key ${name}`,
@@ -158,7 +164,7 @@ export const words = {
     keptNowAndHowWrong: "Kept now, and how wrong it may be",
     exactAnswersBytesInThis: (cacheEntries: Node, cacheBytes: Node) => <>{cacheEntries} exact answers, {cacheBytes} bytes in this gateway's memory.</>,
     answersToSimilarQuestionsAre: () => <>Answers to similar questions are switched off: <span className="code">[cache.semantic]</span> in the <To to="/settings">settings</To> switches them on.</>,
-    wrongAnswersAllowedOf: (bound: Node, audits: Node, estimate: Node, cacheFalseHitRatio: Node) => <>Wrong answers allowed: <b>{bound}</b> of requests. Expected by <To to="/requests" search={{ seen: "audited" }}>{audits} audits</To>: {estimate}; of <To to="/requests" search={{ source: "hit-semantic" }}>similar hits</To> alone: {cacheFalseHitRatio}.</>,
+    wrongAnswersAllowedOf: (bound: Node, audits: Node, estimate: Node, cacheFalseHitRatio: Node) => <>Wrong answers allowed: <b>{bound}</b> of requests. Expected by <To to="/requests" search={{ seen: "audited" }}>{many(audits, "audit", "audits")}</To>: {estimate}; of <To to="/requests" search={{ source: "hit-semantic" }}>similar hits</To> alone: {cacheFalseHitRatio}.</>,
     thereWasNoneYetSo: "There was none yet, so the estimate says little.",
     theBarIsFullWhere: (audits: Node) => <>The bar is full where the bound is reached. An audit asks the model again what a hit has answered. {audits}</>,
     whose: "Whose",
@@ -196,7 +202,7 @@ export const words = {
     purgeThese: "Purge these",
     purgeTheCache: "Purge the cache",
     purge: "Purge",
-    answersAreGone: (purged: Node) => <>{purged} answers are gone.</>,
+    answersAreGone: (purged: Node) => <>{answers(purged)} {String(purged) === "1" ? "is" : "are"} gone.</>,
     forgetsOfBothTiersFor: (what: Node) => <>Forgets {what}, of both tiers, for good. Models answer these questions again, and are billed in full.</>,
     exactTier: "exact",
     similarTier: "similar",
@@ -365,11 +371,11 @@ export const words = {
     perSecond: (span: Word) => `${span} per second`,
     failed: "Failed",
     refused: "Refused",
-    requests2: (failed: Word) => `${failed} requests`,
+    requests2: requests,
     billed: "Billed",
-    tokens: (sum: Word) => `${sum} tokens`,
+    tokens,
     ofTheDearestWay: (saved: Word) => `${saved} less`,
-    requests3: (hits: Word) => `${hits} requests`,
+    requests3: requests,
     requestsOverTimeAltogether: (reduce: Word) => `Requests over time: ${reduce} altogether.`,
     model: "Model",
     cache: "Cache",
@@ -385,7 +391,7 @@ export const words = {
     runningWaiting: (running: Node, waiting: Node, since: Node) => <>{running}, {waiting}<br />{since}</>,
     sinceThisPageWasOpened: " since this page was opened",
     sinceTheGatewayBegan: " since the gateway began",
-    allModelsExactCacheAnswers: (all: Node, first: Node, cacheEntries: Node, ledgerGap: Node) => <>All models: {all}{first} · exact cache: <To to="/cache">{cacheEntries} answers</To> · ledger gap: <To to="/health">{ledgerGap}</To></>,
+    allModelsExactCacheAnswers: (all: Node, first: Node, cacheEntries: Node, ledgerGap: Node) => <>All models: {all}{first} · exact cache: <To to="/cache">{answers(cacheEntries)}</To> · ledger gap: <To to="/health">{ledgerGap}</To></>,
     p50P99: (half: Word, most: Word) => `p50 ${half}, p99 ${most}`,
     alerts: "Alerts",
     allAlerts: "All alerts",
@@ -516,7 +522,7 @@ export const words = {
     asked: "Asked",
     aRequest: "A request",
     estimatedTheServerToldNone: " (estimated: the server told none)",
-    forInTheServiceWith: (operation: Node, model: Node, service: Node, promptTokens: Node, estimated: Node) => <>{operation} for <b>{model}</b>, in the {service} service, with {promptTokens} tokens{estimated}.</>,
+    forInTheServiceWith: (operation: Node, model: Node, service: Node, promptTokens: Node, estimated: Node) => <>{operation} for <b>{model}</b>, in the {service} service, with {tokens(promptTokens)}{estimated}.</>,
     lookedUp: "Looked up",
     answeredAs: (value: Node) => <>Answered as: <b>{value}</b>.</>,
     noEarlierAnswerFittedSo: "No earlier answer fitted, so a model was asked.",
@@ -532,7 +538,7 @@ export const words = {
     whatFailedBeforeWasTried: " What failed before was tried again elsewhere; the client saw one answer.",
     answered: "Answered",
     ofThemReasoning: (reasoningTokens: Word) => `, ${reasoningTokens} of them reasoning`,
-    withTokens: (value: Node, completionTokens: Node, reasoningTokens: Node) => <>{value} with {completionTokens} tokens{reasoningTokens}.</>,
+    withTokens: (value: Node, completionTokens: Node, reasoningTokens: Node) => <>{value} with {tokens(completionTokens)}{reasoningTokens}.</>,
     booked: "Booked",
     ledgerOf: (org: Node) => <>ledger of {org}</>,
     fromKeyToRevenueIn: (amount: Node, keyId: Node, org: Node) => <>{amount} from <span className="code">key:{keyId}</span> to <span className="code">revenue</span>, in the {org}.</>,
@@ -718,7 +724,7 @@ export const words = {
     billed: "Billed",
     saved: "Saved",
     tokensPerDay: "Tokens per day",
-    requests: (sum: Node) => <>{sum} requests</>,
+    requests: (sum: Node) => requests(sum),
     tokensPerDay2: "Tokens per day.",
     inWord: "In",
     out: "Out",
