@@ -1,6 +1,7 @@
 """What a careful person would stumble over: keyboard, plain HTTP, two at once, a network that fails."""
 
 import re
+from collections import Counter
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -138,3 +139,29 @@ def test_whoever_leaves_the_playground_pays_for_no_more(chromium: Browser, bare:
                 "cancelled" in {row["status"] for row in good(bare, "GET", "requests?model=small")["data"]}
             )
         )
+
+
+def test_a_clients_own_mistake_is_no_failure_of_ours(chromium: Browser, bare: Gateway) -> None:
+    """Three answers, two requests that the model's server finds wrong, one that it fails."""
+    sent = [
+        bare.chat("small", script(fault, tag=unique())) for fault in ("ok", "ok", "ok", "400", "422", "500")
+    ]
+    assert [status for status, _, _ in sent] == [200, 200, 200, 400, 422, 502]
+    for _, headers, _ in sent:
+        bare.row(headers["x-request-id"])
+    known = Counter(row["status"] for row in good(bare, "GET", "requests?limit=200")["data"])
+    assert (known["refused"], known["error"]) == (2, 1)
+    with visit(chromium, bare) as tab:
+        tab.by_key().open("?span=24h")
+        for name, said, outcome in (("Failed", "1 request", "error"), ("Refused", "2 requests", "refused")):
+            tile = tab.page.locator(".card", has=tab.page.get_by_text(name, exact=True)).first
+            expect(tile).to_contain_text(said)
+            tile.get_by_role("link").click()
+            cells = tab.page.locator("tbody tr td:nth-child(5)")
+            expect(cells.first).to_have_text(outcome)
+            assert set(cells.all_inner_texts()) == {outcome}
+            tab.open("?span=24h")
+        levels = tab.page.locator("section", has=tab.page.get_by_role("heading", name="Service levels"))
+        whole = sum(known.values())
+        expect(levels).to_contain_text(f"{round(100 * (1 - 1 / whole), 1):g}%")
+        expect(levels).to_contain_text("1 failed")
