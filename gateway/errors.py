@@ -330,6 +330,11 @@ def translate(error: BaseException) -> ApiError:
             return InternalError("The server had an error while processing your request.")
 
 
+def ours(status: int) -> bool:
+    """Whether a status tells of a failure of ours: 408 is a queue in which no replica became free in time."""
+    return status >= 500 or status == QueueTimeout.status
+
+
 def error_body(error: ApiError) -> bytes:
     """Render the JSON body, ``{"error": {"message", "type", "param", "code"}}``."""
     return msgspec.json.encode({"error": _fields(error)})

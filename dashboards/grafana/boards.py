@@ -30,7 +30,7 @@ OVERVIEW = Board(
     "Switchgear: overview and SLO",
     "Is it up, is it fast, how much of the error budget is left.",
     (
-        figure("Availability, 1 h", "Share that did not fail through us (status below 500); all models.",
+        figure("Availability, 1 h", "Share that did not fail through us (neither 5xx nor 408); all models.",
                "percentunit", "1 - switchgear:errors:ratio_rate1h"),
         figure("Error budget burn, 1 h",
                "1 uses up a month's budget in a month; at 14.4 somebody is woken; all models.",

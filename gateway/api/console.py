@@ -59,9 +59,10 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
     @get("/console/assets/{name:str}", sync_to_thread=False, include_in_schema=False)
     def asset(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
-        if name not in names:
-            raise NotFound("There is no such file; load the page again.")
-        plain, packed = part(name)
+        try:
+            plain, packed = part(name if name in names else "")
+        except OSError:  # none of ours, or one that was built anew since the start
+            raise NotFound("There is no such file; load the page again.") from None
         headers = {
             **HEADERS,
             "cache-control": "public, max-age=31536000, immutable",

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, Self
 
 import msgspec
 
-from gateway.errors import SHUT_DOWN, ModelNotPriced, NotRecordable
+from gateway.errors import SHUT_DOWN, ModelNotPriced, NotRecordable, ours, translate
 from gateway.openai.usage import MAX_TOKENS, Usage
 from gateway.state.limits import Ask, Bound, Limits, Verdict
 from gateway.tenancy.journal import Accepted, Entry, Journal, JournalError, Progress, Segment
@@ -43,7 +43,7 @@ AHEAD_TOKENS = 64
 STEPS_TOKENS = (STEP_TOKENS, 128, 64, 32, 16, 8, 4, 2, 1, 0)
 UNKNOWN_OUTPUT_TOKENS = 4096  # of a buffered answer that nothing limits
 
-Status = Literal["ok", "stopped", "error", "cancelled"]
+Status = Literal["ok", "stopped", "refused", "error", "cancelled"]
 
 
 class Serving(Protocol):
@@ -243,7 +243,7 @@ class Charge:
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             status = "error" if SHUT_DOWN in error.args else "cancelled"
         elif error is not None:
-            status = "error"
+            status = "error" if ours(translate(error).status) else "refused"
         self._billing.settle(self, status)
 
 

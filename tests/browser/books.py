@@ -53,7 +53,7 @@ def entries(keys: list[tuple[str, str, str]], rows: int, until_s: float, seed: i
             key_id=key_id,
             model="large" if large else "small",
             route="auto" if chance.random() < 0.7 else "",
-            status="error" if chance.random() < 0.02 else "ok",
+            status=chance.choices(("ok", "error", "refused"), (96, 2, 2))[0],
             prompt_tokens=chance.randint(20, 1800),
             cached_tokens=16,
             completion_tokens=chance.randint(5, 700),

@@ -16,6 +16,7 @@ from tests.integration.gateway import Gateway, Upstreams, config, model, running
 PASSWORD = "correct horse battery"
 ROUTE = '[[routes]]\nname = "auto"\ntiers = ["small", "large"]\nobjective = { large_share = 0.3 }\n'
 TRUSTED = "[webhooks]\nallow_private = true\n"
+ELSEWHERE = "gateway.test"  # a name of this machine that the browser takes for another one
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -32,7 +33,9 @@ def chromium() -> Iterator[Browser]:
             pytest.fail(text)
         pytest.skip(text)
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = play.chromium.launch(
+            executable_path=found, args=["--no-sandbox", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"]
+        )
         yield browser
         browser.close()
 

@@ -34,6 +34,18 @@ new PerformanceObserver((list) => {
   }
 }).observe({ type: "layout-shift", buffered: true });
 """
+BEYOND = """
+const cards = [...document.querySelectorAll('.card, .card .mantine-ScrollArea-viewport')];
+const labels = [...document.querySelectorAll('.card figure text, .card .figure, .card [class*=legendItem]')];
+const outside = (one) => {
+  const range = document.createRange();
+  range.selectNodeContents(one);
+  const [its, place] = [range.getBoundingClientRect(), one.closest('.card').getBoundingClientRect()];
+  return its.left < place.left || its.right > place.right || its.bottom > place.bottom;
+};
+return [...cards.filter((one) => one.scrollWidth > one.clientWidth + 1), ...labels.filter(outside)]
+  .map((one) => (one.innerText ?? one.textContent).slice(0, 80));
+"""
 STILL = 0.005  # a shift of the window; a line of text that moves by its own height comes to about this
 EXPECTED = "the server responded with a status of"  # the browser's own note about a 401 before signing in
 
@@ -79,7 +91,7 @@ class Visit:
 
     def _enter(self) -> "Visit":
         self.page.get_by_role("button", name="Sign in").click()
-        self.page.get_by_role("navigation", name="Pages").wait_for(state="attached")
+        self.page.locator("nav[aria-label=Pages]").wait_for(state="attached")
         return self
 
     def open(self, path: str) -> Locator:
@@ -130,11 +142,8 @@ class Visit:
         return sum(one["value"] for one in found), [str(one) for one in found]
 
     def cut_off(self) -> list[str]:
-        """Give the beginnings of cards and tables whose words reach beyond them."""
-        found = """[...document.querySelectorAll('.card, .card .mantine-ScrollArea-viewport')]
-                   .filter((one) => one.scrollWidth > one.clientWidth + 1)
-                   .map((one) => one.innerText.slice(0, 80))"""
-        return [str(one) for one in self.page.evaluate(found)]
+        """Give the beginnings of cards, tables and labels of charts that reach beyond their place."""
+        return [str(one) for one in self.page.evaluate(f"(() => {{{BEYOND}}})()")]
 
     def wider_than_the_window(self) -> bool:
         return bool(self.page.evaluate("document.documentElement.scrollWidth > innerWidth"))

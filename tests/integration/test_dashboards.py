@@ -17,6 +17,7 @@ from dashboards.grafana.boards import BOARDS
 from dashboards.grafana.build import render
 from dashboards.grafana.panels import RATE, Board, Panel
 from gateway import database
+from gateway.errors import ours
 from gateway.metrics import METRICS
 from tests.fakes.processes import until
 from tests.fakes.upstream import script
@@ -294,7 +295,7 @@ def test_what_panels_show_is_what_was_sent(house: House) -> None:
     assert figures(house, "GPU utilisation", "gpu") == {"0": 55.0}
     assert figures(house, "Wanted and ready", "model", 1)["small"] == 2
     assert figures(house, "Reconciliation gap", "") == {}  # a gap of nothing
-    failed = sum(count for status, count in house.statuses.items() if status >= "500")
+    failed = sum(count for status, count in house.statuses.items() if ours(int(status)))
     available = house.value(recorded(one("Availability, 1 h").queries[0][1]).replace("[1h]", f"[{RATE}]"))
     assert 1 - available == pytest.approx(failed / done)
 

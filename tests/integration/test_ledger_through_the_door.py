@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import ours
 from gateway.tenancy.accounts import end_user_hash
 from tests.fakes.processes import until
 from tests.fakes.upstream import PROMPT_TOKENS, script
@@ -52,6 +53,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, U
     upstreams = Upstreams(3)
     models = model("small", upstreams.ports[:2])
     models += model("free", upstreams.ports[2:]).replace("price = { input = 1.0", "# price = { input = 1.0")
+    models += model("narrow", upstreams.ports[2:], max_concurrency=1)
     one_at_once = '[[keys]]\nname = "one"\nkey_env = "TEST_LIMITED_KEY"\nconcurrency = 1'
     settings = config(models, directory=directory, cache="exact_ttl_s = 3600", more=one_at_once)
     with running(Gateway(directory, settings), upstreams) as house:
@@ -99,7 +101,7 @@ def test_each_way_of_a_request_has_its_row(house: tuple[Gateway, Upstreams]) -> 
         "again streamed": ("ok", "hit-exact", FULL // 10, 0),
         "past the cache": ("ok", "upstream", FULL, 1),
         "second try": ("ok", "upstream", FULL, 2),
-        "refused": ("error", "upstream", 0, 1),
+        "refused": ("refused", "upstream", 0, 1),
         "free": ("ok", "upstream", 0, 1),
     }
     assert named["free"] is not None
@@ -110,6 +112,25 @@ def test_each_way_of_a_request_has_its_row(house: tuple[Gateway, Upstreams]) -> 
     assert sorted(second["replicas"]) == ["small-0", "small-1"]
     assert replies["bought"][1]["x-switchgear-cost-usd"] == f"{FULL / 1e9:.9f}"
     assert replies["again"][1]["x-switchgear-cache"] == "hit-exact"
+
+
+def test_only_a_failure_of_ours_is_an_error(house: tuple[Gateway, Upstreams]) -> None:
+    """What the metrics count as a failure, and nothing else, is one in the ledger."""
+    gateway, upstreams = house
+    tag = unique()
+    wanted = {"400": "refused", "413": "refused", "422": "refused", "404": "error", "500": "error"}
+    replies = {fault: gateway.chat("free", script(fault)) for fault in wanted}
+    with gateway.connect() as holder:
+        holder.sendall(chat_request("narrow", script("hang", tag=tag)))
+        until(lambda: upstreams.states(tag) == ["running"])
+        replies["late"] = gateway.chat("narrow", script("ok"), headers={"x-switchgear-timeout-ms": "50"})
+    found = {
+        fault: (status, gateway.row(headers["x-request-id"])["status"])
+        for fault, (status, headers, _) in replies.items()
+    }
+    assert found.pop("late") == (408, "error")
+    assert {fault: status for fault, (_, status) in found.items()} == wanted
+    assert all(ours(status) == (row == "error") for status, row in found.values())
 
 
 def test_an_answer_that_came_bit_by_bit_is_kept_whole(house: tuple[Gateway, Upstreams]) -> None:

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { between, day, duration, quantile, together, usd } from "./format";
+import { between, day, duration, quantile, together, usd, usdBrief } from "./format";
 
 describe("money", () => {
   it("keeps the digits that matter", () => {
@@ -8,6 +8,9 @@ describe("money", () => {
     expect(usd(123_400)).toBe("$0.000123");
     expect(usd(5)).toBe("<$0.000001");
     expect(usd(null)).toBe("—");
+  });
+  it("is short beside an axis", () => {
+    expect([0, 80_000_000, 600_000, 1_540_000_000_000].map(usdBrief)).toEqual(["$0", "$0.08", "$0.0006", "$1.5K"]);
   });
 });
 

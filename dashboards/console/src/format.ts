@@ -20,6 +20,13 @@ export function usd(nanousd: number | null | undefined): string {
   return text.format(value);
 }
 
+/** Money beside an axis: as few letters as tell it. */
+export function usdBrief(nanousd: number): string {
+  return new Intl.NumberFormat(undefined, {
+    style: "currency", currency: "USD", currencyDisplay: "narrowSymbol", notation: "compact", minimumFractionDigits: 0, maximumSignificantDigits: 2,
+  }).format(nanousd / NANO);
+}
+
 export function count(value: number): string {
   return new Intl.NumberFormat().format(value);
 }

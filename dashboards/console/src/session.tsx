@@ -93,7 +93,7 @@ function SignIn({ ended, into }: { ended: boolean; into: (session: Session) => v
       }
     } catch (failure) {
       adminKey.drop();
-      setError(failure);
+      setError(by === "key" && failure instanceof Failure && failure.status === 401 ? new Failure(401, t.thatIsNotTheAdminKey) : failure);
     } finally {
       setBusy(false);
     }

@@ -27,7 +27,7 @@ export function Shell() {
     close();
   }, [here, pathname, close]);
   return (
-    <AppShell header={{ height: 52 }} navbar={{ width: 214, breakpoint: "sm", collapsed: { mobile: !open } }} padding={{ base: "sm", md: "lg" }}>
+    <AppShell header={{ height: 52 }} navbar={{ width: 214, breakpoint: "sm", collapsed: { mobile: !open } }} padding={{ base: "sm", md: "lg" }} onKeyDown={(event) => event.key === "Escape" && close()}>
       <AppShell.Header>
         <a className="skip" href="#main">{t.skipToThePage}</a>
         <Group h="100%" px="sm" justify="space-between" wrap="nowrap">
@@ -48,7 +48,7 @@ export function Shell() {
           </Group>
         </Group>
       </AppShell.Header>
-      <AppShell.Navbar p="xs" style={{ overflowY: "auto" }} aria-label={t.pages}>
+      <AppShell.Navbar p="xs" data-shut={!open || undefined} style={{ overflowY: "auto" }} aria-label={t.pages}>
         {[...new Set(places.map((place) => place.group))].map((group) => (
           <div key={group} style={{ marginBottom: 10 }}>
             <Text size="xs" c="dimmed" px={10} pb={2} fw={600}>{group}</Text>

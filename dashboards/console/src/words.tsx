@@ -4,6 +4,12 @@ import { To } from "./parts/link";
 
 type Word = string | number;
 
+/** So many of something, in words. */
+const many = (number: Node, one: string, more: string): string => `${String(number)} ${String(number) === "1" ? one : more}`;
+const requests = (number: Node) => many(number, "request", "requests");
+const answers = (number: Node) => many(number, "answer", "answers");
+const tokens = (number: Node) => many(number, "token", "tokens");
+
 export const words = {
   client: {
     theGatewayDoesNotAnswer: "The gateway does not answer. Check that it runs and that you are on its network.",
@@ -67,7 +73,7 @@ export const words = {
     watchItArrive: "Watch it arrive",
     theSameFromPython: "The same from Python:",
     itIsOnItsWay: "It is on its way into the ledger …",
-    itHasArrivedAnsweredWith: (model: Node, completionTokens: Node, amount: Node) => <>It has arrived: <b>{model}</b> answered with {completionTokens} tokens for <b>{amount}</b>.</>,
+    itHasArrivedAnsweredWith: (model: Node, completionTokens: Node, amount: Node) => <>It has arrived: <b>{model}</b> answered with {tokens(completionTokens)} for <b>{amount}</b>.</>,
     howItWasDecided: "how it was decided",
     seeTheOverviewOrAsk: (decided: Node) => <>See {decided}, the <To to="/">overview</To>, or ask again in the <To to="/playground">playground</To>.</>,
     theKey: (name: Word) => `The key ${name}`,
@@ -158,7 +164,7 @@ export const words = {
     keptNowAndHowWrong: "Kept now, and how wrong it may be",
     exactAnswersBytesInThis: (cacheEntries: Node, cacheBytes: Node) => <>{cacheEntries} exact answers, {cacheBytes} bytes in this gateway's memory.</>,
     answersToSimilarQuestionsAre: () => <>Answers to similar questions are switched off: <span className="code">[cache.semantic]</span> in the <To to="/settings">settings</To> switches them on.</>,
-    wrongAnswersAllowedOf: (bound: Node, audits: Node, estimate: Node, cacheFalseHitRatio: Node) => <>Wrong answers allowed: <b>{bound}</b> of requests. Expected by <To to="/requests" search={{ seen: "audited" }}>{audits} audits</To>: {estimate}; of <To to="/requests" search={{ source: "hit-semantic" }}>similar hits</To> alone: {cacheFalseHitRatio}.</>,
+    wrongAnswersAllowedOf: (bound: Node, audits: Node, estimate: Node, cacheFalseHitRatio: Node) => <>Wrong answers allowed: <b>{bound}</b> of requests. Expected by <To to="/requests" search={{ seen: "audited" }}>{many(audits, "audit", "audits")}</To>: {estimate}; of <To to="/requests" search={{ source: "hit-semantic" }}>similar hits</To> alone: {cacheFalseHitRatio}.</>,
     thereWasNoneYetSo: "There was none yet, so the estimate says little.",
     theBarIsFullWhere: (audits: Node) => <>The bar is full where the bound is reached. An audit asks the model again what a hit has answered. {audits}</>,
     whose: "Whose",
@@ -196,7 +202,7 @@ export const words = {
     purgeThese: "Purge these",
     purgeTheCache: "Purge the cache",
     purge: "Purge",
-    answersAreGone: (purged: Node) => <>{purged} answers are gone.</>,
+    answersAreGone: (purged: Node) => <>{answers(purged)} {String(purged) === "1" ? "is" : "are"} gone.</>,
     forgetsOfBothTiersFor: (what: Node) => <>Forgets {what}, of both tiers, for good. Models answer these questions again, and are billed in full.</>,
     exactTier: "exact",
     similarTier: "similar",
@@ -240,9 +246,18 @@ export const words = {
     waiting: (requests: Word) => `${requests} waiting`,
     tokensOfContext: (contextTokens: Word) => ` · ${contextTokens} tokens of context`,
     upstreamPrice: (upstreamModel: Node, contextTokens: Node, priceVersion: Node) => <>Upstream <span className="code">{upstreamModel}</span>{contextTokens} · price <span className="code">{priceVersion}</span></>,
-    onStandby: (standby: Word) => `, ${standby} on standby`,
-    setByHand: "; set by hand",
-    wantedBetweenAnd: (desired: Node, min: Node, max: Node, standby: Node, reason: Node) => <>{desired} wanted, between {min} and {max}{standby}{reason}</>,
+    onStandby: (standby: Word) => `, ${standby} of them asleep, ready to wake`,
+    replicasWanted: (desired: Word) => (desired === 1 ? "1 replica is wanted" : `${desired} replicas are wanted`),
+    always: "always as many",
+    whyWanted: {
+      start: "so many from the start", idle: "nobody has asked for a while", woken: "a request woke it", work: "for what runs and waits",
+      trend: "for the work that is coming", latency: "first tokens came too late", kv: "its memory for contexts is nearly full",
+      "schedule or minimum": "never fewer at this time", "maximum or cost cap": "no more are allowed", "no fleet runs": "but no fleet runs",
+      "set by an operator": "set by hand",
+    } as Record<string, string>,
+    setByHand: "set by hand",
+    wantedFor: (wanted: Node, standby: Node, reason: Node, bounds: Node) => <>{wanted}{standby}: {reason}{bounds}.</>,
+    itMayRun: (min: Node, max: Node) => <> ({min} to {max} may be)</>,
     scale: "Scale",
     scale2: (name: Word) => `Scale ${name}`,
     setIt: "Set it",
@@ -355,11 +370,12 @@ export const words = {
     requests: "Requests",
     perSecond: (span: Word) => `${span} per second`,
     failed: "Failed",
-    requests2: (failed: Word) => `${failed} requests`,
+    refused: "Refused",
+    requests2: requests,
     billed: "Billed",
-    tokens: (sum: Word) => `${sum} tokens`,
+    tokens,
     ofTheDearestWay: (saved: Word) => `${saved} less`,
-    requests3: (hits: Word) => `${hits} requests`,
+    requests3: requests,
     requestsOverTimeAltogether: (reduce: Word) => `Requests over time: ${reduce} altogether.`,
     model: "Model",
     cache: "Cache",
@@ -375,7 +391,7 @@ export const words = {
     runningWaiting: (running: Node, waiting: Node, since: Node) => <>{running}, {waiting}<br />{since}</>,
     sinceThisPageWasOpened: " since this page was opened",
     sinceTheGatewayBegan: " since the gateway began",
-    allModelsExactCacheAnswers: (all: Node, first: Node, cacheEntries: Node, ledgerGap: Node) => <>All models: {all}{first} · exact cache: {cacheEntries} answers · ledger gap: {ledgerGap}</>,
+    allModelsExactCacheAnswers: (all: Node, first: Node, cacheEntries: Node, ledgerGap: Node) => <>All models: {all}{first} · exact cache: <To to="/cache">{answers(cacheEntries)}</To> · ledger gap: <To to="/health">{ledgerGap}</To></>,
     p50P99: (half: Word, most: Word) => `p50 ${half}, p99 ${most}`,
     alerts: "Alerts",
     allAlerts: "All alerts",
@@ -394,7 +410,9 @@ export const words = {
     prompt: (limit: Word, aim: Word) => `First token within ${limit} (aim ${aim})`,
     budgetUsed: (failed: Word, allowed: Word) => `${failed} failed, ${allowed} may`,
     noneWaited: "no request since then",
-    levelsAbout: "Failures of the span above; first tokens as under “now”. Interrupted requests count as failures.",
+    noneYet: "nothing yet",
+    noneInSpan: "no request in this span",
+    levelsAbout: "Failures of the span above; first tokens as under “now”. What was interrupted has failed; what was refused, a client’s own mistake, has not.",
   },
   people: {
     ownerEverythingAccountsToo: "Owner: everything, accounts too",
@@ -504,7 +522,7 @@ export const words = {
     asked: "Asked",
     aRequest: "A request",
     estimatedTheServerToldNone: " (estimated: the server told none)",
-    forInTheServiceWith: (operation: Node, model: Node, service: Node, promptTokens: Node, estimated: Node) => <>{operation} for <b>{model}</b>, in the {service} service, with {promptTokens} tokens{estimated}.</>,
+    forInTheServiceWith: (operation: Node, model: Node, service: Node, promptTokens: Node, estimated: Node) => <>{operation} for <b>{model}</b>, in the {service} service, with {tokens(promptTokens)}{estimated}.</>,
     lookedUp: "Looked up",
     answeredAs: (value: Node) => <>Answered as: <b>{value}</b>.</>,
     noEarlierAnswerFittedSo: "No earlier answer fitted, so a model was asked.",
@@ -520,7 +538,7 @@ export const words = {
     whatFailedBeforeWasTried: " What failed before was tried again elsewhere; the client saw one answer.",
     answered: "Answered",
     ofThemReasoning: (reasoningTokens: Word) => `, ${reasoningTokens} of them reasoning`,
-    withTokens: (value: Node, completionTokens: Node, reasoningTokens: Node) => <>{value} with {completionTokens} tokens{reasoningTokens}.</>,
+    withTokens: (value: Node, completionTokens: Node, reasoningTokens: Node) => <>{value} with {tokens(completionTokens)}{reasoningTokens}.</>,
     booked: "Booked",
     ledgerOf: (org: Node) => <>ledger of {org}</>,
     fromKeyToRevenueIn: (amount: Node, keyId: Node, org: Node) => <>{amount} from <span className="code">key:{keyId}</span> to <span className="code">revenue</span>, in the {org}.</>,
@@ -548,6 +566,7 @@ export const words = {
     cost: "Cost",
   },
   requests: {
+    route: "Route",
     requestId: "Request id",
     organisation: "Organisation",
     project: "Project",
@@ -571,6 +590,14 @@ export const words = {
     answer: "Answer",
     tokensInOut: "Tokens in / out",
     cost: "Cost",
+  },
+  filter: {
+    any: "Any",
+  },
+  explained: {
+    whatMovedTheScore: (effects: Node) => <>What moved the score: {effects}.</>,
+    knownRequestsThatAreMost: "Known requests that are most alike:",
+    alikeExpectedGain: (similarity: Node, value: Node, kind: Node, gain: Node) => <>{similarity} alike: “{value}” ({kind}, expected gain {gain})</>,
   },
   routing: {
     ofRequestsToTheLargest: "of requests to the largest tier, at most",
@@ -600,6 +627,7 @@ export const words = {
     ofTheQualityThatThe: " of the quality that the best choice of each request had given",
     calibratedOnThem: "Calibrated on them.",
     notCalibratedOnThemYet: "Not calibrated on them yet.",
+    noneInAWeek: "none in 7 days",
     labelsWithBothTiersOutcomes: (labels: Node, both: Node, regret: Node, regret2: Node, calibrated: Node) => <>Labels: {labels}, with both tiers' outcomes: {both}. Regret {regret}{regret2}. {calibrated}</>,
     theChallengerIsInForce: " the challenger is in force.",
     theShippedOrderStays: " the shipped order stays.",
@@ -609,9 +637,6 @@ export const words = {
     whichTierWouldItGet: "Which tier would it get now? Nothing is asked, billed or kept.",
     scoreHowMuchTheLargest: (score: Node) => <>Score <b>{score}</b>: how much the largest tier is expected to gain, from 0 to 1.</>,
     wouldChoose: (route: Node, tier: Node, tier2: Node) => <><b>{route}</b> would choose <b>{tier}</b>; {tier2}.</>,
-    whatMovedTheScore: (effects: Node) => <>What moved the score: {effects}.</>,
-    knownRequestsThatAreMost: "Known requests that are most alike:",
-    alikeExpectedGain: (similarity: Node, value: Node, kind: Node, gain: Node) => <>{similarity} alike: “{value}” ({kind}, expected gain {gain})</>,
   },
   settings: {
     settings: "Settings",
@@ -659,6 +684,7 @@ export const words = {
     youSignInAgainAfter: "You sign in again after it, everywhere.",
   },
   tenants: {
+    filterOrganisations: "Filter organisations",
     organisations: "Organisations",
     anOrganisationHasProjectsA: "An organisation has projects, a project has API keys. The tightest limit of the three holds.",
     name: "Name",
@@ -698,7 +724,7 @@ export const words = {
     billed: "Billed",
     saved: "Saved",
     tokensPerDay: "Tokens per day",
-    requests: (sum: Node) => <>{sum} requests</>,
+    requests: (sum: Node) => requests(sum),
     tokensPerDay2: "Tokens per day.",
     inWord: "In",
     out: "Out",
@@ -726,6 +752,7 @@ export const words = {
     days: (number: Word) => `${number} d`,
   },
   webhooks: {
+    theSecretThatSigns: "The secret that signs its messages",
     webhooks: "Webhooks",
     signedMessagesToYourOwn: "Signed messages to your own systems when a budget or credit runs out.",
     newWebhook: "New webhook",
@@ -891,6 +918,7 @@ export const words = {
     health: "Health",
   },
   session: {
+    thatIsNotTheAdminKey: "That is not the admin key of this gateway. Copy it whole, without spaces around it; it is the one that the gateway was started with, or the admin_key in its file credentials.json.",
     thereIsNoSessionOutside: "There is no session outside of its gate.",
     switchgear: "Switchgear",
     signInToTheConsole: "Sign in to the console of this gateway.",

@@ -18,7 +18,7 @@ from gateway.tenancy.watch import Alert
 DOCS: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
 Time = Annotated[float | None, QueryParameter(description="Seconds since 1970.")]
 ONE_OF = "Only those with this value; given several times, with one of them."
-Outcome = Literal["ok", "stopped", "cancelled", "error", "interrupted"]
+Outcome = Literal["ok", "stopped", "cancelled", "refused", "error", "interrupted"]
 Outcomes = Annotated[list[Outcome] | None, QueryParameter(max_items=8, description=ONE_OF)]
 Sources = Annotated[list[Source] | None, QueryParameter(max_items=8, description=ONE_OF)]
 
@@ -92,6 +92,7 @@ def _of_requests(control: Control) -> list[HTTPRouteHandler]:
         project: Filter = None,
         key_id: Filter = None,
         model: Filter = None,
+        route: Filter = None,
         status: Outcomes = None,
         source: Sources = None,
         request_id: Filter = None,
@@ -105,6 +106,7 @@ def _of_requests(control: Control) -> list[HTTPRouteHandler]:
             "project": project,
             "key_id": key_id,
             "model": model,
+            "route": route,
             "status": status,
             "source": source,
             "request_id": request_id,

@@ -1,7 +1,8 @@
 // Who changed what, with before and after.
-import { Group, Table, Text, TextInput } from "@mantine/core";
+import { Group, Table, Text } from "@mantine/core";
 import { api, got, type Schemas } from "../api/client";
 import { moment } from "../format";
+import { Filter } from "../parts/filter";
 import { text, useFilters } from "../parts/filters";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
@@ -21,11 +22,7 @@ export default function Audit() {
       <Card>
         <Group gap="xs" mb="sm" role="search" aria-label={t.filterTheAuditLog}>
           {Object.entries(FIELDS).map(([name, label]) => (
-            <TextInput
-              key={name} size="xs" w={190} label={label} placeholder={t.exact} defaultValue={text(filters[name])}
-              onBlur={(event) => set({ [name]: event.currentTarget.value.trim() })}
-              onKeyDown={(event) => event.key === "Enter" && set({ [name]: event.currentTarget.value.trim() })}
-            />
+            <Filter key={name} label={label} width={190} hint={t.exact} value={text(filters[name])} set={(value) => set({ [name]: value })} />
           ))}
         </Group>
         <Listing<Line>

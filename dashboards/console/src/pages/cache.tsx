@@ -1,5 +1,5 @@
 // How often an earlier answer served again, what that saved, how wrong it may be, and what is kept.
-import { Button, Group, Modal, SimpleGrid, Stack, Table, Text, TextInput } from "@mantine/core";
+import { Button, Group, Modal, SimpleGrid, Stack, Table, Text } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, got, type Schemas } from "../api/client";
@@ -7,6 +7,7 @@ import { begins, brief, count, day, moment, percent, usd } from "../format";
 import { Action } from "../parts/action";
 import { Source } from "../parts/badges";
 import { Chart } from "../parts/chart";
+import { Filter } from "../parts/filter";
 import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
@@ -118,11 +119,7 @@ function Entries() {
     <Card title={t.keptAnswers} side={may("fleet.write") && <Purge wanted={wanted} />}>
       <Group gap="xs" mb="md" role="search" aria-label={t.searchKeptAnswers}>
         {(Object.keys(SEARCH) as (keyof typeof SEARCH)[]).map((name) => (
-          <TextInput
-            key={`${name}${wanted[name] ?? ""}`} size="xs" w={170} label={SEARCH[name]} placeholder={t.any} defaultValue={wanted[name]}
-            onBlur={(event) => event.currentTarget.value.trim() !== (wanted[name] ?? "") && set({ [name]: event.currentTarget.value.trim() })}
-            onKeyDown={(event) => event.key === "Enter" && set({ [name]: event.currentTarget.value.trim() })}
-          />
+          <Filter key={name} label={SEARCH[name]} width={170} value={wanted[name]} set={(value) => set({ [name]: value })} />
         ))}
       </Group>
       <Listing<Kept>

@@ -159,9 +159,11 @@ interface ScalingNow { desired: number; standby: number; min: number; max: numbe
 function Scaling({ model, scaling, steer }: { model: Model; scaling: ScalingNow; steer: boolean }) {
   const set = (replicas: number | null) =>
     got(api.POST("/admin/v1/models/{model_name}/scale", { params: { path: { model_name: model.name } }, body: { replicas } }));
+  const fixed = scaling.min === scaling.max && scaling.desired === scaling.min;
+  const why = scaling.pinned !== null ? t.setByHand : fixed ? t.always : t.whyWanted[scaling.reason] ?? scaling.reason;
   return (
     <>
-      <Text size="xs" c="dimmed">{t.wantedBetweenAnd(scaling.desired, scaling.min, scaling.max, scaling.standby > 0 && t.onStandby(scaling.standby), scaling.pinned !== null ? t.setByHand : scaling.reason && `; ${scaling.reason}`)}</Text>
+      <Text size="xs" c="dimmed">{t.wantedFor(t.replicasWanted(scaling.desired), scaling.standby > 0 && t.onStandby(scaling.standby), why, !fixed && t.itMayRun(scaling.min, scaling.max))}</Text>
       {steer && (
         <Group gap={6}>
           <Action size="compact-xs" variant="default" label={t.scale} title={t.scale2(model.name)} confirm={t.setIt} act={(given) => set(Number(given.get("replicas")))}>

@@ -4,7 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useParams } from "@tanstack/react-router";
 import { api, got, gotVersioned, type Schemas } from "../api/client";
 import { moment } from "../format";
-import { Action } from "../parts/action";
+import { Action, Version, versionOf } from "../parts/action";
 import { Balance } from "../parts/balance";
 import { Status } from "../parts/badges";
 import { Shown, stateOf } from "../parts/keys";
@@ -39,11 +39,12 @@ export default function KeyPage() {
                 <Action
                   label={t.change} variant="default" title={t.change2(key.name)} confirm={t.save}
                   act={(given) => got(api.PATCH("/admin/v1/keys/{key_id}", {
-                    params: { path, header: { "if-match": etag } },
+                    params: { path, header: versionOf(given) },
                     body: { name: String(given.get("name")).trim(), terms: termsOf(given) },
                   }))}
                 >
                   <TextInput name="name" label={t.name} defaultValue={key.name} required maxLength={200} data-autofocus />
+                  <Version of={etag} />
                   <TermsFields terms={key.terms} />
                 </Action>
                 <Action

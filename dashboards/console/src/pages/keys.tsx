@@ -1,5 +1,6 @@
 // All API keys that one may see.
-import { Group, TextInput } from "@mantine/core";
+import { Group } from "@mantine/core";
+import { Filter } from "../parts/filter";
 import { text, useFilters } from "../parts/filters";
 import { KeyList, NewKey } from "../parts/keys";
 import { Card, Heading } from "../parts/states";
@@ -20,11 +21,7 @@ export default function Keys() {
       <Card>
         <Group gap="xs" mb="sm" role="search" aria-label={t.filterKeys}>
           {Object.entries(FIELDS).map(([name, label]) => (
-            <TextInput
-              key={name} size="xs" w={170} label={label} placeholder={t.exact} defaultValue={text(filters[name])}
-              onBlur={(event) => set({ [name]: event.currentTarget.value.trim() })}
-              onKeyDown={(event) => event.key === "Enter" && set({ [name]: event.currentTarget.value.trim() })}
-            />
+            <Filter key={name} label={label} width={170} hint={t.exact} value={text(filters[name])} set={(value) => set({ [name]: value })} />
           ))}
         </Group>
         <KeyList filters={wanted} />

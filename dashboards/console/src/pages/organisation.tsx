@@ -4,7 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useNavigate, useParams } from "@tanstack/react-router";
 import { api, got, gotVersioned, type Schemas } from "../api/client";
 import { moment } from "../format";
-import { Action } from "../parts/action";
+import { Action, Version, versionOf } from "../parts/action";
 import { Balance } from "../parts/balance";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
@@ -32,11 +32,12 @@ export default function OrganisationPage() {
           <Action
             label={t.change} variant="default" title={t.change2(org.name)} confirm={t.save}
             act={(given) => got(api.PATCH("/admin/v1/orgs/{org_id}", {
-              params: { path: { org_id: id }, header: { "if-match": etag } },
+              params: { path: { org_id: id }, header: versionOf(given) },
               body: { title: String(given.get("title")), terms: termsOf(given) },
             }))}
           >
             <TextInput name="title" label={t.title} defaultValue={org.title} maxLength={200} data-autofocus />
+            <Version of={etag} />
             <TermsFields terms={org.terms} />
           </Action>
         )}

@@ -4,7 +4,7 @@ import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { type ReactNode, useRef } from "react";
 import { api, got, type Schemas } from "../api/client";
-import { between, brief, type Bucket, clock, count, duration, moment, NONE, percent, quantile, together, usd } from "../format";
+import { between, brief, type Bucket, clock, count, duration, moment, NONE, percent, quantile, together, usd, usdBrief } from "../format";
 import { Chart } from "../parts/chart";
 import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
@@ -23,7 +23,8 @@ const SPANS: Record<string, { label: string; span_s: number; step_s: number }> =
   "24h": { label: t.spans["24h"], span_s: 86400, step_s: 1440 },
 };
 const LIVE_MS = 5_000;
-const FAILED = ["error", "interrupted"];
+const FAILED = ["error", "interrupted"]; // through us
+const REFUSED = "refused"; // through the client itself
 const CACHED = "hit-exact,hit-semantic,joined";
 // The service levels of dashboards/prometheus/rules.yml: so many do not fail through us, so many streams begin within a second.
 const AVAILABLE = 0.999;
@@ -83,6 +84,7 @@ function Figures({ rows, span_s }: { rows: readonly Activity[] | undefined; span
   const sum = (of: (row: Activity) => number) => (rows ?? []).reduce((total, row) => total + of(row), 0);
   const requests = sum((row) => row.requests);
   const failed = sum((row) => (FAILED.includes(row.status) ? row.requests : 0));
+  const refused = sum((row) => (row.status === REFUSED ? row.requests : 0));
   const hits = sum((row) => (row.source === "upstream" ? 0 : row.requests));
   const spent = sum((row) => row.amount_nanousd);
   const saved = sum((row) => row.baseline_nanousd) - spent;
@@ -90,14 +92,15 @@ function Figures({ rows, span_s }: { rows: readonly Activity[] | undefined; span
   const figures = [
     { name: t.requests, value: rows && brief(requests), more: t.perSecond((requests / span_s).toFixed(2)), search: { from } },
     { name: t.failed, value: rows && percent(failed, requests), more: t.requests2(count(failed)), search: { from, status: FAILED.join(",") } },
+    { name: t.refused, value: rows && percent(refused, requests), more: t.requests2(count(refused)), search: { from, status: REFUSED } },
     { name: t.billed, value: rows && usd(spent), more: t.tokens(brief(sum((row) => row.tokens))), search: { from } },
-    { name: t.saved, value: rows && usd(saved), more: t.ofTheDearestWay(percent(saved, spent + saved)), search: { from } },
+    { name: t.saved, value: rows && usd(saved), more: spent + saved === 0 ? t.noneYet : t.ofTheDearestWay(percent(saved, spent + saved)), search: { from } },
     { name: t.fromTheCache, value: rows && percent(hits, requests), more: t.requests3(count(hits)), search: { from, source: CACHED } },
   ];
   return (
-    <SimpleGrid cols={{ base: 2, sm: 3, lg: 5 }} spacing="sm" aria-busy={!rows}>
+    <SimpleGrid cols={{ base: 2, sm: 3, xl: 6 }} spacing="sm" aria-busy={!rows}>
       {figures.map((one) => (
-        <div className="card" key={one.name}>
+        <div className="card tile" key={one.name}>
           <Text size="sm" c="dimmed">{one.name}</Text>
           <div className="figure">{one.value ?? "…"}</div>
           <Anchor component={Link} to="/requests" search={one.search as never} size="xs">{rows ? one.more : "…"}</Anchor>
@@ -114,10 +117,12 @@ function Charts({ known }: { known: { from_s: number; to_s: number; step_s: numb
   const at = (step: number, fits: (row: Activity) => boolean, of: (row: Activity) => number) =>
     rows.filter((row) => row.ts === step && fits(row)).reduce((sum, row) => sum + of(row), 0);
   const one = (row: Activity) => row.requests;
+  const answered = (row: Activity) => !FAILED.includes(row.status) && row.status !== REFUSED;
   const traffic = steps.map((step) => ({
     at: clock(step),
-    upstream: at(step, (row) => !FAILED.includes(row.status) && row.source === "upstream", one),
-    cached: at(step, (row) => !FAILED.includes(row.status) && row.source !== "upstream", one),
+    upstream: at(step, (row) => answered(row) && row.source === "upstream", one),
+    cached: at(step, (row) => answered(row) && row.source !== "upstream", one),
+    refused: at(step, (row) => row.status === REFUSED, one),
     failed: at(step, (row) => FAILED.includes(row.status), one),
   }));
   const money = steps.map((step) => {
@@ -135,6 +140,7 @@ function Charts({ known }: { known: { from_s: number; to_s: number; step_s: numb
           series={[
             { name: "upstream", label: t.model, color: "gear.5" },
             { name: "cached", label: t.cache, color: "indigo.4" },
+            { name: "refused", label: t.refused, color: "yellow.5" },
             { name: "failed", label: t.failed, color: "red.6" },
           ]}
         />
@@ -145,6 +151,7 @@ function Charts({ known }: { known: { from_s: number; to_s: number; step_s: numb
           kind="area"
           rows={known && money}
           format={usd}
+          axis={usdBrief}
           series={[{ name: "billed", label: t.billed, color: "gear.5" }, { name: "saved", label: t.saved, color: "yellow.5" }]}
         />
       </Card>
@@ -187,7 +194,7 @@ function Levels({ rows = [], known, span_s }: { rows: readonly Activity[] | unde
     <Card title={t.serviceLevels}>
       <Stack gap="xs">
         <Level name={t.available(percent(AVAILABLE, 1))} part={requests - failed} whole={requests} aim={AVAILABLE}>
-          <To to="/requests" search={search}>{t.budgetUsed(count(failed), count(Math.floor(requests * (1 - AVAILABLE))))}</To>
+          <To to="/requests" search={search}>{requests === 0 ? t.noneInSpan : t.budgetUsed(count(failed), count(Math.floor(requests * (1 - AVAILABLE))))}</To>
         </Level>
         {may("fleet.read") && <Level name={t.prompt(duration(PROMPT_S), percent(PROMPT, 1))} part={prompt} whole={whole} aim={PROMPT}>{whole === 0 && t.noneWaited}</Level>}
         <Text size="xs" c="dimmed">{t.levelsAbout}</Text>
@@ -224,7 +231,7 @@ function Now({ known, span_s }: { known: LiveKnown; span_s: number }) {
                 <Text fw={600} size="sm" truncate>{one.model}</Text>
                 <Text size="xs" style={{ color: state === "ready" ? "var(--good)" : "var(--warn)" }}>{state}</Text>
               </div>
-              <Text size="sm" className="num" style={{ whiteSpace: "normal" }}>{t.runningWaiting(<To to="/requests" search={{ model: one.model, from }}>{t.running(one.running)}</To>, <To to="/requests" search={{ seen: "waited", model: one.model }}>{t.waiting(one.queued)}</To>, <Text span size="xs" c="dimmed">{t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
+              <Text size="sm" className="num" style={{ whiteSpace: "normal" }}>{t.runningWaiting(<To to="/requests" search={{ model: one.model, from }}>{t.running(one.running)}</To>, <To to="/requests" search={{ seen: "waited", model: one.model }}>{t.waiting(one.queued)}</To>, <Text span size="xs" c="dimmed">{latency(seen) === NONE ? t.noneWaited : t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
             </Group>
           );
         })}
@@ -256,9 +263,9 @@ function Alerts({ known: { data, error } }: { known: ReturnType<typeof useAlerts
       ) : (
         <Stack gap={6}>
           {data?.data.map((one) => (
-            <Group key={one.id} justify="space-between" wrap="nowrap">
-              <Text size="sm" truncate>{t.ofTheOf(one.threshold_percent, one.kind, one.account)}</Text>
-              <Text size="xs" c="dimmed" style={{ whiteSpace: "nowrap" }}>{moment(one.ts)}</Text>
+            <Group key={one.id} justify="space-between" gap={4}>
+              <Text size="sm">{t.ofTheOf(one.threshold_percent, one.kind, <To to="/requests" search={{ org: one.org, project: one.project || undefined, key_id: one.key_id || undefined }}>{one.account}</To>)}</Text>
+              <Text size="xs" c="dimmed">{moment(one.ts)}</Text>
             </Group>
           ))}
         </Stack>

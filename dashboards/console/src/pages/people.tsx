@@ -1,8 +1,8 @@
 // Who may sign in, and as what.
 import { PasswordInput, Select, Text, TextInput } from "@mantine/core";
-import { api, got, gotVersioned, type Schemas } from "../api/client";
+import { api, got, type Schemas } from "../api/client";
 import { moment } from "../format";
-import { Action } from "../parts/action";
+import { Action, Version, versionOf } from "../parts/action";
 import { Status } from "../parts/badges";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
@@ -71,12 +71,11 @@ function Change({ person }: { person: Person }) {
   return (
     <Action
       label={t.change} size="compact-xs" variant="default" title={t.change2(person.name)} confirm={t.save}
-      act={async (given) => {
+      act={(given) => {
         const path = { person_id: person.id };
-        const { etag } = await gotVersioned(api.GET("/admin/v1/people/{person_id}", { params: { path } }));
         const password = String(given.get("password"));
         return got(api.PATCH("/admin/v1/people/{person_id}", {
-          params: { path, header: { "if-match": etag } },
+          params: { path, header: versionOf(given) },
           body: {
             name: String(given.get("name")).trim(),
             role: String(given.get("role")) as Role,
@@ -86,6 +85,7 @@ function Change({ person }: { person: Person }) {
         }));
       }}
     >
+      <Version of={`"${person.version}"`} />
       <TextInput name="name" label={t.name} defaultValue={person.name} required maxLength={200} data-autofocus />
       <Select name="role" label={t.role} data={ROLES} defaultValue={person.role} allowDeselect={false} />
       <Select name="state" label={t.state} data={[{ value: "on", label: t.maySignIn }, { value: "disabled", label: t.disabled }]} defaultValue={person.disabled_s === null ? "on" : "disabled"} allowDeselect={false} />

@@ -1,7 +1,7 @@
 // Ask two models or routes the same and watch: the answers as they stream, what the gateway decided, the cost.
 import { Button, Code, Group, PasswordInput, SimpleGrid, Stack, Table, Tabs, Text, Textarea, TextInput } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
-import { useState } from "react";
+import { useEffect, useState } from "react";
 import { duration, usd } from "../format";
 import { Copy } from "../parts/action";
 import { text, useFilters } from "../parts/filters";
@@ -32,6 +32,7 @@ export default function Playground() {
     },
   });
   const first = one || models.data?.[0] || "";
+  useEffect(() => () => stop?.abort(), [stop]); // who leaves the page hears no more, and pays for no more
 
   async function run() {
     const controller = new AbortController();
@@ -52,7 +53,7 @@ export default function Playground() {
             <Stack gap="sm">
               <SimpleGrid cols={{ base: 1, sm: 3 }}>
                 <PasswordInput label={t.apiKey} description={t.keptInThisPageOnly} value={key} onChange={(event) => setKey(event.currentTarget.value)} required autoComplete="off" error={models.error?.message} />
-                <TextInput label={t.modelOrRoute} description={models.data ? t.yours(models.data.join(", ")) : t.yourKeyTellsWhich} value={first} onChange={(event) => set({ model: event.currentTarget.value })} list="models" required />
+                <TextInput label={t.modelOrRoute} description={models.data ? t.yours(models.data.join(", ")) : t.yourKeyTellsWhich} value={one} placeholder={first} onChange={(event) => set({ model: event.currentTarget.value })} list="models" required={first === ""} />
                 <TextInput label={t.besideIt} description={t.anotherOneToCompare} value={other} onChange={(event) => set({ other: event.currentTarget.value })} list="models" placeholder={t.none} />
               </SimpleGrid>
               <datalist id="models">{models.data?.map((model) => <option key={model} value={model} />)}</datalist>

@@ -3,7 +3,7 @@ import { SimpleGrid, Stack, TextInput } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useParams } from "@tanstack/react-router";
 import { api, got, gotVersioned } from "../api/client";
-import { Action } from "../parts/action";
+import { Action, Version, versionOf } from "../parts/action";
 import { Balance } from "../parts/balance";
 import { KeyList, NewKey } from "../parts/keys";
 import { To } from "../parts/link";
@@ -31,11 +31,12 @@ export default function ProjectPage() {
           <Action
             label={t.change} variant="default" title={t.change2(project.name)} confirm={t.save}
             act={(given) => got(api.PATCH("/admin/v1/projects/{project_id}", {
-              params: { path: { project_id: id }, header: { "if-match": etag } },
+              params: { path: { project_id: id }, header: versionOf(given) },
               body: { title: String(given.get("title")), terms: termsOf(given) },
             }))}
           >
             <TextInput name="title" label={t.title} defaultValue={project.title} maxLength={200} data-autofocus />
+            <Version of={etag} />
             <TermsFields terms={project.terms} />
           </Action>
         )}

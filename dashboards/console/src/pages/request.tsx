@@ -7,6 +7,7 @@ import { api, Failure, got, type Schemas } from "../api/client";
 import { count, duration, moment, percent, usd } from "../format";
 import { Copy } from "../parts/action";
 import { Source, Status } from "../parts/badges";
+import { Explained } from "../parts/explained";
 import { To } from "../parts/link";
 import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
 import { useSession } from "../session";
@@ -40,10 +41,12 @@ export default function Request() {
     );
   }
   if (data.booked === null) return <><Heading title={<span className="code">{id}</span>} /><Text size="sm">{t.itHasEndedAndIs}</Text></>;
-  return <Explained row={data.booked} line={data.decision} />;
+  return <Found row={data.booked} line={data.decision} why={data.explanation} />;
 }
 
-function Explained({ row, line }: { row: Row; line: Line | null }) {
+interface FoundProps { row: Row; line: Line | null; why: Schemas["Explanation"] | null }
+
+function Found({ row, line, why }: FoundProps) {
   const curl = `curl ${location.origin}/v1/chat/completions -H "authorization: Bearer $KEY" -H "content-type: application/json" \\\n  -d '{"model": "${row.route || row.model}", "messages": [{"role": "user", "content": "..."}]}'`;
   return (
     <>
@@ -51,7 +54,7 @@ function Explained({ row, line }: { row: Row; line: Line | null }) {
       <SimpleGrid cols={{ base: 1, lg: 2 }}>
         <Stack>
           <Card title={t.whatHappened}><Steps row={row} line={line} /></Card>
-          <Replay row={row} line={line} />
+          <Replay row={row} line={line} why={why} />
         </Stack>
         <Stack>
           <Card title={t.whatItCost}><Cost row={row} /></Card>
@@ -75,7 +78,7 @@ function Explained({ row, line }: { row: Row; line: Line | null }) {
 }
 
 /** Where the time went, and the decision as it was noted; of the latest requests of the process that answers. */
-function Replay({ row, line }: { row: Row; line: Line | null }) {
+function Replay({ row, line, why }: FoundProps) {
   if (line === null) {
     return <Card title={t.decision}><Text size="sm" c="dimmed">{t.keptForTheLatestRequests}</Text></Card>;
   }
@@ -109,6 +112,7 @@ function Replay({ row, line }: { row: Row; line: Line | null }) {
           [t.streamed, line.streamed ? "yes" : "no"],
           [t.trace, line.trace_id ? <span key="t" className="code">{line.trace_id}</span> : t.notTraced],
         ]} />
+        {why && <Explained known={why} />}
         {row.route && <Text size="sm" mt="sm"><To to="/routing" search={{ route: row.route }}>{t.tryAnotherPromptOnThis}</To></Text>}
       </Card>
     </>

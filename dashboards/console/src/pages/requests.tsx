@@ -3,6 +3,7 @@ import { Group, MultiSelect, Select, TextInput } from "@mantine/core";
 import { api, got, type Schemas } from "../api/client";
 import type { paths } from "../api/schema";
 import { count, moment, usd } from "../format";
+import { Filter } from "../parts/filter";
 import { text, useFilters } from "../parts/filters";
 import { Latest, SEEN, type Seen } from "../parts/latest";
 import { To } from "../parts/link";
@@ -18,8 +19,8 @@ type Row = Schemas["RequestRow"];
 type Asked = NonNullable<paths["/admin/v1/requests"]["get"]["parameters"]["query"]>;
 type Outcome = NonNullable<Asked["status"]>[number];
 type Answer = NonNullable<Asked["source"]>[number];
-const OUTCOMES: Outcome[] = ["ok", "error", "cancelled", "interrupted", "stopped"];
-const FIELDS = { request_id: t.requestId, org: t.organisation, project: t.project, key_id: t.keyId, model: t.model } as const;
+const OUTCOMES: Outcome[] = ["ok", "refused", "error", "cancelled", "interrupted", "stopped"];
+const FIELDS = { request_id: t.requestId, org: t.organisation, project: t.project, key_id: t.keyId, model: t.model, route: t.route } as const;
 
 export default function Requests() {
   const [filters, set] = useFilters();
@@ -30,7 +31,7 @@ export default function Requests() {
       <Heading title={t.requests} about={t.whatTheLedgerDoesNotHold} />
       <Card>
         <Group gap="xs" mb="md" align="flex-end" role="search" aria-label={t.filterRequests}>
-          <Filter label={t.model} value={text(filters.model) ?? ""} set={(model) => set({ model })} />
+          <Filter label={t.model} value={text(filters.model)} set={(model) => set({ model })} />
           <Noted value={seen} set={(value) => set({ seen: value })} />
         </Group>
         <Latest seen={seen} model={text(filters.model)} />
@@ -58,7 +59,7 @@ function Settled() {
         {Object.entries(FIELDS)
           .filter(([name]) => name !== "org" || session.org === "*")
           .map(([name, label]) => (
-            <Filter key={name} label={label} value={text(filters[name]) ?? ""} set={(value) => set({ [name]: value })} />
+            <Filter key={name} label={label} value={text(filters[name])} set={(value) => set({ [name]: value })} />
           ))}
         <Several label={t.outcome} value={one_of.status} data={OUTCOMES.map((value) => ({ value, label: value }))} set={(status) => set({ status })} />
         <Several label={t.answer} value={one_of.source} data={Object.entries(SOURCES).map(([value, label]) => ({ value, label }))} set={(source) => set({ source })} />
@@ -91,16 +92,6 @@ function Settled() {
       />
       </Card>
     </>
-  );
-}
-
-function Filter({ label, value, set }: { label: string; value: string; set: (value: string) => void }) {
-  return (
-    <TextInput
-      key={value} size="xs" w={132} label={label} defaultValue={value} placeholder={t.any}
-      onBlur={(event) => event.currentTarget.value.trim() !== value && set(event.currentTarget.value.trim())}
-      onKeyDown={(event) => event.key === "Enter" && set(event.currentTarget.value.trim())}
-    />
   );
 }
 

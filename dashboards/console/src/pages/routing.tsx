@@ -6,6 +6,7 @@ import { api, got, type Schemas } from "../api/client";
 import { begins, count, day, percent, usd } from "../format";
 import { Action } from "../parts/action";
 import { Aim } from "../parts/aim";
+import { Explained } from "../parts/explained";
 import { To } from "../parts/link";
 import { useSession } from "../session";
 import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
@@ -68,7 +69,7 @@ function Route({ route, usage }: { route: Schemas["ShownRoute"]; usage: readonly
             <div key={tier}>
               <Group justify="space-between" wrap="nowrap">
                 <Text size="sm">{place + 1}. <To to="/requests" search={{ model: tier }}>{tier}</To></Text>
-                <Text size="sm" className="num">{t.each(percent(requests, all), <To to="/requests" search={{ model: tier, source: "upstream", from: begins(day(new Date(), 7)) }}>{count(requests)}</To>, requests ? usd(sum(rows, "amount_nanousd") / requests) : "—")}</Text>
+                <Text size="sm" className="num">{requests === 0 ? t.noneInAWeek : t.each(percent(requests, all), <To to="/requests" search={{ model: tier, source: "upstream", from: begins(day(new Date(), 7)) }}>{count(requests)}</To>, usd(sum(rows, "amount_nanousd") / requests))}</Text>
               </Group>
               <div className="bar" aria-hidden><div style={{ width: `${all ? (100 * requests) / all : 0}%` }} /></div>
             </div>
@@ -110,7 +111,7 @@ function Learnt({ rows }: { rows: readonly Schemas["Learnt"][] }) {
                   </Action>
                 )}
               </Group>
-              <Text size="sm">{t.labelsWithBothTiersOutcomes(count(one.labels), count(one.both), one.regret === null ? t.notKnownYet : percent(one.regret, 1), one.regret !== null && t.ofTheQualityThatThe, one.calibrated ? t.calibratedOnThem : t.notCalibratedOnThemYet)}</Text>
+              <Text size="sm">{t.labelsWithBothTiersOutcomes(<To to="/requests" search={{ route: one.route, source: "upstream" }}>{count(one.labels)}</To>, count(one.both), one.regret === null ? t.notKnownYet : percent(one.regret, 1), one.regret !== null && t.ofTheQualityThatThe, one.calibrated ? t.calibratedOnThem : t.notCalibratedOnThemYet)}</Text>
               {Object.entries(one.trials).map(([tenant, trial]) => (
                 <Text size="xs" c="dimmed" key={tenant}>{t.challengerShippedShareOfThe(tenant, trial.challenger.toFixed(3), trial.shipped.toFixed(3), count(trial.labels), one.in_force.includes(tenant) ? t.theChallengerIsInForce : t.theShippedOrderStays)}</Text>
               ))}
@@ -138,15 +139,7 @@ function WhatIf() {
             {run.data?.routes.map((one) => (
               <Text size="sm" key={one.route}>{t.wouldChoose(one.route, one.tier, one.tiers.slice(1).map((tier, at) => `${tier} from ${(one.thresholds[at] ?? 0).toFixed(3)}`).join(", "))}</Text>
             ))}
-            {run.data?.explanation && (
-              <>
-                <Text size="sm" mt="xs">{t.whatMovedTheScore(run.data.explanation.effects.map((one) => `${one.feature} ${one.share >= 0 ? "+" : "−"}${percent(Math.abs(one.share), 1)}`).join(", "))}</Text>
-                <Text size="sm" mt="xs">{t.knownRequestsThatAreMost}</Text>
-                {run.data.explanation.examples.map((one) => (
-                  <Text size="xs" c="dimmed" key={one.text}>{t.alikeExpectedGain(percent(one.similarity, 1), one.text, one.kind, one.gain.toFixed(2))}</Text>
-                ))}
-              </>
-            )}
+            {run.data?.explanation && <Explained known={run.data.explanation} />}
           </div>
         </Stack>
       </form>

@@ -1,9 +1,10 @@
 // Organisations: who is billed.
-import { Text, TextInput } from "@mantine/core";
+import { Group, Text, TextInput } from "@mantine/core";
 import { useNavigate } from "@tanstack/react-router";
 import { api, got, type Schemas } from "../api/client";
 import { moment } from "../format";
 import { Action } from "../parts/action";
+import { Filter } from "../parts/filter";
 import { text, useFilters } from "../parts/filters";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
@@ -24,11 +25,7 @@ export default function Tenants() {
         {may("orgs.write") && <NewOrganisation />}
       </Heading>
       <Card>
-        <TextInput
-          size="xs" mb="sm" maw={260} label={t.name} placeholder={t.theExactName} defaultValue={name}
-          onKeyDown={(event) => event.key === "Enter" && set({ name: event.currentTarget.value.trim() })}
-          onBlur={(event) => set({ name: event.currentTarget.value.trim() })}
-        />
+        <Group mb="sm" role="search" aria-label={t.filterOrganisations}><Filter label={t.name} width={260} hint={t.theExactName} value={name} set={(value) => set({ name: value })} /></Group>
         <Listing<Schemas["Organisation"]>
           label={t.organisations}
           query={["orgs", name]}

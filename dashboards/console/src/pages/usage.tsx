@@ -2,7 +2,7 @@
 import { Button, Group, SegmentedControl, Select, SimpleGrid, Stack, Table, Text, TextInput } from "@mantine/core";
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { api, got, type Schemas } from "../api/client";
-import { begins, brief, count, day, percent, usd } from "../format";
+import { begins, brief, count, day, percent, usd, usdBrief } from "../format";
 import { SOURCES } from "../parts/badges";
 import { Chart } from "../parts/chart";
 import { text, useFilters } from "../parts/filters";
@@ -86,7 +86,7 @@ function Totals({ daily, from_day, days, org }: { daily: readonly Sum[]; from_da
   return (
     <SimpleGrid cols={{ base: 1, lg: 2 }}>
       <Card title={t.costPerDay} side={<Text size="sm">{t.billedSaved(usd(billed), usd(whole - billed), percent(whole - billed, whole))}</Text>}>
-        <Chart about={t.costPerDayAltogether(usd(billed))} kind="bar" rows={rows} format={usd} series={[{ name: "billed", label: t.billed, color: "gear.5" }, { name: "saved", label: t.saved, color: "yellow.5" }]} />
+        <Chart about={t.costPerDayAltogether(usd(billed))} kind="bar" rows={rows} format={usd} axis={usdBrief} series={[{ name: "billed", label: t.billed, color: "gear.5" }, { name: "saved", label: t.saved, color: "yellow.5" }]} />
       </Card>
       <Card title={t.tokensPerDay} side={<To to="/requests" search={{ from: begins(from_day), org }}>{t.requests(brief(sum((row) => row.requests)))}</To>}>
         <Chart about={t.tokensPerDay2} kind="bar" rows={rows} format={brief} series={[{ name: "prompt", label: t.inWord, color: "indigo.4" }, { name: "completion", label: t.out, color: "gear.5" }]} />

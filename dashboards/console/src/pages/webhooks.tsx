@@ -23,7 +23,7 @@ export default function Webhooks() {
         <Action
           label={t.newWebhook} title={t.newWebhook} confirm={t.makeIt}
           act={(given) => got(api.POST("/admin/v1/webhooks", { body: { org: String(given.get("org") ?? "").trim() || session.org, url: String(given.get("url")).trim() } }))}
-          shows={(made: Schemas["MadeWebhook"]) => <Secret name="The secret that signs its messages" text={made.secret} />}
+          shows={(made: Schemas["MadeWebhook"]) => <Secret name={t.theSecretThatSigns} text={made.secret} />}
         >
           {session.org === "*" && <TextInput name="org" label={t.organisation} required data-autofocus />}
           <TextInput name="url" label={t.address} type="url" placeholder={t.https} required />

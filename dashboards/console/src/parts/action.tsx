@@ -1,7 +1,7 @@
 // Things that change something: they say what, wait for the gateway, and show what it said.
-import { Button, type ButtonProps, Code, CopyButton, Group, Modal, Stack, Text } from "@mantine/core";
+import { Button, type ButtonProps, Code, Group, Modal, Stack, Text } from "@mantine/core";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
-import { type FormEvent, type ReactNode, useState } from "react";
+import { type FormEvent, type MouseEvent, type ReactNode, useState } from "react";
 import { Failed } from "./states";
 import { words } from "../words";
 
@@ -94,11 +94,35 @@ export function Secret({ name, text, children }: { name: string; text: string; c
 }
 
 export function Copy({ text, label }: { text: string; label: string }) {
-  return (
-    <CopyButton value={text}>
-      {({ copied, copy }) => (
-        <Button size="xs" variant="default" onClick={copy} w="fit-content">{copied ? t.copied : label}</Button>
-      )}
-    </CopyButton>
-  );
+  const [copied, setCopied] = useState(false);
+  const copy = async (event: MouseEvent<HTMLButtonElement>) => {
+    const button = event.currentTarget;
+    setCopied(await put(text, button));
+    setTimeout(() => setCopied(false), 2_000);
+  };
+  return <Button size="xs" variant="default" onClick={(event) => void copy(event)} w="fit-content">{copied ? t.copied : label}</Button>;
+}
+
+/** Put a text on the clipboard. Browsers keep theirs from pages that came over plain HTTP: there, as in older days. */
+async function put(text: string, beside: HTMLElement): Promise<boolean> {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+  const field = document.createElement("textarea");
+  field.value = text;
+  field.className = "skip";
+  beside.after(field); // where the focus may go, also within a dialog
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  beside.focus();
+  return done;
+}
+
+/** Which version a form is about: the one that it was opened on, whatever is read meanwhile. */
+export function Version({ of }: { of: string }) {
+  const [at] = useState(of);
+  return <input type="hidden" name="version" value={at} readOnly />;
+}
+
+export function versionOf(given: FormData): { "if-match": string } {
+  return { "if-match": String(given.get("version")) };
 }

@@ -7,7 +7,7 @@ export const SOURCES: Record<string, string> = {
   upstream: "model", "hit-exact": t.cacheExact, "hit-semantic": t.cacheSimilar, joined: t.sharedWithAnother,
 };
 const GOOD = ["ok", "ready", "active", "delivered"];
-const WAITING = ["waiting", "loading", "draining", "stopped", "cancelled", "degraded", "pending", "revoked", "expired"];
+const WAITING = ["waiting", "loading", "draining", "stopped", "cancelled", "refused", "degraded", "pending", "revoked", "expired"];
 
 export function Source({ source }: { source: string }) {
   return <>{SOURCES[source] ?? source}</>;

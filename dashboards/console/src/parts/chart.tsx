@@ -2,7 +2,9 @@ import { Skeleton } from "@mantine/core";
 import { lazy, Suspense } from "react";
 import type { ChartProps } from "./charts";
 
-const Drawn = lazy(() => import("./charts"));
+// Asked for with the page that will draw, not with its rows: it comes while those are waited for.
+const drawing = import("./charts");
+const Drawn = lazy(() => drawing);
 
 /** A chart with its place kept free, also while it has no rows yet, and a sentence for who does not see it. */
 export function Chart({ about, height = 220, rows, ...rest }: Omit<ChartProps, "height" | "rows"> & { about: string; height?: number; rows: ChartProps["rows"] | undefined }) {

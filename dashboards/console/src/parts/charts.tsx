@@ -13,10 +13,18 @@ export interface ChartProps {
   rows: Record<string, string | number>[];
   series: Series[];
   format: (value: number) => string;
+  /** How an axis says it, where that is shorter. */
+  axis?: (value: number) => string;
   height: number;
 }
 
-export default function Chart({ kind, rows, series, format, height }: ChartProps) {
+const THIN = 45; // so many bars stand beside each other with room between them; each is an element of its own
+
+export default function Chart({ kind, rows, series, format, axis = format, height }: ChartProps) {
+  const most = Math.max(0, ...rows.map((row) => series.reduce((sum, { name }) => sum + Number(row[name] ?? 0), 0)));
+  const letters = Math.max(...[1, 0.75, 0.5, 0.25].map((part) => axis(most * part).length));
+  const nothing = most === 0 && { ticks: [0], domain: [0, 1] };
+  const yAxisProps = { width: Math.max(44, 18 + 7 * letters), tickFormatter: axis, allowDecimals: false, ...nothing };
   const shared = {
     h: height,
     data: rows,
@@ -27,7 +35,7 @@ export default function Chart({ kind, rows, series, format, height }: ChartProps
     valueFormatter: format,
     gridAxis: "x" as const,
     tickLine: "none" as const,
-    yAxisProps: { width: 64 },
+    yAxisProps,
     xAxisProps: { minTickGap: 32 },
   };
   if (kind === "line") {
@@ -35,11 +43,16 @@ export default function Chart({ kind, rows, series, format, height }: ChartProps
     const shares = rows.flatMap((row) => series.map(({ name }) => row[name]).filter((one) => typeof one === "number"));
     const [low, high] = [Math.floor(Math.min(...shares, 1) * 10), Math.ceil(Math.max(...shares, 1) * 10 - 0.001)];
     const ticks = Array.from({ length: high - low + 1 }, (_, at) => (low + at) / 10);
-    return <LineChart {...shared} withDots={false} curveType="monotone" lineProps={{ isAnimationActive: false }} yAxisProps={{ width: 64, domain: [low / 10, high / 10], ticks }} />;
+    return <LineChart {...shared} withDots={false} curveType="monotone" lineProps={{ isAnimationActive: false }} yAxisProps={{ width: 64, tickFormatter: axis, allowDecimals: true, domain: [low / 10, high / 10], ticks }} />;
   }
-  return kind === "bar" ? (
-    <BarChart {...shared} type="stacked" barProps={{ isAnimationActive: false }} />
-  ) : (
-    <AreaChart {...shared} type="stacked" withDots={false} curveType="monotone" areaProps={{ isAnimationActive: false }} />
-  );
+  // Without a line of its own: a layer of nothing (no failure) would draw one along the top of all the others.
+  const layers = { type: "stacked" as const, withDots: false, withGradient: false, strokeWidth: 0, areaProps: { isAnimationActive: false } };
+  if (kind === "bar") {
+    return rows.length > THIN ? (
+      <AreaChart {...shared} {...layers} curveType="step" fillOpacity={1} />
+    ) : (
+      <BarChart {...shared} type="stacked" barProps={{ isAnimationActive: false }} />
+    );
+  }
+  return <AreaChart {...shared} {...layers} curveType="monotone" fillOpacity={0.8} />;
 }

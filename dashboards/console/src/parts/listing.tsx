@@ -44,11 +44,12 @@ export function Listing<T>({ label, query, ask, columns, id, empty, everyMs }: P
     placeholderData: keepPreviousData,
     refetchInterval: cursor === undefined ? everyMs : undefined,
   });
-  if (error) return <Failed error={error} again={() => void refetch()} />;
+  if (error && !data) return <Failed error={error} again={() => void refetch()} />;
   if (data && data.data.length === 0 && cursors.length === 0) return <>{empty}</>;
   const next = data?.next;
   return (
     <>
+      {error && <Failed error={error} again={() => void refetch()} />}
       <Table.ScrollContainer minWidth={0} scrollAreaProps={{ viewportProps: { tabIndex: 0, role: "region", "aria-label": label } }}>
         <Table verticalSpacing={7} aria-label={label} aria-busy={!data} className={isPlaceholderData ? "busy" : undefined} highlightOnHover>
           {/* The widths of the columns are those of the rows: named before, the names would jump. */}
