@@ -227,7 +227,7 @@ class Judge(Lasting):
         self._constancy.resume(state["constancy"])
         for name, one in state["answers"].items():
             self._of(name).resume(one)
-        self._words = dict(state["words"])
+        self._words = {word: min(count, MOST_COUNTED) for word, count in state["words"].items()}
 
     def _of(self, answer: str) -> _Answer:
         known = self._answers.get(answer)
