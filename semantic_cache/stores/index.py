@@ -121,9 +121,7 @@ class _Scope:
         if used <= _FEW or used <= count + _SPARE:
             return None
         if self._bytes is None:
-            self._bytes = Bytes(self.dimensions)
-            for row in range(used):
-                self._bytes.append(self.rows[row])
+            self._bytes = Bytes.of(self.rows)
         wanted = count + _SPARE
         return self._bytes.cosines(vector).argpartition(used - wanted)[-wanted:]
 

@@ -4,7 +4,7 @@ The first block grows by doubling, as most scopes are small; every further one h
 as bytes are a quarter to read: they tell which few of many are worth computing a true cosine of.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numkong
 import numpy as np
@@ -74,6 +74,13 @@ class Bytes(Rows):
 
     dtype = np.int8
 
+    @classmethod
+    def of(cls, rows: Rows) -> Self:
+        """Give rows as bytes."""
+        made = cls(rows.dimensions, rows._block)
+        made._blocks, made._count = [_rounded(block) for block in rows._blocks], len(rows)
+        return made
+
     def append(self, vector: NDArray[Any]) -> None:
         """Put a vector behind the others."""
         super().append(_rounded(vector))
@@ -88,7 +95,7 @@ class Bytes(Rows):
         return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _rounded(vector: Vectors) -> NDArray[Any]:
-    scaled = np.rint(vector * _BYTE_SCALE)
+def _rounded(vectors: Vectors) -> NDArray[Any]:
+    scaled = np.rint(vectors * _BYTE_SCALE)
     rounded: NDArray[Any] = np.maximum(np.minimum(scaled, 127.0, out=scaled), -127.0).astype(np.int8)
     return rounded

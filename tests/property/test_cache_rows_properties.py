@@ -39,8 +39,11 @@ def test_bytes_order_as_the_vectors_do_but_for_what_lies_close_together(
     chance = np.random.default_rng(seed)
     vectors = chance.normal(size=(count + 1, 256)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    rows, asked = Bytes(256, block), vectors[-1]
-    for vector in vectors[:-1]:
+    plain, asked = Rows(256, block), vectors[-1]
+    for vector in vectors[: count // 2]:
+        plain.append(vector)
+    rows = Bytes.of(plain)
+    for vector in vectors[count // 2 : -1]:
         rows.append(vector)
     rows.remove(0)
     known = np.concatenate((vectors[count - 1 : count], vectors[1 : count - 1]))[: count - 1]
