@@ -35,11 +35,11 @@ def gateway(
     options: Sequence[str] = (),
     cache: str = "exact_ttl_s = 0",
 ) -> Iterator[tuple[int, int]]:
-    """Run a gateway in a folder that it makes, without a cache by default; gives its port and process id.
+    """Run a gateway in a folder, without a cache by default; gives its port and process id.
 
     ``models`` are tables, ``key`` is more about the one key.
     """
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     port, config = free_port(), folder / "bench.toml"
     config.write_text(CONFIG.format(port=port, folder=folder, models=models, key=key, cache=cache))
     command = [str(Path(sys.executable).parent / "switchgear"), "serve", "--config", str(config), *options]

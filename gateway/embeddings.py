@@ -21,7 +21,6 @@ from gateway.settings import ModelSettings
 from gateway.trip import Call
 from routing.decision import Query
 from routing.embedding import StaticEmbedder
-from routing.features import NAMES
 from semantic_cache.embedding import EmbeddingFailed
 
 Floats = NDArray[np.float32]
@@ -49,25 +48,28 @@ _decode = msgspec.json.Decoder(Rows).decode
 
 
 class Reader:
-    """The static table, and what it said of the latest texts."""
+    """The static table, and what it read in the latest texts: each is read once for all that ask."""
 
     def __init__(self, embedder: StaticEmbedder) -> None:
-        self._read = embedder.columns
-        self._known = lru_cache(_MOST_TEXTS)(embedder.columns)
+        self._embedder = embedder
+        self._known = lru_cache(_MOST_TEXTS)(embedder.sums)
         sample = embedder.embed(_SAMPLE)
         self.name = f"static-{len(sample)}-{zlib.crc32(sample.tobytes()):08x}"
 
+    def _read(self, text: str) -> Floats:
+        return self._known(text) if len(text) <= _MOST_CHARS else self._embedder.sums(text)
+
     def columns(self, text: str) -> Floats:
         """Give lexical features and the unit vector; see ``StaticEmbedder.columns``."""
-        return self._known(text) if len(text) <= _MOST_CHARS else self._read(text)
+        return self._embedder.columns(text, self._read(text))
 
     def vector(self, text: str) -> Floats:
-        """Give the unit vector alone."""
-        return self.columns(text)[len(NAMES) :]
+        """Give the unit vector alone, of a text that nobody else asks about."""
+        return self._embedder.embed(text)
 
     async def embed(self, text: str) -> Floats:
         """See ``Embedding.embed``."""
-        return self.columns(text)[len(NAMES) :]
+        return self._embedder.unit(self._read(text))
 
 
 @lru_cache(1)

@@ -31,7 +31,7 @@ from semantic_cache.cache import Asked, Found, SemanticCache
 from semantic_cache.embedding import Embedding, EmbeddingFailed
 from semantic_cache.judge import Repeat
 from semantic_cache.ledger import Bounds
-from semantic_cache.metric import Vectors
+from semantic_cache.near import Vectors
 from semantic_cache.reading import repetitive
 from semantic_cache.saving import OwnFile
 from semantic_cache.stores.base import Entry, Index, Store

@@ -68,21 +68,32 @@ class StaticEmbedder:
 
     def embed(self, text: str) -> Floats:
         """Give the unit vector (d,) of `text`; without any known piece, the vector of the unknown piece."""
-        return self.columns(text)[len(NAMES) :]
+        return self.unit(self.sums(text))
 
-    def columns(self, text: str) -> Floats:
+    def columns(self, text: str, sums: Floats | None = None) -> Floats:
         """Give the lexical features of `text` and its unit vector, in one row (features + d,)."""
+        sums = self.sums(text) if sums is None else sums
         text = clip(text, MAX_CHARS)
-        found = text.split() or [_NOTHING]
+        return np.concatenate((lexical(text, text.split() or [_NOTHING], sums[:COUNTS]), self.unit(sums)))
+
+    def sums(self, text: str) -> Floats:
+        """Add up the counts and the vectors of the words of `text`, in one row (COUNTS + d,)."""
+        found = clip(text, MAX_CHARS).split() or [_NOTHING]
         slots = list(map(self._memo.get, found))
         if None in slots:
             slots = self._learn(found)
-        sums = np.add.reduce(self._rows.take(slots, axis=0), axis=0)  # type: ignore[arg-type]  # no None is left
+        rows = self._rows.take(slots, axis=0)  # type: ignore[arg-type]  # no None is left
+        summed: Floats = np.add.reduce(rows, axis=0)
+        return summed
+
+    def unit(self, sums: Floats) -> Floats:
+        """Give the unit vector (d,) of what ``sums`` gave."""
         vector = sums[COUNTS:]
         length = float(vector @ vector) ** 0.5
         if length < 1e-6:  # no known piece, or they cancel out
             vector, length = self._unknown, float(self._unknown @ self._unknown) ** 0.5
-        return np.concatenate((lexical(text, found, sums[:COUNTS]), vector * np.float32(1.0 / length)))
+        unit: Floats = vector * np.float32(1.0 / length)
+        return unit
 
     def _learn(self, found: list[str]) -> list[int | None]:
         """Give the memo's rows of the words after learning the new ones; a memo without room starts anew.

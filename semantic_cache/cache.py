@@ -17,11 +17,11 @@ from semantic_cache.embedding import Embedding
 from semantic_cache.judge import NEIGHBOURS, UNDECIDED, Judge, Repeat, Verdict
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
-from semantic_cache.metric import Vectors
+from semantic_cache.near import Near, Vectors
 from semantic_cache.prior import PRIOR
 from semantic_cache.reading import Reading
 from semantic_cache.stores.base import Alias, Entry, Index, Store
-from semantic_cache.verify import agree
+from semantic_cache.verify import AGREEING, agree
 
 log = logging.getLogger("switchgear.cache")
 
@@ -31,7 +31,8 @@ _NOISE = 0.05
 _MOST_WAITING = 512  # outcomes; what comes beyond is not learned from
 _COMPARED = 8  # answers
 _LEAST_SHARED = 0.25  # of the shorter question's words; nearly all that mean the same share more
-_MOST_SAID = 1_000
+_MOST_SAID = 8_192  # answers whose vectors are at hand
+_SHORT = 100  # characters of an answer whose words are at hand
 _AT_ONCE = 8  # outcomes settled before the loop may breathe
 
 
@@ -51,7 +52,7 @@ class Found(msgspec.Struct, frozen=True):
     asked: Asked
     reading: Reading
     vector: Vectors
-    near: Sequence[Alias]
+    near: Near[Alias]
     verdict: Verdict
     entry: Entry | None = None
     similarity: float = 0.0
@@ -69,10 +70,11 @@ class _Outcome(msgspec.Struct, frozen=True):
 
 
 class _Said(msgspec.Struct, frozen=True):
-    """An answer, as it is compared."""
+    """An answer, as it is compared. The words of a long one are read only where its vector asks for it."""
 
-    reading: Reading
+    body: bytes
     vector: Vectors
+    words: tuple[str, ...] | None
 
 
 class Answers(Protocol):
@@ -147,9 +149,7 @@ class SemanticCache:
         verdict = judge.consider(
             reading, vector, near, self._draw(), mark in self._pending, _Barred(asked.owner, reading, near)
         )
-        nearest = verdict.entry
-        similarity = float(nearest.vector @ vector) if nearest is not None else 0.0
-        found = Found(asked, reading, vector, near, verdict, similarity=similarity)
+        found = Found(asked, reading, vector, near, verdict, similarity=verdict.cosine)
         if not verdict.serve or verdict.entry is None:
             return found
         entry = await self._store.get(bytes.fromhex(verdict.answer), now_s)
@@ -174,7 +174,7 @@ class SemanticCache:
     def doubled(self, one: Entry, other: Entry) -> None:
         """Take two fresh answers to one question: where they seem to differ, the judge errs, or the model."""
         self._doubled += 1
-        self._differed += not _same(self._said(one.body), self._said(other.body))
+        self._differed += not self._same(self._said(one.body), self._said(other.body))
 
     @property
     def noise(self) -> float:
@@ -270,20 +270,16 @@ class SemanticCache:
         judge = self._judge(found.asked.route, len(found.vector))
         said = self._said(outcome.entry.body)
         same: str | None = None
-        for answer in list(dict.fromkeys(one.answer for one in found.near))[:_COMPARED]:
+        for answer in list(dict.fromkeys([one.answer for one in found.near]))[:_COMPARED]:
             kept = await self._store.get(bytes.fromhex(answer), now_s)
             if kept is None:
                 await self._forget(judge, answer)
                 continue
-            if (known := self._known.get(kept.body)) is None:
-                if len(self._known) >= _MOST_SAID:
-                    self._known.clear()
-                known = self._known[kept.body] = self._said(kept.body)
-            if _same(said, known):
+            if self._same(said, self._said(kept.body)):
                 same = answer
                 break
         if (repeated := found.repeated) is not None:
-            as_before = _same(said, self._said(repeated.body))
+            as_before = self._same(said, self._said(repeated.body))
             led = next((one.answer for one in found.near if one.text == found.asked.text), None)
             await self._store.put(outcome.key, outcome.entry)  # it is what was right last
             judge.learn_repeat(led, now_s - repeated.stored_s, now_s, as_before, self.noise)
@@ -294,7 +290,7 @@ class SemanticCache:
         if same is None:
             expires_s = now_s + found.asked.ttl_s
             await self._store.put(outcome.key, msgspec.structs.replace(outcome.entry, expires_s=expires_s))
-        judge.adopt(answer, found.vector)
+        judge.adopt(answer, found.vector, outcome.entry.id, found.reading)
         self._pending.pop(found.asked.scope + found.asked.text.encode(), None)
         await self._index.add(
             found.asked.scope,
@@ -311,16 +307,30 @@ class SemanticCache:
         )
 
     def _said(self, body: bytes) -> _Said:
-        words = self._answers.text_of(body)
-        return _Said(Reading.of(words), self._answers.vector(words))
+        """Give an answer as it is compared; that of the latest ones is remembered."""
+        said = self._known.pop(body, None)
+        if said is None:
+            text = self._answers.text_of(body)
+            words = Reading.of(text).words if len(text) <= _SHORT else None
+            said = _Said(body, self._answers.vector(text), words)
+            if len(self._known) >= _MOST_SAID:
+                del self._known[next(iter(self._known))]
+        self._known[body] = said
+        return said
+
+    def _same(self, one: _Said, other: _Said) -> bool:
+        """Tell whether two answers say the same; see ``agree``."""
+        if one.words is not None and one.words == other.words:
+            return True
+        cosine = float(one.vector @ other.vector)
+        return cosine >= AGREEING and agree(self._read(one), self._read(other), cosine)
+
+    def _read(self, said: _Said) -> Reading:
+        return Reading.of(self._answers.text_of(said.body))
 
     async def _forget(self, judge: Judge, answer: str) -> None:
         judge.forget(answer)
         await self._index.drop({answer})
-
-
-def _same(one: _Said, other: _Said) -> bool:
-    return agree(one.reading, other.reading, float(one.vector @ other.vector))
 
 
 class _Barred:

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from semantic_cache.metric import Vectors
+from semantic_cache.near import Vectors
 
 
 class EmbeddingFailed(Exception):

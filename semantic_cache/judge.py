@@ -7,8 +7,8 @@ Texts that share an answer are aliases of one answer.
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,9 +17,10 @@ from semantic_cache.constancy import Constancy
 from semantic_cache.lasting import Lasting
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds, Ledger
-from semantic_cache.metric import Metric, Vectors
+from semantic_cache.metric import Metric
+from semantic_cache.near import Known, Near, Vectors
 from semantic_cache.reading import Reading
-from semantic_cache.verify import Evidence, Nearness, compare, swapped
+from semantic_cache.verify import MOST_COUNTED, Evidence, Nearness, compare, rarities_of, swapped
 
 NEIGHBOURS = 48
 _CANDIDATES = 3
@@ -32,28 +33,6 @@ _LONE = 0.3  # the margin of an answer without a rival
 _MOST_WORDS = 50_000
 _MOST_READINGS = 4_000
 _AUDITS_FIRST, _AUDITS_LAST, _AUDITS_HITS = 0.19, 0.045, 1000.0
-_MOST_LOGS = 4_000
-_LOGS = [math.log(n + 1.0) for n in range(_MOST_LOGS + 1)]
-
-
-class Known(Protocol):
-    """A text whose answer is kept; `answer` is shared by its aliases."""
-
-    @property
-    def id(self) -> str:
-        """Its name."""
-
-    @property
-    def answer(self) -> str:
-        """The name of its answer."""
-
-    @property
-    def text(self) -> str:
-        """The text itself: vectors alone can be made to collide."""
-
-    @property
-    def vector(self) -> Vectors:
-        """Its unit vector."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -64,6 +43,7 @@ class Verdict(msgspec.Struct, frozen=True):
     score: float
     answer: str
     entry: Known | None
+    cosine: float = 0.0
     examined: tuple[tuple[str, Evidence], ...] = ()
 
     @property
@@ -106,8 +86,8 @@ class Judge(Lasting):
         self._dimensions = dimensions
         self._answers: dict[str, _Answer] = {}
         self._numbers = 0
-        self._readings: dict[str, Reading] = {}
-        self._words: Counter[str] = Counter()
+        self._readings: dict[str, Reading] = {}  # by the name of the text
+        self._words: dict[str, int] = {}
         self._texts = 0
         self._allowance = 0.0  # audits
         self._risk = 0.3  # running mean of the draw weight
@@ -155,7 +135,7 @@ class Judge(Lasting):
         self,
         reading: Reading,
         vector: Vectors,
-        near: Sequence[Known],
+        near: Near[Any],
         draw: float,
         again: bool,
         barred: Container[str] = (),
@@ -171,19 +151,22 @@ class Judge(Lasting):
             self.ledger.pass_empty()
             return UNDECIDED
         examined = self._examine(reading, vector, near)
-        scores = self._learner.logits([evidence for _, _, evidence in examined])
-        best = scores.index(max(scores))
-        score, (answer, entry, _) = scores[best], examined[best]
-        known = self._answers[answer]
-        sound = not known.probation and known.seen >= self._since and answer not in barred
-        serve = sound and score >= self.ledger.threshold and not swapped(reading, self._read(entry.text))
+        scores = self._learner.logits([one.evidence for one in examined])
+        score = max(scores)
+        best = examined.pop(scores.index(score))
+        known = self._answers[best.answer]
+        sound = not known.probation and known.seen >= self._since
+        serve = (
+            sound
+            and score >= self.ledger.threshold
+            and best.answer not in barred
+            and not swapped(reading, self._read(best.entry))
+        )
         audit = serve and self._audited(score, draw, again)
         serve = serve and (audit or not again)
         self.ledger.enter(score, serve)
-        kept = [
-            (examined[n][0], examined[n][2]) for n in [best, *(i for i in range(len(examined)) if i != best)]
-        ]
-        return Verdict(serve, audit, score, answer, entry, tuple(kept))
+        kept = tuple([(one.answer, one.evidence) for one in (best, *examined)])
+        return Verdict(serve, audit, score, best.answer, best.entry, best.cosine, kept)
 
     def learn(self, verdict: Verdict, answer: str | None) -> None:
         """Take the truth: which of the near answers was the right one, None where none was."""
@@ -203,14 +186,17 @@ class Judge(Lasting):
         weight = 2.0 if verdict.serve else 1.0
         self._learner.learn([(evidence, one == answer) for one, evidence in verdict.examined], weight)
 
-    def adopt(self, answer: str, vector: Vectors) -> None:
-        """Take in a text that was kept under an answer."""
+    def adopt(self, answer: str, vector: Vectors, name: str = "", reading: Reading | None = None) -> None:
+        """Take in a text that was kept under an answer; by `name` its `reading` is found when it is near."""
         known = self._of(answer)
         if known.texts:
             self._metric.learn(vector, known.sum / np.float32(known.texts), known.texts)
         known.sum += vector
         known.texts += 1
         known.seen = self.ledger.total
+        if reading is not None:
+            self._remember(name, reading)
+            self._metric.measure([name, (known.number, known.texts)], np.array((vector, known.sum)))
 
     def forget(self, answer: str) -> None:
         """Forget an answer that is kept no longer."""
@@ -229,7 +215,7 @@ class Judge(Lasting):
             "dimensions": self._dimensions,
             **{name: part.state() for name, part in parts.items()},
             "answers": {name: one.state() for name, one in self._answers.items()},
-            "words": dict(self._words),
+            "words": self._words,
         }
 
     def resume(self, state: Mapping[str, Any]) -> None:
@@ -241,7 +227,7 @@ class Judge(Lasting):
         self._constancy.resume(state["constancy"])
         for name, one in state["answers"].items():
             self._of(name).resume(one)
-        self._words = Counter(state["words"])
+        self._words = {word: min(count, MOST_COUNTED) for word, count in state["words"].items()}
 
     def _of(self, answer: str) -> _Answer:
         known = self._answers.get(answer)
@@ -252,18 +238,24 @@ class Judge(Lasting):
 
     def _count(self, reading: Reading) -> None:
         self._texts += 1
-        self._words.update(dict.fromkeys(reading.words, 1))
-        if len(self._words) > _MOST_WORDS:
-            self._words = Counter(dict(self._words.most_common(_MOST_WORDS // 2)))
+        words = self._words
+        for word in reading.ordered:
+            words[word] = min(words.get(word, 0) + 1, MOST_COUNTED)
+        if len(words) > _MOST_WORDS:
+            self._words = dict(Counter(words).most_common(_MOST_WORDS // 2))
 
-    def _read(self, text: str) -> Reading:
+    def _read(self, known: Known) -> Reading:
         """Read a known text, or remember having done so."""
-        reading = self._readings.get(text)
+        reading = self._readings.get(known.id)
         if reading is None:
-            if len(self._readings) >= _MOST_READINGS:
-                self._readings.clear()
-            reading = self._readings[text] = Reading.of(text)
+            reading = Reading.of(known.text)
+            self._remember(known.id, reading)
         return reading
+
+    def _remember(self, name: str, reading: Reading) -> None:
+        if len(self._readings) >= _MOST_READINGS:
+            del self._readings[next(iter(self._readings))]
+        self._readings[name] = reading
 
     def _audited(self, score: float, draw: float, again: bool) -> bool:
         """Draw an audit within the share that is allowed, rather where a hit is more likely wrong."""
@@ -280,75 +272,113 @@ class Judge(Lasting):
         self._allowance -= 1
         return True
 
-    def _examine(
-        self, reading: Reading, vector: Vectors, near: Sequence[Known]
-    ) -> list[tuple[str, Known, Evidence]]:
-        """Give the answers worth a look (answer, its nearest text, evidence)."""
-        vectors = np.array([one.vector for one in near])
-        names = [one.answer for one in near]
-        answers = list(dict.fromkeys(names))
-        first = [names.index(answer) for answer in answers]  # its nearest text, for they come best first
-        for answer, row in zip(answers, first, strict=True):
-            if answer not in self._answers:  # kept by another gateway that shares the store
-                self.adopt(answer, near[row].vector)
-        place = {answer: n for n, answer in enumerate(answers)}
-        of = [place[name] for name in names]
-        learned, central = self._closeness(vector, near, vectors, answers)
-        votes = np.bincount(of, np.exp((learned - 1) * _SHARPNESS), len(answers))
-        nearest_learned = np.full(len(answers), -1.0)
-        np.maximum.at(nearest_learned, of, learned)
-        chosen = np.argsort(-votes, kind="stable")[:_CANDIDATES].tolist()
-        if 0 not in chosen:  # the answer of the nearest text
-            chosen.append(0)
-        total = float(votes.sum())
-        cosines = vectors[first] @ vector
-        ranks = [_Ranked(values.tolist()) for values in (votes, cosines, nearest_learned, central)]
-        counted, closest, closest_learned, centred = ranks
-        words, size = self._words, math.log(self._texts + 50)
-
-        def rarities(found: Iterable[str]) -> list[float]:
-            return [size - _LOGS[min(words.get(word, 0), _MOST_LOGS)] for word in found]
-
-        found = []
-        for n in chosen:
-            entry = near[first[n]]
-            known = self._answers[answers[n]]
-            mine = counted.values[n]
+    def _examine(self, reading: Reading, vector: Vectors, near: Near[Any]) -> list["_Examined"]:
+        """Give the answers worth a look."""
+        answers, first, of = _grouped(near)
+        known = [
+            self._answers.get(answer) or self._found(answer, near.vectors[row])
+            for answer, row in zip(answers, first, strict=True)
+        ]
+        turned = self._metric.turned(vector)
+        learned = self._metric.cosines(turned, [one.id for one in near], near.vectors).tolist()
+        votes, nearest = _polled(learned, of, len(answers))
+        cosines = near.cosines.tolist()
+        fields = (
+            _Field(votes),
+            _Field([cosines[row] for row in first]),
+            _Field(nearest),
+            _Field(self._central(turned, nearest, known)),
+        )
+        counted, plain, closest, central = fields
+        total, rarities, found = sum(votes), rarities_of(self._words, self._texts), []
+        for n in _best(votes):
+            entry, answer = near[first[n]], known[n]
             nearness = Nearness(
-                cosine=closest.values[n],
-                margin=closest.margin(n),
-                share=mine / total,
-                odds=math.log(mine / max(counted.best_other(n, mine * 1e-3), 1e-300)),
-                learned=closest_learned.values[n],
-                learned_margin=closest_learned.margin(n),
-                centre=centred.values[n],
-                centre_margin=centred.margin(n),
+                cosine=plain.values[n],
+                margin=plain.margin(n),
+                share=votes[n] / total,
+                odds=math.log(votes[n] / max(counted.best_other(n, votes[n] * 1e-3), 1e-300)),
+                learned=nearest[n],
+                learned_margin=closest.margin(n),
+                centre=central.values[n],
+                centre_margin=central.margin(n),
                 rivals=len(answers),
-                texts=known.texts,
-                agreed=(known.right + 1) / (known.judged + 2),
-                judged=known.judged,
+                texts=answer.texts,
+                agreed=(answer.right + 1) / (answer.judged + 2),
+                judged=answer.judged,
             )
-            found.append((answers[n], entry, compare(reading, self._read(entry.text), nearness, rarities)))
+            evidence = compare(reading, self._read(entry), nearness, rarities)
+            found.append(_Examined(answers[n], entry, plain.values[n], evidence))
         return found
 
-    def _closeness(
-        self, vector: Vectors, near: Sequence[Known], vectors: Vectors, answers: Sequence[str]
-    ) -> tuple[Vectors, Vectors]:
-        """Give the cosines in the learned metric to the near texts, and to the centres of the answers."""
-        known = [self._answers[answer] for answer in answers]
-        turned, length = self._metric.turned(vector)
-        lengths = self._metric.lengths([one.id for one in near], vectors)
-        sums = np.array([one.sum for one in known])
-        central = self._metric.lengths([(one.number, one.texts) for one in known], sums)
-        return vectors @ turned / (lengths * length), sums @ turned / (central * length)
+    def _central(self, turned: Vectors, nearest: list[float], known: Sequence[_Answer]) -> list[float]:
+        """Give the cosine in the learned metric to the centre of each answer's texts.
+
+        The centre of a single text is the text itself.
+        """
+        central = nearest.copy()
+        several = [n for n, one in enumerate(known) if one.texts > 1]
+        if several:
+            names = [(known[n].number, known[n].texts) for n in several]
+            sums = np.array([known[n].sum for n in several])
+            for n, cosine in zip(several, self._metric.cosines(turned, names, sums).tolist(), strict=True):
+                central[n] = cosine
+        return central
+
+    def _found(self, answer: str, vector: Vectors) -> _Answer:
+        """Take in an answer that another gateway, which shares the store, has kept."""
+        self.adopt(answer, vector)
+        return self._answers[answer]
 
 
-class _Ranked:
-    """Values with the two best of them at hand."""
+class _Examined(NamedTuple):
+    """An answer that was looked at, its nearest text, and what speaks for it."""
+
+    answer: str
+    entry: Known
+    cosine: float
+    evidence: Evidence
+
+
+def _grouped(near: Sequence[Known]) -> tuple[list[str], list[int], list[int]]:
+    """Give the answers, best first, the place of the nearest text of each, and each text's answer's place."""
+    place: dict[str, int] = {}
+    first, of = list[int](), list[int]()
+    for row, one in enumerate(near):
+        n = place.get(one.answer)
+        if n is None:
+            n = place[one.answer] = len(first)
+            first.append(row)
+        of.append(n)
+    return list(place), first, of
+
+
+def _polled(learned: list[float], of: list[int], answers: int) -> tuple[list[float], list[float]]:
+    """Give the votes of the near texts for each answer, and the best cosine among them."""
+    votes, nearest = [0.0] * answers, [-1.0] * answers
+    for n, cosine in zip(of, learned, strict=True):
+        votes[n] += math.exp((cosine - 1) * _SHARPNESS)
+        if cosine > nearest[n]:
+            nearest[n] = cosine
+    return votes, nearest
+
+
+def _best(votes: list[float]) -> list[int]:
+    """Give the answers worth a look: those of most votes, and that of the nearest text."""
+    chosen = sorted(range(len(votes)), key=votes.__getitem__, reverse=True)[:_CANDIDATES]
+    return chosen if 0 in chosen else [*chosen, 0]
+
+
+class _Field:
+    """A value of each answer, with the two best of them at hand."""
+
+    __slots__ = ("_best", "_second", "values")
 
     def __init__(self, values: list[float]) -> None:
         self.values = values
-        self._best, self._second = [*sorted(values, reverse=True), -math.inf][:2]
+        self._best = max(values)
+        at = values.index(self._best)
+        self._second = max([*values[:at], *values[at + 1 :]], default=-math.inf)
 
     def best_other(self, at: int, otherwise: float) -> float:
         """Give the best value but that one."""

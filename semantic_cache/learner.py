@@ -6,7 +6,9 @@ Every judged comparison is also kept for a while and learned again: a few hundre
 learned from one question is one step, over rows of a table: a step costs the same for a few rows as for one.
 """
 
+import math
 from collections.abc import Sequence
+from operator import mul
 
 import numpy as np
 
@@ -42,12 +44,14 @@ class Learner(Lasting):
 
     def logits(self, examined: Sequence[Evidence]) -> list[float]:
         """Give the log odds that each answer is right."""
-        dense = np.array([one.dense for one in examined]) @ self._dense
-        hashed = [
-            self._hashed.take(one.buckets) @ one.weights if one.buckets else 0.0  # words may be lacking
-            for one in examined
-        ]
-        return [float(a + b) for a, b in zip(dense, hashed, strict=True)]
+        logits: list[float] = (np.array([one.dense for one in examined]) @ self._dense).tolist()
+        hashed = self._hashed.take([bucket for one in examined for bucket in one.buckets] or [0]).tolist()
+        at = 0
+        for n, one in enumerate(examined):
+            words = hashed[at : at + len(one.buckets)]
+            logits[n] += sum(map(mul, words, one.weights))
+            at += len(words)
+        return logits
 
     def learn(self, judged: Sequence[tuple[Evidence, bool]], weight: float) -> None:
         """Learn from comparisons that were judged, each counting `weight`, and from some of the earlier."""
@@ -72,21 +76,28 @@ class Learner(Lasting):
         self._count += 1
         return row
 
-    def _step(self, rows: list[int]) -> None:
+    def _step(self, judged: list[int]) -> None:
         """Go down the slope of the log loss of all rows (AdaGrad)."""
-        kept = self._kept
-        dense, buckets, weights = kept.dense[rows], kept.buckets[rows], kept.weights[rows]
-        logits = dense @ self._dense + np.einsum("ij,ij->i", self._hashed[buckets], weights)
-        errors = (1 / (1 + np.exp(-np.clip(logits, -30.0, 30.0))) - kept.right[rows]) * kept.counts[rows]
-        slopes = errors[:, None] * dense
+        kept, rows = self._kept, np.array(judged)
+        dense, weights = kept.dense.take(rows, axis=0), kept.weights.take(rows, axis=0)
+        buckets = kept.buckets.take(rows, axis=0).ravel().astype(np.intp)
+        hashed = self._hashed.take(buckets).reshape(weights.shape)
+        logits = dense @ self._dense + (hashed * weights).sum(axis=1)
+        outcomes = zip(
+            logits.tolist(), kept.right.take(rows).tolist(), kept.counts.take(rows).tolist(), strict=True
+        )
+        errors = np.array([(_chance(logit) - right) * count for logit, right, count in outcomes])[:, None]
+        slopes = errors * dense
         slopes += _PULL * (self._dense - self._prior)
         self._dense_seen += np.einsum("ij,ij->j", slopes, slopes)
         self._dense -= _RATE * slopes.sum(axis=0) / np.sqrt(self._dense_seen)
-        used = weights > 0
-        at, weights = buckets[used], weights[used]
-        slope = (np.repeat(errors, used.sum(axis=1)) + _HASHED_PULL * self._hashed[at]) * weights
-        np.add.at(self._hashed_seen, at, slope * slope)
-        np.subtract.at(self._hashed, at, _HASHED_RATE * slope / np.sqrt(self._hashed_seen[at]))
+        slope = ((errors + _HASHED_PULL * hashed) * weights).ravel()  # nothing where no weight is
+        np.add.at(self._hashed_seen, buckets, slope * slope)
+        np.subtract.at(self._hashed, buckets, _HASHED_RATE * slope / np.sqrt(self._hashed_seen.take(buckets)))
+
+
+def _chance(logit: float) -> float:
+    return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
 
 
 class _Table:

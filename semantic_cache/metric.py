@@ -9,11 +9,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from semantic_cache.lasting import Lasting
-
-Vectors = NDArray[np.float32]
+from semantic_cache.near import Vectors
 
 _EVIDENCE = 100.0  # texts after which the scatter seen counts as much as no preference
 _FLOOR = 0.3  # of the mean scatter, added to every direction
@@ -34,6 +32,7 @@ class Metric(Lasting):
         self._weight = 0.0
         self._due = _FIRST
         self.projection: Vectors | None = None
+        self._product = self._scatter  # of the projection with itself
         self._lengths: dict[Hashable, float] = {}
 
     def resume(self, state: Mapping[str, Any]) -> None:
@@ -54,32 +53,43 @@ class Metric(Lasting):
             self._refresh()
             self._due = self._weight * 1.5
 
-    def turned(self, vector: Vectors) -> tuple[Vectors, float]:
-        """Give the vector whose plain products with others are those of `vector` in the learned metric.
+    def turned(self, vector: Vectors) -> Vectors:
+        """Give what ``cosines`` compares others with, where `vector` is the one asked about."""
+        turned: Vectors = vector if self.projection is None else vector @ self._product
+        return turned / np.float32(max(float(turned @ vector), 1e-18) ** 0.5)
 
-        And the length of `vector` there.
+    def cosines(self, turned: Vectors, names: Sequence[Hashable], vectors: Vectors) -> Vectors:
+        """Give the cosines in the learned metric of what was ``turned`` with rows.
+
+        `names`, one a row, tell which of them were seen before.
         """
-        if self.projection is None:
-            return vector, max(float(vector @ vector) ** 0.5, 1e-9)
-        there: Vectors = vector @ self.projection
-        turned: Vectors = there @ self.projection
-        return turned, max(float(there @ there) ** 0.5, 1e-9)
+        cosines: Vectors = vectors @ turned / self._sizes(names, vectors)
+        return cosines
 
-    def lengths(self, names: Sequence[Hashable], vectors: Vectors) -> Vectors:
-        """Give the lengths of rows in the learned metric; `names`, one a row, tell which are known."""
+    def measure(self, names: Sequence[Hashable], vectors: Vectors) -> None:
+        """Note the lengths of rows by their names, before they are asked for."""
+        if self.projection is None:
+            return
+        if len(self._lengths) > _MOST_LENGTHS:
+            self._lengths.clear()
+        there = vectors @ self.projection
+        found = np.maximum(np.sqrt(np.einsum("ij,ij->i", there, there)), 1e-9)
+        self._lengths.update(zip(names, found.tolist(), strict=True))
+
+    def _sizes(self, names: Sequence[Hashable], vectors: Vectors) -> Vectors:
+        """Give the lengths of rows in the learned metric."""
         if self.projection is None:
             plain: Vectors = np.maximum(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)), np.float32(1e-9))
             return plain
-        known = self._lengths
-        new = [row for row, length in enumerate(map(known.get, names)) if length is None]
-        if new:
-            if len(known) > _MOST_LENGTHS:
-                known.clear()
-                new = list(range(len(names)))
-            there = vectors[new] @ self.projection
-            found = np.maximum(np.sqrt(np.einsum("ij,ij->i", there, there)), 1e-9).tolist()
-            known.update(zip([names[row] for row in new], found, strict=True))
-        return np.array(list(map(known.get, names)), np.float32)
+        lengths = list(map(self._lengths.get, names))
+        if None in lengths:
+            new = [row for row, length in enumerate(lengths) if length is None]
+            self.measure([names[row] for row in new], vectors[new])
+            lengths = list(map(self._lengths.get, names))
+            if None in lengths:  # there was no room for more
+                self.measure(names, vectors)
+                lengths = list(map(self._lengths.get, names))
+        return np.array(lengths, np.float32)
 
     def state(self) -> dict[str, Any]:
         """Give what lasts."""
@@ -100,4 +110,5 @@ class Metric(Lasting):
         blended = trust * seen + ((1 - trust) + _FLOOR) * mean * np.eye(size)
         values, axes = np.linalg.eigh(blended)
         self.projection = ((axes * np.sqrt(mean / values)) @ axes.T).astype(np.float32)
+        self._product = self.projection @ self.projection
         self._lengths.clear()

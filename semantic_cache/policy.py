@@ -5,6 +5,8 @@ partition, never a filter.
 """
 
 import hashlib
+import re
+from functools import lru_cache
 
 from semantic_cache.reading import listed
 
@@ -50,8 +52,12 @@ _VOLATILE = listed(
 _MOST_DIGITS = 6
 
 
-def _words(text: str) -> list[str]:
-    return "".join(c if c.isalnum() or c in "@_-" else " " for c in text.lower()).split()
+_WORD = re.compile(r"[\w@-]+")  # letters and digits, and what holds them together
+
+
+@lru_cache(64)  # a text is asked about several things in a row
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.lower()))
 
 
 def situational(text: str) -> bool:

@@ -5,6 +5,7 @@ Words are lower case, contractions are written out, marks are left out. The vect
 
 import re
 from itertools import pairwise
+from sys import intern
 from typing import Self
 
 import msgspec
@@ -55,6 +56,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     words: tuple[str, ...]
     distinct: frozenset[str]
+    ordered: tuple[str, ...]  # the distinct ones by the alphabet: sets have no order, and sums round by order
     pairs: frozenset[tuple[str, str]]
     numbers: frozenset[str]
     names: frozenset[str]  # words with a capital that did not begin the text
@@ -65,21 +67,20 @@ class Reading(msgspec.Struct, frozen=True):
     def of(cls, text: str) -> Self:
         """Read a text."""
         text = text.replace("’", "'")
-        words: list[str] = []
-        names: set[str] = set()
-        for token in _TOKEN.findall(text)[:MAX_WORDS]:
-            word = token.lower()
-            if token[0].isupper() and words:
-                names.add(word)
-            words += _plain(word)
+        tokens = _TOKEN.findall(text)[:MAX_WORDS]
+        words = [intern(token.lower()) for token in tokens]  # one string for all texts that have the word
+        names = {word for word, token in zip(words[1:], tokens[1:], strict=True) if token[0].isupper()}
+        if "'" in text or not _WRITTEN_OUT.keys().isdisjoint(words):
+            words = [plain for word in words for plain in _plain(word)]
         distinct = frozenset(words)
         return cls(
             words=tuple(words),
             distinct=distinct,
+            ordered=tuple(sorted(distinct)),
             pairs=frozenset(pairwise(words)),
-            numbers=frozenset(word for word in distinct if word[0].isdigit() or word in NUMBER_WORDS),
+            numbers=frozenset([word for word in distinct if word[0].isdigit() or word in NUMBER_WORDS]),
             names=frozenset(names),
-            negations=sum(word in _NEGATIONS for word in words),
+            negations=0 if _NEGATIONS.isdisjoint(distinct) else sum(word in _NEGATIONS for word in words),
             question=next((_QUESTIONS[word] for word in words if word in _QUESTIONS), 0),
         )
 

@@ -7,13 +7,13 @@ more than which earlier answer is the same.
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
 from semantic_cache.judge import NEIGHBOURS, Judge, Verdict
-from semantic_cache.metric import Vectors
+from semantic_cache.near import Near, Vectors
 from semantic_cache.reading import Reading
 
 _COMPARED = 16  # answers that the judge of a miss is shown
@@ -56,14 +56,15 @@ class _Scope:
         self._row: dict[str, int] = {}  # by the text
         self._rows = np.zeros((64, dimensions), np.float32)
 
-    def nearest(self, vector: Vectors) -> list[_Kept]:
+    def nearest(self, vector: Vectors) -> Near[_Kept]:
         count = len(self._known)
         cosines = self._rows[:count] @ vector
         if count > NEIGHBOURS:
             top = np.argpartition(-cosines, NEIGHBOURS - 1)[:NEIGHBOURS]
         else:
             top = np.arange(count)
-        return [self._known[i] for i in top[np.argsort(-cosines[top], kind="stable")]]
+        top = top[np.argsort(-cosines[top], kind="stable")]
+        return Near([self._known[i] for i in top.tolist()], self._rows[top], cosines[top])
 
     def keep(self, known: _Kept) -> None:
         """Keep a text, or a fresh answer to one."""
@@ -97,7 +98,7 @@ def replay(
         if known is not None and judge.repeat(known.at, number) == "serve":
             yield Decided(question.id, True, known.id, False, 1.0)
             continue
-        near = scope.nearest(vector) if not _plain(question.context) else []
+        near = scope.nearest(vector) if not _plain(question.context) else Near.nothing()
         if known is not None:
             answer = _right(question, [known, *near], truth)
             judge.learn_repeat(known.answer, number - known.at, number, answer == known.answer, 0.0)
@@ -116,12 +117,12 @@ def replay(
         if verdict.audit or not verdict.serve:
             answer = _right(question, near, truth)
             judge.learn(verdict, answer if answer != question.id else None)
-            judge.adopt(answer, vector)
+            judge.adopt(answer, vector, question.id, reading)
             scope.keep(_Kept(question.id, answer, question.text, vector, number))
         yield Decided(question.id, verdict.serve, served, verdict.audit, _chance(verdict))
 
 
-def _right(question: Question, known: list[_Kept], truth: Callable[[str, str], bool]) -> str:
+def _right(question: Question, known: Sequence[_Kept], truth: Callable[[str, str], bool]) -> str:
     """Give the answer that is the right one, a new one if none of those known is.
 
     Each is named after the question that it was first given to.

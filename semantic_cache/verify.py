@@ -5,7 +5,7 @@ The numbers are evidence for a verifier that learns what they mean on its route;
 
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -17,11 +17,13 @@ from semantic_cache.reading import Reading, listed
 Floats = NDArray[np.float64]
 _MOST_TWINS = 400  # pairs of differing words; beyond that two texts have little to do with each other
 _SHORTEST = 4  # letters of a word that may be another one misspelt or inflected
-_AGREEING = 0.85  # cosine of two answers
+AGREEING = 0.85  # cosine of two answers
 BUCKETS = 1 << 14  # hashed words: how they count where they differ, and where they agree
 MOST_BUCKETS = 32  # of one comparison
+MOST_COUNTED = 4_000  # texts with a word
+_LOGS = [math.log(n + 1.0) for n in range(MOST_COUNTED + 1)]
 
-_OPPOSITES = (
+_PAIRS = (
     "increase decrease,increasing decreasing,best worst,better worse,good bad,advantages disadvantages,"
     "pros cons,more less,most least,largest smallest,big small,bigger smaller,highest lowest,high low,on off,"
     "open close,start stop,before after,up down,cheap expensive,cheapest priciest,easy hard,first last,"
@@ -32,10 +34,11 @@ _OPPOSITES = (
     "raise lower,send receive,deposit withdraw,lock unlock,accept reject,include exclude,from to"
 )
 _OPPOSITE: dict[str, set[str]] = {}
-for _pair in _OPPOSITES.split(","):
+for _pair in _PAIRS.split(","):
     _one, _other = _pair.split()
     _OPPOSITE.setdefault(_one, set()).add(_other)
     _OPPOSITE.setdefault(_other, set()).add(_one)
+_OPPOSITES = frozenset(_OPPOSITE)
 _TIMES = listed(
     "today tomorrow yesterday tonight now morning afternoon evening night noon midnight am pm monday tuesday"
     " wednesday thursday friday saturday sunday january february march april may june july august september"
@@ -83,12 +86,23 @@ class Evidence(msgspec.Struct, frozen=True):
     weights: list[float]
 
 
-def compare(
-    asked: Reading, known: Reading, near: Nearness, rarities: Callable[[Iterable[str]], list[float]]
-) -> Evidence:
-    """Give the evidence on whether the answer to `known` answers `asked`; `rarities` gives words' IDF."""
+Rarities = Callable[[Sequence[str]], list[float]]
+
+
+def rarities_of(counts: Mapping[str, int], texts: int) -> Rarities:
+    """Give what tells how rare words are (IDF), in so many texts; no count is above MOST_COUNTED."""
+    size, count, logs = math.log(texts + 50), counts.get, _LOGS
+
+    def rarities(words: Sequence[str]) -> list[float]:
+        return [size - logs[count(word, 0)] for word in words]
+
+    return rarities
+
+
+def compare(asked: Reading, known: Reading, near: Nearness, rarities: Rarities) -> Evidence:
+    """Give the evidence on whether the answer to `known` answers `asked`."""
     extra, missing, mended = _differences(asked, known)
-    shared = sorted(asked.distinct & known.distinct)  # sets have no order, and sums round by order
+    shared = [word for word in asked.ordered if word in known.distinct]
     lexical = _lexical(asked, known, (extra, missing, shared), mended, rarities)
     differing = extra + missing
     buckets = [_buckets(word)[0] for word in differing] + [_buckets(word)[1] for word in shared]
@@ -135,13 +149,13 @@ def _lexical(
     known: Reading,
     words: tuple[list[str], list[str], list[str]],
     mended: int,
-    rarities: Callable[[Iterable[str]], list[float]],
+    rarities: Rarities,
 ) -> list[float]:
     extra, missing, shared = words
     added, lacking = rarities(extra), rarities(missing)
     rare_shared, rare_extra, rare_missing = sum(rarities(shared)), sum(added), sum(lacking)
     overlap = rare_shared / (rare_shared + rare_extra + rare_missing + 1e-6)
-    differing = {*extra, *missing}
+    differing = extra + missing
     numbers = asked.numbers != known.numbers
     same = not differing
     ratio = (len(asked.words) + 1) / (len(known.words) + 1)
@@ -150,36 +164,49 @@ def _lexical(
     return [
         overlap * 2 - 1,
         overlap * overlap,
-        min(rare_shared, 30.0) * 0.1,
-        min(rare_extra, 20.0) * 0.15,
-        min(rare_missing, 20.0) * 0.15,
-        max(added, default=0.0) * 0.2,
-        max(lacking, default=0.0) * 0.2,
+        rare_shared * 0.1 if rare_shared < 30.0 else 3.0,
+        rare_extra * 0.15 if rare_extra < 20.0 else 3.0,
+        rare_missing * 0.15 if rare_missing < 20.0 else 3.0,
+        max(added) * 0.2 if added else 0.0,
+        max(lacking) * 0.2 if lacking else 0.0,
         min(len(extra), 8) * 0.3,
         min(len(missing), 8) * 0.3,
-        float(min(mended, 3)),
-        float(numbers),
-        float(numbers and bool(asked.numbers) and bool(known.numbers)),
-        float(asked.negations != known.negations),
-        float(any(not _OPPOSITE[word].isdisjoint(missing) for word in extra if word in _OPPOSITE)),
-        float(asked.question != known.question),
-        float(not differing.isdisjoint(_TIMES)),
-        float(not differing.isdisjoint(_LANGUAGES)),
-        float(min(len(differing & _FORMATS), 3)),
-        min(len(differing & (asked.names | known.names)), 3) * 0.5,
+        min(mended, 3),
+        numbers,
+        numbers and bool(asked.numbers) and bool(known.numbers),
+        asked.negations != known.negations,
+        not _OPPOSITES.isdisjoint(extra) and _opposed(extra, missing),
+        asked.question != known.question,
+        not _TIMES.isdisjoint(differing),
+        not _LANGUAGES.isdisjoint(differing),
+        min(len(_FORMATS.intersection(differing)), 3),
+        _named(differing, asked, known) * 0.5,
         (both / either if either else 1.0) * 2 - 1,
-        float(same),
-        float(same and asked.words != known.words),
-        float(asked.words == known.words),
-        float(len(extra) == 1 and len(missing) == 1),
+        same,
+        same and asked.words != known.words,
+        same and asked.words == known.words,
+        len(extra) == 1 and len(missing) == 1,
         math.log(len(asked.words) + 1) - 2,
         abs(math.log(ratio)),
     ]
 
 
+def _opposed(extra: list[str], missing: list[str]) -> bool:
+    """Tell whether a word of one text stands against its opposite in the other."""
+    return any(not _OPPOSITE[word].isdisjoint(missing) for word in extra if word in _OPPOSITE)
+
+
+def _named(differing: list[str], asked: Reading, known: Reading) -> int:
+    """Give how many of the differing words are names, 3 at the most."""
+    if not asked.names and not known.names:
+        return 0
+    return min(sum([word in asked.names or word in known.names for word in differing]), 3)
+
+
 def _differences(asked: Reading, known: Reading) -> tuple[list[str], list[str], int]:
     """Give the words that only one of the two has, less those that are the other's misspelt or inflected."""
-    extra, missing = sorted(asked.distinct - known.distinct), sorted(known.distinct - asked.distinct)
+    extra = [word for word in asked.ordered if word not in known.distinct]
+    missing = [word for word in known.ordered if word not in asked.distinct]
     mended = 0
     if extra and missing and len(extra) * len(missing) <= _MOST_TWINS:
         others = [word for word in missing if len(word) >= _SHORTEST]
@@ -222,7 +249,7 @@ def agree(one: Reading, other: Reading, cosine: float) -> bool:
     if one.numbers != other.numbers or one.negations % 2 != other.negations % 2:
         return False
     shared = len(one.distinct & other.distinct) / max(1, min(len(one.distinct), len(other.distinct)))
-    return cosine >= _AGREEING and shared >= 0.5
+    return cosine >= AGREEING and shared >= 0.5
 
 
 def swapped(one: Reading, other: Reading) -> bool:

@@ -7,6 +7,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from semantic_cache.near import Near
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One kept answer, in its buffered form, with the tokens it took."""
@@ -76,8 +78,11 @@ class Index(Protocol):
     def __len__(self) -> int:
         """Give how many texts there are, as far as is known."""
 
-    async def near(self, scope: bytes, vector: NDArray[np.float32], count: int, now_s: float) -> list[Alias]:
-        """Give the `count` texts of the scope with the highest cosine, best first, none of them expired."""
+    async def near(self, scope: bytes, vector: NDArray[np.float32], count: int, now_s: float) -> Near[Alias]:
+        """Give the `count` texts of the scope with the highest cosine, best first, none of them expired.
+
+        Their own vectors may be left out: they are in its rows.
+        """
 
     async def add(self, scope: bytes, alias: Alias) -> None:
         """Keep a text, unless its owner has filled his share of the scope."""

@@ -1,8 +1,8 @@
 """Texts in this process, their unit rows apart from them, for each scope.
 
-A search reads all rows of its scope; in a scope of more than `graph_from` texts a graph says which rows to
-read. The graph grows with the scope from half that size on, a text and an older one at a time, so that no
-request waits for it.
+A search reads all rows of its scope, where they are more than a thousand as bytes first; in a scope of more
+than `graph_from` texts a graph says which rows to read. It grows with the scope from half that size on, a
+text and an older one at a time, so that no request waits for it.
 Bounded in texts and in bytes over all scopes. When it is full, the text of least value among a few goes: what
 its answer saves, times how likely it is to be asked for again, by its size.
 """
@@ -16,17 +16,20 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from semantic_cache.near import Near
 from semantic_cache.saving import Frame, Linked, Text
 from semantic_cache.stores.base import Alias
 from semantic_cache.stores.graph import Graph
-from semantic_cache.stores.rows import Rows
+from semantic_cache.stores.rows import Bytes, Rows
 
 Vectors = NDArray[np.float32]
 _SAMPLE = 16  # texts looked at for one that has to go
 _OVERHEAD_BYTES = 1_700  # a text's own objects, its scope's share, its place in the graph
 _MOST_OF_OWNER = 1_000  # texts that one user, where requests name him, may bring into a scope
 _NOWHERE = np.zeros(0, np.float32)
-GRAPH_FROM = 8_192
+_FEW = 1_024  # texts whose rows are read as they are
+_SPARE = 24  # candidates beyond those asked for: bytes order less finely than floats
+GRAPH_FROM = 16_384
 
 
 class _Scope:
@@ -40,11 +43,14 @@ class _Scope:
         self.owners: Counter[str] = Counter()
         self.graph: Graph | None = None
         self.dimensions = dimensions
+        self._bytes: Bytes | None = None
         self._covered = 0  # rows before are in the graph
 
     def add(self, label: int, alias: Alias) -> None:
         self.row_of[label] = len(self.aliases)
         self.rows.append(alias.vector)
+        if self._bytes is not None:
+            self._bytes.append(alias.vector)
         self.aliases.append(replace(alias, vector=_NOWHERE))
         self.labels.append(label)
         self.owners[alias.owner] += 1
@@ -82,6 +88,8 @@ class _Scope:
         gone = self.aliases[row]
         self.owners[gone.owner] -= 1
         self.rows.remove(row)
+        if self._bytes is not None:
+            self._bytes.remove(row)
         last, last_label = self.aliases.pop(), self.labels.pop()
         if row < len(self.aliases):
             self.aliases[row], self.labels[row] = last, last_label
@@ -92,18 +100,30 @@ class _Scope:
             self.graph.remove([label])
         return gone
 
-    def nearest(self, vector: Vectors, count: int, graph_from: int) -> list[Alias]:
+    def nearest(self, vector: Vectors, count: int, graph_from: int) -> Near[Alias]:
+        rows, aliases = self._candidates(vector, count, graph_from), self.aliases
+        if rows is None:
+            cosines, used = self.rows.cosines(vector), len(aliases)
+            rows = cosines.argpartition(used - count)[-count:] if used > count else np.arange(used)
+            cosines, vectors = cosines[rows], self.rows.take(rows)
+        else:
+            vectors = self.rows.take(rows)
+            cosines = vectors @ vector
+        order = (-cosines).argsort(kind="stable")[:count]
+        return Near([aliases[row] for row in rows[order].tolist()], vectors[order], cosines[order])
+
+    def _candidates(self, vector: Vectors, count: int, graph_from: int) -> NDArray[np.intp] | None:
+        """Give rows that hold the nearest, and some more; None for all, where they are few."""
         used = len(self.aliases)
         if self.graph is not None and used > graph_from and len(self.graph) == used:
-            rows = [self.row_of[one] for one in self.graph.near(vector, count)]
-        else:
-            far = -self.rows.cosines(vector)
-            rows = list(range(used))
-            if used > count:
-                rows = np.argpartition(far, count - 1)[:count].tolist()
-        near = self.rows.take(rows)
-        order = (near @ -vector).argsort(kind="stable")[:count].tolist()
-        return [replace(self.aliases[rows[at]], vector=near[at]) for at in order]
+            self._bytes = None
+            return np.array([self.row_of[one] for one in self.graph.near(vector, count)], np.intp)
+        if used <= _FEW or used <= count + _SPARE:
+            return None
+        if self._bytes is None:
+            self._bytes = Bytes.of(self.rows)
+        wanted = count + _SPARE
+        return self._bytes.cosines(vector).argpartition(used - wanted)[-wanted:]
 
 
 class MemoryIndex:
@@ -126,13 +146,13 @@ class MemoryIndex:
     def __len__(self) -> int:
         return self._count
 
-    async def near(self, scope: bytes, vector: Vectors, count: int, now_s: float) -> list[Alias]:
+    async def near(self, scope: bytes, vector: Vectors, count: int, now_s: float) -> Near[Alias]:
         """Give the nearest texts; see ``Index.near``."""
         if self._due and self._due[0][0] <= now_s:
             self._expire(now_s)
         kept = self._scopes.get(scope)
         if kept is None or len(vector) != kept.dimensions:
-            return []
+            return Near.nothing()
         return kept.nearest(vector, count, self._graph_from)
 
     async def add(self, scope: bytes, alias: Alias) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from semantic_cache.near import Near
 from semantic_cache.saving import Text
 from semantic_cache.stores.base import Alias, Entry
 
@@ -150,7 +151,7 @@ class RedisIndex:
     def __len__(self) -> int:
         return self.count
 
-    async def near(self, scope: bytes, vector: Vectors, count: int, now_s: float) -> list[Alias]:
+    async def near(self, scope: bytes, vector: Vectors, count: int, now_s: float) -> Near[Alias]:
         """Give the nearest texts; see ``Index.near``."""
         self._dimensions = len(vector)
         knn = f"KNN {count} @vector $v EF_RUNTIME {_WIDTH_SEARCHED} {self._way(scope)} AS far"
@@ -161,10 +162,14 @@ class RedisIndex:
         )  # fmt: skip
         nothing: list[Any] = [0]
         found = await self._link.ask(lambda: self._made(asked), nothing)
-        near = [_text(fields[1]).alias(fields[3]) for fields in found[2::2] if len(fields) == 4]
-        return sorted(
-            (one for one in near if one.expires_s > now_s), key=lambda one: -float(one.vector @ vector)
-        )
+        texts = [_text(fields[1]).alias(fields[3]) for fields in found[2::2] if len(fields) == 4]
+        texts = [one for one in texts if one.expires_s > now_s]
+        if not texts:
+            return Near.nothing()
+        vectors = np.array([one.vector for one in texts])
+        cosines = vectors @ vector
+        order = (-cosines).argsort(kind="stable")
+        return Near([texts[at] for at in order.tolist()], vectors[order], cosines[order])
 
     def _way(self, scope: bytes) -> str:
         """Tell how to search: left alone, the query engine compares each text of a scope, however large."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gateway.embeddings import reader
-from semantic_cache.metric import Vectors
+from semantic_cache.near import Vectors
 
 
 class Words:

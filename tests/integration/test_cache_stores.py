@@ -114,9 +114,10 @@ def test_the_nearest_texts_of_the_scope_come_first(run: Callable[[Play], None]) 
         assert await near(9.0) == ["late", "near", "far"]
         assert await near(9.0, 1) == ["late"]
         assert await near(10.0) == ["near", "far"]
-        (found,) = await index.near(b"s", vector(1, 0.1, 0, 0), 1, 10.0)
-        assert (found.text, found.owner, found.answer) == ("the text near", "ann", "bb")
-        assert np.allclose(found.vector, vector(1, 0.1, 0, 0))
+        found = await index.near(b"s", vector(1, 0.1, 0, 0), 1, 10.0)
+        assert [(one.text, one.owner, one.answer) for one in found] == [("the text near", "ann", "bb")]
+        assert np.allclose(found.vectors, [vector(1, 0.1, 0, 0)])
+        assert np.allclose(found.cosines, [1.0])
         assert await index.drop(["bb", "none"]) == 1
         assert await near(10.0) == ["far"]
         assert {scope for scope, one in await index.listed() if one.id in ("far", "other")} == {

@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from semantic_cache.stores.base import Alias
 from semantic_cache.stores.index import MemoryIndex
@@ -66,3 +67,27 @@ def test_it_never_holds_more_than_its_bound(bound: int, scopes: list[bytes]) -> 
     for number, scope in enumerate(scopes):
         asyncio.run(index.add(scope, alias(number, number, 100.0)))
         assert len(index) == min(number + 1, bound)
+
+
+def test_among_more_texts_than_are_read_as_they_are_the_nearest_are_found() -> None:
+    chance = np.random.default_rng(7)
+    vectors = chance.normal(size=(1_600, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    async def play() -> None:
+        index = MemoryIndex(10_000)
+        for number, vector in enumerate(vectors):
+            await index.add(b"s", replace(alias(number, number, 1e9), vector=vector))
+            if number == 1_500:  # from here on, the bytes are kept in step
+                await index.near(b"s", vector, 8, 0.0)
+        gone = {str(number) for number in range(0, 1_600, 7)}
+        await index.drop(gone)
+        left = [number for number in range(1_600) if str(number) not in gone]
+        for asked in vectors[:40]:
+            cosines = vectors[left] @ asked
+            best = [str(left[at]) for at in np.argsort(-cosines)[:8]]
+            found = await index.near(b"s", asked, 8, 0.0)
+            assert [one.id for one in found] == best
+            assert np.allclose(found.cosines, found.vectors @ asked, atol=1e-6)
+
+    asyncio.run(play())

@@ -10,6 +10,7 @@ from semantic_cache.ledger import Bounds
 from semantic_cache.saving import OwnFile
 from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
+from semantic_cache.verify import MOST_COUNTED
 from tests.fakes.loop import now
 from tests.fakes.words import Words
 from tests.unit.test_semantic_cache import FORMS, TOPICS, ask, learned, look_up, make
@@ -86,3 +87,11 @@ def test_one_process_of_a_directory_owns_the_file(tmp_path: Path) -> None:
     assert first.mine()
     assert not second.mine()
     assert first.mine()
+
+
+def test_words_that_were_counted_further_by_an_earlier_version_are_as_common_as_can_be() -> None:
+    judge = learned().judges["t/m"]
+    state = judge.state()
+    state["words"] = dict.fromkeys(state["words"], 10**6)
+    judge.resume(state)
+    assert set(judge.state()["words"].values()) == {MOST_COUNTED}

@@ -302,3 +302,22 @@ def test_the_noise_of_the_judge_is_what_two_answers_to_one_question_seem_to_diff
     for _ in range(200):
         cache.doubled(said("It costs 12 euros."), said("It costs 13 euros."))
     assert 0.4 < cache.noise < 0.6
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("yes", "Yes!!!", True),
+        ("42", "**42**", True),
+        ("Built in 1900 by the city of Rome. " * 4, "built in 1900, by the city of Rome! " * 4, True),
+        ("Built in 1900 by the city of Rome. " * 4, "Built in 1901 by the city of Rome. " * 4, False),
+        ("Built in 1900 by the city of Rome. " * 4, "Cats sleep through most of a summer day. " * 4, False),
+    ],
+)  # fmt: skip
+def test_a_long_answer_is_read_only_where_it_is_near_and_says_the_same_as_if_it_were(
+    one: str, other: str, same: bool
+) -> None:
+    cache = make()
+    begun = cache.noise
+    cache.doubled(exact_entry("a", one), exact_entry("b", other))
+    assert (cache.noise < begun) is same
