@@ -202,15 +202,15 @@ def test_a_lesson_of_before_stays_and_another_may_stand_beside_it(url: str) -> N
         "body": b"x", "trial": {"labels": 100, "shipped": 0.5, "challenger": 0.6}, "changed_s": 1.0,
     }  # fmt: skip
     with engine.begin() as connection:
-        connection.execute(sa.insert(database.routing_lessons), row)
+        connection.execute(sa.insert(tables.routing_lessons), row)
     database.migrate(engine)
     with engine.begin() as connection:
-        connection.execute(sa.insert(database.routing_lessons), row | {"was_in_force": False})
-        found = connection.execute(sa.select(database.routing_lessons)).mappings()
+        connection.execute(sa.insert(tables.routing_lessons), row | {"was_in_force": False})
+        found = connection.execute(sa.select(tables.routing_lessons)).mappings()
         both = sorted(map(dict, found), key=lambda one: not one["was_in_force"])
         assert both == [row, row | {"was_in_force": False}]
     with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
-        connection.execute(sa.insert(database.routing_lessons), row)
+        connection.execute(sa.insert(tables.routing_lessons), row)
     engine.dispose()
 
 
