@@ -253,7 +253,7 @@ export const words = {
       start: "so many from the start", idle: "nobody has asked for a while", woken: "a request woke it", work: "for what runs and waits",
       trend: "for the work that is coming", latency: "first tokens came too late", kv: "its memory for contexts is nearly full",
       "schedule or minimum": "never fewer at this time", "maximum or cost cap": "no more are allowed", "no fleet runs": "but no fleet runs",
-      "set by an operator": "set by hand",
+      "set by an operator": "as many as somebody set last",
     } as Record<string, string>,
     setByHand: "set by hand",
     wantedFor: (wanted: Node, standby: Node, reason: Node, bounds: Node) => <>{wanted}{standby}: {reason}{bounds}.</>,
