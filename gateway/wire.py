@@ -302,6 +302,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         cycle = self._begin(False, True)
         cycle.body += body
         cycle.more_body = False
+        cycle.message_event.set()
         self._start_asgi_task(cycle, self.app)
 
     def _remember(self, data: bytes, cycle: Cycle) -> None:

@@ -227,7 +227,7 @@ def test_a_fault_has_the_promised_outcome(
         assert isinstance(outcome.error, openai.BadRequestError)
         assert (outcome.error.type, outcome.error.code) == ("invalid_request_error", "invalid_value")
         assert "upstream says 400" in str(outcome.error)
-        assert (asked, row["status"], row["amount_nanousd"]) == (1, "error", 0)
+        assert (asked, row["status"], row["amount_nanousd"]) == (1, "refused", 0)
     elif promised == WELL or crowd == "duo":
         check_well(outcome, fault, mode, attempts=1 if promised == WELL else 2)
     else:
@@ -286,7 +286,7 @@ def check_failed(outcome: Outcome, status: int) -> None:
     row = outcome.row
     assert (len(outcome.seen), row["status"], row["completion_tokens"], row["amount_nanousd"]) == (
         1,
-        "error",
+        "error" if status >= 500 else "refused",
         0,
         0,
     )

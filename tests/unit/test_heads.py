@@ -46,6 +46,24 @@ def test_the_third_time_the_handler_sees_what_it_saw_the_first_time() -> None:
     assert b"".join(transport.written).count(b"content-length: 1\r\n\r\n3") == 4
 
 
+def test_a_handler_that_speaks_asgi_gets_the_body_too() -> None:
+    async def main() -> list[Any]:
+        seen: list[Any] = []
+
+        async def handler(_scope: Any, receive: Any, send: Any) -> None:
+            seen.append(await receive())
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+        protocol, _ = connected(handler)
+        for _ in range(3):
+            protocol.data_received(post(b"abc", b"/asgi"))
+            await turns()
+        return seen
+
+    assert asyncio.run(main()) == [{"type": "http.request", "body": b"abc", "more_body": False}] * 3
+
+
 def test_a_handler_cannot_change_what_the_next_one_sees() -> None:
     one = post(b"abc", b"/changed")
     first, _ = asyncio.run(talk(one, one, one))
