@@ -102,6 +102,7 @@ def loops(gateway: Gateway) -> dict[str, str]:
     return found
 
 
+@pytest.mark.soak
 def test_an_api_server_that_is_late_or_silent_stops_nobody_and_is_told(
     house: tuple[Gateway, ApiServer, Upstreams],
 ) -> None:

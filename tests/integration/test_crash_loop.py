@@ -139,6 +139,7 @@ def test_hundreds_of_deaths_lose_nothing(tmp_path: Path, kind: str, request: pyt
     crash_loop(tmp_path, int(os.environ.get("SEED", "1")) * 1000, DEATHS, url)
 
 
+@pytest.mark.soak
 def test_a_database_that_is_away_loses_nothing(tmp_path: Path) -> None:
     """litellm#38121, #26886: known keys are served, readiness is truthful, usage comes when it is back."""
     upstreams = Upstreams(1)

@@ -47,6 +47,7 @@ def findings(demo_home: Path, engine_python: Path, accelerate: Path) -> dict[str
     return {name: json.loads(text.splitlines()[-1]) for name, text in printed.items()}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("model", ["small", "large"])
 def test_a_converted_model_gives_the_logits_of_its_gguf(
     findings: dict[str, dict[str, Any]], model: str

@@ -192,7 +192,8 @@ def test_13_an_upstreams_error_text_is_never_billed(
     status, headers, _ = gateway.chat("plain", script(fault, tag=unique()), stream=stream)
     assert status != 200
     row = gateway.row(headers["x-request-id"])
-    assert (row["status"], row["amount_nanousd"], row["completion_tokens"]) == ("error", 0, 0)
+    ended = "refused" if fault.startswith("4") else "error"
+    assert (row["status"], row["amount_nanousd"], row["completion_tokens"]) == (ended, 0, 0)
 
 
 def test_14_fifty_at_once_on_a_balance_for_ten(house: tuple[Gateway, Upstreams]) -> None:
@@ -318,7 +319,7 @@ def test_21_a_buffered_answer_without_max_tokens_cannot_pass_the_floor(
     assert (status, json.loads(body)["error"]["code"]) == (429, "insufficient_quota")
     assert headers["x-should-retry"] == "false"
     row = gateway.row(headers["x-request-id"])
-    assert (row["status"], row["amount_nanousd"]) == ("error", 0)
+    assert (row["status"], row["amount_nanousd"]) == ("refused", 0)
     status, headers, _ = gateway.chat("small", script("ok", n=4200, size=1), headers=header)
     assert status == 200
     assert 0 < gateway.row(headers["x-request-id"])["amount_nanousd"] <= 9_000_000
