@@ -41,8 +41,21 @@ class Heads:
             return None
         return head, data[end + len(_END) :]
 
+    def again(self, data: bytes) -> bool:
+        """Tell whether data begin with a short head that came before; notes that it came."""
+        end = data.find(_END)
+        if not 0 <= end <= MOST_BYTES or len(data) > MOST_MESSAGE_BYTES:
+            return False
+        mark = hash(data[:end])
+        if mark in self._once:
+            return True
+        if len(self._once) >= 4 * MOST_HEADS:
+            self._once.clear()
+        self._once.add(mark)
+        return False
+
     def keep(self, data: bytes, head: Head) -> None:
-        """Keep what the parser found in data that were one message, where it is plain and came before."""
+        """Keep what the parser found in data that were one message, where it is short and plain."""
         end = data.find(_END)
         if (
             end > MOST_BYTES
@@ -54,12 +67,6 @@ class Heads:
         if names.count(b"content-length") != 1 or not _NOT_PLAIN.isdisjoint(names):
             return
         if any(name == b"connection" and value.lower() != b"keep-alive" for name, value in head.headers):
-            return
-        mark = hash(data[:end])
-        if mark not in self._once:
-            if len(self._once) >= 4 * MOST_HEADS:
-                self._once.clear()
-            self._once.add(mark)
             return
         if len(self._known) >= MOST_HEADS:
             self._known.clear()

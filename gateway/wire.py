@@ -242,7 +242,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
             self._take(*known)
             return
         super().data_received(data)
-        if between and self.cycle is not before and self._head_bytes is None:
+        if between and self.cycle is not before and self._head_bytes is None and _heads.again(data):
             self._remember(data, cast("Cycle", self.cycle))
         if self._head_bytes is not None and not self.transport.is_closing():
             self._head_bytes += len(data)

@@ -128,6 +128,17 @@ def test_what_is_not_plain_is_never_kept(more: bytes) -> None:
     assert heads.find(data) is None
 
 
+def test_only_what_comes_a_second_time_comes_again() -> None:
+    heads = Heads()
+    assert [heads.again(post(b"abc")), heads.again(post(b"xyz")), heads.again(post(b"abc", b"/else"))] == [
+        False,
+        True,
+        False,
+    ]
+    long = post(b"abc", more=b"x: %b\r\n" % (b"y" * MOST_BYTES))
+    assert not any(heads.again(long) for _ in range(3))
+
+
 def test_there_are_never_more_than_so_many() -> None:
     heads = Heads()
     for number in range(2 * MOST_HEADS + 1):
