@@ -61,11 +61,10 @@ class Asking:
             body = b""  # the status says enough
         finally:
             reply.close()
-        error = UpstreamError(reply.status, body, reply.headers)
         if reply.status in CLIENTS_OWN:
             self._judge.refused(call, this)
-            raise error.refusal
-        raise error
+            raise UpstreamError(reply.status, body, reply.headers).refusal
+        raise UpstreamError(reply.status, body, reply.headers)
 
 
 def final(error: Exception, why: str = "") -> ApiError:

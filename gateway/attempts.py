@@ -74,7 +74,7 @@ class Attempts:
                     raise
                 raise final(failure) from failure
             except ANOTHER_MAY_SUCCEED as error:
-                failure = error
+                failure = error.with_traceback(None)  # it names this frame: a circle
             if call.trip.delivered:
                 await self._carry_on(call, deliver, failure)
                 return
@@ -304,7 +304,7 @@ class Attempts:
                 why = "" if isinstance(error, ModelLoading) else f" It cannot be carried on: {error}."
                 raise final(failure, why) from failure
             except ANOTHER_MAY_SUCCEED as error:
-                failure = error
+                failure = error.with_traceback(None)
 
     def _rest_s(self, call: Call) -> float:
         """Give how long to wait before the next attempt, after some that gave nothing."""

@@ -21,6 +21,29 @@ MADV_COLLAPSE = 25
 # keeps what it freed for itself: a process that now and then makes a megabyte of bytes grows by a hundred.
 _MALLOC = ((-3, 256 * 1024), (-1, 256 * 1024), (-8, 1))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
 
+MUCH_BYTES = 16 * 1024 * 1024
+
+
+class _Heap(ctypes.Structure):
+    """``struct mallinfo2`` of the C library."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    )
+
+
 _AREA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)\s*(.*)")
 
 
@@ -32,6 +55,25 @@ def give_back() -> None:
         return
     for name, value in _MALLOC:
         mallopt(name, value)
+
+
+def trim() -> int:
+    """Give back what lies free between blocks in use, where it is much; gives how many bytes were free.
+
+    The C library gives back by itself only what is free at the end of its heap. What is little stays: the
+    process needs it again, and giving it back takes large pages apart.
+    Source: mallinfo(3), malloc_trim(3).
+    """
+    library = ctypes.CDLL(None)
+    try:
+        ask, give = library.mallinfo2, library.malloc_trim
+    except AttributeError:
+        return 0
+    ask.restype = _Heap
+    free_bytes = int(ask().fordblks)
+    if free_bytes >= MUCH_BYTES:
+        give(ctypes.c_size_t(0))
+    return free_bytes
 
 
 def collapse() -> int:

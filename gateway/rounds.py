@@ -1,9 +1,10 @@
 """Everything that repeats beside the requests: name, period in seconds, step."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from gateway import gauges
+from gateway import gauges, pages
 from gateway.loops import Loop
 from gateway.settings import Settings
 from gateway.together import PERIOD_S
@@ -46,6 +47,7 @@ def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tupl
         Loop("labels", 5.0, house.learning.step),
         Loop("lessons", 1.0, house.learning.follow),
         Loop("likeness-file", 60.0, house.tier.save),
+        Loop("memory", 60.0, lambda: asyncio.to_thread(pages.trim)),
     )
 
 

@@ -72,7 +72,8 @@ class Connection(asyncio.Protocol):
         self.origin = origin
         self.loop = loop
         self.transport: asyncio.Transport | None = None
-        self.parser = httptools.HttpResponseParser(self)
+        self.parser: httptools.HttpResponseParser
+        """From ``connection_made`` to ``unmade``."""
         self.lost = False
         self.begin(Outgoing(""))
 
@@ -99,6 +100,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # create_connection gives a full Transport
+        self.parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
         self.heard_bytes += len(data)
@@ -120,6 +122,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        self.unmade()
         if self in self.origin.idle:
             self.origin.idle.remove(self)
         if self.complete:
@@ -130,6 +133,12 @@ class Connection(asyncio.Protocol):
             self.wake()
         else:
             self.fail(ConnectionBroken("the connection was closed before the answer was complete"))
+
+    def unmade(self) -> None:
+        """Let go of what knows this connection, or a circle remains."""
+        if self.transport is not None:
+            self.transport = None
+            del self.parser
 
     # httptools
     def on_message_begin(self) -> None:
@@ -349,12 +358,15 @@ class PlainClient:
             await connection.wait()
 
     async def _connect(self, origin: Origin, request: Outgoing) -> Connection:
+        connection = Connection(origin, self._loop)
         try:
             async with asyncio.timeout_at(min(self._loop.time() + request.connect_s, request.deadline_s)):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(origin, self._loop), origin.host, origin.port
-                )
+                await self._loop.create_connection(lambda: connection, origin.host, origin.port)
+        except asyncio.CancelledError:
+            connection.unmade()  # the loop closes it without a word
+            raise
         except TimeoutError:
+            connection.unmade()
             raise ConnectFailed(f"no connection to {origin.host}:{origin.port} in time") from None
         except OSError as error:
             raise ConnectFailed(
@@ -381,6 +393,7 @@ class PlainClient:
 
     def _abandon(self, connection: Connection) -> None:
         self._active.discard(connection)
+        connection.error = None  # it names the frames that it went through, and they the connection
         if connection in connection.origin.idle:
             connection.origin.idle.remove(connection)
         if connection.transport is not None and not connection.lost:

@@ -126,15 +126,19 @@ class Exchange:
             if self.abort.error is not None:
                 await self._fail(self.abort.error)
         except Exception as error:
-            known = translate(error)
-            if known is not error and known.status == 500:
-                log.error("request %s failed", self._request_id, exc_info=error)
-            elif known.status >= 500:
-                log.warning("request %s ended with %d %s", self._request_id, known.status, known.code)
-            await self._fail(known)
+            await self._fail(self._known(error))
         finally:
             if self._timer is not None:
                 await self._stop_heartbeats()
+
+    def _known(self, error: Exception) -> ApiError:
+        """Give what the client is told. Kept by ``run`` it would keep its frame, a circle."""
+        known = translate(error)
+        if known is not error and known.status == 500:
+            log.error("request %s failed", self._request_id, exc_info=error)
+        elif known.status >= 500:
+            log.warning("request %s ended with %d %s", self._request_id, known.status, known.code)
+        return known
 
     # What the pipeline gives
     async def whole(self, head: bytes, body: bytes) -> None:

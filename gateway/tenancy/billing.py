@@ -245,6 +245,7 @@ class Charge:
         elif error is not None:
             status = "error" if ours(translate(error).status) else "refused"
         self._billing.settle(self, status)
+        self._measure = None  # it knows the receiver, which knows this charge: a circle
 
 
 class Billing:

@@ -4,6 +4,7 @@ While the database is away the journal grows on disk and nothing is lost. A carr
 while, so that the ledger can be held against it.
 """
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -73,34 +74,35 @@ def recover(engine: sa.Engine, directory: Path, own: set[Path], kept: Path | Non
     last progress line: at most one step of delivered tokens is missing from it. The segments go to ``kept``.
     """
     with _locked(directory, own) as paths:
-        entries = settle_lines(paths)
         carried = [Carried(path.name, path.stat().st_size) for path in paths]
-        for start in range(0, len(entries), BATCH):
-            insert(engine, entries[start : start + BATCH])
+        entries, settled = settle_lines(paths), 0
+        while part := list(itertools.islice(entries, BATCH)):
+            settled += insert(engine, part)
         insert(engine, [], carried)
         for path in paths:
             keep(path, kept)
-        return len(entries)
+        return settled
 
 
-def settle_lines(paths: Iterable[Path]) -> list[Entry]:
-    """Give one entry for every request that the segments know."""
-    accepted: dict[str, Accepted] = {}
-    progress: dict[str, Progress] = {}
-    settled: dict[str, Entry] = {}
+def settle_lines(paths: Iterable[Path]) -> Iterator[Entry]:
+    """Give an entry for every request that the segments know; a line that is there twice comes twice.
+
+    Only what is not settled yet is held: a database that was away for long leaves more than the memory takes.
+    """
+    begun: dict[str, tuple[Accepted, Progress | None]] = {}
     for path in paths:
         for line, _ in read_lines(path):
             match line:
                 case Accepted():
-                    accepted[line.request_id] = line
+                    begun[line.request_id] = (line, None)
                 case Progress():
-                    progress[line.request_id] = line
+                    if (known := begun.get(line.request_id)) is not None:
+                        begun[line.request_id] = (known[0], line)
                 case Entry():
-                    settled[line.request_id] = line
-    for request_id, start in accepted.items():
-        if request_id not in settled:
-            settled[request_id] = interrupted(start, progress.get(request_id))
-    return list(settled.values())
+                    begun.pop(line.request_id, None)
+                    yield line
+    for start, last in begun.values():
+        yield interrupted(start, last)
 
 
 def interrupted(start: Accepted, last: Progress | None) -> Entry:

@@ -42,7 +42,10 @@ def test_one_row_for_each_accepted_request(
             paths[-1].write_bytes(data[: max(0, len(data) - torn_bytes)])
             lost = data.count(b"\n") - paths[-1].read_bytes().count(b"\n")
             written = written[: len(written) - lost]
-        found = settle_lines(paths)
+        found = list(settle_lines(paths))
     settled = {line.request_id for line in written if isinstance(line, Entry)}
-    assert sorted(one.request_id for one in found) == sorted({line.request_id for line in written})
+    assert {one.request_id for one in found} == {line.request_id for line in written}
+    assert all(found.count(one) == written.count(one) for one in found if one.status == "ok")
+    open_ = [one.request_id for one in found if one.status != "ok"]
+    assert len(open_) == len(set(open_))
     assert {one.request_id for one in found if one.status == "ok"} == settled

@@ -184,4 +184,4 @@ def test_kill_9_loses_no_accepted_request(tmp_path: Path, engine: sa.Engine) -> 
 
 def test_progress_without_acceptance_makes_no_row(tmp_path: Path) -> None:
     left_behind(tmp_path, [progress("r1", 32)])
-    assert settle_lines(sorted(tmp_path.iterdir())) == []
+    assert list(settle_lines(sorted(tmp_path.iterdir()))) == []

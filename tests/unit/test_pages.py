@@ -68,3 +68,24 @@ def test_the_kernel_takes_what_it_is_asked_for_and_the_process_does_not_grow() -
     taken, larger, grown = map(int, re.findall(r"-?\d+", found.stdout))
     assert larger >= taken // 2  # (a kernel that cannot takes nothing)
     assert grown <= taken // 8 + 4 * MIB  # what was missing of areas that were nearly full
+
+
+SCATTERED = """
+from gateway.pages import trim
+
+def rss():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+kept = [bytes(8000) for _ in range(8000)]
+del kept[1:-1:2], kept[1:-1:2]
+before = rss()
+print(trim(), before - rss())
+"""
+
+
+def test_what_lies_free_between_blocks_in_use_goes_back() -> None:
+    program = [sys.executable, "-c", SCATTERED]
+    free, given = map(int, subprocess.run(program, capture_output=True, check=True).stdout.split())
+    assert free > 16 * MIB
+    assert given > 8 * MIB
