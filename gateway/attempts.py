@@ -159,7 +159,8 @@ class Attempts:
                     return False
                 if not offered and call.direct is not None:
                     offered = True
-                    reply.offer(call.direct(feed))
+                    if (taker := call.direct(feed, call.trail)) is not None:
+                        reply.offer(taker)
             if broken is not None:
                 raise broken
         if receiver.done:

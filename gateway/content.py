@@ -14,7 +14,7 @@ import msgspec
 import regex
 
 from gateway import semconv as names
-from gateway.outlet import Outlet
+from gateway.outlet import Lane, Outlet
 from gateway.settings import ContentSettings
 
 RAW_FACTOR = 64  # a streamed token has some 200 bytes of JSON about it
@@ -231,14 +231,27 @@ class Noting:
         await self._out.piece(data)
 
     @property
+    def lane(self) -> Lane | None:
+        """See ``outlet.Outlet.lane``."""
+        lane = self._out.lane
+        return None if lane is None else _NotingLane(self._content, lane)
+
+
+class _NotingLane:
+    """Hands pieces on, and notes them."""
+
+    def __init__(self, content: Content, lane: Lane) -> None:
+        self._content, self._lane = content, lane
+
+    @property
     def clear(self) -> bool:
-        """See ``outlet.Outlet.clear``."""
-        return self._out.clear
+        """See ``outlet.Lane.clear``."""
+        return self._lane.clear
 
     def at_once(self, data: bytes) -> None:
-        """Hand on a piece of a stream, without waiting."""
+        """See ``outlet.Lane.at_once``."""
         self._content.note(data)
-        self._out.at_once(data)
+        self._lane.at_once(data)
 
 
 def _events(data: bytes) -> Iterable[_Event]:

@@ -10,6 +10,7 @@ from backends.clients.base import Taker
 from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form
 from gateway.openai.schemas import Inference
+from gateway.openai.trail import Trail
 from gateway.outlet import Outlet
 from gateway.passage import Passage
 from gateway.trip import Direct, Feed
@@ -58,23 +59,38 @@ class Delivery:
         await out.piece(piece)
         return True
 
-    def _taker(self, receiver: StreamReceiver, feed: Feed) -> Taker:
+    def _taker(self, receiver: StreamReceiver, feed: Feed, trail: Trail | None) -> Taker | None:
         """See ``trip.Direct``; whole events go this way, the usage and the end do not."""
-        charge, out, estimate = self._charge, self._out, self._request.prompt_tokens_estimate
+        charge, lane, estimate = self._charge, self._out.lane, self._request.prompt_tokens_estimate
+        if lane is None:
+            return None
         charge.measured_by(lambda: receiver.usage(estimate))
 
         def take(data: bytes) -> bool:
-            if not out.clear or data[-2:] != b"\n\n" or b'"usage"' in data or b"[DONE]" in data:
+            if not lane.clear:
                 return False
-            # For each token there is a comma behind its id, or the end of an event.
-            most = receiver.delivered_tokens + data.count(b",") + data.count(b"\n\n")
-            if most >= charge.covered_tokens:
-                return False
-            if piece := feed(data):
+            whole = trail is None or not trail.pending
+            alike = whole and receiver.delivered_tokens + 1 < charge.covered_tokens
+            piece = receiver.sing(data) if alike else None
+            if piece is None:
+                if not middle(data):
+                    return False
+                piece = feed(data)
+            elif trail is not None:
+                trail.hold(data)
+            if piece:
                 charge.delivers(receiver.delivered_tokens)
                 if receiver.kept is not None:
                     receiver.keep(piece)
-                out.at_once(piece)
+                lane.at_once(piece)
             return True
+
+        def middle(data: bytes) -> bool:
+            """Whether these are whole events, without usage and end, that the reservation covers."""
+            if data[-2:] != b"\n\n" or b'"usage"' in data or b"[DONE]" in data:
+                return False
+            # For each token there is a comma behind its id, or the end of an event.
+            most = receiver.delivered_tokens + data.count(b",") + data.count(b"\n\n")
+            return most < charge.covered_tokens
 
         return take

@@ -3,6 +3,17 @@
 from typing import Protocol
 
 
+class Lane(Protocol):
+    """The short way for pieces of a stream that has begun."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether ``at_once`` may be called now."""
+
+    def at_once(self, data: bytes) -> None:
+        """Take a piece without waiting."""
+
+
 class Outlet(Protocol):
     """Takes an answer: ``whole``, or ``accept``, ``begin`` and ``piece`` again and again.
 
@@ -22,8 +33,5 @@ class Outlet(Protocol):
         """Take a piece of a stream."""
 
     @property
-    def clear(self) -> bool:
-        """Whether ``at_once`` may be called now."""
-
-    def at_once(self, data: bytes) -> None:
-        """Take a piece of a stream that has begun, without waiting."""
+    def lane(self) -> Lane | None:
+        """The short way, where there is one."""

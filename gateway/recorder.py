@@ -29,10 +29,7 @@ class Recorder:
         """Record the head of a stream."""
         self._log.append(BEGIN + head + self._line)
 
-    clear = False
-
-    def at_once(self, data: bytes) -> None:
-        """Never asked for: a log may have to be waited for."""
+    lane = None  # a log may have to be waited for
 
     async def piece(self, data: bytes) -> None:
         """Record the events of a piece, each by itself."""

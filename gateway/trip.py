@@ -40,8 +40,8 @@ Deliver = Callable[[bytes], Awaitable[bool]]
 Feed = Callable[[bytes], bytes]
 """What makes bytes for the client of bytes of the upstream; raises StreamBroken."""
 
-Direct = Callable[[Feed], Taker]
-"""Gives what takes the middle of a stream as it comes, past ``Deliver``, where nobody waits."""
+Direct = Callable[[Feed, "Trail | None"], Taker | None]
+"""Gives what takes the middle of a stream as it comes, past ``Deliver``, where nobody waits; with its trail."""
 
 
 class Try(msgspec.Struct, eq=False):

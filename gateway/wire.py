@@ -47,6 +47,8 @@ class Cycle(RequestResponseCycle):
     """One request and its answer: as ASGI has it, and as ``api.exchange.Wire`` for the hot path."""
 
     task: "asyncio.Task[None]"
+    transport: JoinedWrites  # type: ignore[assignment]  # what ``connection_made`` has put in its place
+    spoken = held = False
     _leave: Callable[[], None] | None = None
 
     @property
@@ -145,13 +147,14 @@ class Cycle(RequestResponseCycle):
     @property
     def clear(self) -> bool:
         """See ``Wire.clear``."""
-        return not (self.flow.write_paused or self.disconnected)
+        return not (self.held or self.flow.write_paused or self.disconnected)
 
     def at_once(self, data: bytes) -> None:
         """See ``Wire.at_once``."""
         if self.chunked_encoding:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        cast("JoinedWrites", self.transport).write_now(data)
+        self.spoken = True
+        self.transport.write_now(data)
 
     async def end(self) -> None:
         """See ``Wire.end``."""
@@ -215,7 +218,7 @@ class Cycle(RequestResponseCycle):
                 if not more:
                     body += b"0\r\n\r\n"
             if body and more:
-                cast("JoinedWrites", self.transport).write_now(body)
+                self.transport.write_now(body)
             elif body:
                 self.transport.write(body)
         if not more:

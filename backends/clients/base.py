@@ -66,18 +66,18 @@ class Outgoing(msgspec.Struct, frozen=True):
 class Pulse:
     """Tells the pieces of an event stream that are signs of life from comments and blank lines."""
 
-    _in_comment = False
+    in_comment = False
 
     def beats(self, piece: bytes) -> bool:
         """Take a piece, not empty; True where there is anything but comments in it, however it is cut."""
-        if not self._in_comment and piece[0] not in b":\r\n":
+        if not self.in_comment and piece[0] not in b":\r\n":
             if piece[-1] != 10:
-                self._in_comment = piece[piece.rfind(b"\n") + 1] == 58
+                self.in_comment = piece[piece.rfind(b"\n") + 1] == 58
             return True
         lines = piece.split(b"\n")
-        told = lines[1:] if self._in_comment else lines
+        told = lines[1:] if self.in_comment else lines
         if told:
-            self._in_comment = told[-1].startswith(b":")
+            self.in_comment = told[-1].startswith(b":")
         return any(line.strip() and not line.startswith(b":") for line in told)
 
 

@@ -163,7 +163,9 @@ class Connection(asyncio.Protocol):
         self.wake()
 
     def on_body(self, body: bytes) -> None:
-        if self.pulse is None or self.pulse.beats(body):
+        pulse = self.pulse  # asked where it is not plain to see
+        plain = pulse is None or (not pulse.in_comment and body[0] == 0x64 and body[-1] == 0x0A)
+        if plain or (pulse is not None and pulse.beats(body)):
             self.quiet_until = self.loop.time() + self.idle_s
         self.chunks.append(body)
         self.buffered_bytes += len(body)

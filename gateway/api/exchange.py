@@ -20,6 +20,7 @@ from gateway.errors import (
     error_headers,
     translate,
 )
+from gateway.outlet import Lane
 
 log = logging.getLogger("switchgear.api")
 
@@ -36,9 +37,12 @@ class Wire(Protocol):
     """One request as the server has it; heads are lines that end in CRLF, without the status.
 
     Writing waits while the client does not read, and does nothing once it is gone. ``task`` runs its handler.
+    Pieces say that they were ``spoken``; while one is ``held``, none may be sent at once.
     """
 
     task: asyncio.Task[None]
+    spoken: bool
+    held: bool
 
     async def read(self, limit_bytes: int) -> bytes:
         """Give the whole body; raises RequestTooLarge over the limit, ClientGone where it breaks off."""
@@ -57,7 +61,7 @@ class Wire(Protocol):
 
     @property
     def clear(self) -> bool:
-        """Whether the client is there, and reads."""
+        """Whether the client is there and reads, and no piece is held."""
 
     def at_once(self, data: bytes) -> None:
         """Send a piece of a stream now."""
@@ -101,7 +105,6 @@ class Exchange:
     _accepted: bytes | None = None
     _started = False
     _sending = False
-    _spoken = False
     _timer: asyncio.TimerHandle | None = None
     _beater: asyncio.Task[None] | None = None
 
@@ -163,19 +166,14 @@ class Exchange:
         """Send a piece of a stream that has begun."""
         if self._beater is not None:
             await self._last_beat()
-        self._sending = self._spoken = True
+        self._sending = True
         await self._wire.piece(data)
         self._sending = False
 
     @property
-    def clear(self) -> bool:
-        """Whether a piece of a stream that has begun can be sent at once."""
-        return self._beater is None and self._wire.clear
-
-    def at_once(self, data: bytes) -> None:
-        """Send a piece at once."""
-        self._spoken = True
-        self._wire.at_once(data)
+    def lane(self) -> Lane:
+        """The wire itself."""
+        return self._wire
 
     async def _fail(self, error: ApiError) -> None:
         """Say what went wrong: by status where nothing was sent, else in band.
@@ -197,8 +195,9 @@ class Exchange:
     def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._heartbeat_s, self._beat)
-        spoken, self._spoken = self._spoken, False
+        spoken, self._wire.spoken = self._wire.spoken, False
         if not spoken and not self._sending and (self._beater is None or self._beater.done()):
+            self._wire.held = True
             self._beater = loop.create_task(self._send_heartbeat())
 
     async def _send_heartbeat(self) -> None:
@@ -206,12 +205,13 @@ class Exchange:
             self._started = True
             await self._wire.begin(self._accepted)
         await self._wire.piece(HEARTBEAT)
+        self._wire.spoken = False
 
     async def _last_beat(self) -> None:
         """Wait for the heartbeat under way: nothing may be written into it."""
         if self._beater is not None:
             await asyncio.shield(self._beater)
-            self._beater = None
+            self._beater, self._wire.held = None, False
 
     async def _stop_heartbeats(self) -> None:
         if self._timer is not None:

@@ -96,21 +96,17 @@ class Splitter:
     """Cuts a byte stream into events; any cutting of the bytes gives the same events."""
 
     def __init__(self) -> None:
-        self._tail = b""
-
-    @property
-    def pending_bytes(self) -> int:
-        """How much of an event that is not complete is held."""
-        return len(self._tail)
+        self.pending = b""
+        """What is held of an event that is not complete."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Give the events that are complete now, without the blank line that ends each."""
-        if self._tail:
-            data = self._tail + data
+        if self.pending:
+            data = self.pending + data
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
-        *events, self._tail = data.split(b"\n\n")
-        if len(self._tail) > EVENT_LIMIT_BYTES:
+        *events, self.pending = data.split(b"\n\n")
+        if len(self.pending) > EVENT_LIMIT_BYTES:
             raise StreamBroken(f"an event is over {EVENT_LIMIT_BYTES} bytes")
         return events
 
@@ -183,21 +179,13 @@ class StreamReceiver:
 
         The events before a broken one count as given: they are the exception's ``before``.
         """
+        if self._refrain is not None and (piece := self.sing(data)) is not None:
+            return piece
         self._feeds += 1
-        refrain = self._refrain
-        if (
-            refrain is not None
-            and not self._splitter.pending_bytes
-            and (sung := refrain.sung(data)) is not None
-        ):
-            self.delivered_tokens += 1
-            if not self._bears_ids:
-                self._characters[refrain.index] += sung[1]
-            return sung[0]
         if (
             data.find(b"\n") == len(data) - 2
             and data.startswith(b"data: {")
-            and not self._splitter.pending_bytes
+            and not self._splitter.pending
         ):
             return self._data(data[6:-2])  # one event, as nearly all come
         events = self._splitter.feed(data)
@@ -209,6 +197,17 @@ class StreamReceiver:
         except StreamBroken as error:
             raise StreamBroken(str(error), b"".join(found)) from None
         return b"".join(found)
+
+    def sing(self, data: bytes) -> bytes | None:
+        """Take one event that says one token and looks like the one before; None, and nothing is taken."""
+        refrain = self._refrain
+        if refrain is None or self._splitter.pending or (sung := refrain.sung(data)) is None:
+            return None
+        self._feeds += 1
+        self.delivered_tokens += 1
+        if not self._bears_ids:
+            self._characters[refrain.index] += sung[1]
+        return sung[0]
 
     def finish(self) -> bytes:
         """Take the end of the upstream's body, give the last bytes. Raises StreamBroken if it came early."""

@@ -75,7 +75,7 @@ class StreamTap:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes, give them back as soon as there is an answer in them. Raises StreamBroken."""
-        passed = self._splitter.pending_bytes
+        passed = len(self._splitter.pending)
         events = self._splitter.feed(data)
         for number, event in enumerate(events):
             try:

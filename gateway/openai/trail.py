@@ -80,7 +80,7 @@ class Trail:
 
     def begin(self) -> None:
         """Reset for an attempt."""
-        self._tail = b""
+        self.pending = b""
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._broken = False
@@ -90,22 +90,26 @@ class Trail:
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they come, give the events that are whole now. Raises StreamBroken."""
-        if self._tail or data[-2:] != b"\n\n":
-            data = self._tail + data
+        if self.pending or data[-2:] != b"\n\n":
+            data = self.pending + data
             if b"\r" in data:
                 data = data.replace(b"\r\n", b"\n")
             end = data.rfind(b"\n\n") + 2
             if end < 2:
                 end = 0
-            data, self._tail = data[:end], data[end:]
-            if len(self._tail) > EVENT_LIMIT_BYTES:
+            data, self.pending = data[:end], data[end:]
+            if len(self.pending) > EVENT_LIMIT_BYTES:
                 raise StreamBroken(f"an event is over {EVENT_LIMIT_BYTES} bytes")
+        self.hold(data)
+        return data
+
+    def hold(self, data: bytes) -> None:
+        """Take whole events, where none is pending."""
         self._held_bytes += len(data)
         if self._held_bytes > HELD_BYTES:
             self.read()
             self._held_bytes = len(data)
         self._held.append(data)
-        return data
 
     def read(self) -> None:
         """Read what is held, up to the event that broke the stream, if one did."""

@@ -120,16 +120,20 @@ class Client:
 
     async def piece(self, data: bytes) -> None:
         assert not self.ended
+        self.spoken = True
         self.body += data
         await asyncio.sleep(0)
 
+    spoken = held = False
+
     @property
     def clear(self) -> bool:
-        return not self.lags or len(self.body) % 3 > 0
+        return not self.held and (not self.lags or len(self.body) % 3 > 0)
 
     def at_once(self, data: bytes) -> None:
         assert self.clear, "more than the client takes"
         assert not self.ended
+        self.spoken = True
         self.body += data
 
     async def end(self) -> None:

@@ -24,7 +24,7 @@ class Server:
         self.head = b""
         self.pieces: list[bytes] = []
         self.ended = False
-        self.gone = False
+        self.gone = self.spoken = self.held = False
         self.leaving: Callable[[], None] = lambda: None
         self.writable = asyncio.Event()
         self.writable.set()
@@ -49,13 +49,14 @@ class Server:
     async def piece(self, data: bytes) -> None:
         await self.writable.wait()
         if not self.gone:
-            self.pieces.append(data)
+            self.at_once(data)
 
     @property
     def clear(self) -> bool:
-        return self.writable.is_set() and not self.gone
+        return self.writable.is_set() and not (self.gone or self.held)
 
     def at_once(self, data: bytes) -> None:
+        self.spoken = True
         self.pieces.append(data)
 
     async def end(self) -> None:
