@@ -182,11 +182,7 @@ class StreamReceiver:
         if self._refrain is not None and (piece := self.sing(data)) is not None:
             return piece
         self._feeds += 1
-        if (
-            data.find(b"\n") == len(data) - 2
-            and data.startswith(b"data: {")
-            and not self._splitter.pending
-        ):
+        if data.find(b"\n") == len(data) - 2 and data.startswith(b"data: {") and not self._splitter.pending:
             return self._data(data[6:-2])  # one event, as nearly all come
         events = self._splitter.feed(data)
         if len(events) == 1:
