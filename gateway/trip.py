@@ -41,7 +41,7 @@ Feed = Callable[[bytes], bytes]
 """What makes bytes for the client of bytes of the upstream; raises StreamBroken."""
 
 Direct = Callable[[Feed, "Trail | None"], Taker | None]
-"""Gives what takes the middle of a stream as it comes, past ``Deliver``, where nobody waits; with its trail."""
+"""Gives what takes the middle of a stream as it comes, past ``Deliver``, where it can be."""
 
 
 class Try(msgspec.Struct, eq=False):
