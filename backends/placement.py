@@ -74,6 +74,8 @@ class Machine(Struct, frozen=True, kw_only=True):
     """GPUs that other models have."""
     memory_bytes: int = 0
     """Of the host, for engines without GPUs; 0: unknown, not checked."""
+    taken_bytes: int = 0
+    """What others need of it."""
 
 
 class Fit(Struct, frozen=True, kw_only=True):
@@ -93,6 +95,8 @@ class Fit(Struct, frozen=True, kw_only=True):
     """One sequence; None where the bandwidth is not known."""
     devices: tuple[tuple[int, ...], ...]
     """The GPUs of each replica."""
+    host_bytes: int
+    """What all replicas need of the host's memory; 0 on GPUs."""
 
 
 class UnknownShape(ValueError):
@@ -192,10 +196,11 @@ def fit(
         )
     room = max(room, 0) if caches else 0
     host = 0 if profile.gpus else replicas * (weights + room + OVERHEAD_BYTES)
-    if 0 < machine.memory_bytes < host:
+    if 0 < machine.memory_bytes < host + machine.taken_bytes and host:
+        others = f", of which other models need {_gib(machine.taken_bytes)}" if machine.taken_bytes else ""
         problems.append(
             f"{replicas} replicas need {_gib(host)} of memory with their KV cache, and the machine has "
-            f"{_gib(machine.memory_bytes)}: lower kv_cache_bytes or min_replicas, or take a smaller model"
+            f"{_gib(machine.memory_bytes)}{others}: lower kv_cache_bytes or min_replicas, or take a smaller model"
         )
     block = profile.block_tokens or (GPU_BLOCK_TOKENS if profile.gpus else CPU_BLOCK_TOKENS)
     tokens = room // per_token // block * block if per_token else 0
@@ -231,6 +236,7 @@ def fit(
         sequences={str(length): min(tokens // length, limit) for length in lengths if caches},
         tokens_per_s=None if speed is None else round(speed, 1),
         devices=devices,
+        host_bytes=host,
     )
 
 

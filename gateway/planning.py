@@ -19,12 +19,13 @@ def this_machine() -> Machine:
 
 
 def planned(settings: Settings, machine: Machine) -> list[dict[str, Any]]:
-    """Plan all models, one beside the other: no two get the same GPU."""
+    """Plan all models, one beside the other: no two get the same GPU, or the same memory."""
     plans = []
     for model in settings.models:
         plans.append(plan(model, machine))
         used = {device for devices in plans[-1].get("devices", ()) for device in devices}
-        machine = msgspec.structs.replace(machine, taken=machine.taken | used)
+        host = machine.taken_bytes + plans[-1].get("host_bytes", 0)
+        machine = msgspec.structs.replace(machine, taken=machine.taken | used, taken_bytes=host)
     return plans
 
 

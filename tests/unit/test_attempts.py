@@ -247,9 +247,7 @@ class Held:
 
     async def begin(self, head: bytes) -> None: ...
 
-    clear = False
-
-    def at_once(self, data: bytes) -> None: ...
+    lane = None
 
     async def piece(self, data: bytes) -> None:
         self.reached.set()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from backends.engines import LaunchProfile
@@ -106,3 +107,15 @@ def test_without_gpus_the_memory_of_the_machine_is_the_bound() -> None:
     assert fit(shape_of(LLAMA_8B), profile, Machine(memory_bytes=24 * GIB), [4096]).fits
     small = fit(shape_of(LLAMA_8B), profile, Machine(memory_bytes=16 * GIB), [4096])
     assert "the machine has 16.0 GiB" in small.problems[0]
+
+
+def test_models_on_one_machine_do_not_share_memory() -> None:
+    profile = LaunchProfile(weights="/w", kv_cache_bytes=4 * GIB)
+    first = fit(shape_of(LLAMA_8B), profile, Machine(memory_bytes=30 * GIB), [4096])
+    assert first.fits
+    beside = Machine(memory_bytes=30 * GIB, taken_bytes=first.host_bytes)
+    second = fit(shape_of(LLAMA_8B), profile, beside, [4096])
+    assert "the machine has 30.0 GiB, of which other models need" in second.problems[0]
+    on_gpu = LaunchProfile(weights="/w", gpus=1)
+    gpus = (described("H100", 80),)
+    assert fit(shape_of(LLAMA_8B), on_gpu, msgspec.structs.replace(beside, gpus=gpus), [4096]).fits
