@@ -200,7 +200,8 @@ def fit(
         others = f", of which other models need {_gib(machine.taken_bytes)}" if machine.taken_bytes else ""
         problems.append(
             f"{replicas} replicas need {_gib(host)} of memory with their KV cache, and the machine has "
-            f"{_gib(machine.memory_bytes)}{others}: lower kv_cache_bytes or min_replicas, or take a smaller model"
+            f"{_gib(machine.memory_bytes)}{others}: lower kv_cache_bytes or "
+            "min_replicas, or take a smaller model"
         )
     block = profile.block_tokens or (GPU_BLOCK_TOKENS if profile.gpus else CPU_BLOCK_TOKENS)
     tokens = room // per_token // block * block if per_token else 0
