@@ -25,7 +25,8 @@ class Mutant(NamedTuple):
 
 
 ATTEMPTS, EXCHANGE, PIPELINE = "gateway/attempts.py", "gateway/api/exchange.py", "gateway/pipeline.py"
-PLAIN, DISPATCHER, WIRE = "backends/clients/plain.py", "gateway/dispatcher.py", "gateway/wire.py"
+PLAIN, CONNECTION = "backends/clients/plain.py", "backends/clients/connection.py"
+DISPATCHER, WIRE = "gateway/dispatcher.py", "gateway/wire.py"
 ASKING, HEARD, FLEET = "gateway/asking.py", "gateway/openai/continuation.py", "backends/replica.py"
 CARRYING, RESTRAINT = "gateway/carrying.py", "gateway/restraint.py"
 T_SIMULATED, T_REPLICA = "tests/simulation/test_faults_simulated.py", "tests/unit/test_replica.py"
@@ -129,7 +130,7 @@ MUTANTS = {
     ),
     "stale-for-ever": Mutant(PLAIN, "stale = True  #", "stale = False  #", T_PLAIN),
     "no-back-pressure": Mutant(
-        PLAIN, "self.buffered_bytes > PAUSE_ABOVE_BYTES", "self.buffered_bytes < 0", T_PLAIN
+        CONNECTION, "self.buffered_bytes > PAUSE_ABOVE_BYTES", "self.buffered_bytes < 0", T_PLAIN
     ),
     "permit-leak": Mutant(
         PLAIN,
@@ -138,7 +139,7 @@ MUTANTS = {
         T_PLAIN,
     ),
     "answers-mixed-up": Mutant(
-        PLAIN, "        if self.complete:  # what comes", "        if False:  # what comes", T_PLAIN
+        CONNECTION, "        if self.complete:  # what comes", "        if False:  # what comes", T_PLAIN
     ),
     "silence-for-ever": Mutant(
         PLAIN, "if now_s > min(until_s, connection.deadline_s) and", "if now_s < 0 and", T_PLAIN
@@ -244,9 +245,11 @@ MUTANTS = {
     ),
     "head-without-limit": Mutant(WIRE, "if self._head_bytes > HEAD_LIMIT_BYTES:", "if False:", T_EDGES),
     # ---- a stream's short way past ``Deliver``
-    "short-way-into-a-full-pipe": Mutant(DELIVERY, "not out.clear or ", "", T_SIMULATED),
+    "short-way-into-a-full-pipe": Mutant(DELIVERY, "if not lane.clear:", "if False:", T_SIMULATED),
     "short-way-past-the-end": Mutant(DELIVERY, """ or b"[DONE]" in data""", "", T_STREAMS),
-    "short-way-past-the-money": Mutant(DELIVERY, "if most >= charge.covered_tokens:", "if False:", T_MONEY),
+    "short-way-past-the-money": Mutant(
+        DELIVERY, "return most < charge.covered_tokens", "return True", T_MONEY
+    ),
     "short-way-past-the-bill": Mutant(
         DELIVERY, "                charge.delivers(receiver.delivered_tokens)\n", "", T_DISCONNECTS
     ),
@@ -254,16 +257,28 @@ MUTANTS = {
         DELIVERY, "                if receiver.kept is not None:\n", "                if False:\n", T_LEDGER
     ),
     "short-way-without-a-trail": Mutant(
-        ATTEMPTS, "reply.offer(call.direct(feed))", "reply.offer(call.direct(receiver.feed))", T_SIMULATED
+        ATTEMPTS, "call.direct(feed, call.trail)", "call.direct(receiver.feed, call.trail)", T_SIMULATED
+    ),
+    "alike-past-the-trail": Mutant(
+        DELIVERY, "                trail.hold(data)\n", "                pass\n", T_SIMULATED
+    ),
+    "alike-past-the-money": Mutant(
+        DELIVERY, " and receiver.delivered_tokens + 1 < charge.covered_tokens", "", T_MONEY
+    ),
+    "alike-into-a-heartbeat": Mutant(
+        "gateway/api/exchange.py", "            self._wire.held = True\n", "", "tests/unit/test_exchange.py"
     ),
     "what-a-taker-leaves-is-lost": Mutant(
-        PLAIN,
+        CONNECTION,
         "                self.wake()\n                return\n",
         "                self.wake()\n",
         T_PLAIN,
     ),
     "what-a-taker-raises-is-lost": Mutant(
-        PLAIN, "            self.error = error\n            self.wake()", "            self.wake()", T_PLAIN
+        CONNECTION,
+        "            self.error = error\n            self.wake()",
+        "            self.wake()",
+        T_PLAIN,
     ),
     # ---- the second of two
     "hedged-on-the-same-replica": Mutant(

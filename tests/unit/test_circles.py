@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from backends.clients.base import ClientError, Outgoing
-from backends.clients.plain import Connection, PlainClient
+from backends.clients.connection import Connection
+from backends.clients.plain import PlainClient
 from gateway.api.exchange import Exchange
 from gateway.errors import InvalidApiKey, UpstreamFailed
 from gateway.openai.usage import Usage

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.clients import plain
+from backends.clients import connection
 from backends.clients.base import (
     ClientError,
     ConnectFailed,
@@ -17,7 +17,8 @@ from backends.clients.base import (
     ReplyTimeout,
     ReplyTooLarge,
 )
-from backends.clients.plain import Origin, PlainClient
+from backends.clients.connection import Origin
+from backends.clients.plain import PlainClient
 from tests.fakes.peer import Peer, peer
 from tests.fakes.processes import until_async
 
@@ -137,7 +138,7 @@ def test_a_request_that_kills_connections_is_not_sent_to_all_of_them() -> None:
         (b"nonsense\r\n\r\n", ConnectionBroken),
         (b"HTTP/1.1 100 Continue\r\n\r\n", ConnectionBroken),
         (b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", ConnectionBroken),
-        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * plain.HEADERS_LIMIT_BYTES + b"\r\n\r\n", ReplyTooLarge),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * connection.HEADERS_LIMIT_BYTES + b"\r\n\r\n", ReplyTooLarge),
     ],
 )
 def test_a_bad_answer_is_an_error_and_costs_no_permit(said: bytes, error: type[ClientError]) -> None:
