@@ -15,7 +15,7 @@ from gateway.openai.events import StreamReceiver
 from gateway.openai.schemas import Endpoint, Inference
 from gateway.openai.trail import Trail
 from gateway.settings import ModelSettings
-from gateway.tenancy.billing import Charge
+from gateway.tenancy.charge import Charge
 from gateway.tenancy.keys import Key
 from gateway.tracecontext import passed_on
 from gateway.trip import Call, Receiver, Trip

@@ -16,7 +16,7 @@ from gateway.kinds import MOST_KINDS, Kind, kind_of
 from gateway.metrics import FIRST_TOKEN_SECONDS, REQUEST_SECONDS, SECONDS, TOKEN_SECONDS, TOKENS
 from gateway.openai.schemas import Common, Inference
 from gateway.telemetry import Telemetry
-from gateway.tenancy.billing import Charge
+from gateway.tenancy.charge import Charge
 from gateway.tenancy.keys import Key
 from gateway.tracecontext import Trace
 from gateway.trip import Trip

@@ -41,7 +41,8 @@ from gateway.sharpening import Sharpening
 from gateway.shelf import Shelf
 from gateway.telemetry import Telemetry
 from gateway.tenancy.accounts import end_user_hash
-from gateway.tenancy.billing import Billing, Charge, Order
+from gateway.tenancy.billing import Billing
+from gateway.tenancy.charge import Charge, Order
 from gateway.tenancy.keys import Key, KeyTable
 from gateway.tenancy.refusals import rate_lines
 from gateway.tracing import Tracing

@@ -71,7 +71,7 @@ MUTANTS = {
         T_FAULTS,
     ),
     "settle-twice": Mutant(
-        "gateway/tenancy/billing.py",
+        "gateway/tenancy/charge.py",
         "        self._billing.settle(self, status)\n",
         "        self._billing.settle(self, status)\n        self._billing.settle(self, status)\n",
         T_LEDGER,

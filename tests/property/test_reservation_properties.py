@@ -11,7 +11,8 @@ from gateway.errors import InsufficientQuota
 from gateway.openai.usage import Usage
 from gateway.state.limits import Bound, Standing
 from gateway.state.memory import MemoryLimits
-from gateway.tenancy.billing import Billing, Charge, Order
+from gateway.tenancy.billing import Billing
+from gateway.tenancy.charge import Charge, Order
 from gateway.tenancy.journal import Entry, Journal, read_lines
 from gateway.tenancy.keys import Key
 from tests.fakes.prices import book, priced

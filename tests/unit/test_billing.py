@@ -20,7 +20,8 @@ from gateway.errors import (
 from gateway.openai.usage import Usage
 from gateway.state.limits import Bound, Left, Standing, Verdict
 from gateway.state.memory import MemoryLimits
-from gateway.tenancy.billing import STEP_TOKENS, Billing, Charge, Order
+from gateway.tenancy.billing import Billing
+from gateway.tenancy.charge import STEP_TOKENS, Charge, Order
 from gateway.tenancy.journal import (
     Accepted,
     Entry,

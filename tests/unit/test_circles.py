@@ -20,7 +20,7 @@ from gateway.api.exchange import Exchange
 from gateway.errors import InvalidApiKey, UpstreamFailed
 from gateway.openai.usage import Usage
 from gateway.outbound.spans import SpanExporter
-from gateway.tenancy.billing import Charge
+from gateway.tenancy.charge import Charge
 from tests.fakes.loop import run
 from tests.fakes.peer import Peer, peer
 from tests.unit.test_billing import Desk
