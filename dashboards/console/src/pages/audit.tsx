@@ -6,6 +6,7 @@ import { Filter } from "../parts/filter";
 import { text, useFilters } from "../parts/filters";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
+import { fields, told } from "../told";
 import { words } from "../words";
 
 const t = words.audit;
@@ -46,7 +47,7 @@ export default function Audit() {
 /** The fields that differ, each before and after. */
 function Difference({ before, after }: { before: unknown; after: unknown }) {
   const [old, now] = [fields(before), fields(after)];
-  const names = [...new Set([...Object.keys(old), ...Object.keys(now)])].filter((name) => shown(old[name]) !== shown(now[name]));
+  const names = [...new Set([...Object.keys(old), ...Object.keys(now)])].filter((name) => told(name, old[name]) !== told(name, now[name]));
   if (names.length === 0) return <>—</>;
   return (
     <details>
@@ -56,20 +57,12 @@ function Difference({ before, after }: { before: unknown; after: unknown }) {
           {names.map((name) => (
             <Table.Tr key={name}>
               <Table.Th scope="row" fw={500}>{name}</Table.Th>
-              <Table.Td className="code">{before ? shown(old[name]) : ""}</Table.Td>
-              <Table.Td className="code">{shown(now[name])}</Table.Td>
+              <Table.Td className="code">{before ? told(name, old[name]) : ""}</Table.Td>
+              <Table.Td className="code">{told(name, now[name])}</Table.Td>
             </Table.Tr>
           ))}
         </Table.Tbody>
       </Table>
     </details>
   );
-}
-
-function fields(state: unknown): Record<string, unknown> {
-  return state !== null && typeof state === "object" ? (state as Record<string, unknown>) : {};
-}
-
-function shown(value: unknown): string {
-  return value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value);
 }

@@ -43,12 +43,13 @@ export default function Cache() {
         <SimpleGrid cols={{ base: 1, lg: 2 }}>
           <Card title={t.hitsPerDay}>
             <Chart
-              about={t.answersFromTheCachePer} kind="bar" format={count}
+              about={t.answersFromTheCachePer} of={t.dayUtc} kind="bar" format={count}
+              leads={(row) => ({ from: begins(days[row]!), to: begins(day(new Date(`${days[row]}T00:00:00Z`), -1)), source: KINDS.join(",") })}
               rows={days.map((at) => ({ at: at.slice(5), ...Object.fromEntries(KINDS.map((kind) => [kind, of(kind).find((row) => row.day === at)?.requests ?? 0])) }))}
               series={[
-                { name: "hit-exact", label: t.exact, color: "gear.5" },
-                { name: "hit-semantic", label: t.similar, color: "indigo.4" },
-                { name: "joined", label: t.shared, color: "yellow.5" },
+                { name: "hit-exact", label: t.exact, color: "gear.5", search: { source: "hit-exact" } },
+                { name: "hit-semantic", label: t.similar, color: "indigo.4", search: { source: "hit-semantic" } },
+                { name: "joined", label: t.shared, color: "yellow.5", search: { source: "joined" } },
               ]}
             />
           </Card>

@@ -8,7 +8,7 @@ import { Action, Version, versionOf } from "../parts/action";
 import { Balance } from "../parts/balance";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
-import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
+import { Card, Empty, Failed, Heading, isMissing, Loading, Missing } from "../parts/states";
 import { NewTerms, newTerms, TermsFields, termsOf, TermsText } from "../parts/terms";
 import { useSession } from "../session";
 import { words } from "../words";
@@ -23,6 +23,7 @@ export default function OrganisationPage() {
     queryFn: () => gotVersioned(api.GET("/admin/v1/orgs/{org_id}", { params: { path: { org_id: id } } })),
   });
   if (isPending) return <Loading />;
+  if (isMissing(error)) return <Missing what="organisation" id={id}><To to="/tenants">{t.allOrganisations}</To></Missing>;
   if (error) return <Failed error={error} again={() => void refetch()} />;
   const { value: org, etag } = data;
   return (
