@@ -1,5 +1,5 @@
 // Fields of the admin API as people read them: moments in their zone, money with its currency, the rest as it is. Pure.
-import { moment, usd } from "./format";
+import { moment, NONE, usdExact } from "./format";
 
 const EPOCH_S = 1e9; // from here on seconds are a moment, below it a span of time
 
@@ -17,8 +17,8 @@ export function fields(state: unknown, under = ""): Record<string, unknown> {
 
 /** A field's value in words. */
 export function told(name: string, value: unknown): string {
-  if (value === undefined) return "";
-  if (typeof value === "number" && name.endsWith("_nanousd")) return usd(value);
+  if (value === undefined || value === null) return NONE;
+  if (typeof value === "number" && name.endsWith("_nanousd")) return usdExact(value);
   if (typeof value === "number" && name.endsWith("_s") && value >= EPOCH_S) return moment(value);
   return typeof value === "string" ? value : JSON.stringify(value);
 }

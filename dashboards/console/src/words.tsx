@@ -40,7 +40,7 @@ export const words = {
     when: "When",
     change: "Change",
     andMore: (names: Word) => ` and ${names} more`,
-    beforeAndAfter: "Before and after",
+    became: (before: Word, after: Word) => `${before} → ${after}`,
   },
   begin: {
     begin: "Begin",
@@ -350,6 +350,9 @@ export const words = {
   },
   organisation: {
     allOrganisations: "All organisations",
+    itsRequests: "its requests",
+    itsUsage: "its usage",
+    titleRequestsAll: (title: Node, requests: Node, usage: Node) => <>{title} {requests} · {usage} · <To to="/tenants">all organisations</To></>,
     change: "Change",
     change2: (name: Word) => `Change ${name}`,
     save: "Save",
@@ -489,7 +492,7 @@ export const words = {
     apiKeys: "API keys",
   },
   request: {
-    itMayStillBeUnder: () => <>It may still be under way: requests appear here within seconds of their end, this page looks every two. Back to <To to="/requests">all requests</To>.</>,
+    itMayStillBeUnder: () => <>It may still be under way: requests appear within seconds of their end, and this page looks again every two seconds. Back to <To to="/requests">all requests</To>.</>,
     itHasEndedAndIs: "It has ended and is being booked.",
     whatHappened: "What happened",
     whatItCost: "What it cost",

@@ -1,5 +1,5 @@
 // Who changed what, with before and after.
-import { Group, Table, Text } from "@mantine/core";
+import { Group, Text } from "@mantine/core";
 import { api, got, type Schemas } from "../api/client";
 import { moment } from "../format";
 import { Filter } from "../parts/filter";
@@ -52,17 +52,14 @@ function Difference({ before, after }: { before: unknown; after: unknown }) {
   return (
     <details>
       <summary>{names.slice(0, 3).join(", ")}{names.length > 3 ? t.andMore(names.length - 3) : ""}</summary>
-      <Table verticalSpacing={2} aria-label={t.beforeAndAfter}>
-        <Table.Tbody>
-          {names.map((name) => (
-            <Table.Tr key={name}>
-              <Table.Th scope="row" fw={500}>{name}</Table.Th>
-              <Table.Td className="code">{before ? told(name, old[name]) : ""}</Table.Td>
-              <Table.Td className="code">{told(name, now[name])}</Table.Td>
-            </Table.Tr>
-          ))}
-        </Table.Tbody>
-      </Table>
+      <dl className="fields">
+        {names.map((name) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd className="code">{name in old ? t.became(told(name, old[name]), told(name, now[name])) : told(name, now[name])}</dd>
+          </div>
+        ))}
+      </dl>
     </details>
   );
 }

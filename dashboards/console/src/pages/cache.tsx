@@ -29,14 +29,15 @@ export default function Cache() {
       (await got(api.GET("/admin/v1/usage", { params: { query: { from_day: day(new Date(), DAYS - 1), by: ["day", "source"] } } }))).data,
   });
   const live = useQuery({ queryKey: ["live", "cache"], enabled: may("fleet.read"), queryFn: () => got(api.GET("/admin/v1/live")), refetchInterval: 10_000 });
-  if (isPending) return <Loading />;
-  if (error) return <Failed error={error} again={() => void refetch()} />;
+  const heading = <Heading title={t.cache} about={t.answersThatNoModelHad} />;
+  if (isPending) return <>{heading}<Loading /></>;
+  if (error) return <>{heading}<Failed error={error} again={() => void refetch()} /></>;
   const total = data.reduce((sum, row) => sum + row.requests, 0);
   const of = (source: string) => data.filter((row) => row.source === source);
   const days = [...new Set(data.map((row) => row.day ?? ""))].sort();
   return (
     <>
-      <Heading title={t.cache} about={t.answersThatNoModelHad} />
+      {heading}
       {total === 0 ? (
         <Card><Empty title={t.nothingToTellYet}>{t.repeatedQuestionsAreAnswered()}</Empty></Card>
       ) : (

@@ -20,11 +20,12 @@ type Model = Schemas["ShownModel"];
 export default function Fleet() {
   const { may } = useSession();
   const models = useModels();
-  if (models.error && !models.data) return <Failed error={models.error} again={() => void models.refetch()} />;
-  if (!models.data) return <Loading />;
+  const heading = <Heading title={t.modelsFleet} about={t.refreshedEveryFiveSeconds} />;
+  if (models.error && !models.data) return <>{heading}<Failed error={models.error} again={() => void models.refetch()} /></>;
+  if (!models.data) return <>{heading}<Loading /></>;
   return (
     <>
-      <Heading title={t.modelsFleet} about={t.refreshedEveryFiveSeconds} />
+      {heading}
       <Stack>
         <Models known={models.data} />
         <Plan />

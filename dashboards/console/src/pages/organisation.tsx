@@ -28,7 +28,7 @@ export default function OrganisationPage() {
   const { value: org, etag } = data;
   return (
     <>
-      <Heading title={org.name} about={<>{org.title} <To to="/tenants">{t.allOrganisations}</To></>}>
+      <Heading title={org.name} about={t.titleRequestsAll(org.title, <To to="/requests" search={{ org: org.name }}>{t.itsRequests}</To>, <To to="/usage" search={{ org: org.name }}>{t.itsUsage}</To>)}>
         {may("orgs.write") && (
           <Action
             label={t.change} variant="default" title={t.change2(org.name)} confirm={t.save}

@@ -33,11 +33,12 @@ export default function Routing() {
       return { routes: routes.data, usage: usage.data, learnt: learning.data };
     },
   });
-  if (isPending) return <Loading />;
-  if (error) return <Failed error={error} again={() => void refetch()} />;
+  const heading = <Heading title={t.routing} about={t.aRouteIsAVirtual} />;
+  if (isPending) return <>{heading}<Loading /></>;
+  if (error) return <>{heading}<Failed error={error} again={() => void refetch()} /></>;
   return (
     <>
-      <Heading title={t.routing} about={t.aRouteIsAVirtual} />
+      {heading}
       {data.routes.length === 0 ? (
         <Card><Empty title={t.noRoute}>{t.addARoutesTableWith()}</Empty></Card>
       ) : (
