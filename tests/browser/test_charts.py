@@ -171,3 +171,14 @@ def test_what_is_not_there_is_named(
         assert tab.barriers() == []
         tab.page.get_by_role("main").get_by_role("link", name=back).click()
         expect(tab.page.get_by_role("heading", level=1)).not_to_contain_text("There is no")
+
+
+def test_an_organisation_leads_to_its_requests_and_its_usage(chromium: Browser, full: Gateway) -> None:
+    (org,) = good(full, "GET", "orgs?name=tenant-001")["data"]
+    with visit(chromium, full) as tab:
+        tab.by_key().open(f"tenants/{org['id']}")
+        tab.page.get_by_role("link", name="its requests").click()
+        assert asked_for(tab.page) == {"org": "tenant-001"}
+        tab.page.go_back()
+        tab.page.get_by_role("link", name="its usage").click()
+        expect(tab.page.get_by_role("heading", name="Of tenant-001")).to_be_visible()
