@@ -129,6 +129,9 @@ prices = sa.Table(
     sa.UniqueConstraint("org", "model", "valid_from_s"),
 )
 
+# Whom no route chose a model for need no place in its index; a bound value would keep it from being used.
+ROUTED = sa.literal_column("route") != sa.literal_column("''")
+
 ledger = sa.Table(
     "ledger",
     metadata,
@@ -157,6 +160,7 @@ ledger = sa.Table(
     sa.Column("metadata", sa.Text, nullable=False, server_default=""),
     sa.Index("ix_ledger_key_id_ts", "key_id", "ts"),
     sa.Index("ix_ledger_org_ts", "org", "ts"),
+    sa.Index("ix_ledger_route_ts", "route", "ts", sqlite_where=ROUTED, postgresql_where=ROUTED),
 )
 
 usage_daily = sa.Table(

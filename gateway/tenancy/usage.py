@@ -1,5 +1,6 @@
 """Questions about usage: single requests by page, sums by day, and what a period comes to."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -8,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.database import as_struct
-from gateway.tables import ledger, transfers, usage_daily
+from gateway.tables import ROUTED, ledger, transfers, usage_daily
 from gateway.tenancy.access import EVERYTHING, Reach
 from gateway.tenancy.accounts import HOUSE
 from gateway.tenancy.ledger import DAY_S, SUMS, export
@@ -174,10 +175,18 @@ def rows(
 
 
 def _days(connection: sa.Connection, reach: Reach, filters: Mapping[str, Wanted], span: Span) -> Span | None:
-    """Narrow a span to the days on which the roll-ups know such rows; None where there are none.
+    """Narrow a span to that of a route, and to the days on which the roll-ups know such rows; None: no rows.
 
     Without it, a look for what is rare or not there would read the whole ledger.
     """
+    if (route := filters.get("route")) is not None:
+        # Each end by itself is one step in the index; both in one question would read all between.
+        of_route = (_is(ledger.c.route, route), ROUTED)
+        ends = (sa.select(end(ledger.c.ts)).where(*of_route) for end in (sa.func.min, sa.func.max))
+        first_s, last_s = (connection.execute(one).scalar() for one in ends)
+        if first_s is None or last_s is None:
+            return None
+        span = _narrowed(span, (first_s, math.nextafter(last_s, math.inf)))
     rolled = {name: value for name, value in {**filters, **_own(reach)}.items() if name in usage_daily.c}
     if all(value is None for value in rolled.values()):
         return span
@@ -189,9 +198,12 @@ def _days(connection: sa.Connection, reach: Reach, filters: Mapping[str, Wanted]
     if first is None:
         return None
     from_s, to_s = (datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() for day in (first, last))
-    low = from_s if span[0] is None else max(from_s, span[0])
-    high = to_s + DAY_S if span[1] is None else min(to_s + DAY_S, span[1])
-    return low, high
+    return _narrowed(span, (from_s, to_s + DAY_S))
+
+
+def _narrowed(span: Span, bounds: tuple[float, float]) -> Span:
+    low, high = bounds
+    return low if span[0] is None else max(low, span[0]), high if span[1] is None else min(high, span[1])
 
 
 def _own(reach: Reach) -> dict[str, str | None]:
@@ -211,6 +223,9 @@ def _is(column: sa.ColumnElement[str], value: str | Sequence[str]) -> sa.ColumnE
 def _asked(reach: Reach, filters: Mapping[str, Wanted], span: Span) -> list[sa.ColumnElement[bool]]:
     named = [*filters.items(), *_own(reach).items()]
     found = [_is(ledger.c[column], value) for column, value in named if value is not None]
+    wanted = {name for name, value in named if value is not None}
+    if "route" in wanted and not wanted & {"org", "key_id"}:
+        found.append(ROUTED)  # by the route's index; that of an organisation or a key finds them sooner
     if span[0] is not None:
         found.append(ledger.c.ts >= span[0])
     if span[1] is not None:

@@ -165,3 +165,42 @@ def test_a_clients_own_mistake_is_no_failure_of_ours(chromium: Browser, bare: Ga
         whole = sum(known.values())
         expect(levels).to_contain_text(f"{round(100 * (1 - 1 / whole), 1):g}%")
         expect(levels).to_contain_text("1 failed")
+
+
+def test_a_list_asks_one_question(chromium: Browser, full: Gateway) -> None:
+    """And the one of its dialog only when that is opened."""
+    with visit(chromium, full) as tab:
+        tab.by_key()
+        asked: list[str] = []
+        tab.page.on("request", lambda sent: asked.append(sent.url.partition("/admin/v1/")[2]))
+        for page in ("requests", "alerts", "tenants", "keys", "people", "webhooks", "billing", "audit"):
+            asked.clear()
+            tab.open(page)
+            assert len([one for one in asked if one and one != "session"]) == 1, asked
+        tab.open("keys")
+        asked.clear()
+        tab.press("New key")
+        tab.within().get_by_label("Project").click()
+        expect(tab.page.get_by_role("option").first).to_be_visible()
+        assert any(one.startswith("projects") for one in asked)
+
+
+def test_an_export_that_fails_says_so(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full) as tab:
+        tab.by_key().open("usage")
+        tab.page.context.set_offline(True)
+        tab.press("Export csv")
+        expect(tab.page.get_by_role("alert").get_by_text("No answer", exact=True)).to_be_visible()
+        tab.page.context.set_offline(False)
+        tab.faults[:] = [one for one in tab.faults if "ERR_INTERNET_DISCONNECTED" not in one]
+
+
+def test_the_audit_log_says_money_and_moments_as_people_read_them(chromium: Browser, full: Gateway) -> None:
+    with visit(chromium, full, width=NARROW, zone="Asia/Tokyo") as tab:
+        tab.by_key().open("audit?action=org.create")
+        tab.page.locator("summary").first.click()
+        shown = tab.page.locator(".fields").first
+        expect(shown).to_contain_text("$1.50")
+        expect(shown).to_contain_text(re.compile(r"created_s\w+ \d"))
+        assert not tab.wider_than_the_window()
+        kept(tab, "audit-narrow")

@@ -60,7 +60,7 @@ def test_labels_lead_to_the_routes_requests_and_those_say_why(chromium: Browser,
     assert {row["route"] for row in found} == {"auto"}
     with visit(chromium, learnt) as tab:
         tab.by_key().open("routing")
-        tab.page.get_by_role("link", name="200", exact=True).click()
+        tab.page.get_by_role("link", name="200", exact=True).first.click()
         expect(tab.page.get_by_label("Route", exact=True)).to_have_value("auto")
         expect(tab.page.locator(f"a[href$='{names['auto']}']")).to_be_visible()
         expect(tab.page.locator(f"a[href$='{names['small']}']")).to_have_count(0)

@@ -36,12 +36,12 @@ new PerformanceObserver((list) => {
 """
 BEYOND = """
 const cards = [...document.querySelectorAll('.card, .card .mantine-ScrollArea-viewport')];
-const labels = [...document.querySelectorAll('.card figure text, .card .figure, .card [class*=legendItem]')];
+const labels = [...document.querySelectorAll('.card figure span, .card .figure, .card [class*=legendItem]')];
 const outside = (one) => {
   const range = document.createRange();
   range.selectNodeContents(one);
   const [its, place] = [range.getBoundingClientRect(), one.closest('.card').getBoundingClientRect()];
-  return its.left < place.left || its.right > place.right || its.bottom > place.bottom;
+  return its.width > 0 && (its.left < place.left || its.right > place.right || its.bottom > place.bottom);
 };
 return [...cards.filter((one) => one.scrollWidth > one.clientWidth + 1), ...labels.filter(outside)]
   .map((one) => (one.innerText ?? one.textContent).slice(0, 80));

@@ -276,6 +276,24 @@ def test_what_is_served_can_be_read_and_a_replica_drained(door: Gateway) -> None
     until(lambda: good(door, "POST", "replicas/large-0/wake")["phase"] in ("waiting", "ready"))
 
 
+def test_the_latest_requests_of_a_replica_are_told_and_those_of_no_route_are_none(door: Gateway) -> None:
+    until(door.ready)
+    tenant = Tenant(door)
+    replies = {one: chat(door, tenant.key, unique(), one) for one in ("small", "large")}
+    assert [status for status, _, _ in replies.values()] == [200, 200]
+    sent = {one: headers["x-request-id"] for one, (_, headers, _) in replies.items()}
+
+    def served(replica: str) -> list[str]:
+        path = f"requests/latest?seen=served&replica={replica}&limit=200"
+        return [row["request_id"] for row in good(door, "GET", path)["data"]]
+
+    until(lambda: sent["small"] in served("small-0") and sent["large"] in served("large-0"))
+    assert sent["large"] not in served("small-0")
+    assert served("nothing") == []
+    assert ask(door, "GET", "requests/latest?seen=lost")[0] == 400
+    assert good(door, "GET", "requests?route=never") == {"data": [], "next": None}
+
+
 def test_the_file_is_read_again_and_a_bad_one_changes_nothing(door: Gateway) -> None:
     before = door.config.read_text()
     try:

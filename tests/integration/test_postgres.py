@@ -1,8 +1,11 @@
 """Keys, prices and ledger behave the same over SQLite and PostgreSQL."""
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,12 +15,13 @@ from alembic.migration import MigrationContext
 
 from gateway import database, tables
 from gateway.settings import KeySettings
-from gateway.tenancy import changes, key_store, keys, ledger
+from gateway.tenancy import changes, key_store, keys, ledger, usage
 from gateway.tenancy.access import Reach
 from gateway.tenancy.carrier import Carrier
 from gateway.tenancy.changes import changing
 from gateway.tenancy.journal import Entry, Journal
 from gateway.tenancy.organisations import NotThere
+from gateway.tenancy.paging import Window
 from gateway.tenancy.terms import Terms
 from tests.fakes.entries import accepted, entry
 
@@ -38,6 +42,19 @@ def rows(engine: sa.Engine) -> list[dict[str, object]]:
 def key(text: str = "sk-sg-a", **fields: object) -> keys.KeyRecord:
     settings = msgspec.convert({"name": "n", **fields}, KeySettings)
     return keys.from_settings(settings, keys.digest(text), keys.shown_prefix(text))
+
+
+@contextlib.contextmanager
+def asked(engine: sa.Engine) -> Iterator[list[tuple[str, Any]]]:
+    """Note the statements that the driver gets, with their values."""
+    found: list[tuple[str, Any]] = []
+
+    def note(_1: object, _2: object, statement: str, values: Any, _3: object, _4: object) -> None:
+        found.append((statement, values))
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    yield found
+    sa.event.remove(engine, "before_cursor_execute", note)
 
 
 def test_the_migrations_lead_to_the_tables_that_the_code_names(engine: sa.Engine) -> None:
@@ -212,6 +229,41 @@ def test_a_lesson_of_before_stays_and_another_may_stand_beside_it(url: str) -> N
     with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
         connection.execute(sa.insert(tables.routing_lessons), row)
     engine.dispose()
+
+
+def test_a_routes_requests_are_found_by_its_index_also_where_there_are_none(engine: sa.Engine) -> None:
+    """What is asked for, in the plan that the database makes of it."""
+    rows = [
+        entry(f"r{at}", ts=float(at), org=f"o{at % 2}", route="auto" if at % 3 else "") for at in range(9)
+    ]
+    rows += [entry("rare", ts=20.0, org="o0", route="rare"), entry("last", ts=30.0, org="o0", route="auto")]
+    ledger.insert(engine, rows)
+
+    def found(connection: sa.Connection, **filters: str) -> list[str]:
+        page, _ = usage.requests(connection, Reach(), Window(50, None), filters, (None, 29.0))
+        return [row.request_id for row in page]
+
+    with engine.connect() as connection:
+        assert found(connection, route="auto") == ["r8", "r7", "r5", "r4", "r2", "r1"]
+        assert found(connection, route="auto", org="o0") == ["r8", "r4", "r2"]
+        assert found(connection, route="rare") == ["rare"]
+        assert found(connection, route="never") == found(connection, route="") == []
+        with asked(engine) as statements:
+            found(connection, route="never")
+        assert len(statements) == 2, "both ends; no look at the rows"
+        with asked(engine) as statements:
+            found(connection, route="rare")
+            found(connection, route="auto", org="o0")
+        if engine.dialect.name == "sqlite":  # (PostgreSQL plans by what it knows of the rows)
+            plans = [
+                str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all())
+                for text, values in statements
+                if " ledger" in text
+            ]
+            *by_route, by_organisation = plans
+            assert len(by_route) == 5
+            assert all("ix_ledger_route_ts" in plan for plan in by_route)
+            assert "ix_ledger_org_ts" in by_organisation
 
 
 def test_the_longest_names_fit(engine: sa.Engine) -> None:

@@ -20,6 +20,13 @@ export function usd(nanousd: number | null | undefined): string {
   return text.format(value);
 }
 
+/** Money to the nano-dollar. */
+export function usdExact(nanousd: number): string {
+  return new Intl.NumberFormat(undefined, {
+    style: "currency", currency: "USD", currencyDisplay: "narrowSymbol", minimumFractionDigits: 2, maximumFractionDigits: 9,
+  }).format(nanousd / NANO);
+}
+
 /** Money beside an axis: as few letters as tell it. */
 export function usdBrief(nanousd: number): string {
   return new Intl.NumberFormat(undefined, {

@@ -21,11 +21,13 @@ export function Shell() {
   const { session, may } = useSession();
   const health = useHealth();
   const places = PLACES.filter((place) => may(place.right));
-  const here = PLACES.find((place) => (place.path === "/" ? pathname === "/" : pathname.startsWith(place.path)));
+  const at = pathname.replace(/^\/projects\//, "/tenants/"); // a project is found below its organisation
+  const here = PLACES.find((place) => (place.path === "/" ? at === "/" : at.startsWith(place.path)));
+  const title = at.startsWith("/begin") ? words.begin.begin : here?.title;
   useEffect(() => {
-    document.title = here ? `${here.title} · Switchgear` : t.switchgear;
+    document.title = title ? `${title} · Switchgear` : t.switchgear;
     close();
-  }, [here, pathname, close]);
+  }, [title, pathname, close]);
   return (
     <AppShell header={{ height: 52 }} navbar={{ width: 214, breakpoint: "sm", collapsed: { mobile: !open } }} padding={{ base: "sm", md: "lg" }} onKeyDown={(event) => event.key === "Escape" && close()}>
       <AppShell.Header>

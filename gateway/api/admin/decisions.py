@@ -1,5 +1,6 @@
 """``/admin/v1/requests/{id}``: how one request was decided and booked; ``latest``: those of a kind."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,13 +18,18 @@ from gateway.tenancy.usage import RequestRow
 from routing.explaining import Explanation
 
 Seen = Annotated[
-    Literal["waited", "audited"],
+    Literal["waited", "audited", "served"],
     QueryParameter(
-        description="Waited in a queue, or hit the cache and were asked again to see whether it was right."
+        description="Waited in a queue; hit the cache and were asked again to see whether it was right; "
+        "or were sent to a replica."
     ),
 ]
-AUDITED = "audited"
 WAITED_MS = 1.0
+NOTED: dict[str, Callable[[RequestLine], bool]] = {
+    "waited": lambda line: line.queue_ms >= WAITED_MS,
+    "audited": lambda line: line.verdict == "audited",
+    "served": lambda line: bool(line.replicas),
+}
 DOCS: dict[str, Any] = {"tags": ["records"], "sync_to_thread": True}
 
 
@@ -43,16 +49,16 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
     @get("/requests/latest", summary="List the latest requests of a kind", responses=frame.LISTS, **DOCS)
     def list_latest(
-        request: AdminRequest, seen: Seen, model: Filter = None, limit: Limit = 50
+        request: AdminRequest, seen: Seen, model: Filter = None, replica: Filter = None, limit: Limit = 50
     ) -> Page[RequestLine]:
         """Requests that the process that answers remembers, the newest first."""
         reach = frame.permitted(request, "usage.read")
 
         def wanted(line: RequestLine) -> bool:
-            noted = line.verdict == AUDITED if seen == "audited" else line.queue_ms >= WAITED_MS
             return (
-                noted
+                NOTED[seen](line)
                 and model in (None, line.model)
+                and (replica is None or replica in line.replicas)
                 and reach.covers(line.org)
                 and reach.key_id in (None, line.key_id)
             )

@@ -1,11 +1,12 @@
 // Who changed what, with before and after.
-import { Group, Table, Text } from "@mantine/core";
+import { Group, Text } from "@mantine/core";
 import { api, got, type Schemas } from "../api/client";
 import { moment } from "../format";
 import { Filter } from "../parts/filter";
 import { text, useFilters } from "../parts/filters";
 import { Listing } from "../parts/listing";
 import { Card, Empty, Heading } from "../parts/states";
+import { fields, told } from "../told";
 import { words } from "../words";
 
 const t = words.audit;
@@ -46,30 +47,19 @@ export default function Audit() {
 /** The fields that differ, each before and after. */
 function Difference({ before, after }: { before: unknown; after: unknown }) {
   const [old, now] = [fields(before), fields(after)];
-  const names = [...new Set([...Object.keys(old), ...Object.keys(now)])].filter((name) => shown(old[name]) !== shown(now[name]));
+  const names = [...new Set([...Object.keys(old), ...Object.keys(now)])].filter((name) => told(name, old[name]) !== told(name, now[name]));
   if (names.length === 0) return <>—</>;
   return (
     <details>
       <summary>{names.slice(0, 3).join(", ")}{names.length > 3 ? t.andMore(names.length - 3) : ""}</summary>
-      <Table verticalSpacing={2} aria-label={t.beforeAndAfter}>
-        <Table.Tbody>
-          {names.map((name) => (
-            <Table.Tr key={name}>
-              <Table.Th scope="row" fw={500}>{name}</Table.Th>
-              <Table.Td className="code">{before ? shown(old[name]) : ""}</Table.Td>
-              <Table.Td className="code">{shown(now[name])}</Table.Td>
-            </Table.Tr>
-          ))}
-        </Table.Tbody>
-      </Table>
+      <dl className="fields">
+        {names.map((name) => (
+          <div key={name}>
+            <dt>{name}</dt>
+            <dd className="code">{name in old ? t.became(told(name, old[name]), told(name, now[name])) : told(name, now[name])}</dd>
+          </div>
+        ))}
+      </dl>
     </details>
   );
-}
-
-function fields(state: unknown): Record<string, unknown> {
-  return state !== null && typeof state === "object" ? (state as Record<string, unknown>) : {};
-}
-
-function shown(value: unknown): string {
-  return value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value);
 }

@@ -66,7 +66,7 @@ function End({ price }: { price: Price }) {
       size="compact-xs" danger label={t.end} title={t.endAPriceOf(price.model)} confirm={t.endItNow}
       act={() => got(api.POST("/admin/v1/prices/{price_id}/end", { params: { path: { price_id: price.id } }, body: {} }))}
     >
-      <Text size="sm">{t.requestsToThatBeginFrom(price.model)}</Text>
+      <Text size="sm">{t.requestsToThatBeginFrom(price.model, price.org ? t.forWord(price.org) : t.forEverybody, usd(price.input_nanousd * MILLION), usd(price.output_nanousd * MILLION), price.version)}</Text>
     </Action>
   );
 }

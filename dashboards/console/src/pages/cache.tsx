@@ -29,26 +29,28 @@ export default function Cache() {
       (await got(api.GET("/admin/v1/usage", { params: { query: { from_day: day(new Date(), DAYS - 1), by: ["day", "source"] } } }))).data,
   });
   const live = useQuery({ queryKey: ["live", "cache"], enabled: may("fleet.read"), queryFn: () => got(api.GET("/admin/v1/live")), refetchInterval: 10_000 });
-  if (isPending) return <Loading />;
-  if (error) return <Failed error={error} again={() => void refetch()} />;
+  const heading = <Heading title={t.cache} about={t.answersThatNoModelHad} />;
+  if (isPending) return <>{heading}<Loading /></>;
+  if (error) return <>{heading}<Failed error={error} again={() => void refetch()} /></>;
   const total = data.reduce((sum, row) => sum + row.requests, 0);
   const of = (source: string) => data.filter((row) => row.source === source);
   const days = [...new Set(data.map((row) => row.day ?? ""))].sort();
   return (
     <>
-      <Heading title={t.cache} about={t.answersThatNoModelHad} />
+      {heading}
       {total === 0 ? (
         <Card><Empty title={t.nothingToTellYet}>{t.repeatedQuestionsAreAnswered()}</Empty></Card>
       ) : (
         <SimpleGrid cols={{ base: 1, lg: 2 }}>
           <Card title={t.hitsPerDay}>
             <Chart
-              about={t.answersFromTheCachePer} kind="bar" format={count}
+              about={t.answersFromTheCachePer} of={t.dayUtc} kind="bar" format={count}
+              leads={(row) => ({ from: begins(days[row]!), to: begins(day(new Date(`${days[row]}T00:00:00Z`), -1)), source: KINDS.join(",") })}
               rows={days.map((at) => ({ at: at.slice(5), ...Object.fromEntries(KINDS.map((kind) => [kind, of(kind).find((row) => row.day === at)?.requests ?? 0])) }))}
               series={[
-                { name: "hit-exact", label: t.exact, color: "gear.5" },
-                { name: "hit-semantic", label: t.similar, color: "indigo.4" },
-                { name: "joined", label: t.shared, color: "yellow.5" },
+                { name: "hit-exact", label: t.exact, color: "gear.5", search: { source: "hit-exact" } },
+                { name: "hit-semantic", label: t.similar, color: "indigo.4", search: { source: "hit-semantic" } },
+                { name: "joined", label: t.shared, color: "yellow.5", search: { source: "joined" } },
               ]}
             />
           </Card>

@@ -20,11 +20,12 @@ type Model = Schemas["ShownModel"];
 export default function Fleet() {
   const { may } = useSession();
   const models = useModels();
-  if (models.error && !models.data) return <Failed error={models.error} again={() => void models.refetch()} />;
-  if (!models.data) return <Loading />;
+  const heading = <Heading title={t.modelsFleet} about={t.refreshedEveryFiveSeconds} />;
+  if (models.error && !models.data) return <>{heading}<Failed error={models.error} again={() => void models.refetch()} /></>;
+  if (!models.data) return <>{heading}<Loading /></>;
   return (
     <>
-      <Heading title={t.modelsFleet} about={t.refreshedEveryFiveSeconds} />
+      {heading}
       <Stack>
         <Models known={models.data} />
         <Plan />
@@ -40,7 +41,7 @@ export default function Fleet() {
               { name: t.replica, cell: (row) => <span className="code">{row.id}</span> },
               { name: t.model, cell: (row) => <><To to="/requests" search={{ model: row.model }}>{row.model}</To>{row.version && <Text size="xs" c="dimmed">{row.version}</Text>}</>, extra: true },
               { name: t.phase, cell: (row) => <><Status status={row.phase} />{row.spot && <Text size="xs" c="dimmed">{t.spot}</Text>}{row.reason && <Text size="xs" c="dimmed">{row.reason}</Text>}</> },
-              { name: t.running, cell: (row) => count(row.running), numeric: true, extra: true },
+              { name: t.running, cell: (row) => <To to="/requests" search={{ seen: "served", model: row.model, replica: row.id }}>{count(row.running)}</To>, numeric: true, extra: true },
               { name: t.forWord, cell: (row) => duration(row.in_phase_s), numeric: true, extra: true },
               { name: t.do, cell: (row) => <Group gap={6}>{may("fleet.write") && <Steer replica={row} />}<Inside replica={row} /></Group> },
             ]}
@@ -143,7 +144,7 @@ function Models({ known }: { known: NonNullable<ReturnType<typeof useModels>["da
           <Card key={model.name} title={<span style={{ overflowWrap: "anywhere" }}>{model.name}</span>} side={<Text size="xs" c="dimmed">{model.kind} · {model.engine}</Text>}>
             <Stack gap={6}>
               <Group gap={6}>{Object.entries(model.replicas).map(([phase, number]) => <Status key={phase} status={phase} times={number} />)}</Group>
-              <Text size="sm">{t.runningWaiting(load?.running ?? 0, <To to="/requests" search={{ seen: "waited", model: model.name }}>{t.waiting(load?.queued ?? 0)}</To>, <To to="/requests" search={{ model: model.name }}>{t.itsRequests}</To>)}</Text>
+              <Text size="sm">{t.runningWaiting(<To to="/requests" search={{ seen: "served", model: model.name }}>{t.running2(load?.running ?? 0)}</To>, <To to="/requests" search={{ seen: "waited", model: model.name }}>{t.waiting(load?.queued ?? 0)}</To>, <To to="/requests" search={{ model: model.name }}>{t.itsRequests}</To>)}</Text>
               <Text size="xs" c="dimmed">{t.upstreamPrice(model.upstream_model, model.context_tokens ? t.tokensOfContext(count(model.context_tokens)) : "", model.price_version)}</Text>
               {model.scaling && <Scaling model={model} scaling={model.scaling as unknown as ScalingNow} steer={may("fleet.write")} />}
             </Stack>

@@ -14,13 +14,14 @@ const t = words.health;
 export default function Health() {
   const { may } = useSession();
   const { data, error, refetch } = useQuery({ queryKey: ["live"], queryFn: () => got(api.GET("/admin/v1/live")), refetchInterval: 5_000 });
-  if (error && !data) return <Failed error={error} again={() => void refetch()} />;
-  if (!data) return <Loading />;
+  const heading = <Heading title={t.health} about={t.askedEveryFiveSeconds}>{data && <Status status={data.status} />}</Heading>;
+  if (error && !data) return <>{heading}<Failed error={error} again={() => void refetch()} /></>;
+  if (!data) return <>{heading}<Loading /></>;
   const { models = {}, loops = {}, ...rest } = data.parts as { models?: Record<string, string>; loops?: Record<string, string> } & Record<string, string>;
   const troubles = [...Object.entries(loops), ...Object.entries(rest)];
   return (
     <>
-      <Heading title={t.health} about={t.askedEveryFiveSeconds}><Status status={data.status} /></Heading>
+      {heading}
       <SimpleGrid cols={{ base: 1, md: 2 }}>
         <Card title={t.models} side={<To to="/fleet">{t.modelsFleet}</To>}>
           <Stack gap="xs">

@@ -9,7 +9,7 @@ import { Balance } from "../parts/balance";
 import { Status } from "../parts/badges";
 import { Shown, stateOf } from "../parts/keys";
 import { To } from "../parts/link";
-import { Card, Failed, Heading, Loading } from "../parts/states";
+import { Card, Failed, Heading, isMissing, Loading, Missing } from "../parts/states";
 import { TermsFields, termsOf, TermsText } from "../parts/terms";
 import { useSession } from "../session";
 import { words } from "../words";
@@ -25,6 +25,7 @@ export default function KeyPage() {
     queryFn: () => gotVersioned(api.GET("/admin/v1/keys/{key_id}", { params: { path } })),
   });
   if (isPending) return <Loading />;
+  if (isMissing(error)) return <Missing what="key" id={id}><To to="/keys">{t.allKeys}</To></Missing>;
   if (error) return <Failed error={error} again={() => void refetch()} />;
   const { value: key, etag } = data;
   const whose = `${key.org} / ${key.project}`;

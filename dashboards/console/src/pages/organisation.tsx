@@ -8,7 +8,7 @@ import { Action, Version, versionOf } from "../parts/action";
 import { Balance } from "../parts/balance";
 import { To } from "../parts/link";
 import { Listing } from "../parts/listing";
-import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
+import { Card, Empty, Failed, Heading, isMissing, Loading, Missing } from "../parts/states";
 import { NewTerms, newTerms, TermsFields, termsOf, TermsText } from "../parts/terms";
 import { useSession } from "../session";
 import { words } from "../words";
@@ -23,11 +23,12 @@ export default function OrganisationPage() {
     queryFn: () => gotVersioned(api.GET("/admin/v1/orgs/{org_id}", { params: { path: { org_id: id } } })),
   });
   if (isPending) return <Loading />;
+  if (isMissing(error)) return <Missing what="organisation" id={id}><To to="/tenants">{t.allOrganisations}</To></Missing>;
   if (error) return <Failed error={error} again={() => void refetch()} />;
   const { value: org, etag } = data;
   return (
     <>
-      <Heading title={org.name} about={<>{org.title} <To to="/tenants">{t.allOrganisations}</To></>}>
+      <Heading title={org.name} about={t.titleRequestsAll(org.title, <To to="/requests" search={{ org: org.name }}>{t.itsRequests}</To>, <To to="/usage" search={{ org: org.name }}>{t.itsUsage}</To>)}>
         {may("orgs.write") && (
           <Action
             label={t.change} variant="default" title={t.change2(org.name)} confirm={t.save}

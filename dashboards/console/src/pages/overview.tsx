@@ -25,6 +25,7 @@ const SPANS: Record<string, { label: string; span_s: number; step_s: number }> =
 const LIVE_MS = 5_000;
 const FAILED = ["error", "interrupted"]; // through us
 const REFUSED = "refused"; // through the client itself
+const ANSWERED = "ok,stopped,cancelled";
 const CACHED = "hit-exact,hit-semantic,joined";
 // The service levels of dashboards/prometheus/rules.yml: so many do not fail through us, so many streams begin within a second.
 const AVAILABLE = 0.999;
@@ -64,13 +65,13 @@ export default function Overview() {
       </Heading>
       {activity.error && !known && <Failed error={activity.error} again={() => void activity.refetch()} />}
       <Stack>
-        <Figures rows={known?.rows} span_s={span.span_s} />
+        <Figures rows={known?.rows} from_s={known?.from_s} span_s={span.span_s} />
         {known && known.rows.length === 0 ? <FirstSteps /> : <Charts known={known} />}
         {below && (
           <SimpleGrid cols={{ base: 1, lg: 2 }}>
             {may("fleet.read") && <Now known={live} span_s={span.span_s} />}
             <Stack>
-              <Levels rows={known?.rows} known={live} span_s={span.span_s} />
+              <Levels rows={known?.rows} known={live} from_s={known?.from_s} />
               {may("money.read") && <Alerts known={alerts} />}
             </Stack>
           </SimpleGrid>
@@ -80,7 +81,7 @@ export default function Overview() {
   );
 }
 
-function Figures({ rows, span_s }: { rows: readonly Activity[] | undefined; span_s: number }) {
+function Figures({ rows, from_s, span_s }: { rows: readonly Activity[] | undefined; from_s: number | undefined; span_s: number }) {
   const sum = (of: (row: Activity) => number) => (rows ?? []).reduce((total, row) => total + of(row), 0);
   const requests = sum((row) => row.requests);
   const failed = sum((row) => (FAILED.includes(row.status) ? row.requests : 0));
@@ -88,7 +89,7 @@ function Figures({ rows, span_s }: { rows: readonly Activity[] | undefined; span
   const hits = sum((row) => (row.source === "upstream" ? 0 : row.requests));
   const spent = sum((row) => row.amount_nanousd);
   const saved = sum((row) => row.baseline_nanousd) - spent;
-  const from = String(Math.floor(Date.now() / 1000 - span_s));
+  const from = begun(from_s);
   const figures = [
     { name: t.requests, value: rows && brief(requests), more: t.perSecond((requests / span_s).toFixed(2)), search: { from } },
     { name: t.failed, value: rows && percent(failed, requests), more: t.requests2(count(failed)), search: { from, status: FAILED.join(",") } },
@@ -110,6 +111,11 @@ function Figures({ rows, span_s }: { rows: readonly Activity[] | undefined; span
   );
 }
 
+/** The first second of a span, as an address holds it. */
+function begun(from_s: number | undefined): string | undefined {
+  return from_s === undefined ? undefined : String(Math.floor(from_s));
+}
+
 function Charts({ known }: { known: { from_s: number; to_s: number; step_s: number; rows: readonly Activity[] } | undefined }) {
   const steps: number[] = [];
   if (known) for (let at = known.from_s; at < known.to_s - known.step_s; at += known.step_s) steps.push(at); // the last is not over
@@ -129,25 +135,30 @@ function Charts({ known }: { known: { from_s: number; to_s: number; step_s: numb
     const billed = at(step, () => true, (row) => row.amount_nanousd);
     return { at: clock(step), billed, saved: Math.max(0, at(step, () => true, (row) => row.baseline_nanousd) - billed) };
   });
+  const leads = (row: number) => ({ from: String(steps[row]), to: String((steps[row] ?? 0) + (known?.step_s ?? 0)) });
   return (
     <SimpleGrid cols={{ base: 1, lg: 2 }}>
       <Card title={t.requests}>
         <Chart
           about={t.requestsOverTimeAltogether(count(rows.reduce((sum, row) => sum + row.requests, 0)))}
+          of={t.time}
+          leads={leads}
           kind="area"
           rows={known && traffic}
           format={count}
           series={[
-            { name: "upstream", label: t.model, color: "gear.5" },
-            { name: "cached", label: t.cache, color: "indigo.4" },
-            { name: "refused", label: t.refused, color: "yellow.5" },
-            { name: "failed", label: t.failed, color: "red.6" },
+            { name: "upstream", label: t.model, color: "gear.5", search: { status: ANSWERED, source: "upstream" } },
+            { name: "cached", label: t.cache, color: "indigo.4", search: { status: ANSWERED, source: CACHED } },
+            { name: "refused", label: t.refused, color: "yellow.5", search: { status: REFUSED } },
+            { name: "failed", label: t.failed, color: "red.6", search: { status: FAILED.join(",") } },
           ]}
         />
       </Card>
       <Card title={t.moneyUsd}>
         <Chart
           about={t.billedAndSavedOverTime}
+          of={t.time}
+          leads={leads}
           kind="area"
           rows={known && money}
           format={usd}
@@ -161,7 +172,7 @@ function Charts({ known }: { known: { from_s: number; to_s: number; step_s: numb
 
 /** Loads and health every five seconds; `since` gives what a histogram saw after the page's first look. */
 function useLive(enabled: boolean) {
-  const before = useRef<Map<string, Schemas["Load"]> | null>(null);
+  const before = useRef<{ at_s: number; loads: Map<string, Schemas["Load"]> } | null>(null);
   const asked = useQuery({
     queryKey: ["live", "since"],
     refetchInterval: LIVE_MS,
@@ -169,34 +180,34 @@ function useLive(enabled: boolean) {
     queryFn: async () => {
       const live = await got(api.GET("/admin/v1/live"));
       const first = before.current;
-      before.current ??= new Map(live.models.map((one) => [one.model, one]));
+      before.current ??= { at_s: live.now_s, loads: new Map(live.models.map((one) => [one.model, one])) };
       return { live, first };
     },
   });
   const since = (one: Schemas["Load"], of: "duration" | "first_byte"): Bucket[] =>
-    between(asked.data?.first?.get(one.model)?.[of], one[of]);
-  return { ...asked, since };
+    between(asked.data?.first?.loads.get(one.model)?.[of], one[of]);
+  return { ...asked, since, from: asked.data?.first ? String(Math.floor(asked.data.first.at_s)) : undefined };
 }
 
 type LiveKnown = ReturnType<typeof useLive>;
 
 /** What is promised, and what was kept of it. */
-function Levels({ rows = [], known, span_s }: { rows: readonly Activity[] | undefined; known: LiveKnown; span_s: number }) {
+function Levels({ rows = [], known, from_s }: { rows: readonly Activity[] | undefined; known: LiveKnown; from_s: number | undefined }) {
   const { may } = useSession();
   const { data, since } = known;
   const requests = rows.reduce((sum, row) => sum + row.requests, 0);
   const failed = rows.reduce((sum, row) => sum + (FAILED.includes(row.status) ? row.requests : 0), 0);
-  const begun = together((data?.live.models ?? []).map((one) => since(one, "first_byte")));
-  const whole = begun.at(-1)?.count ?? 0;
-  const prompt = begun.find((one) => one.le === PROMPT_S)?.count ?? 0;
-  const search = { from: String(Math.floor(Date.now() / 1000 - span_s)), status: FAILED.join(",") };
+  const waits = together((data?.live.models ?? []).map((one) => since(one, "first_byte")));
+  const whole = waits.at(-1)?.count ?? 0;
+  const prompt = waits.find((one) => one.le === PROMPT_S)?.count ?? 0;
+  const search = { from: begun(from_s), status: FAILED.join(",") };
   return (
     <Card title={t.serviceLevels}>
       <Stack gap="xs">
         <Level name={t.available(percent(AVAILABLE, 1))} part={requests - failed} whole={requests} aim={AVAILABLE}>
           <To to="/requests" search={search}>{requests === 0 ? t.noneInSpan : t.budgetUsed(count(failed), count(Math.floor(requests * (1 - AVAILABLE))))}</To>
         </Level>
-        {may("fleet.read") && <Level name={t.prompt(duration(PROMPT_S), percent(PROMPT, 1))} part={prompt} whole={whole} aim={PROMPT}>{whole === 0 && t.noneWaited}</Level>}
+        {may("fleet.read") && <Level name={t.prompt(duration(PROMPT_S), percent(PROMPT, 1))} part={prompt} whole={whole} aim={PROMPT}>{whole === 0 ? t.noneWaited : <To to="/requests" search={{ from: known.from }}>{t.promptOf(count(prompt), count(whole))}</To>}</Level>}
         <Text size="xs" c="dimmed">{t.levelsAbout}</Text>
       </Stack>
     </Card>
@@ -214,7 +225,7 @@ function Level({ name, part, whole, aim, children }: { name: string; part: numbe
 }
 
 function Now({ known, span_s }: { known: LiveKnown; span_s: number }) {
-  const { data, error, refetch, since } = known;
+  const { data, error, refetch, since, from: opened } = known;
   const from = String(Math.floor(Date.now() / 1000 - span_s));
   if (error && !data) return <Card title={t.now}><Failed error={error} again={() => void refetch()} /></Card>;
   const models = data?.live.models ?? [];
@@ -231,11 +242,11 @@ function Now({ known, span_s }: { known: LiveKnown; span_s: number }) {
                 <Text fw={600} size="sm" truncate>{one.model}</Text>
                 <Text size="xs" style={{ color: state === "ready" ? "var(--good)" : "var(--warn)" }}>{state}</Text>
               </div>
-              <Text size="sm" className="num" style={{ whiteSpace: "normal" }}>{t.runningWaiting(<To to="/requests" search={{ model: one.model, from }}>{t.running(one.running)}</To>, <To to="/requests" search={{ seen: "waited", model: one.model }}>{t.waiting(one.queued)}</To>, <Text span size="xs" c="dimmed">{latency(seen) === NONE ? t.noneWaited : t.firstByte(latency(seen), latency(since(one, "first_byte")))}</Text>)}</Text>
+              <Text size="sm" className="num" style={{ whiteSpace: "normal" }}>{t.runningWaiting(<To to="/requests" search={{ model: one.model, from }}>{t.running(one.running)}</To>, <To to="/requests" search={{ seen: "waited", model: one.model }}>{t.waiting(one.queued)}</To>, <Text span size="xs" c="dimmed">{latency(seen) === NONE ? t.noneWaited : <To to="/requests" search={{ model: one.model, from: opened }}>{t.firstByte(latency(seen), latency(since(one, "first_byte")))}</To>}</Text>)}</Text>
             </Group>
           );
         })}
-        <Text size="xs" c="dimmed">{t.allModelsExactCacheAnswers(latency(all), data?.first ? t.sinceThisPageWasOpened : t.sinceTheGatewayBegan, count(data?.live.cache_entries ?? 0), usd(data?.live.ledger_gap_nanousd))}</Text>
+        <Text size="xs" c="dimmed">{t.allModelsExactCacheAnswers(latency(all) === NONE ? NONE : <To to="/requests" search={{ from: opened }}>{latency(all)}</To>, data?.first ? t.sinceThisPageWasOpened : t.sinceTheGatewayBegan, count(data?.live.cache_entries ?? 0), usd(data?.live.ledger_gap_nanousd))}</Text>
       </Stack>
     </Card>
   );

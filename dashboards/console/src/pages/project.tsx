@@ -7,7 +7,7 @@ import { Action, Version, versionOf } from "../parts/action";
 import { Balance } from "../parts/balance";
 import { KeyList, NewKey } from "../parts/keys";
 import { To } from "../parts/link";
-import { Card, Failed, Heading, Loading } from "../parts/states";
+import { Card, Failed, Heading, isMissing, Loading, Missing } from "../parts/states";
 import { TermsFields, termsOf, TermsText } from "../parts/terms";
 import { useSession } from "../session";
 import { words } from "../words";
@@ -22,6 +22,7 @@ export default function ProjectPage() {
     queryFn: () => gotVersioned(api.GET("/admin/v1/projects/{project_id}", { params: { path: { project_id: id } } })),
   });
   if (isPending) return <Loading />;
+  if (isMissing(error)) return <Missing what="project" id={id}><To to="/tenants">{t.allOrganisations}</To></Missing>;
   if (error) return <Failed error={error} again={() => void refetch()} />;
   const { value: project, etag } = data;
   return (

@@ -3,13 +3,13 @@ import { Code, Group, SimpleGrid, Stack, Table, Text } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useParams } from "@tanstack/react-router";
 import type { ReactNode } from "react";
-import { api, Failure, got, type Schemas } from "../api/client";
+import { api, got, type Schemas } from "../api/client";
 import { count, duration, moment, percent, usd } from "../format";
 import { Copy } from "../parts/action";
 import { Source, Status } from "../parts/badges";
 import { Explained } from "../parts/explained";
 import { To } from "../parts/link";
-import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
+import { Card, Failed, Heading, isMissing, Loading, Missing } from "../parts/states";
 import { useSession } from "../session";
 import { words } from "../words";
 
@@ -27,7 +27,7 @@ export default function Request() {
       try {
         return await got(api.GET("/admin/v1/requests/{request_id}", { params: { path: { request_id: id } } }));
       } catch (failure) {
-        if (failure instanceof Failure && failure.status === 404) return null;
+        if (isMissing(failure)) return null;
         throw failure;
       }
     },
@@ -36,9 +36,7 @@ export default function Request() {
   if (isPending) return <Loading />;
   if (error) return <Failed error={error} again={() => void refetch()} />;
   if (data === null) {
-    return (
-      <Empty title={t.noSettledRequestHasThis}>{t.itMayStillBeUnder()}</Empty>
-    );
+    return <Missing what="request" id={id}>{t.itMayStillBeUnder()}</Missing>;
   }
   if (data.booked === null) return <><Heading title={<span className="code">{id}</span>} /><Text size="sm">{t.itHasEndedAndIs}</Text></>;
   return <Found row={data.booked} line={data.decision} why={data.explanation} />;

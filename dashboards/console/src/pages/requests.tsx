@@ -1,9 +1,9 @@
 // Every settled request, newest first; the filters are the address.
-import { Group, MultiSelect, Select, TextInput } from "@mantine/core";
+import { MultiSelect, Select, TextInput } from "@mantine/core";
 import { api, got, type Schemas } from "../api/client";
 import type { paths } from "../api/schema";
 import { count, moment, usd } from "../format";
-import { Filter } from "../parts/filter";
+import { Filter, Filters } from "../parts/filter";
 import { text, useFilters } from "../parts/filters";
 import { Latest, SEEN, type Seen } from "../parts/latest";
 import { To } from "../parts/link";
@@ -30,11 +30,12 @@ export default function Requests() {
     <>
       <Heading title={t.requests} about={t.whatTheLedgerDoesNotHold} />
       <Card>
-        <Group gap="xs" mb="md" align="flex-end" role="search" aria-label={t.filterRequests}>
+        <Filters label={t.filterRequests} active={Object.keys(filters).length}>
           <Filter label={t.model} value={text(filters.model)} set={(model) => set({ model })} />
+          <Filter label={t.replica} value={text(filters.replica)} set={(replica) => set({ replica })} />
           <Noted value={seen} set={(value) => set({ seen: value })} />
-        </Group>
-        <Latest seen={seen} model={text(filters.model)} />
+        </Filters>
+        <Latest seen={seen} model={text(filters.model)} replica={text(filters.replica)} />
       </Card>
     </>
   );
@@ -50,12 +51,12 @@ function Settled() {
   const wanted = Object.fromEntries([...Object.keys(FIELDS)].map((name) => [name, text(filters[name])]));
   const one_of = { status: several<Outcome>(filters.status), source: several<Answer>(filters.source) };
   const span = { from_s: seconds(filters.from), to_s: seconds(filters.to) };
-  const filtered = Object.keys(filters).length > 0;
+  const active = Object.keys(filters).length;
   return (
     <>
       <Heading title={t.requests} about={t.requestsThatHaveBeenSettled} />
       <Card>
-      <Group gap="xs" mb="md" align="flex-end" role="search" aria-label={t.filterRequests}>
+      <Filters label={t.filterRequests} active={active}>
         {Object.entries(FIELDS)
           .filter(([name]) => name !== "org" || session.org === "*")
           .map(([name, label]) => (
@@ -66,7 +67,7 @@ function Settled() {
         <Noted value={null} set={(seen) => set({ seen })} />
         <TextInput size="xs" type="datetime-local" label={t.from} value={local(span.from_s)} onChange={(event) => set({ from: stamp(event.currentTarget.value) })} />
         <TextInput size="xs" type="datetime-local" label={t.before} value={local(span.to_s)} onChange={(event) => set({ to: stamp(event.currentTarget.value) })} />
-      </Group>
+      </Filters>
       <Listing<Row>
         label={t.requests}
         query={["requests", wanted, one_of, span]}
@@ -74,7 +75,7 @@ function Settled() {
         id={(row) => row.request_id}
         everyMs={10_000}
         empty={
-          filtered ? (
+          active > 0 ? (
             <Empty title={t.noRequestFits}>{t.takeAFilterAwayOr}</Empty>
           ) : (
             <Empty title={t.noRequestYet}>{t.makeAKeyAndTry()}</Empty>

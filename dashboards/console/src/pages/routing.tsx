@@ -7,7 +7,7 @@ import { begins, count, day, percent, usd } from "../format";
 import { Action } from "../parts/action";
 import { Aim } from "../parts/aim";
 import { Explained } from "../parts/explained";
-import { To } from "../parts/link";
+import { type Search, To } from "../parts/link";
 import { useSession } from "../session";
 import { Card, Empty, Failed, Heading, Loading } from "../parts/states";
 import { words } from "../words";
@@ -33,11 +33,12 @@ export default function Routing() {
       return { routes: routes.data, usage: usage.data, learnt: learning.data };
     },
   });
-  if (isPending) return <Loading />;
-  if (error) return <Failed error={error} again={() => void refetch()} />;
+  const heading = <Heading title={t.routing} about={t.aRouteIsAVirtual} />;
+  if (isPending) return <>{heading}<Loading /></>;
+  if (error) return <>{heading}<Failed error={error} again={() => void refetch()} /></>;
   return (
     <>
-      <Heading title={t.routing} about={t.aRouteIsAVirtual} />
+      {heading}
       {data.routes.length === 0 ? (
         <Card><Empty title={t.noRoute}>{t.addARoutesTableWith()}</Empty></Card>
       ) : (
@@ -81,6 +82,13 @@ function Route({ route, usage }: { route: Schemas["ShownRoute"]; usage: readonly
   );
 }
 
+/** The filters of a tenant's requests: accounts are org:NAME, project:ORGANISATION/NAME, key:ID. */
+function whose(tenant: string): Search {
+  const [, kind, name = ""] = /^(org|project|key):(.*)$/s.exec(tenant) ?? [];
+  const [org, ...project] = name.split("/");
+  return kind === "key" ? { key_id: name } : kind === "project" ? { org, project: project.join("/") } : kind === "org" ? { org: name } : {};
+}
+
 /** What labels of live traffic say: feedback, and shadows that asked the other tier too. */
 function Learnt({ rows }: { rows: readonly Schemas["Learnt"][] }) {
   const { may } = useSession();
@@ -111,9 +119,9 @@ function Learnt({ rows }: { rows: readonly Schemas["Learnt"][] }) {
                   </Action>
                 )}
               </Group>
-              <Text size="sm">{t.labelsWithBothTiersOutcomes(<To to="/requests" search={{ route: one.route, source: "upstream" }}>{count(one.labels)}</To>, count(one.both), one.regret === null ? t.notKnownYet : percent(one.regret, 1), one.regret !== null && t.ofTheQualityThatThe, one.calibrated ? t.calibratedOnThem : t.notCalibratedOnThemYet)}</Text>
+              <Text size="sm">{t.labelsWithBothTiersOutcomes(<To to="/requests" search={{ route: one.route, source: "upstream" }}>{count(one.labels)}</To>, <To to="/requests" search={{ route: one.route, source: "upstream" }}>{count(one.both)}</To>, one.regret === null ? t.notKnownYet : percent(one.regret, 1), one.regret !== null && t.ofTheQualityThatThe, one.calibrated ? t.calibratedOnThem : t.notCalibratedOnThemYet)}</Text>
               {Object.entries(one.trials).map(([tenant, trial]) => (
-                <Text size="xs" c="dimmed" key={tenant}>{t.challengerShippedShareOfThe(tenant, trial.challenger.toFixed(3), trial.shipped.toFixed(3), count(trial.labels), one.in_force.includes(tenant) ? t.theChallengerIsInForce : t.theShippedOrderStays)}</Text>
+                <Text size="xs" c="dimmed" key={tenant}>{t.challengerShippedShareOfThe(tenant, trial.challenger.toFixed(3), trial.shipped.toFixed(3), <To to="/requests" search={{ route: one.route, source: "upstream", ...whose(tenant) }}>{count(trial.labels)}</To>, one.in_force.includes(tenant) ? t.theChallengerIsInForce : t.theShippedOrderStays)}</Text>
               ))}
             </div>
           ))}

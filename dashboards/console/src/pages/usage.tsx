@@ -1,6 +1,6 @@
 // What was used and what it cost: by day, by whom, by model; a month's invoice; the rows as a file.
 import { Button, Group, SegmentedControl, Select, SimpleGrid, Stack, Table, Text, TextInput } from "@mantine/core";
-import { keepPreviousData, useQuery } from "@tanstack/react-query";
+import { keepPreviousData, useMutation, useQuery } from "@tanstack/react-query";
 import { api, got, type Schemas } from "../api/client";
 import { begins, brief, count, day, percent, usd, usdBrief } from "../format";
 import { SOURCES } from "../parts/badges";
@@ -70,7 +70,13 @@ function Export({ form, from_s, org }: { form: string; from_s: number; org?: str
     link.click();
     URL.revokeObjectURL(link.href);
   };
-  return <Button size="xs" variant="default" onClick={() => void save()}>{t.export(form)}</Button>;
+  const run = useMutation({ mutationFn: save });
+  return (
+    <>
+      <Button size="xs" variant="default" loading={run.isPending} onClick={() => run.mutate()}>{t.export(form)}</Button>
+      {run.error && <Failed error={run.error} />}
+    </>
+  );
 }
 
 function Totals({ daily, from_day, days, org }: { daily: readonly Sum[]; from_day: string; days: number; org?: string }) {
@@ -80,16 +86,20 @@ function Totals({ daily, from_day, days, org }: { daily: readonly Sum[]; from_da
     const billed = row?.amount_nanousd ?? 0;
     return { at: at.slice(5), billed, saved: Math.max(0, (row?.baseline_nanousd ?? 0) - billed), prompt: row?.prompt_tokens ?? 0, completion: row?.completion_tokens ?? 0 };
   });
+  const leads = (row: number) => {
+    const at = new Date(`${from_day}T00:00:00Z`);
+    return { from: begins(day(at, -row)), to: begins(day(at, -row - 1)), org };
+  };
   const sum = (of: (row: Sum) => number) => daily.reduce((total, row) => total + of(row), 0);
   const billed = sum((row) => row.amount_nanousd);
   const whole = sum((row) => row.baseline_nanousd);
   return (
     <SimpleGrid cols={{ base: 1, lg: 2 }}>
       <Card title={t.costPerDay} side={<Text size="sm">{t.billedSaved(usd(billed), usd(whole - billed), percent(whole - billed, whole))}</Text>}>
-        <Chart about={t.costPerDayAltogether(usd(billed))} kind="bar" rows={rows} format={usd} axis={usdBrief} series={[{ name: "billed", label: t.billed, color: "gear.5" }, { name: "saved", label: t.saved, color: "yellow.5" }]} />
+        <Chart about={t.costPerDayAltogether(usd(billed))} of={t.dayUtc} leads={leads} kind="bar" rows={rows} format={usd} axis={usdBrief} series={[{ name: "billed", label: t.billed, color: "gear.5" }, { name: "saved", label: t.saved, color: "yellow.5" }]} />
       </Card>
       <Card title={t.tokensPerDay} side={<To to="/requests" search={{ from: begins(from_day), org }}>{t.requests(brief(sum((row) => row.requests)))}</To>}>
-        <Chart about={t.tokensPerDay2} kind="bar" rows={rows} format={brief} series={[{ name: "prompt", label: t.inWord, color: "indigo.4" }, { name: "completion", label: t.out, color: "gear.5" }]} />
+        <Chart about={t.tokensPerDay2} of={t.dayUtc} leads={leads} kind="bar" rows={rows} format={brief} series={[{ name: "prompt", label: t.inWord, color: "indigo.4" }, { name: "completion", label: t.out, color: "gear.5" }]} />
       </Card>
     </SimpleGrid>
   );
@@ -111,10 +121,11 @@ function Groups({ groups, by, set, from, org }: GroupsProps) {
         <Table.Tbody>
           {groups.slice(0, SHOWN).map((row) => {
             const name = row[by] ?? "";
+            const search = { [by]: name, org: by === "org" ? name : org, from };
             return (
               <Table.Tr key={name}>
-                <Table.Td><To to="/requests" search={{ [by]: name, org: by === "org" ? name : org, from }}>{(by === "source" && SOURCES[name]) || name || "—"}</To></Table.Td>
-                <Table.Td className="num">{count(row.requests)}</Table.Td>
+                <Table.Td><To to="/requests" search={search}>{(by === "source" && SOURCES[name]) || name || "—"}</To></Table.Td>
+                <Table.Td className="num"><To to="/requests" search={search}>{count(row.requests)}</To></Table.Td>
                 <Table.Td className="num" visibleFrom="sm">{brief(row.prompt_tokens)} / {brief(row.completion_tokens)}</Table.Td>
                 <Table.Td className="num">{usd(row.amount_nanousd)}</Table.Td>
                 <Table.Td className="num" visibleFrom="sm">{percent(row.amount_nanousd, total)}</Table.Td>

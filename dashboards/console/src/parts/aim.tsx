@@ -115,7 +115,7 @@ function Chosen({ route, forecast, changes }: { route: Schemas["ShownRoute"]; fo
         </Table.Tbody>
       </Table>
       <Chart
-        kind="line" height={180} about={t.qualityByShareOf(route.tiers.at(-1) ?? "", curve.map((one) => `${percent(one.share, 1)} ${percent(one.quality, 1)}`).filter((_, place) => place % 5 === 0).join(", "))}
+        kind="line" height={180} of={t.shareOf(route.tiers.at(-1) ?? "")} about={t.qualityByShareOf(route.tiers.at(-1) ?? "", curve.map((one) => `${percent(one.share, 1)} ${percent(one.quality, 1)}`).filter((_, place) => place % 5 === 0).join(", "))}
         rows={curve.map((one) => ({ at: percent(one.share, 1), routed: one.quality, random: one.random, ...(one.oracle === null ? {} : { oracle: one.oracle }) }))}
         series={[
           { name: "routed", label: t.routed, color: "blue.6" },

@@ -1,7 +1,7 @@
 import { Button, Stack, Text } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { api, got } from "../api/client";
-import { count, usd } from "../format";
+import { begins, count, day, usd } from "../format";
 import { To } from "./link";
 import { Card, Failed } from "./states";
 import { words } from "../words";
@@ -25,7 +25,7 @@ export function Books({ gap_nanousd }: { gap_nanousd?: number | null }) {
         {run.error && <Failed error={run.error} />}
         <div role="status">
           {report && (
-            <Text size="sm">{t.rowsOfThemInThe(run.data?.well ? t.everythingAgrees : t.somethingDoesNotAgree, count(report.rows ?? 0), count(report.journal_entries ?? 0), usd(report.gap_nanousd ?? 0))}</Text>
+            <Text size="sm">{t.rowsOfThemInThe(run.data?.well ? t.everythingAgrees : t.somethingDoesNotAgree, <To to="/requests" search={{ from: begins(day(new Date(), 7)) }}>{count(report.rows ?? 0)}</To>, count(report.journal_entries ?? 0), usd(report.gap_nanousd ?? 0))}</Text>
           )}
           {(["missing", "doubled", "altered"] as const).flatMap((what) => (report?.[what] ?? []).map((id) => <Text size="sm" key={what + id}>{what}: <To to={`/requests/${id}`}>{id}</To></Text>))}
           {[...(report?.groups ?? []), ...(report?.balances ?? []), ...(report?.minutes ?? [])].map((one) => <Text size="sm" key={one.what}>{t.mustBe(one.what, usd(one.found), usd(one.expected))}</Text>)}

@@ -8,7 +8,7 @@ import { Action, Secret } from "./action";
 import { Status } from "./badges";
 import { To } from "./link";
 import { Listing } from "./listing";
-import { Empty } from "./states";
+import { Empty, Failed } from "./states";
 import { NewTerms, newTerms, TermsText } from "./terms";
 import { words } from "../words";
 
@@ -43,11 +43,6 @@ export function KeyList({ filters }: { filters: { org?: string; project?: string
 /** Makes a key, of a project that is given or chosen. */
 export function NewKey({ project }: { project?: Schemas["Project"] }) {
   const [chosen, setChosen] = useState<string | null>(null);
-  const { data } = useQuery({
-    queryKey: ["projects", "all"],
-    enabled: !project,
-    queryFn: () => got(api.GET("/admin/v1/projects", { params: { query: { limit: 200 } } })),
-  });
   const id = project?.id ?? chosen;
   return (
     <Action
@@ -67,13 +62,7 @@ export function NewKey({ project }: { project?: Schemas["Project"] }) {
       }}
       shows={(made: Schemas["MadeKey"]) => <Shown made={made} />}
     >
-      {!project && (
-        <Select
-          label={t.project} required searchable placeholder={t.choose} value={chosen} onChange={setChosen} nothingFoundMessage={t.noSuchProject}
-          data={data?.data.map((one) => ({ value: one.id, label: `${one.org} / ${one.name}` })) ?? []}
-          description={data?.data.length === 0 ? t.thereIsNoProjectYet : undefined}
-        />
-      )}
+      {!project && <Projects chosen={chosen} choose={setChosen} />}
       <TextInput name="name" label={t.name} description={t.whatUsesIt} required maxLength={200} data-autofocus />
       <Checkbox.Group label={t.may} defaultValue={["inference"]}>
         <Group mt={4}>
@@ -85,6 +74,22 @@ export function NewKey({ project }: { project?: Schemas["Project"] }) {
       <TextInput name="expires" type="datetime-local" label={t.ends} description={t.emptyNever} />
       <NewTerms />
     </Action>
+  );
+}
+
+/** Which project a key is of; looked for when the form is opened. */
+function Projects({ chosen, choose }: { chosen: string | null; choose: (id: string | null) => void }) {
+  const { data, error } = useQuery({
+    queryKey: ["projects", "all"],
+    queryFn: () => got(api.GET("/admin/v1/projects", { params: { query: { limit: 200 } } })),
+  });
+  if (error) return <Failed error={error} />;
+  return (
+    <Select
+      label={t.project} required searchable placeholder={t.choose} value={chosen} onChange={choose} nothingFoundMessage={t.noSuchProject}
+      data={data?.data.map((one) => ({ value: one.id, label: `${one.org} / ${one.name}` })) ?? []}
+      description={data?.data.length === 0 ? t.thereIsNoProjectYet : data?.next ? t.theFirst(data.data.length) : undefined}
+    />
   );
 }
 

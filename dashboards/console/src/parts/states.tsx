@@ -34,6 +34,16 @@ export function Failed({ error, again }: { error: unknown; again?: () => void })
   );
 }
 
+/** A page of one thing that is not there, or not for who looks: what is missing, and the way back. */
+export function Missing({ what, id, children }: { what: keyof typeof t.missing; id: string; children: ReactNode }) {
+  return <><Heading title={t.missing[what]} about={t.nothingHasTheId(id)} /><Text size="sm" component="div">{children}</Text></>;
+}
+
+/** Whether there is no such thing: 404, or a text that no id has the form of. */
+export function isMissing(error: unknown): boolean {
+  return error instanceof Failure && (error.status === 404 || error.status === 400);
+}
+
 /** Says what would stand here, and what to do so that something does. */
 export function Empty({ title, children }: { title: string; children?: ReactNode }) {
   return (
