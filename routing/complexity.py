@@ -32,6 +32,9 @@ _EARLIER_TURNS = 3
 _EXAMPLE = re.compile(r"^[ \t]*(?:Q|Question|Problem)\s*\d*\s*[:.][ \t]*", re.IGNORECASE | re.MULTILINE)
 _ANSWER_CUE = re.compile(r"\s*\b(?:A|Answer|Solution|Response|Output)[ \t]*:[ \t]*$", re.IGNORECASE)
 _CUE_CHARS = 24  # more than the longest cue
+_FOREIGN, _WORDS, _NUMBERS = (NAMES.index(name) for name in ("foreign", "words", "numbers"))
+_NO_WORDS = 0.7  # the feature is log(2) then
+_MOST_FOREIGN = 4.9  # a tenth of the characters is of a script that the table does not know
 _OPTIONS, _ONE_OPTION = NAMES.index("options"), 0.6  # the feature is log(1 + options)
 _MARKUP = re.compile(r"<\|[\w ]{1,30}\|>|\[/?[A-Z]{3,12}\]")
 
@@ -174,6 +177,15 @@ class Classifier:
         )
 
 
+def readable(columns: Floats) -> bool:
+    """Tell whether a text with these columns can be judged: it says something, in letters that are known.
+
+    What cannot counts as a query that needs the largest tier.
+    """
+    said = float(columns[_WORDS]) > _NO_WORDS or float(columns[_NUMBERS]) > 0.0
+    return said and float(columns[_FOREIGN]) < _MOST_FOREIGN
+
+
 # ---- the choice ----
 
 
@@ -195,8 +207,9 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 WINDOW = 512
-SLACK = 28.0
-_NUDGE = 200.0  # queries over which what is owed is paid back
+SLACK = 9.0  # of a process that decides alone
+PARTED_SLACK = 28.0  # of all together that part one stream: what others decide is known late
+_NUDGE = 75.0  # queries over which what is owed is paid back
 _MOST_OWED = 500.0  # of what was forced, more is not paid back
 
 
@@ -205,8 +218,8 @@ class ShareController(msgspec.Struct):
 
     The threshold is a quantile over the last WINDOW scores, nudged by what is owed. A hard bucket stands
     behind it: the number sent above never strays more than SLACK + 1 from share x queries, so any 2,000
-    queries in a row keep within 2 x 29 / 2000 = 2.9 points. At first the window holds prior scores, which
-    leave one by one.
+    queries in a row keep within 2 x 10 / 2000 = 1 point (2.9 points of PARTED_SLACK). At first the window
+    holds prior scores, which leave one by one.
     """
 
     share: float
@@ -220,14 +233,15 @@ class ShareController(msgspec.Struct):
     def start(cls, share: float, prior: Sequence[float], processes: int = 1) -> Self:
         """Give a controller for `share` in [0, 1]; `prior` are quantiles of scores at even steps.
 
-        Each of several `processes` that part one stream among them has its part of the slack.
+        Each of several `processes` that part one stream among them has its part of their slack.
         """
         if not 0.0 <= share <= 1.0:
             raise ValueError(f"a share lies in [0, 1], not {share}")
         count = WINDOW // 8  # enough for a sane start, soon outvoted by the stream itself
         scores = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(prior)), prior).tolist()
         ring = [scores[step * 37 % count] for step in range(count)]
-        return cls(share, ring, sorted(scores), slack=SLACK / processes)
+        slack = SLACK if processes == 1 else PARTED_SLACK / processes
+        return cls(share, ring, sorted(scores), slack=slack)
 
     def decide(self, score: float, forced: bool = False) -> Choice:
         """Decide for the next query and remember it; one that is `forced` goes above, and is paid back."""

@@ -5,6 +5,7 @@ else it is the one of the validation rows, and the oracle is not known.
 """
 
 from collections.abc import Sequence
+from math import sqrt
 
 import msgspec
 import numpy as np
@@ -89,6 +90,11 @@ def forecast(
         cost_usd=None if costs_usd is None else mean_cost(share, costs_usd),
         curve=[point(step / STEPS) for step in range(STEPS + 1)],
     )
+
+
+def spread_of(labels: int) -> float:
+    """Give half the 95 % interval of a mean of so many outcomes in [0, 1], at its widest."""
+    return min(1.0, 0.98 / sqrt(max(1, labels)))
 
 
 def _share(

@@ -36,6 +36,12 @@ objective = { large_share = 0.0 }
 shadow = { share = 1.0 }
 
 [[routes]]
+name = "taught"
+tiers = ["small", "large"]
+objective = { large_share = 0.0 }
+shadow = { share = 1.0 }
+
+[[routes]]
 name = "judged"
 tiers = ["small", "large"]
 objective = { large_share = 0.0 }
@@ -373,6 +379,29 @@ def test_a_shadow_asks_the_other_tier_and_teaches(house: House) -> None:
     assert b"shadowed" in kept
     assert b"It is" not in kept
     assert tag.encode() not in kept
+
+
+def test_what_if_reads_the_quality_that_the_route_s_own_labels_taught(house: House) -> None:
+    """Where the small tier says what the large one says, no share of the large one is needed."""
+    gateway, _ = house
+    wanted = {"route": "taught", "objective": {"quality": 0.95}}
+
+    def told() -> Any:
+        return admin(gateway, "POST", "/routing/what-if", wanted)[1]["routes"][0]["forecast"]
+
+    shipped = told()
+    for number in range(60):
+        gateway.chat("taught", script(tag=unique(), says=[f"It is {number}."]))
+
+    def calibrated() -> bool:
+        lessons = admin(gateway, "GET", "/routing/learning")[1]["data"]
+        return any(one["route"] == "taught" and one["calibrated"] for one in lessons)
+
+    until(calibrated)
+    own = told()
+    assert shipped["share"] > 0.1
+    assert (own["share"], own["quality"], own["labelled"]) == (0.0, 1.0, False)
+    assert own["ci"][0] < 0.9  # so few labels are not sure of it
 
 
 def test_a_shadow_waits_behind_the_requests_of_clients(house: House) -> None:
