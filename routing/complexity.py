@@ -26,6 +26,8 @@ _JUDGED = 0.8
 # How the gain changes with difficulty, by item response theory (see routing.training.head): below the first
 # it counts as falling, above the second as rising, and between them outcomes tell more.
 FALLS, RISES = 0.03, 0.055
+_TURNS = 0.15  # the most that the line may say of it, either way
+_ASIDE = 10.0  # difficulty says nothing among open requests, from a tenth of openness on
 MAX_QUERY_CHARS = 8_000
 _ENOUGH_WORDS = 8  # a last turn shorter than this ("and why?") is read together with the user turns before it
 _EARLIER_TURNS = 3
@@ -100,13 +102,15 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     line `slopes`. What outcomes taught: the line `learned`, and trees that each ask `depth` questions. Open
     requests, of which no outcome was seen, hear nothing of either: they stand together at a level. And how
     difficult it is for its kind: a line of `hardness`, times how much the gain falls or rises with difficulty
-    there (see FALLS). `knots` turn raw scores into ranks.
+    there (see FALLS), which nearness to kinds and the line `turning` tell, half each. `knots` turn raw scores
+    into ranks.
     """
 
     slopes: Floats  # (features + d,)
     learned: Floats  # (features + d,)
     hardness: Floats  # (2, features + d) for kinds where the gain falls with difficulty, and where it rises
-    middles: Floats  # (4,) the mean of each line (with what is added to it) over the training rows
+    turning: Floats  # (features + d,)
+    middles: Floats  # (5,) the mean of each line (with what is added to it) over the training rows
     tree_features: NDArray[np.int32]  # (trees, depth)
     tree_thresholds: Floats  # (trees, depth)
     tree_leaves: Floats  # (trees, 2 ** depth)
@@ -125,7 +129,7 @@ class Classifier:
         """Take trained numbers. Raises ValueError where their shapes do not fit together."""
         trees, depth = head.tree_features.shape
         kinds = {len(head.centres), len(head.values), len(head.turns), len(head.opens)}
-        lines = {head.slopes.shape, head.learned.shape, head.hardness.shape[1:]}
+        lines = {head.slopes.shape, head.learned.shape, head.hardness.shape[1:], head.turning.shape}
         if head.tree_leaves.shape != (trees, 1 << depth) or len(kinds) != 1 or len(lines) != 1:
             raise ValueError("the head's arrays do not fit together")
         self.head = head
@@ -136,7 +140,7 @@ class Classifier:
         self._offsets = (np.arange(trees) << depth).astype(np.float32)
         self._leaves = head.tree_leaves.ravel()
         self._centres = head.centres * head.sharpness
-        self._lines = np.stack([head.slopes, head.learned, *head.hardness])
+        self._lines = np.stack([head.slopes, head.learned, *head.hardness, head.turning])
         self._middles = head.middles.tolist()
         ones = np.ones(len(head.values), np.float32)
         self._told = np.stack([head.values, head.turns, ones], axis=1)
@@ -160,20 +164,24 @@ class Classifier:
 
     def terms(self, columns: Floats) -> tuple[float, float, float, float]:
         """Give what a raw score is made of: prior, learned, difficulty, and the openness in [0, 1]."""
-        prior, learned, falling, rising = (self._lines @ columns).tolist()
+        prior, learned, falling, rising, told = (self._lines @ columns).tolist()
         answers = (columns.take(self._asked) > self._limits).astype(np.float32)
         leaves = self._leaves.take((self._powers @ answers + self._offsets).astype(np.intp))
         near = np.exp(self._centres @ columns[-self._centres.shape[1] :] - self.head.sharpness)
         gain, turn, total = (near @ self._told).tolist()
         opens, all_kinds = (near * near @ self._opens).tolist()  # twice as sharp: it is a matter of yes or no
         asks_choice = float(columns[_OPTIONS]) > _ONE_OPTION
-        turn /= total + 1e-12
         middles = self._middles
+        told = min(_TURNS, max(-_TURNS, told - middles[4]))
+        turn = (turn / (total + 1e-12) + told) / 2
+        difficulty = min(0.0, turn - FALLS) * (falling - middles[2])
+        difficulty += max(0.0, turn - RISES) * (rising - middles[3])
+        openness = 0.0 if asks_choice else opens / (all_kinds + 1e-24)
         return (
             prior + gain / (total + 1e-12) - middles[0],
             learned + float(np.add.reduce(leaves)) - middles[1],
-            min(0.0, turn - FALLS) * (falling - middles[2]) + max(0.0, turn - RISES) * (rising - middles[3]),
-            0.0 if asks_choice else opens / (all_kinds + 1e-24),
+            difficulty * max(0.0, 1.0 - _ASIDE * openness),
+            openness,
         )
 
 

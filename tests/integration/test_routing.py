@@ -328,6 +328,17 @@ def test_a_cascade_keeps_a_sure_answer_and_replaces_a_doubtful_one(
     assert (row["model"], row["completion_tokens"], row["status"]) == (model_name, 1, "ok")
 
 
+def test_a_cascade_replaces_an_answer_that_breaks_its_schema(house: House) -> None:
+    gateway, _ = house
+    schema = {"type": "object", "properties": {"year": {"type": "integer"}}, "required": ["year"]}
+    shape = {"type": "json_schema", "json_schema": {"name": "found", "schema": schema}}
+    for first, chosen in (('{"year": 1969}', "small"), ('{"when": "1969"}', "large")):
+        prompt = script(tag=unique(), says=[first, '{"year": 1969}'], logprobs=[-0.1], n=1)
+        _, headers, body = gateway.chat("cheap", prompt, response_format=shape)
+        assert headers["x-switchgear-model"] == chosen
+        assert json.loads(said(body, stream=False)) == {"year": 1969}
+
+
 @pytest.mark.parametrize(("route", "key"), [("barred", NARROWED), ("overheard", UNJUDGED)])
 def test_a_shadow_sends_nothing_where_the_key_may_not(house: House, route: str, key: str) -> None:
     gateway, upstreams = house

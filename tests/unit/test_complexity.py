@@ -41,6 +41,7 @@ def outcomes() -> Queries:
         difficulty=queries.difficulty[keep],
         small=queries.small[keep],
         large=queries.large[keep],
+        pairs=queries.pairs[keep],
         validation=queries.validation[keep],
     )
 
