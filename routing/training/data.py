@@ -143,8 +143,8 @@ def pairs(
     """Give each query's mean outcome with the smaller and with the larger model of all pairs, (n, 2).
 
     Pairs are any two models of which the smaller one scores 0.3 of the best one's mean at least, and the
-    larger one 0.08 more. To score heads by, with a fraction of one pair's noise; nothing is fitted to it. Where the
-    outcomes of other models are not known, the primary pair's.
+    larger one 0.08 more. To score heads by, with a fraction of one pair's noise; nothing is fitted to it.
+    Where the outcomes of other models are not known, the primary pair's.
     """
     found = outcomes.copy()
     for dataset in sorted(set(datasets) - EXCLUDED):
