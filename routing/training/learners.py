@@ -41,7 +41,7 @@ def mean(forests: Sequence[Forest]) -> Forest:
     return Forest(
         np.concatenate([forest.features for forest in forests]),
         np.concatenate([forest.thresholds for forest in forests]),
-        np.concatenate([forest.leaves for forest in forests]) / np.float32(len(forests)),
+        np.concatenate([forest.leaves for forest in forests]) * np.float32(1 / len(forests)),
     )
 
 
