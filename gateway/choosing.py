@@ -185,7 +185,7 @@ class Chooser:
         return None
 
     def raised(self, target: Target, choice: Choice, request: Inference, key: Key) -> None:
-        """Hear that a choice of ``next`` answers: its conversation has come to that tier."""
+        """Hear that a choice of ``next`` or ``spare`` answers: its conversation has come to that tier."""
         self._note(target, request, key, choice.model)
 
     def _come_to(self, target: Target, request: Inference, key: Key) -> int:

@@ -96,6 +96,12 @@ objective = { large_share = 1.0 }
 shadow = { share = 1.0 }
 
 [[routes]]
+name = "backed"
+tiers = ["frail", "large"]
+objective = { large_share = 0.0 }
+fallback = ["large"]
+
+[[routes]]
 name = "babel"
 tiers = ["english", "large"]
 objective = { large_share = 0.0 }
@@ -126,6 +132,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     ports = upstreams.ports
     models = model("small", ports[:1]) + model("large", ports[1:2])
     models += model("narrow", ports[1:2], max_concurrency=1) + model("english", ports[:1], languages=["en"])
+    models += model("frail", ports[:1], max_attempts=1)
     models += model("embed", ports[2:], kind="embedding") + ROUTES
     text = config(models, directory=directory, more=KEYS)
     keys = {"TEST_NARROWED_KEY": NARROWED, "TEST_UNJUDGED_KEY": UNJUDGED}
@@ -277,6 +284,7 @@ def test_a_conversation_does_not_fall_back(house: House) -> None:
     [
         ("babel", "フランスの首都はどこですか？", "language"),
         ("cheap", script(tag="doubted", says=["Maybe.", "Paris."], logprobs=[-2.0, -0.1], n=1), "cascade"),
+        ("backed", script("500", "ok", tag="broken", n=1), "fallback"),
     ],
 )
 def test_whatever_has_raised_a_conversation_it_does_not_fall_back(
