@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.complexity import quality_curve
+from routing.complexity import quality_curve, share_for_quality
 from routing.objectives import mean_cost, share_for_cost
 
 Doubles = NDArray[np.float64]
@@ -102,8 +102,7 @@ def _share(
 ) -> float:
     name, value = aim
     if name == "quality":
-        enough = np.flatnonzero(reached >= value - 1e-12)
-        return float(enough[0]) / (len(reached) - 1) if len(enough) else 1.0
+        return share_for_quality(reached.tolist(), value - 1e-12)  # as a live route reads its curve
     if name == "threshold":
         return float((scores >= value).mean())
     if name == "cost_per_request_usd":

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from routing.complexity import ShareController, tier_shares
+from routing.complexity import ShareController, share_for_quality, tier_shares
 from routing.embedding import load_facts
 from routing.forecast import Known, forecast, picture
 from routing.objectives import Shares, Spending, Steps, mean_cost, share_for_cost
@@ -109,6 +109,7 @@ def test_a_forecast_without_outcomes_is_the_validation_rows() -> None:
     found = forecast(("quality", 0.9), np.linspace(0, 1, 11), None, known, None)
     assert not found.labelled
     assert found.quality >= 0.9
+    assert found.share == pytest.approx(share_for_quality(facts.quality_by_share, 0.9), abs=1e-4)  # as live
     assert found.ci == pytest.approx((found.quality - known.spread, found.quality + known.spread), abs=1e-4)
     assert picture(found).count("<polyline") == 2
     assert forecast(("threshold", 0.5), np.linspace(0, 1, 11), None, known, None).share == pytest.approx(
