@@ -151,7 +151,7 @@ class Chooser:
             ready = prompt
         if len(ready) == 1 or self.grader is None:
             return Choice(ready[0], None, lack if len(able) == 1 and lack else "only-ready")
-        least = self._come_to(target, request, key)
+        least = self._come_to(target, request, key)[0] if _has_past(request) else 0
         reading = reading or self.grader.read(text_of(request))
         reading = self.grader.adapted(reading, target, key.tenant)
         placed = self.grader.place(_apart(target, key), aim, _needed(reading, target), least)
@@ -188,14 +188,14 @@ class Chooser:
         """Hear that a choice of ``next`` or ``spare`` answers: its conversation has come to that tier."""
         self._note(target, request, key, choice.model)
 
-    def _come_to(self, target: Target, request: Inference, key: Key) -> int:
-        """Give the tier that a conversation has come to: in the turn before, or in this one, which goes on.
+    def _come_to(self, target: Target, request: Inference, key: Key) -> tuple[int, bytes | None]:
+        """Give the tier that a conversation has come to, and the name of its turn.
 
-        A turn goes on where a tool's result is handed in, and is asked again where the client tries anew.
+        It came there in the turn before, or in this one, which goes on with a tool's result or is tried anew.
         """
-        if not _has_past(request):
-            return 0
-        return max(map(self.conversations.tier, _turns(target, request, key)))
+        before, now = _turns(target, request, key)
+        past = (before, now) if _has_past(request) else ()
+        return max(map(self.conversations.tier, past), default=0), now
 
     def _note(self, target: Target, request: Inference, key: Key, model: Model) -> None:
         """Remember the tier that a conversation has come to, whatever brought it there.
@@ -203,8 +203,11 @@ class Chooser:
         Where a smaller one had to answer for once (a wish, a tier that was not ready) it is the former.
         """
         tier = target.models.index(model) if model in target.models else 0
-        tier = max(tier, self._come_to(target, request, key))
-        if tier and (now := _turns(target, request, key)[1]) is not None:
+        if not tier and not _has_past(request):
+            return
+        former, now = self._come_to(target, request, key)
+        tier = max(tier, former)
+        if tier and now is not None:
             self.conversations.note(now, tier)
 
     def spent(self, target: Target, choice: Choice, usd: float, key: Key) -> None:
