@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.choosing import Choice
+from gateway.openai import shapes
 from gateway.openai.events import DONE, payloads
 from gateway.openai.forms import Form
 from gateway.openai.schemas import ChatFields, Common, Inference
@@ -84,8 +85,7 @@ class Held:
             return "empty"
         if _REFUSAL.match(text):
             return "refused"
-        shape = bytes(self._request.fields.get("response_format", b""))
-        if b"json_" in shape and not _is_json(text):
+        if not shapes.keeps(text, self._request.fields.get("response_format")):
             return "schema"
         values = [value for choice in choices for value in _logprobs(choice)]
         if values and sum(values) / len(values) < cascade.min_logprob:
@@ -137,11 +137,3 @@ def _logprobs(choice: dict[str, Any]) -> list[float]:
     if told.get("content"):
         return [float(one["logprob"]) for one in told["content"]]
     return [float(one) for one in told.get("token_logprobs") or () if one is not None]
-
-
-def _is_json(text: str) -> bool:
-    try:
-        msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        return False
-    return True

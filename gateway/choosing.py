@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gateway.catalogue import Model, Target
 from gateway.errors import InvalidRequest, ModelNotAllowed
-from gateway.openai.schemas import ChatFields, CompletionFields, Inference
+from gateway.openai.schemas import BYTES_PER_TOKEN, ChatFields, CompletionFields, Inference
 from gateway.settings import Objective
 from gateway.tenancy.keys import Key
 from routing.complexity import query_text
@@ -24,6 +24,7 @@ from routing.languages import languages_of, speaks
 from routing.objectives import Placement
 
 TIER, OBJECTIVE = b"x-switchgear-tier", b"x-switchgear-objective"
+_NONE = (b"[]", b"null")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -150,7 +151,7 @@ class Chooser:
             ready = prompt
         if len(ready) == 1 or self.grader is None:
             return Choice(ready[0], None, lack if len(able) == 1 and lack else "only-ready")
-        least = self.conversations.tier(_turns(target, request, key)[0]) if _has_past(request) else 0
+        least = self._come_to(target, request, key)[0] if _has_past(request) else 0
         reading = reading or self.grader.read(text_of(request))
         reading = self.grader.adapted(reading, target, key.tenant)
         placed = self.grader.place(_apart(target, key), aim, _needed(reading, target), least)
@@ -184,13 +185,30 @@ class Chooser:
         return None
 
     def raised(self, target: Target, choice: Choice, request: Inference, key: Key) -> None:
-        """Hear that a choice of ``next`` answers: its conversation has come to that tier."""
+        """Hear that a choice of ``next`` or ``spare`` answers: its conversation has come to that tier."""
         self._note(target, request, key, choice.model)
 
+    def _come_to(self, target: Target, request: Inference, key: Key) -> tuple[int, bytes | None]:
+        """Give the tier that a conversation has come to, and the name of its turn.
+
+        It came there in the turn before, or in this one, which goes on with a tool's result or is tried anew.
+        """
+        before, now = _turns(target, request, key)
+        past = (before, now) if _has_past(request) else ()
+        return max(map(self.conversations.tier, past), default=0), now
+
     def _note(self, target: Target, request: Inference, key: Key, model: Model) -> None:
-        """Remember that a conversation is on a tier above the cheapest, whatever brought it there."""
-        if model in target.models[1:] and (now := _turns(target, request, key)[1]) is not None:
-            self.conversations.note(now, target.models.index(model))
+        """Remember the tier that a conversation has come to, whatever brought it there.
+
+        Where a smaller one had to answer for once (a wish, a tier that was not ready) it is the former.
+        """
+        tier = target.models.index(model) if model in target.models else 0
+        if not tier and not _has_past(request):
+            return
+        former, now = self._come_to(target, request, key)
+        tier = max(tier, former)
+        if tier and now is not None:
+            self.conversations.note(now, tier)
 
     def spent(self, target: Target, choice: Choice, usd: float, key: Key) -> None:
         """Hear what a request of a key has cost, where the objective is about that."""
@@ -230,8 +248,8 @@ def text_of(request: Inference) -> str:
     if isinstance(typed, CompletionFields):
         prompt = typed.prompt
         if isinstance(prompt, str):
-            return prompt
-        return "\n".join(one for one in prompt if isinstance(one, str))  # token ids say nothing here
+            return query_text(prompt)
+        return query_text("\n".join(one for one in prompt if isinstance(one, str)))  # token ids say nothing
     return ""
 
 
@@ -280,33 +298,44 @@ def _apart(target: Target, key: Key) -> Target:
 
 
 def _able(models: Sequence[Model], request: Inference) -> tuple[list[Model], str]:
-    """Give the models that can take a request, the last where none can, and what another one lacks."""
+    """Give the models that can take a request, the last where none can, and what another one lacks.
+
+    Where no model has room for an answer as long as the client allows, that of the prompt is enough.
+    """
     missing = lacks(models, request)
+    if all(lack == "context" for lack in missing):
+        missing = lacks(models, request, answer=False)
     able = [model for model, lack in zip(models, missing, strict=True) if not lack]
     if len(able) == len(models):
         return able, ""
     return able or [models[-1]], next(lack for lack in missing if lack)
 
 
-def lacks(models: Sequence[Model], request: Inference) -> list[str]:
-    """Say what each model lacks to take a request; nothing of one that can."""
+def lacks(models: Sequence[Model], request: Inference, answer: bool = True) -> list[str]:
+    """Say what each model lacks to take a request; nothing of one that can.
+
+    The context must have room for the prompt and, with ``answer``, for the longest answer that the client
+    asks for: engines refuse what does not fit together.
+    """
     choosy = any(model.settings.languages for model in models)
     asked = languages_of(text_of(request)) if choosy else frozenset[str]()
-    return [_lack(model, request, asked) for model in models]
+    tokens = request.prompt_tokens_estimate - _picture_bytes(request) // BYTES_PER_TOKEN
+    if answer:
+        tokens += (request.most_output_tokens(None) or 0) // max(1, request.choices)
+    return [_lack(model, request, asked, tokens) for model in models]
 
 
-def _lack(model: Model, request: Inference, asked: frozenset[str]) -> str:
+def _lack(model: Model, request: Inference, asked: frozenset[str], tokens: int) -> str:
     """Say what a model lacks to take a request in one of the languages; nothing where it can."""
     settings, typed = model.settings, request.typed
-    limit = settings.context_tokens
-    if limit is not None and request.prompt_tokens_estimate > limit:
+    if settings.context_tokens is not None and tokens > settings.context_tokens:
         return "context"
     if asked and not speaks(settings.languages, asked):
         return "language"
     if settings.tools and settings.json_schema and settings.images:
         return ""
     if isinstance(typed, ChatFields):
-        if not settings.tools and typed.tools:
+        if not settings.tools and (typed.tools or bytes(request.fields.get("functions", b"[]")) not in _NONE):
             return "tools"
         shape = b"" if settings.json_schema else bytes(request.fields.get("response_format", b""))
         if b"json_" in shape:
@@ -314,6 +343,17 @@ def _lack(model: Model, request: Inference, asked: frozenset[str]) -> str:
         if not settings.images and any(_pictured(one.content) for one in typed.messages):
             return "images"
     return ""
+
+
+def _picture_bytes(request: Inference) -> int:
+    """Give the size of the pictures that stand in a request themselves: it says nothing of their tokens."""
+    typed = request.typed
+    if not isinstance(typed, ChatFields):
+        return 0
+    parts = (part for one in typed.messages if isinstance(one.content, list) for part in one.content)
+    urls = (part.get("image_url") for part in parts if isinstance(part, dict))
+    found = (one.get("url") for one in urls if isinstance(one, dict))
+    return sum(len(url) for url in found if isinstance(url, str) and url.startswith("data:"))
 
 
 def _pictured(content: object) -> bool:

@@ -29,9 +29,6 @@ from routing.objectives import Aim, Placement, Shares, Spending, Steps
 MEMO_TEXTS, MEMO_CHARS = 4096, 1000  # the same question need not be read twice: at most 16 MiB
 MOST_AIMS = 256
 TYPICAL_TOKENS = (300, 200)  # of prompt and answer, until a tier's own requests have told their cost
-_FOREIGN, _WORDS, _NUMBERS = (NAMES.index(name) for name in ("foreign", "words", "numbers"))
-_NO_WORDS = 0.7  # the feature is log(2) then
-_MOST_FOREIGN = 4.9  # a tenth of the characters is of a script that the table does not know
 
 
 class Grading:
@@ -82,9 +79,7 @@ class Grading:
     def _read(self, text: str) -> Reading:
         columns = self._reader.columns(text)
         self.embedded_s = self._now()
-        said = float(columns[_WORDS]) > _NO_WORDS or float(columns[_NUMBERS]) > 0.0
-        sure = said and float(columns[_FOREIGN]) < _MOST_FOREIGN
-        return Reading(self.classifier.score(columns), columns, sure)
+        return Reading(self.classifier.score(columns), columns, complexity.readable(columns))
 
     def sharpened(self, fast: Reading, vector: NDArray[np.float32]) -> Reading:
         """Give the precise grade's reading, from the encoder's unit vector. Raises ValueError."""

@@ -38,7 +38,7 @@ class Member:
 
     def spare(self, call: Call, error: Exception) -> tuple[Head, Call] | None:
         """Choose another model after a failure; see ``Pipeline.spare``."""
-        choice = self._pipeline.spare(self._passage, self._incoming, call, error)
+        choice = self._pipeline.spare(self._passage, self._incoming, self._request, call, error)
         return None if choice is None else self._made(choice, call.trip)
 
     def _made(self, choice: Choice, trip: Trip | None) -> tuple[Head, Call]:

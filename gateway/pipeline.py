@@ -210,7 +210,7 @@ class Pipeline:
                 await self._attempts.run(call, deliver)
                 return receiver
             except Exception as error:
-                if self.spare(passage, incoming, call, error) is None:
+                if self.spare(passage, incoming, request, call, error) is None:
                     raise
 
     def _call(
@@ -292,7 +292,9 @@ class Pipeline:
         charge.answered_by(choice.model.name)
         return choice
 
-    def spare(self, passage: Passage, incoming: Incoming, call: Call, error: Exception) -> Choice | None:
+    def spare(
+        self, passage: Passage, incoming: Incoming, request: Inference, call: Call, error: Exception
+    ) -> Choice | None:
         """Choose the route's fallback after a failure before the first byte, and note it; None for none."""
         key, target, charge = passage.of()
         failed = passage.choice
@@ -303,6 +305,7 @@ class Pipeline:
         choice = self._chooser.spare(target, failed.model, incoming.headers, key)
         if choice is not None:
             passage.choice = choice
+            self._chooser.raised(target, choice, request, key)
             charge.answered_by(choice.model.name)
         return choice
 

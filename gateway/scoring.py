@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.engines import encode
-from routing.complexity import Classifier
+from routing.complexity import Classifier, readable
 from routing.embedding import StaticEmbedder, join, load_classifier
 from routing.feedback import Feedback
 
@@ -67,7 +67,15 @@ class Scorer:
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Give the scores of `texts` in [0, 1], (n,)."""
+        return self._scores(self._columns(texts))
+
+    def needs(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give the scores, and what a live route goes by: 1 of a text that cannot be read, (n,) each."""
         columns = self._columns(texts)
+        scores = self._scores(columns)
+        return scores, np.where([readable(row) for row in columns], scores, 1.0)
+
+    def _scores(self, columns: Floats) -> NDArray[np.float64]:
         base = self._base(columns)
         return base if self._feedback is None else self._feedback.score(columns, base)
 

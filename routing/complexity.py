@@ -26,12 +26,17 @@ _JUDGED = 0.8
 # How the gain changes with difficulty, by item response theory (see routing.training.head): below the first
 # it counts as falling, above the second as rising, and between them outcomes tell more.
 FALLS, RISES = 0.03, 0.055
+_TURNS = 0.15  # the most that the line may say of it, either way
+_ASIDE = 10.0  # difficulty says nothing among open requests, from a tenth of openness on
 MAX_QUERY_CHARS = 8_000
 _ENOUGH_WORDS = 8  # a last turn shorter than this ("and why?") is read together with the user turns before it
 _EARLIER_TURNS = 3
 _EXAMPLE = re.compile(r"^[ \t]*(?:Q|Question|Problem)\s*\d*\s*[:.][ \t]*", re.IGNORECASE | re.MULTILINE)
 _ANSWER_CUE = re.compile(r"\s*\b(?:A|Answer|Solution|Response|Output)[ \t]*:[ \t]*$", re.IGNORECASE)
 _CUE_CHARS = 24  # more than the longest cue
+_FOREIGN, _WORDS, _NUMBERS = (NAMES.index(name) for name in ("foreign", "words", "numbers"))
+_NO_WORDS = 0.7  # the feature is log(2) then
+_MOST_FOREIGN = 4.9  # a tenth of the characters is of a script that the table does not know
 _OPTIONS, _ONE_OPTION = NAMES.index("options"), 0.6  # the feature is log(1 + options)
 _MARKUP = re.compile(r"<\|[\w ]{1,30}\|>|\[/?[A-Z]{3,12}\]")
 
@@ -97,13 +102,15 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     line `slopes`. What outcomes taught: the line `learned`, and trees that each ask `depth` questions. Open
     requests, of which no outcome was seen, hear nothing of either: they stand together at a level. And how
     difficult it is for its kind: a line of `hardness`, times how much the gain falls or rises with difficulty
-    there (see FALLS). `knots` turn raw scores into ranks.
+    there (see FALLS), which nearness to kinds and the line `turning` tell, half each. `knots` turn raw scores
+    into ranks.
     """
 
     slopes: Floats  # (features + d,)
     learned: Floats  # (features + d,)
     hardness: Floats  # (2, features + d) for kinds where the gain falls with difficulty, and where it rises
-    middles: Floats  # (4,) the mean of each line (with what is added to it) over the training rows
+    turning: Floats  # (features + d,)
+    middles: Floats  # (5,) the mean of each line (with what is added to it) over the training rows
     tree_features: NDArray[np.int32]  # (trees, depth)
     tree_thresholds: Floats  # (trees, depth)
     tree_leaves: Floats  # (trees, 2 ** depth)
@@ -122,7 +129,7 @@ class Classifier:
         """Take trained numbers. Raises ValueError where their shapes do not fit together."""
         trees, depth = head.tree_features.shape
         kinds = {len(head.centres), len(head.values), len(head.turns), len(head.opens)}
-        lines = {head.slopes.shape, head.learned.shape, head.hardness.shape[1:]}
+        lines = {head.slopes.shape, head.learned.shape, head.hardness.shape[1:], head.turning.shape}
         if head.tree_leaves.shape != (trees, 1 << depth) or len(kinds) != 1 or len(lines) != 1:
             raise ValueError("the head's arrays do not fit together")
         self.head = head
@@ -133,7 +140,7 @@ class Classifier:
         self._offsets = (np.arange(trees) << depth).astype(np.float32)
         self._leaves = head.tree_leaves.ravel()
         self._centres = head.centres * head.sharpness
-        self._lines = np.stack([head.slopes, head.learned, *head.hardness])
+        self._lines = np.stack([head.slopes, head.learned, *head.hardness, head.turning])
         self._middles = head.middles.tolist()
         ones = np.ones(len(head.values), np.float32)
         self._told = np.stack([head.values, head.turns, ones], axis=1)
@@ -157,21 +164,34 @@ class Classifier:
 
     def terms(self, columns: Floats) -> tuple[float, float, float, float]:
         """Give what a raw score is made of: prior, learned, difficulty, and the openness in [0, 1]."""
-        prior, learned, falling, rising = (self._lines @ columns).tolist()
+        prior, learned, falling, rising, told = (self._lines @ columns).tolist()
         answers = (columns.take(self._asked) > self._limits).astype(np.float32)
         leaves = self._leaves.take((self._powers @ answers + self._offsets).astype(np.intp))
         near = np.exp(self._centres @ columns[-self._centres.shape[1] :] - self.head.sharpness)
         gain, turn, total = (near @ self._told).tolist()
         opens, all_kinds = (near * near @ self._opens).tolist()  # twice as sharp: it is a matter of yes or no
         asks_choice = float(columns[_OPTIONS]) > _ONE_OPTION
-        turn /= total + 1e-12
         middles = self._middles
+        told = min(_TURNS, max(-_TURNS, told - middles[4]))
+        turn = (turn / (total + 1e-12) + told) / 2
+        difficulty = min(0.0, turn - FALLS) * (falling - middles[2])
+        difficulty += max(0.0, turn - RISES) * (rising - middles[3])
+        openness = 0.0 if asks_choice else opens / (all_kinds + 1e-24)
         return (
             prior + gain / (total + 1e-12) - middles[0],
             learned + float(np.add.reduce(leaves)) - middles[1],
-            min(0.0, turn - FALLS) * (falling - middles[2]) + max(0.0, turn - RISES) * (rising - middles[3]),
-            0.0 if asks_choice else opens / (all_kinds + 1e-24),
+            difficulty * max(0.0, 1.0 - _ASIDE * openness),
+            openness,
         )
+
+
+def readable(columns: Floats) -> bool:
+    """Tell whether a text with these columns can be judged: it says something, in letters that are known.
+
+    What cannot counts as a query that needs the largest tier.
+    """
+    said = float(columns[_WORDS]) > _NO_WORDS or float(columns[_NUMBERS]) > 0.0
+    return said and float(columns[_FOREIGN]) < _MOST_FOREIGN
 
 
 # ---- the choice ----
@@ -195,8 +215,9 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 WINDOW = 512
-SLACK = 28.0
-_NUDGE = 200.0  # queries over which what is owed is paid back
+SLACK = 9.0  # of a process that decides alone
+PARTED_SLACK = 28.0  # of all together that part one stream: what others decide is known late
+_NUDGE = 75.0  # queries over which what is owed is paid back
 _MOST_OWED = 500.0  # of what was forced, more is not paid back
 
 
@@ -205,8 +226,8 @@ class ShareController(msgspec.Struct):
 
     The threshold is a quantile over the last WINDOW scores, nudged by what is owed. A hard bucket stands
     behind it: the number sent above never strays more than SLACK + 1 from share x queries, so any 2,000
-    queries in a row keep within 2 x 29 / 2000 = 2.9 points. At first the window holds prior scores, which
-    leave one by one.
+    queries in a row keep within 2 x 10 / 2000 = 1 point (2.9 points of PARTED_SLACK). At first the window
+    holds prior scores, which leave one by one.
     """
 
     share: float
@@ -220,14 +241,15 @@ class ShareController(msgspec.Struct):
     def start(cls, share: float, prior: Sequence[float], processes: int = 1) -> Self:
         """Give a controller for `share` in [0, 1]; `prior` are quantiles of scores at even steps.
 
-        Each of several `processes` that part one stream among them has its part of the slack.
+        Each of several `processes` that part one stream among them has its part of their slack.
         """
         if not 0.0 <= share <= 1.0:
             raise ValueError(f"a share lies in [0, 1], not {share}")
         count = WINDOW // 8  # enough for a sane start, soon outvoted by the stream itself
         scores = np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(prior)), prior).tolist()
         ring = [scores[step * 37 % count] for step in range(count)]
-        return cls(share, ring, sorted(scores), slack=SLACK / processes)
+        slack = SLACK if processes == 1 else PARTED_SLACK / processes
+        return cls(share, ring, sorted(scores), slack=slack)
 
     def decide(self, score: float, forced: bool = False) -> Choice:
         """Decide for the next query and remember it; one that is `forced` goes above, and is paid back."""

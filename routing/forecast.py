@@ -5,12 +5,13 @@ else it is the one of the validation rows, and the oracle is not known.
 """
 
 from collections.abc import Sequence
+from math import sqrt
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from routing.complexity import quality_curve
+from routing.complexity import quality_curve, share_for_quality
 from routing.objectives import mean_cost, share_for_cost
 
 Doubles = NDArray[np.float64]
@@ -91,13 +92,17 @@ def forecast(
     )
 
 
+def spread_of(labels: int) -> float:
+    """Give half the 95 % interval of a mean of so many outcomes in [0, 1], at its widest."""
+    return min(1.0, 0.98 / sqrt(max(1, labels)))
+
+
 def _share(
     aim: tuple[str, float], scores: Doubles, reached: Doubles, costs_usd: Sequence[float] | None
 ) -> float:
     name, value = aim
     if name == "quality":
-        enough = np.flatnonzero(reached >= value - 1e-12)
-        return float(enough[0]) / (len(reached) - 1) if len(enough) else 1.0
+        return share_for_quality(reached.tolist(), value - 1e-12)  # as a live route reads its curve
     if name == "threshold":
         return float((scores >= value).mean())
     if name == "cost_per_request_usd":

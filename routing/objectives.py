@@ -18,11 +18,11 @@ from typing import Protocol
 import msgspec
 
 from routing import complexity
-from routing.complexity import SLACK, WINDOW, ShareController
+from routing.complexity import PARTED_SLACK, WINDOW, ShareController
 
 _LEARNING = 0.05  # of a tier's cost, with each request
 _NUDGE = 100.0  # requests over which a saving, or what was spent too much, is evened out
-POT = SLACK / 2  # the most that processes owe together in the pot
+POT = PARTED_SLACK / 2  # the most that processes owe together in the pot
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -155,7 +155,7 @@ class Spending(Shares):
 
 def part_of(processes: int) -> float:
     """Give the most that one of `processes` may owe beside the pot."""
-    return (SLACK - POT) / processes
+    return (PARTED_SLACK - POT) / processes
 
 
 def settle(pot: float, owed: float, processes: int) -> tuple[float, float]:

@@ -4,15 +4,18 @@ All files are JSONL, one object a line; "-" is stdin or stdout. No configuration
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from math import isfinite
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from gateway.commands.base import CommandError
@@ -22,6 +25,13 @@ from routing.complexity import ShareController
 from routing.embedding import load_facts
 from routing.forecast import Known, forecast, picture
 
+Outcome = Annotated[float, Meta(ge=0, le=1)]
+# Half of a character beyond the first 65,536 without the other half: what binary data becomes in JSON.
+_HALF = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+
 
 class Row(msgspec.Struct):
     """One line of a file; `id` and one of `prompt` and `messages`, and the outcomes where they are needed."""
@@ -29,8 +39,8 @@ class Row(msgspec.Struct):
     id: str | int
     prompt: str | None = None
     messages: list[Any] | None = None
-    small_score: float | None = None
-    large_score: float | None = None
+    small_score: Outcome | None = None
+    large_score: Outcome | None = None
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +80,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         )
         goal.add_argument("--quality", type=_share, metavar="X", help="share of the large model's quality")
         if action is what_if:
-            goal.add_argument("--cost", type=float, metavar="USD", help="cost of a request, in the mean")
+            goal.add_argument("--cost", type=_cost, metavar="USD", help="cost of a request, in the mean")
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -92,9 +102,10 @@ def _replay(options: argparse.Namespace) -> int:
         share = complexity.share_for_quality(facts.quality_by_share, options.quality)
     controller = ShareController.start(share, facts.score_quantiles)
     with _scorer(options) as scorer, _writer(options.out) as out:
-        for rows, scores in _scored(options.source, scorer):
-            for row, score in zip(rows, scores, strict=True):
-                choice = controller.decide(float(score))
+        for rows in _batches(options.source, scorer):
+            found = scorer.needs([_text(row) for row in rows])
+            for row, score, needed in zip(rows, *found, strict=True):
+                choice = controller.decide(float(needed))
                 tier = "large" if choice.above else "small"
                 threshold = round(choice.threshold, 6)
                 _write(
@@ -164,9 +175,14 @@ def _scorer(options: argparse.Namespace) -> Iterator[Scorer]:
 
 
 def _scored(source: str, scorer: Scorer) -> Iterator[tuple[list[Row], NDArray[np.float64]]]:
+    for rows in _batches(source, scorer):
+        yield rows, scorer.scores([_text(row) for row in rows])
+
+
+def _batches(source: str, scorer: Scorer) -> Iterator[list[Row]]:
     rows = _rows(source)
     while some := list(islice(rows, scorer.batch)):
-        yield some, scorer.scores([_text(row) for row in some])
+        yield some
 
 
 def _text(row: Row) -> str:
@@ -181,7 +197,7 @@ def _rows(source: str) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                row = decode(line)
+                row = decode(_HALF.sub(rb"\\ufffd", line) if b"\\u" in line else line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise CommandError(f"{source}, line {number}: {error}") from None
             if (row.prompt is None) == (row.messages is None):
@@ -224,10 +240,20 @@ def _write(out: IO[bytes], row: object) -> None:
 
 
 def _costs(text: str) -> list[float]:
-    values = [float(one) for one in text.split(",")]
-    if len(values) < 2 or min(values) < 0 or values != sorted(values):
+    try:
+        values = [_cost(one) for one in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) < 2 or values != sorted(values):
         raise argparse.ArgumentTypeError(f"{text} is not two or more costs, cheapest first")
     return values
+
+
+def _cost(text: str) -> float:
+    value = float(text)
+    if not (isfinite(value) and value >= 0.0):
+        raise argparse.ArgumentTypeError(f"{text} is not a cost of 0 or more")
+    return value
 
 
 def _share(text: str) -> float:

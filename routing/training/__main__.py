@@ -24,6 +24,7 @@ from routing.training.measure import (
     datasets,
     families,
     leave_one_out,
+    left_out,
     subjects,
     validation,
 )
@@ -120,24 +121,26 @@ def spread(scores: heads.Doubles, small: heads.Doubles, large: heads.Doubles) ->
 def evaluate(queries: Queries, out: Path) -> None:
     """Print the tables of the weights in `out` and of heads trained the same way with something left out."""
     examples = heads.Examples(queries, StaticEmbedder.load(out))
-    scores = heads.raw(load_classifier(out).head, examples.x)
+    shipped = heads.raw(load_classifier(out).head, examples.x)
     length = np.array([float(len(bare(prompt))) for prompt in queries.prompts])
 
     def fit(rows: heads.Mask) -> heads.Doubles:
         return heads.raw(heads.fit(examples, rows), examples.x)
 
-    def by_length(rows: heads.Mask) -> heads.Doubles:
-        return length
-
-    show("validation", validation(scores, queries))
+    of_pairs = queries._replace(small=queries.pairs[:, 0], large=queries.pairs[:, 1])
+    show("validation", validation(shipped, queries))
     show("validation, prompt length in its place", validation(length, queries))
-    for title, left in (
-        ("leave one dataset out", datasets(queries)),
-        ("leave one family out", families(queries)),
-        ("leave subjects out", subjects(queries)),
+    for title, left, many in (
+        ("leave one dataset out", datasets(queries), True),
+        ("leave one family out", families(queries), True),
+        ("leave subjects out", subjects(queries), False),  # of MMLU one pair is known
     ):
-        show(title, leave_one_out(fit, left, queries))
-        show(f"{title}, prompt length in its place", leave_one_out(by_length, left, queries))
+        scores = left_out(fit, left, queries)
+        show(title, leave_one_out(scores, left, queries))
+        if many:
+            show(f"{title}, mean over pairs of models", leave_one_out(scores, left, of_pairs))
+        lengths = dict.fromkeys(left, length)
+        show(f"{title}, prompt length in its place", leave_one_out(lengths, left, queries))
 
 
 def show(title: str, table: Mapping[str, Measured]) -> None:

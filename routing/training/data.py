@@ -41,6 +41,7 @@ class Queries(NamedTuple):
     large: NDArray[np.float64]
     target: NDArray[np.float64]  # what learners fit: see targets()
     difficulty: NDArray[np.float64]  # 1 - the mean score of all models that answered
+    pairs: NDArray[np.float64]  # (n, 2) as small and large, the mean over pairs of models: see pairs()
     validation: NDArray[np.bool_]
 
     @property
@@ -98,6 +99,7 @@ def read(folder: Path) -> Queries:
                 for name, low, high in zip(ids, small, large, strict=True)
             ]
         ),
+        pairs=pairs(ids, datasets, np.stack([small, large], axis=1), outcomes),
         validation=np.array([row["split"] == "val" for row in rows]),
     )
 
@@ -130,6 +132,32 @@ def targets(
         typical = able[:, level >= best].mean(axis=1) - able[:, level <= low].mean(axis=1)
         target[rows] = typical - typical.mean() + gain[rows].mean()
     return target
+
+
+def pairs(
+    ids: Sequence[str],
+    datasets: NDArray[np.str_],
+    outcomes: NDArray[np.float64],
+    known: Mapping[str, Mapping[str, float]],
+) -> NDArray[np.float64]:
+    """Give each query's mean outcome with the smaller and with the larger model of all pairs, (n, 2).
+
+    Pairs are any two models of which the smaller one scores 0.3 of the best one's mean at least, and the
+    larger one 0.08 more. To score heads by, with a fraction of one pair's noise; nothing is fitted to it.
+    Where the outcomes of other models are not known, the primary pair's.
+    """
+    found = outcomes.copy()
+    for dataset in sorted(set(datasets) - EXCLUDED):
+        rows = [row for row in np.flatnonzero(datasets == dataset).tolist() if ids[row] in known]
+        if not rows:
+            continue
+        models = sorted(set.intersection(*(set(known[ids[row]]) for row in rows)))
+        scores = np.array([[known[ids[row]][model] for model in models] for row in rows])
+        level = scores.mean(axis=0)
+        both = np.argwhere((level[:, None] >= 0.3 * level.max()) & (level[None, :] - level[:, None] >= 0.08))
+        if len(both):
+            found[rows] = np.stack([scores[:, both[:, side]].mean(axis=1) for side in (0, 1)], axis=1)
+    return found
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

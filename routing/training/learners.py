@@ -1,5 +1,6 @@
 """The learners behind the head: each fits `y` on the rows `x` and gives arrays that numpy runs alone."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,15 @@ class Forest(NamedTuple):
             np.pad(self.thresholds, questions, constant_values=np.inf),
             np.pad(self.leaves, [(0, 0), (0, (1 << depth) - (1 << had))]),
         )
+
+
+def mean(forests: Sequence[Forest]) -> Forest:
+    """Give the trees of all forests, whose sum is the mean of theirs."""
+    return Forest(
+        np.concatenate([forest.features for forest in forests]),
+        np.concatenate([forest.thresholds for forest in forests]),
+        np.concatenate([forest.leaves for forest in forests]) * np.float32(1 / len(forests)),
+    )
 
 
 def evened(names: NDArray[np.str_]) -> Doubles:

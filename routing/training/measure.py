@@ -106,9 +106,15 @@ def validation(scores: Doubles, queries: Queries) -> dict[str, Measured]:
     return rows | {"pooled": measure(scores[pooled], queries.small[pooled], queries.large[pooled])[0]}
 
 
-def leave_one_out(fit: Fit, left: Mapping[str, Mask], queries: Queries) -> dict[str, Measured]:
-    """Give all rows of each part in `left`, scored by heads fitted on the other parts' training rows."""
-    scores = {name: fit(queries.learnable() & ~rows) for name, rows in left.items()}
+def left_out(fit: Fit, left: Mapping[str, Mask], queries: Queries) -> dict[str, Doubles]:
+    """Give for each part in `left` the scores of a head fitted on the other parts' training rows."""
+    return {name: fit(queries.learnable() & ~rows) for name, rows in left.items()}
+
+
+def leave_one_out(
+    scores: Mapping[str, Doubles], left: Mapping[str, Mask], queries: Queries
+) -> dict[str, Measured]:
+    """Give all rows of each part in `left`, measured with the scores of its name."""
     rows = table(left, scores, queries)
     total = np.logical_or.reduce(list(left.values()))
     merged = np.zeros(len(total))

@@ -36,6 +36,12 @@ objective = { large_share = 0.0 }
 shadow = { share = 1.0 }
 
 [[routes]]
+name = "taught"
+tiers = ["small", "large"]
+objective = { large_share = 0.0 }
+shadow = { share = 1.0 }
+
+[[routes]]
 name = "judged"
 tiers = ["small", "large"]
 objective = { large_share = 0.0 }
@@ -90,6 +96,12 @@ objective = { large_share = 1.0 }
 shadow = { share = 1.0 }
 
 [[routes]]
+name = "backed"
+tiers = ["frail", "large"]
+objective = { large_share = 0.0 }
+fallback = ["large"]
+
+[[routes]]
 name = "babel"
 tiers = ["english", "large"]
 objective = { large_share = 0.0 }
@@ -120,6 +132,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     ports = upstreams.ports
     models = model("small", ports[:1]) + model("large", ports[1:2])
     models += model("narrow", ports[1:2], max_concurrency=1) + model("english", ports[:1], languages=["en"])
+    models += model("frail", ports[:1], max_attempts=1)
     models += model("embed", ports[2:], kind="embedding") + ROUTES
     text = config(models, directory=directory, more=KEYS)
     keys = {"TEST_NARROWED_KEY": NARROWED, "TEST_UNJUDGED_KEY": UNJUDGED}
@@ -271,6 +284,7 @@ def test_a_conversation_does_not_fall_back(house: House) -> None:
     [
         ("babel", "フランスの首都はどこですか？", "language"),
         ("cheap", script(tag="doubted", says=["Maybe.", "Paris."], logprobs=[-2.0, -0.1], n=1), "cascade"),
+        ("backed", script("500", "ok", tag="broken", n=1), "fallback"),
     ],
 )
 def test_whatever_has_raised_a_conversation_it_does_not_fall_back(
@@ -320,6 +334,17 @@ def test_a_cascade_keeps_a_sure_answer_and_replaces_a_doubtful_one(
     assert b'"logprob"' not in body
     row = gateway.row(headers["x-request-id"])
     assert (row["model"], row["completion_tokens"], row["status"]) == (model_name, 1, "ok")
+
+
+def test_a_cascade_replaces_an_answer_that_breaks_its_schema(house: House) -> None:
+    gateway, _ = house
+    schema = {"type": "array", "items": {"type": "integer"}}
+    shape = {"type": "json_schema", "json_schema": {"name": "years", "schema": schema}}
+    for first, chosen in (("[1969]", "small"), ("[19.69]", "large")):
+        prompt = script(tag=unique(), says=[first, "[1969]"], logprobs=[-0.1], n=1)
+        _, headers, body = gateway.chat("cheap", prompt, response_format=shape)
+        assert headers["x-switchgear-model"] == chosen
+        assert said(body, stream=False) == "[1969]"
 
 
 @pytest.mark.parametrize(("route", "key"), [("barred", NARROWED), ("overheard", UNJUDGED)])
@@ -373,6 +398,29 @@ def test_a_shadow_asks_the_other_tier_and_teaches(house: House) -> None:
     assert b"shadowed" in kept
     assert b"It is" not in kept
     assert tag.encode() not in kept
+
+
+def test_what_if_reads_the_quality_that_the_route_s_own_labels_taught(house: House) -> None:
+    """Where the small tier says what the large one says, no share of the large one is needed."""
+    gateway, _ = house
+    wanted = {"route": "taught", "objective": {"quality": 0.95}}
+
+    def told() -> Any:
+        return admin(gateway, "POST", "/routing/what-if", wanted)[1]["routes"][0]["forecast"]
+
+    shipped = told()
+    for number in range(60):
+        gateway.chat("taught", script(tag=unique(), says=[f"It is {number}."]))
+
+    def calibrated() -> bool:
+        lessons = admin(gateway, "GET", "/routing/learning")[1]["data"]
+        return any(one["route"] == "taught" and one["calibrated"] for one in lessons)
+
+    until(calibrated)
+    own = told()
+    assert shipped["share"] > 0.1
+    assert (own["share"], own["quality"], own["labelled"]) == (0.0, 1.0, False)
+    assert own["ci"][0] < 0.9  # so few labels are not sure of it
 
 
 def test_a_shadow_waits_behind_the_requests_of_clients(house: House) -> None:

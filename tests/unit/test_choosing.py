@@ -125,6 +125,30 @@ def test_what_does_not_fit_is_left_out_before_the_score() -> None:
     assert len(grades.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("fields", "chosen", "reason"),
+    [
+        ({"max_tokens": 60}, "small", "score"),
+        ({"max_tokens": 200}, "middle", "context"),
+        ({"max_completion_tokens": 5_000, "max_tokens": 1}, "large", "context"),
+        ({"max_tokens": 50_000}, "small", "score"),  # that much has nobody: its server says so, or cuts
+    ],
+)
+def test_the_context_has_room_for_the_answer_that_is_wanted(
+    fields: dict[str, int], chosen: str, reason: str
+) -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "n": 3, **fields}
+    choice = choose(parse(CHAT, msgspec.json.encode(body)), Grades(0.1, 0), ALL)
+    assert (choice.model.name, choice.reason) == (chosen, reason)
+
+
+def test_a_picture_takes_no_context_by_the_size_of_its_file() -> None:
+    for url, chosen in (("data:image/png;base64," + "A" * 100_000, "small"), ("x" * 6_000, "large")):
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is it?"}]
+        body = {"model": "auto", "messages": [{"role": "user", "content": content}]}
+        assert choose(parse(CHAT, msgspec.json.encode(body)), Grades(0.1, 0), ALL).model.name == chosen
+
+
 def test_a_wish_goes_before_the_score_and_must_be_a_tier() -> None:
     grades = Grades(0.1, 0)
     choice = choose(request(), grades, ALL, {b"x-switchgear-tier": b"large"})
@@ -150,6 +174,13 @@ def test_the_text_of_a_completion_is_that_of_all_prompts_and_token_ids_have_none
     assert text_of(parse(COMPLETIONS, f'{{"model": "m", "prompt": {prompt}}}'.encode())) == text
 
 
+def test_the_template_of_a_completion_is_left_out_as_that_of_a_chat_is() -> None:
+    prompt = "Q: 1 + 1?\nA: 2\n\nQ: 2 + 2?\nA: 4\n\nQ: What is 3 + 4?\nA:"
+    body = msgspec.json.encode({"model": "m", "prompt": prompt})
+    texts = [text_of(parse(COMPLETIONS, body)), text_of(request(prompt.replace("\n", "\\n")))]
+    assert texts == ["What is 3 + 4?"] * 2
+
+
 @pytest.mark.parametrize(
     "messages",
     ['[{"role": "user"}]', '[{"role": "user", "content": null}]', '[{"role": "user", "content": []}]',
@@ -167,11 +198,12 @@ def test_a_request_with_tools_goes_where_tools_can_be_called() -> None:
     catalogue = Catalogue(parse_settings(text, "x"), ENGINES)
     body = b'{"model": "auto", "messages": [{"role": "user", "content": "hi"}], "tools": %s}'
     chosen = []
-    for tools in (b'[{"type": "function", "function": {"name": "f"}}]', b"[]", b"null"):
+    some = b'[{"type": "function", "function": {"name": "f"}}]'
+    for tools in (some, b"[]", b"null", b'[], "functions": [{"name": "f"}]', b'[], "functions": null'):
         asked = parse(CHAT, body % tools)
         chooser = Chooser(Grades(0.1, 0), Ready(ALL))
         chosen.append(chooser.choose(catalogue.target(asked, ANY), asked, {}, ANY).model.name)
-    assert chosen == ["middle", "small", "small"]
+    assert chosen == ["middle", "small", "small", "middle", "small"]
 
 
 @pytest.mark.parametrize(
@@ -331,6 +363,48 @@ def test_within_a_conversation_the_tier_rises_and_does_not_fall() -> None:
     assert chosen("a", "b", "c", "d", "e") == ("middle", "conversation")
     assert chosen("a", "b", "c", "d", "e", "f", "g") == ("middle", "conversation")
     assert chosen("a", "b", "C", "d", "e") == ("small", "score")  # another one
+
+
+def test_a_turn_that_goes_on_with_a_tool_s_result_does_not_fall() -> None:
+    grades = Grades(0.1, 2)
+    chooser = Chooser(grades, Ready(ALL))
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "How warm is it?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "21"},
+    ]
+
+    def chosen(so_far: int) -> tuple[str, str]:
+        asked = parse(CHAT, msgspec.json.encode({"model": "auto", "messages": messages[:so_far]}))
+        choice = chooser.choose(CATALOGUE.target(asked, ANY), asked, {}, ANY)
+        return choice.model.name, choice.reason
+
+    assert chosen(1) == ("large", "score")
+    grades.tier = 0
+    assert chosen(3) == ("large", "conversation")
+    assert chosen(1) == ("small", "score")  # a first question is nobody's conversation yet
+
+
+@pytest.mark.parametrize("once", ["a wish", "an outage", "a fallback"])
+def test_a_smaller_tier_that_answered_for_once_does_not_lower_a_conversation(once: str) -> None:
+    grades, ready = Grades(0.1, 2), set(ALL)
+    chooser = Chooser(grades, Ready(ready))
+
+    def chosen(*contents: str, headers: Mapping[bytes, bytes] | None = None) -> str:
+        asked = talk(*contents)
+        return chooser.choose(CATALOGUE.target(asked, ANY), asked, headers or {}, ANY).model.name
+
+    assert chosen("a") == "large"
+    grades.tier = 0
+    if once == "a wish":
+        assert chosen("a", "b", "c", headers={b"x-switchgear-tier": b"small"}) == "small"
+    else:
+        gone = {"large"} if once == "an outage" else {"small", "middle", "large"}
+        ready -= gone
+        assert chosen("a", "b", "c") == ("middle" if once == "an outage" else "spare")
+        ready |= gone
+    assert chosen("a", "b", "c", "d", "e") == "large"
 
 
 def test_what_cannot_be_read_counts_as_hard_and_says_so() -> None:

@@ -8,7 +8,7 @@ from routing.complexity import FALLS, RISES, Classifier, Head
 from routing.features import NAMES
 from routing.training.data import requests
 from routing.training.head import _turns
-from routing.training.learners import Growth, boost
+from routing.training.learners import Growth, boost, mean
 
 Floats = NDArray[np.float32]
 LONG, OPTIONS = NAMES.index("chars"), NAMES.index("options")
@@ -22,13 +22,19 @@ def line(**slopes: float) -> Floats:
     return row
 
 
-def head(turn: float = 0.04, opens: bool = False) -> Head:
-    """Two kinds: the first turns with difficulty, the second is open or not; outcomes taught digits."""
+def head(turn: float = 0.04, opens: bool = False, told: float | None = None) -> Head:
+    """Two kinds: the first turns with difficulty, the second is open or not; outcomes taught digits.
+
+    The line tells of the first that it turns so, too, or as ``told``.
+    """
+    turning = line()
+    turning[len(NAMES) :] = turn if told is None else told, 0.04
     return Head(
         slopes=line(),
         learned=line(digits=1.0),
         hardness=np.stack([line(chars=1.0), line(chars=1.0)]),
-        middles=np.zeros(4, np.float32),
+        turning=turning,
+        middles=np.zeros(5, np.float32),
         tree_features=np.zeros((1, 1), np.int32),
         tree_thresholds=np.full((1, 1), np.inf, np.float32),
         tree_leaves=np.zeros((1, 2), np.float32),
@@ -63,6 +69,19 @@ def test_the_gain_turns_with_difficulty_as_its_kind_does(turn: float, more: floa
     assert raw(of, WRITTEN, chars=5.0) == pytest.approx(raw(of, WRITTEN, chars=4.0), abs=1e-3)
 
 
+def test_nearness_and_the_line_tell_half_each_how_the_gain_turns() -> None:
+    for told, turn in ((0.04, -0.03), (-0.15, -0.125), (-9.0, -0.125)):
+        of = head(-0.1, told=told)
+        more = raw(of, PROVED, chars=5.0) - raw(of, PROVED, chars=4.0)
+        assert more == pytest.approx(turn - FALLS, abs=1e-3)
+
+
+def test_open_requests_hear_nothing_of_difficulty() -> None:
+    of = head(turn=-0.15, opens=True, told=-0.15)
+    half = (0.6, 0.8)  # near both kinds
+    assert raw(of, half, chars=5.0) == pytest.approx(raw(of, half, chars=4.0), abs=1e-3)
+
+
 def test_open_requests_hear_nothing_of_what_outcomes_taught() -> None:
     closed, opened = head(), head(opens=True)
     assert raw(closed, WRITTEN, digits=2.0) - raw(closed, WRITTEN) == pytest.approx(2.0, abs=1e-3)
@@ -78,7 +97,12 @@ def test_a_question_with_options_is_never_open() -> None:
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
     fields = {name: getattr(head(), name) for name in Head.__struct_fields__}
-    for name, broken in {"turns": np.zeros(3), "opens": np.zeros(1), "learned": np.zeros(4)}.items():
+    for name, broken in {
+        "turns": np.zeros(3),
+        "opens": np.zeros(1),
+        "learned": np.zeros(4),
+        "turning": np.zeros(4),
+    }.items():
         with pytest.raises(ValueError, match="fit together"):
             Classifier(Head(**fields | {name: broken.astype(np.float32)}))
 
@@ -105,6 +129,14 @@ def test_trees_find_a_step_and_more_questions_change_nothing() -> None:
     assert np.corrcoef(found, x[:, 3] > 0.5)[0, 1] > 0.95
     assert np.array_equal(grown.deepened(5).predict(x), found)
     assert grown.deepened(5).leaves.shape == (60, 32)
+
+
+def test_the_mean_of_forests_says_what_they_say_in_the_mean() -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.random((300, 9)).astype(np.float32), rng.normal(size=300)
+    units = (np.arange(300) % 10).astype(str)
+    grown = [boost(x, y, np.ones(300), units, Growth(9, 5.0, sample=0.7), seed) for seed in (1, 2)]
+    assert np.allclose(mean(grown).predict(x), (grown[0].predict(x) + grown[1].predict(x)) / 2, atol=1e-5)
 
 
 def test_a_tree_sees_a_unit_whole_or_not_at_all() -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from routing.complexity import ShareController, tier_shares
+from routing.complexity import ShareController, share_for_quality, tier_shares
 from routing.embedding import load_facts
 from routing.forecast import Known, forecast, picture
 from routing.objectives import Shares, Spending, Steps, mean_cost, share_for_cost
@@ -30,7 +30,7 @@ def test_processes_that_part_a_sorted_stream_hold_its_share_together(processes: 
     held = [Shares(0.3, 2, PRIOR, processes) for _ in range(processes)]
     large = np.array([held[draw.integers(processes)].place(score).tier for score in scores])
     windows = np.convolve(large, np.ones(2000), "valid") / 2000
-    assert np.abs(windows - 0.3).max() <= 0.03
+    assert np.abs(windows - 0.3).max() <= (0.01 if processes == 1 else 0.03)
 
 
 @pytest.mark.parametrize("tiers", [3, 4])
@@ -40,7 +40,7 @@ def test_each_tier_of_several_has_its_share_of_a_sorted_stream(tiers: int) -> No
     scores = np.concatenate([draw.uniform(low, high, 1800) for low, high in parts])
     placed = np.array([held.place(float(score)).tier for score in scores])
     windows = np.convolve(placed == tiers - 1, np.ones(2000), "valid") / 2000
-    assert np.abs(windows - 0.3).max() <= 0.03
+    assert np.abs(windows - 0.3).max() <= 0.01
     for tier, share in enumerate(tier_shares(0.3, tiers), 1):
         assert (placed >= tier).mean() == pytest.approx(share, abs=0.01)
 
@@ -109,6 +109,7 @@ def test_a_forecast_without_outcomes_is_the_validation_rows() -> None:
     found = forecast(("quality", 0.9), np.linspace(0, 1, 11), None, known, None)
     assert not found.labelled
     assert found.quality >= 0.9
+    assert found.share == pytest.approx(share_for_quality(facts.quality_by_share, 0.9), abs=1e-4)  # as live
     assert found.ci == pytest.approx((found.quality - known.spread, found.quality + known.spread), abs=1e-4)
     assert picture(found).count("<polyline") == 2
     assert forecast(("threshold", 0.5), np.linspace(0, 1, 11), None, known, None).share == pytest.approx(

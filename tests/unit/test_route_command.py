@@ -60,7 +60,21 @@ def test_replay_holds_the_share_over_a_stream_sorted_by_dataset(tmp_path: Path, 
     assert set(found[0]) == {"id", "score", "threshold", "tier"}
     large = np.array([row["tier"] == "large" for row in found])
     windows = np.convolve(large, np.ones(2000), "valid") / 2000
-    assert np.abs(windows - float(share)).max() <= 0.03
+    assert np.abs(windows - float(share)).max() <= 0.01
+
+
+def test_replay_sends_up_what_cannot_be_read_as_a_route_does(tmp_path: Path) -> None:
+    """Every fifth prompt is of an unknown script, or empty: with a share for all of those, those go up."""
+    odd = ["日本語の質問です", "", "\ud800\udfff binary \udc00" + "\x00\x02" * 50]
+    prompts = [odd[n // 5 % 2] if n % 5 == 0 else f"Thanks, see you on day {n}!" for n in range(1000)]
+    rows = [{"id": n, "prompt": prompt} for n, prompt in enumerate([*prompts, odd[2]])]
+    source, out = written(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert main(["route", "replay", "--in", source, "--out", str(out), "--large-share", "0.2"]) == 0
+    found = read(out)
+    assert len(found) == len(rows)
+    assert all(0.0 <= row["score"] <= 1.0 for row in found)
+    large = [row["id"] for row in found[500:1000] if row["tier"] == "large"]
+    assert sum(id_ % 5 == 0 for id_ in large) > 0.9 * len(large)
 
 
 def test_replay_for_a_quality_sends_more_for_more(tmp_path: Path) -> None:
@@ -119,6 +133,10 @@ def test_labels_of_a_domain_lift_its_order(tmp_path: Path) -> None:
         ('{"id": "a", "prompt": 7}', "line 1: Expected `str | null`, got `int` - at `$.prompt`"),
         ('\n{"id": "a", "prompt": "x"}\n[]', "line 3"),
         ('{"id": "a", "prompt": "\xff', "line 1"),
+        (
+            '{"id": "a", "prompt": "x", "small_score": 2}',
+            "line 1: Expected `float` <= 1.0 - at `$.small_score`",
+        ),
     ],
 )
 def test_a_bad_row_is_named(
@@ -130,6 +148,24 @@ def test_a_bad_row_is_named(
     error = capsys.readouterr().err
     assert error.startswith(f"switchgear: {source}, ")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("cost", "costs", "message"),
+    [
+        ("nan", "0.1,0.2", "--cost: nan is not a cost of 0 or more"),
+        ("-1", "0.1,0.2", "--cost: -1 is not a cost of 0 or more"),
+        ("0.1", "nan,nan", "--costs: nan is not a cost of 0 or more"),
+        ("0.1", "0.2,0.1", "--costs: 0.2,0.1 is not two or more costs, cheapest first"),
+        ("0.1", "a,b", "--costs: a,b is not two or more costs, cheapest first"),
+    ],
+)
+def test_a_cost_is_a_number_of_0_or_more(
+    capsys: pytest.CaptureFixture[str], cost: str, costs: str, message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["route", "what-if", "--in", "-", "--out", "-", f"--cost={cost}", f"--costs={costs}"])
+    assert message in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named_with_its_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from gateway.grading import Grading
 from gateway.settings import Objective
 from gateway.state.meeting import LATELY_S, MOST_HEARD, MemoryMeeting, Table
 from gateway.together import Together
-from routing.complexity import SLACK
+from routing.complexity import PARTED_SLACK
 from routing.conversations import Conversations
 from routing.objectives import POT, Shares, part_of, settle
 from tests.fakes.configs import MODEL
@@ -144,7 +144,7 @@ def test_a_process_that_comes_or_goes_leaves_the_slack_what_it_is() -> None:
         held = first.grading.parted(count)
         (aim,) = held.values()
         aim.paid([0.0])
-        assert count * aim._boundaries[0].slack + SLACK / 2 == pytest.approx(SLACK)
+        assert count * aim._boundaries[0].slack + POT == pytest.approx(PARTED_SLACK)
 
 
 def test_what_a_process_cannot_tell_it_tells_later_and_a_strange_word_is_passed_over() -> None:

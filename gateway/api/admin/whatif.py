@@ -2,7 +2,8 @@
 
 One prompt gives the tier that it would get now, and why. A file's rows give what an objective would: share,
 quality and cost, with the curve beside a random choice and, where both outcomes of each row are told, the
-oracle's. With neither, the validation rows of the classifier stand for the traffic.
+oracle's. With neither, what the route's own labels taught stands for the traffic, or else the validation rows
+of the classifier: what its objective is held by.
 """
 
 import asyncio
@@ -28,7 +29,8 @@ from gateway.settings import Objective
 from routing.complexity import query_text
 from routing.embedding import StaticEmbedder
 from routing.explaining import Explanation
-from routing.forecast import Forecast, Known, forecast, picture
+from routing.forecast import Forecast, Known, forecast, picture, spread_of
+from routing.objectives import Spending
 
 Prompt = Annotated[str, Meta(max_length=100_000, description="What a user would write.")]
 Outcome = Annotated[float, Meta(ge=0, le=1, description="How good that tier's answer was.")] | None
@@ -99,13 +101,30 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
         if data.objective is not None and len(data.objective.stated) != 1:
             names = ", ".join(Objective.__struct_fields__)
             raise InvalidRequest(f"Give exactly one of {names}.", param="objective")
-        seen = [(one, grading.thresholds(one, data.objective)) for one in routes]
+        seen = [_seen(process, grading, one, data.objective) for one in routes]
         return await asyncio.to_thread(answer, data, seen)
 
     return [try_prompts]
 
 
-_Seen = tuple[Target, list[float]]
+class _Seen(msgspec.Struct, frozen=True):
+    """What is in force on a route: boundaries, quality by share, what a request of each tier costs."""
+
+    target: Target
+    thresholds: list[float]
+    known: Known
+    costs_usd: list[float]
+
+
+def _seen(process: Process, grading: Grading, target: Target, objective: Objective | None) -> _Seen:
+    facts, curve = grading.facts, grading.curves.get(target.route)
+    known = Known(facts.quality_by_share, facts.quality_spread)
+    if curve is not None:
+        learnt = next((one for one in process.learning.learnt() if one.route == target.route), None)
+        known = Known(curve, spread_of(learnt.both if learnt is not None else 0))
+    aim = grading.aim(target, objective or target.objective)
+    costs = aim.costs_usd if isinstance(aim, Spending) else map(typical_usd, target.models)
+    return _Seen(target, aim.thresholds(), known, list(costs))
 
 
 def _routes(process: Process, name: str | None) -> list[Target]:
@@ -116,12 +135,13 @@ def _of_prompt(grading: Grading, seen: list[_Seen], prompt: str) -> WhatIf:
     text = query_text([{"role": "user", "content": prompt}])
     reading = grading.read(text)
 
-    def verdict(target: Target, thresholds: list[float]) -> Verdict:
-        reached = itertools.takewhile(lambda bound: reading.needed >= bound, thresholds)
+    def verdict(one: _Seen) -> Verdict:
+        reached = itertools.takewhile(lambda bound: reading.needed >= bound, one.thresholds)
+        target = one.target
         tier = target.names[len(list(reached))]
-        return Verdict(route=target.route, tier=tier, tiers=target.names, thresholds=thresholds)
+        return Verdict(route=target.route, tier=tier, tiers=target.names, thresholds=one.thresholds)
 
-    routes = [verdict(*one) for one in seen]
+    routes = [verdict(one) for one in seen]
     return WhatIf(score=reading.score, routes=routes, explanation=grading.explain(reading))
 
 
@@ -132,19 +152,18 @@ def _of_rows(grading: Grading, seen: list[_Seen], data: Question) -> WhatIf:
     small = np.array([row.small_score for row in rows], np.float64)
     large = np.array([row.large_score for row in rows], np.float64)
     labelled = bool(rows) and not np.isnan(small).any() and not np.isnan(large).any()
-    known = Known(grading.facts.quality_by_share, grading.facts.quality_spread)
 
-    def verdict(target: Target, thresholds: list[float]) -> Verdict:
+    def verdict(one: _Seen) -> Verdict:
+        target = one.target
         aim = (data.objective or target.objective).stated[0]
-        costs = [typical_usd(model) for model in target.models]
-        found = forecast(aim, scores, (small, large) if labelled else None, known, costs)
+        found = forecast(aim, scores, (small, large) if labelled else None, one.known, one.costs_usd)
         return Verdict(
             route=target.route,
             tier=None,
             tiers=target.names,
-            thresholds=thresholds,
+            thresholds=one.thresholds,
             forecast=found,
             picture=picture(found) if data.picture else None,
         )
 
-    return WhatIf(score=round(float(scores.mean()), 6), routes=[verdict(*one) for one in seen])
+    return WhatIf(score=round(float(scores.mean()), 6), routes=[verdict(one) for one in seen])
