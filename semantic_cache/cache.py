@@ -252,6 +252,7 @@ class SemanticCache:
                         lost += 1
                 case _:
                     pass
+        self._index.cover()
         if lost:
             log.warning("what %d routes had learned is of another version: they begin to learn anew", lost)
         return texts
@@ -341,10 +342,10 @@ class _Barred:
     """
 
     def __init__(self, owner: str, reading: Reading, near: Sequence[Alias]) -> None:
-        self._unproven, self._words, self._near = _unproven(near, owner), reading.distinct, near
+        self._owner, self._words, self._near = owner, reading.distinct, near
 
     def __contains__(self, answer: object) -> bool:
-        if answer in self._unproven:
+        if answer in _unproven(self._near, self._owner):
             return True
         nearest = next((one for one in self._near if one.answer == answer), None)
         if nearest is None:

@@ -24,6 +24,7 @@ from semantic_cache.verify import MOST_COUNTED, Evidence, Nearness, compare, rar
 
 NEIGHBOURS = 48
 _CANDIDATES = 3
+_FLOOR = 0.4  # cosine below which a text is not looked at: it is hardly ever of the same answer
 _SHARPNESS = 15.0  # of the votes of near texts
 Repeat = Literal["serve", "check", "ask"]
 """Of an exact repeat: give the kept answer; give it, and ask beside; ask."""
@@ -85,6 +86,7 @@ class Judge(Lasting):
         self._metric = Metric(dimensions)
         self._dimensions = dimensions
         self._answers: dict[str, _Answer] = {}
+        self._shared = set[str]()  # answers of several texts
         self._numbers = 0
         self._readings: dict[str, Reading] = {}  # by the name of the text
         self._words: dict[str, int] = {}
@@ -147,7 +149,7 @@ class Judge(Lasting):
         are `barred` are not served.
         """
         self._count(reading)
-        if not near:
+        if not near or near.cosines[0] < _FLOOR:
             self.ledger.pass_empty()
             return UNDECIDED
         examined = self._examine(reading, vector, near)
@@ -193,6 +195,8 @@ class Judge(Lasting):
             self._metric.learn(vector, known.sum / np.float32(known.texts), known.texts)
         known.sum += vector
         known.texts += 1
+        if known.texts == 2:
+            self._shared.add(answer)
         known.seen = self.ledger.total
         if reading is not None:
             self._remember(name, reading)
@@ -201,6 +205,7 @@ class Judge(Lasting):
     def forget(self, answer: str) -> None:
         """Forget an answer that is kept no longer."""
         self._answers.pop(answer, None)
+        self._shared.discard(answer)
 
     def state(self) -> dict[str, Any]:
         """Give all that was learned."""
@@ -226,7 +231,10 @@ class Judge(Lasting):
         self._metric.resume(state["metric"])
         self._constancy.resume(state["constancy"])
         for name, one in state["answers"].items():
-            self._of(name).resume(one)
+            known = self._of(name)
+            known.resume(one)
+            if known.texts > 1:
+                self._shared.add(name)
         self._words = {word: min(count, MOST_COUNTED) for word, count in state["words"].items()}
 
     def _of(self, answer: str) -> _Answer:
@@ -240,7 +248,9 @@ class Judge(Lasting):
         self._texts += 1
         words = self._words
         for word in reading.ordered:
-            words[word] = min(words.get(word, 0) + 1, MOST_COUNTED)
+            count = words.get(word, 0)
+            if count < MOST_COUNTED:
+                words[word] = count + 1
         if len(words) > _MOST_WORDS:
             self._words = dict(Counter(words).most_common(_MOST_WORDS // 2))
 
@@ -275,60 +285,59 @@ class Judge(Lasting):
     def _examine(self, reading: Reading, vector: Vectors, near: Near[Any]) -> list["_Examined"]:
         """Give the answers worth a look."""
         answers, first, of = _grouped(near)
-        known = [
-            self._answers.get(answer) or self._found(answer, near.vectors[row])
-            for answer, row in zip(answers, first, strict=True)
-        ]
+        if not self._answers.keys() >= answers.keys():
+            for name, row in zip(answers, first, strict=True):
+                if name not in self._answers:
+                    self._found(name, near.vectors[row])
+        names = list(answers)
         turned = self._metric.turned(vector)
         learned = self._metric.cosines(turned, [one.id for one in near], near.vectors).tolist()
-        votes, nearest = _polled(learned, of, len(answers))
+        votes, nearest = _polled(learned, of, len(names))
         cosines = near.cosines.tolist()
-        fields = (
-            _Field(votes),
-            _Field([cosines[row] for row in first]),
-            _Field(nearest),
-            _Field(self._central(turned, nearest, known)),
-        )
-        counted, plain, closest, central = fields
+        counted, closest = _Field(votes), _Field(nearest)
+        plain = _Field(cosines if len(first) == len(cosines) else [cosines[row] for row in first])
+        several = [n for n, name in enumerate(names) if name in self._shared]
+        central = _Field(self._central(turned, nearest, names, several)) if several else closest
         total, rarities, found = sum(votes), rarities_of(self._words, self._texts), []
         for n in _best(votes):
-            entry, answer = near[first[n]], known[n]
+            if plain.values[n] < _FLOOR:
+                continue
+            entry, answer = near[first[n]], self._answers[names[n]]
             nearness = Nearness(
-                cosine=plain.values[n],
-                margin=plain.margin(n),
-                share=votes[n] / total,
-                odds=math.log(votes[n] / max(counted.best_other(n, votes[n] * 1e-3), 1e-300)),
-                learned=nearest[n],
-                learned_margin=closest.margin(n),
-                centre=central.values[n],
-                centre_margin=central.margin(n),
-                rivals=len(answers),
-                texts=answer.texts,
-                agreed=(answer.right + 1) / (answer.judged + 2),
-                judged=answer.judged,
+                plain.values[n],
+                plain.margin(n),
+                votes[n] / total,
+                math.log(votes[n] / max(counted.best_other(n, votes[n] * 1e-3), 1e-300)),
+                nearest[n],
+                closest.margin(n),
+                central.values[n],
+                central.margin(n),
+                len(names),
+                answer.texts,
+                (answer.right + 1) / (answer.judged + 2),
+                answer.judged,
             )
             evidence = compare(reading, self._read(entry), nearness, rarities)
-            found.append(_Examined(answers[n], entry, plain.values[n], evidence))
+            found.append(_Examined(names[n], entry, plain.values[n], evidence))
         return found
 
-    def _central(self, turned: Vectors, nearest: list[float], known: Sequence[_Answer]) -> list[float]:
+    def _central(
+        self, turned: Vectors, nearest: list[float], names: list[str], several: list[int]
+    ) -> list[float]:
         """Give the cosine in the learned metric to the centre of each answer's texts.
 
-        The centre of a single text is the text itself.
+        The centre of a single text is the text itself; `several` are the answers that have more.
         """
-        central = nearest.copy()
-        several = [n for n, one in enumerate(known) if one.texts > 1]
-        if several:
-            names = [(known[n].number, known[n].texts) for n in several]
-            sums = np.array([known[n].sum for n in several])
-            for n, cosine in zip(several, self._metric.cosines(turned, names, sums).tolist(), strict=True):
-                central[n] = cosine
+        central, known = nearest.copy(), [self._answers[names[n]] for n in several]
+        sizes = [(one.number, one.texts) for one in known]
+        sums = np.array([one.sum for one in known])
+        for n, cosine in zip(several, self._metric.cosines(turned, sizes, sums).tolist(), strict=True):
+            central[n] = cosine
         return central
 
-    def _found(self, answer: str, vector: Vectors) -> _Answer:
+    def _found(self, answer: str, vector: Vectors) -> None:
         """Take in an answer that another gateway, which shares the store, has kept."""
         self.adopt(answer, vector)
-        return self._answers[answer]
 
 
 class _Examined(NamedTuple):
@@ -340,21 +349,27 @@ class _Examined(NamedTuple):
     evidence: Evidence
 
 
-def _grouped(near: Sequence[Known]) -> tuple[list[str], list[int], list[int]]:
+def _grouped(near: Sequence[Known]) -> tuple[dict[str, int], Sequence[int], Sequence[int]]:
     """Give the answers, best first, the place of the nearest text of each, and each text's answer's place."""
-    place: dict[str, int] = {}
+    answers = [one.answer for one in near]
+    place = dict.fromkeys(answers, 0)
+    if len(place) == len(answers):  # as on a route that is new, or among questions that nobody asks twice
+        return place, range(len(answers)), range(len(answers))
+    place.clear()
     first, of = list[int](), list[int]()
-    for row, one in enumerate(near):
-        n = place.get(one.answer)
+    for row, answer in enumerate(answers):
+        n = place.get(answer)
         if n is None:
-            n = place[one.answer] = len(first)
+            n = place[answer] = len(first)
             first.append(row)
         of.append(n)
-    return list(place), first, of
+    return place, first, of
 
 
-def _polled(learned: list[float], of: list[int], answers: int) -> tuple[list[float], list[float]]:
+def _polled(learned: list[float], of: Sequence[int], answers: int) -> tuple[list[float], list[float]]:
     """Give the votes of the near texts for each answer, and the best cosine among them."""
+    if answers == len(learned):
+        return [math.exp((cosine - 1) * _SHARPNESS) for cosine in learned], learned
     votes, nearest = [0.0] * answers, [-1.0] * answers
     for n, cosine in zip(of, learned, strict=True):
         votes[n] += math.exp((cosine - 1) * _SHARPNESS)
