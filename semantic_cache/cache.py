@@ -286,7 +286,10 @@ class SemanticCache:
             judge.learn_repeat(led, now_s - repeated.stored_s, now_s, as_before, self.noise)
             if as_before and led is not None:
                 return
-        judge.learn(found.verdict, same)
+        if found.verdict.examined:
+            judge.learn(found.verdict, same)
+        elif found.repeated is None:
+            judge.learn_later(found.reading, found.vector, found.near, same)
         answer = same or outcome.key.hex()
         if same is None:
             expires_s = now_s + found.asked.ttl_s

@@ -7,7 +7,7 @@ Texts that share an answer are aliases of one answer.
 
 import math
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -20,17 +20,17 @@ from semantic_cache.ledger import Bounds, Ledger
 from semantic_cache.metric import Metric
 from semantic_cache.near import Known, Near, Vectors
 from semantic_cache.reading import Reading
+from semantic_cache.standing import Field, best, grouped, polled
 from semantic_cache.verify import MOST_COUNTED, Evidence, Nearness, compare, rarities_of, swapped
 
 NEIGHBOURS = 48
-_CANDIDATES = 3
-_FLOOR = 0.4  # cosine below which a text is not looked at: it is hardly ever of the same answer
-_SHARPNESS = 15.0  # of the votes of near texts
+_LIFT = 6.0  # log odds: what words may add to nearness
+_RESERVE, _RISE = 1.0, 0.001
+_FLOOR = 0.4  # cosine of the nearest text below which nothing is served: it hardly ever could be
 Repeat = Literal["serve", "check", "ask"]
 """Of an exact repeat: give the kept answer; give it, and ask beside; ask."""
 
 _UNREST = 0.1  # of exact repeats that are asked anew where all speaks for a change
-_LONE = 0.3  # the margin of an answer without a rival
 _MOST_WORDS = 50_000
 _MOST_READINGS = 4_000
 _AUDITS_FIRST, _AUDITS_LAST, _AUDITS_HITS = 0.19, 0.045, 1000.0
@@ -97,6 +97,8 @@ class Judge(Lasting):
         self._since = 0  # after how many queries all answers changed last
         self._changed = -math.inf  # when that was, by the caller's clock
         self._owed = 0.0  # exact repeats to be asked anew
+        self._put_offs = 0  # queries not weighed on their way, since one of them was learned
+        self._lowest: float | None = None  # start of those that might be served; None: there was none yet
 
     def repeat(self, confirmed: float, now: float) -> Repeat:
         """Tell whether an exact repeat may be given its kept answer; counts it as a query.
@@ -149,13 +151,18 @@ class Judge(Lasting):
         are `barred` are not served.
         """
         self._count(reading)
-        if not near or near.cosines[0] < _FLOOR:
+        if not near:
             self.ledger.pass_empty()
             return UNDECIDED
-        examined = self._examine(reading, vector, near)
-        scores = self._learner.logits([one.evidence for one in examined])
-        score = max(scores)
-        best = examined.pop(scores.index(score))
+        if near.cosines[0] < _FLOOR:
+            return self._put_off(UNDECIDED)
+        refused = Verdict(False, False, -math.inf, near[0].answer, near[0])
+        if self.ledger.closed:
+            return self._put_off(refused)
+        placed = self._placed(vector, near)
+        if self._start(placed) < self._least():
+            return self._put_off(refused)
+        score, best, kept = self._weighed(reading, placed)
         known = self._answers[best.answer]
         sound = not known.probation and known.seen >= self._since
         serve = (
@@ -167,8 +174,53 @@ class Judge(Lasting):
         audit = serve and self._audited(score, draw, again)
         serve = serve and (audit or not again)
         self.ledger.enter(score, serve)
-        kept = tuple([(one.answer, one.evidence) for one in (best, *examined)])
-        return Verdict(serve, audit, score, best.answer, best.entry, best.cosine, kept)
+        return Verdict(serve, audit, score, best.answer, best.entry, best.nearness.cosine, kept)
+
+    def _put_off(self, verdict: Verdict) -> Verdict:
+        """Count a query that is hardly ever to be served: it is weighed later, where the truth comes out."""
+        self.ledger.pass_empty()
+        self._put_offs += 1
+        return verdict
+
+    def learn_later(self, reading: Reading, vector: Vectors, near: Near[Any], answer: str | None) -> None:
+        """Take the truth on a query that was not weighed on its way: it is now.
+
+        Where some of those are never learned, it stands for all of them since the last that was.
+        """
+        if near:
+            score, best, kept = self._weighed(reading, self._placed(vector, near))
+            self.ledger.see(score, self._put_offs)
+            self._put_offs = 0
+            self.learn(
+                Verdict(False, False, score, best.answer, best.entry, best.nearness.cosine, kept), answer
+            )
+
+    def _weighed(
+        self, reading: Reading, placed: list["_Placed"]
+    ) -> tuple[float, "_Placed", tuple[tuple[str, Evidence], ...]]:
+        """Give the best score, the answer that has it, and the evidence on all, beginning with that one."""
+        rarities = rarities_of(self._words, self._texts)
+        evidence = [compare(reading, self._read(one.entry), one.nearness, rarities) for one in placed]
+        scores = self._learner.logits(evidence)
+        score = max(scores)
+        if score >= self.ledger.threshold:
+            self._reached(self._start(placed))
+        at = scores.index(score)
+        order = [at, *[n for n in range(len(placed)) if n != at]]
+        return score, placed[at], tuple([(placed[n].answer, evidence[n]) for n in order])
+
+    def _start(self, placed: list["_Placed"]) -> float:
+        """Give what the best of the answers has before any words are compared."""
+        return max([self._learner.start(one.nearness) for one in placed])
+
+    def _least(self) -> float:
+        """Give the start below which a query is hardly ever served."""
+        return self.ledger.threshold - _LIFT if self._lowest is None else self._lowest
+
+    def _reached(self, start: float) -> None:
+        """Take the start of one that might be served: about one in three hundred has less than the least."""
+        least = self._least()
+        self._lowest = start - _RESERVE if start < least else least + (start - least) * _RISE
 
     def learn(self, verdict: Verdict, answer: str | None) -> None:
         """Take the truth: which of the near answers was the right one, None where none was."""
@@ -282,9 +334,9 @@ class Judge(Lasting):
         self._allowance -= 1
         return True
 
-    def _examine(self, reading: Reading, vector: Vectors, near: Near[Any]) -> list["_Examined"]:
-        """Give the answers worth a look."""
-        answers, first, of = _grouped(near)
+    def _placed(self, vector: Vectors, near: Near[Any]) -> list["_Placed"]:
+        """Give the answers worth a look, and where they stand."""
+        answers, first, of = grouped(near)
         if not self._answers.keys() >= answers.keys():
             for name, row in zip(answers, first, strict=True):
                 if name not in self._answers:
@@ -292,16 +344,14 @@ class Judge(Lasting):
         names = list(answers)
         turned = self._metric.turned(vector)
         learned = self._metric.cosines(turned, [one.id for one in near], near.vectors).tolist()
-        votes, nearest = _polled(learned, of, len(names))
+        votes, nearest = polled(learned, of, len(names))
         cosines = near.cosines.tolist()
-        counted, closest = _Field(votes), _Field(nearest)
-        plain = _Field(cosines if len(first) == len(cosines) else [cosines[row] for row in first])
+        counted, closest = Field(votes), Field(nearest)
+        plain = Field(cosines if len(first) == len(cosines) else [cosines[row] for row in first])
         several = [n for n, name in enumerate(names) if name in self._shared]
-        central = _Field(self._central(turned, nearest, names, several)) if several else closest
-        total, rarities, found = sum(votes), rarities_of(self._words, self._texts), []
-        for n in _best(votes):
-            if plain.values[n] < _FLOOR:
-                continue
+        central = Field(self._central(turned, nearest, names, several)) if several else closest
+        total, found = sum(votes), []
+        for n in best(votes):
             entry, answer = near[first[n]], self._answers[names[n]]
             nearness = Nearness(
                 plain.values[n],
@@ -317,8 +367,7 @@ class Judge(Lasting):
                 (answer.right + 1) / (answer.judged + 2),
                 answer.judged,
             )
-            evidence = compare(reading, self._read(entry), nearness, rarities)
-            found.append(_Examined(names[n], entry, plain.values[n], evidence))
+            found.append(_Placed(names[n], entry, nearness))
         return found
 
     def _central(
@@ -340,68 +389,9 @@ class Judge(Lasting):
         self.adopt(answer, vector)
 
 
-class _Examined(NamedTuple):
-    """An answer that was looked at, its nearest text, and what speaks for it."""
+class _Placed(NamedTuple):
+    """An answer worth a look, its nearest text, and where it stands."""
 
     answer: str
     entry: Known
-    cosine: float
-    evidence: Evidence
-
-
-def _grouped(near: Sequence[Known]) -> tuple[dict[str, int], Sequence[int], Sequence[int]]:
-    """Give the answers, best first, the place of the nearest text of each, and each text's answer's place."""
-    answers = [one.answer for one in near]
-    place = dict.fromkeys(answers, 0)
-    if len(place) == len(answers):  # as on a route that is new, or among questions that nobody asks twice
-        return place, range(len(answers)), range(len(answers))
-    place.clear()
-    first, of = list[int](), list[int]()
-    for row, answer in enumerate(answers):
-        n = place.get(answer)
-        if n is None:
-            n = place[answer] = len(first)
-            first.append(row)
-        of.append(n)
-    return place, first, of
-
-
-def _polled(learned: list[float], of: Sequence[int], answers: int) -> tuple[list[float], list[float]]:
-    """Give the votes of the near texts for each answer, and the best cosine among them."""
-    if answers == len(learned):
-        return [math.exp((cosine - 1) * _SHARPNESS) for cosine in learned], learned
-    votes, nearest = [0.0] * answers, [-1.0] * answers
-    for n, cosine in zip(of, learned, strict=True):
-        votes[n] += math.exp((cosine - 1) * _SHARPNESS)
-        if cosine > nearest[n]:
-            nearest[n] = cosine
-    return votes, nearest
-
-
-def _best(votes: list[float]) -> list[int]:
-    """Give the answers worth a look: those of most votes, and that of the nearest text."""
-    chosen = sorted(range(len(votes)), key=votes.__getitem__, reverse=True)[:_CANDIDATES]
-    return chosen if 0 in chosen else [*chosen, 0]
-
-
-class _Field:
-    """A value of each answer, with the two best of them at hand."""
-
-    __slots__ = ("_best", "_second", "values")
-
-    def __init__(self, values: list[float]) -> None:
-        self.values = values
-        self._best = max(values)
-        at = values.index(self._best)
-        self._second = max([*values[:at], *values[at + 1 :]], default=-math.inf)
-
-    def best_other(self, at: int, otherwise: float) -> float:
-        """Give the best value but that one."""
-        if len(self.values) == 1:
-            return otherwise
-        return self._second if self.values[at] == self._best else self._best
-
-    def margin(self, at: int) -> float:
-        """Give what a value is ahead of the best other one, within bounds."""
-        mine = self.values[at]
-        return max(-0.4, min(0.4, mine - self.best_other(at, mine - _LONE)))
+    nearness: Nearness

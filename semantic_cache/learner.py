@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from semantic_cache.lasting import Lasting
-from semantic_cache.verify import BUCKETS, MOST_BUCKETS, NAMES, Evidence, Floats
+from semantic_cache.verify import BUCKETS, MOST_BUCKETS, NAMES, Evidence, Floats, Nearness, spatial
 
 _RATE = 0.15  # of the dense weights; AdaGrad divides it by what was learned before
 _HASHED_RATE = 0.3
@@ -43,20 +43,26 @@ class Learner(Lasting):
         self._count = 0
         self._rehearsed = 0
         self._plain: list[float] | None = None
-        self._words: memoryview | None = None
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Take what lasts."""
         super().resume(state)
-        self._plain = self._words = None
+        self._plain = None
+
+    def start(self, near: Nearness) -> float:
+        """Give the part of the log odds that nearness alone makes, before words are compared."""
+        start: float = sum(map(mul, self._weights(), spatial(near)))
+        return start
+
+    def _weights(self) -> list[float]:
+        """Give the dense weights as plain numbers: a dozen calls of numpy would cost more than they do."""
+        if self._plain is None:
+            self._plain = self._dense.tolist()
+        return self._plain
 
     def logits(self, examined: Sequence[Evidence]) -> list[float]:
         """Give the log odds that each answer is right."""
-        dense, hashed = self._plain, self._words
-        if (
-            dense is None or hashed is None
-        ):  # plain numbers: a dozen calls of numpy would cost more than they do
-            dense, hashed = self._plain, self._words = self._dense.tolist(), self._hashed.data
+        dense, hashed = self._weights(), self._hashed.data
         return [
             sum(map(mul, dense, one.dense))
             + sum([hashed[bucket] * weight for bucket, weight in zip(one.buckets, one.weights, strict=True)])

@@ -112,7 +112,7 @@ def compare(asked: Reading, known: Reading, near: Nearness, rarities: Rarities) 
     weights = [len(differing) ** -0.5] * len(differing) if differing else []
     if shared:
         weights += [len(shared) ** -0.5] * len(shared)
-    return Evidence(_spatial(near) + lexical, buckets[:MOST_BUCKETS], weights[:MOST_BUCKETS])
+    return Evidence(spatial(near) + lexical, buckets[:MOST_BUCKETS], weights[:MOST_BUCKETS])
 
 
 NAMES = (
@@ -125,7 +125,8 @@ NAMES = (
 )  # fmt: skip
 
 
-def _spatial(near: Nearness) -> list[float]:
+def spatial(near: Nearness) -> list[float]:
+    """Give the numbers of nearness, the first of NAMES."""
     return [
         1.0,
         near.cosine * 4 - 3,

@@ -106,6 +106,7 @@ def by_the_book(taught: Taught, text: str, vector: Vectors) -> dict[str, Evidenc
 
 
 def asked(taught: Taught, text: str, vector: Vectors) -> Verdict:
+    taught.judge.ledger.threshold = -1e9  # all is weighed
     return taught.judge.consider(Reading.of(text), vector, taught.near(vector), 0.5, False)
 
 
@@ -167,4 +168,45 @@ def test_what_is_hardly_alike_is_not_weighed_and_counts_as_a_query() -> None:
     assert (verdict.told, verdict.examined) == ("nothing_near", ())
     assert taught.judge.ledger.total == 1
     vector[:2] = 0.41, math.sqrt(1 - 0.41**2)
-    assert asked(taught, "open the account", vector).told == "refused"
+    assert asked(taught, "open the account", vector).told == "served"
+
+
+@settings(max_examples=30, deadline=None)
+@given(KEPT, st.lists(st.tuples(TEXTS, st.integers(1000, 2000), st.integers(0, 12)), max_size=90))
+def test_what_is_weighed_later_is_learned_as_if_it_had_been_on_its_way(
+    kept: list[tuple[str, int]], queries: list[tuple[str, int, int]]
+) -> None:
+    closed, open_ = Taught(kept, False, 0.3), Taught(kept, False, 0.3)
+    for text, number, answer in queries:
+        vector, reading = unit(number, 0.3), Reading.of(text)
+        open_.judge.ledger.threshold = 5.0
+        on_the_way = open_.judge.consider(reading, vector, open_.near(vector), 0.5, False)
+        assume(on_the_way.examined and not on_the_way.serve)
+        closed.judge.ledger.threshold = math.inf
+        assert closed.judge.consider(reading, vector, closed.near(vector), 0.5, False).told == "refused"
+        open_.judge.ledger.threshold = math.inf
+        open_.judge.learn(on_the_way, str(answer))
+        closed.judge.learn_later(reading, vector, closed.near(vector), str(answer))
+    open_.judge.ledger.threshold = closed.judge.ledger.threshold = math.inf
+    assert open_.judge.state() == closed.judge.state()
+
+
+def test_one_that_is_learned_stands_for_those_before_it_that_were_not() -> None:
+    taught = Taught([("open the account", 1), ("close the card", 2)], False, 0.3)
+    text, near = Reading.of("open the account"), taught.near(taught.vectors[0])
+    for _ in range(5):
+        assert taught.judge.consider(text, taught.vectors[0], near, 0.5, False).told == "refused"
+    taught.judge.learn_later(text, taught.vectors[0], near, "1")
+    seen = np.frombuffer(taught.judge.ledger.state()["_long"]).reshape(3, -1)
+    assert seen[0].sum() == 5
+    assert taught.judge.ledger.total == 5
+
+
+def test_what_has_little_at_the_start_is_put_off_but_not_for_ever() -> None:
+    taught = Taught([(f"open the account {n}", n) for n in range(12)], False, 0.3)
+    text, vector = Reading.of("close a new card"), unit(1000, 0.3)
+    near = taught.near(vector)
+    taught.judge.ledger.threshold = 50.0
+    assert taught.judge.consider(text, vector, near, 0.5, False).examined == ()
+    taught.judge.ledger.threshold = -50.0  # with what words may add it might reach that
+    assert taught.judge.consider(text, vector, near, 0.5, False).examined
