@@ -24,7 +24,7 @@ from semantic_cache.standing import Field, best, grouped, polled
 from semantic_cache.verify import MOST_COUNTED, Evidence, Nearness, compare, rarities_of, swapped
 
 NEIGHBOURS = 48
-_LIFT = 6.0  # log odds: what words may add to nearness
+_LIFT = 3.0  # log odds that words may add to nearness, as far as nobody knows better
 _RESERVE, _RISE = 1.0, 0.001
 _FLOOR = 0.4  # cosine of the nearest text below which nothing is served: it hardly ever could be
 Repeat = Literal["serve", "check", "ask"]
