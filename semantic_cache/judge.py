@@ -24,8 +24,6 @@ from semantic_cache.standing import Field, best, grouped, polled
 from semantic_cache.verify import MOST_COUNTED, Evidence, Nearness, compare, rarities_of, swapped
 
 NEIGHBOURS = 48
-_LIFT = 3.0  # log odds that words may add to nearness, as far as nobody knows better
-_RESERVE, _RISE = 1.0, 0.001
 _FLOOR = 0.4  # cosine of the nearest text below which nothing is served: it hardly ever could be
 Repeat = Literal["serve", "check", "ask"]
 """Of an exact repeat: give the kept answer; give it, and ask beside; ask."""
@@ -98,7 +96,6 @@ class Judge(Lasting):
         self._changed = -math.inf  # when that was, by the caller's clock
         self._owed = 0.0  # exact repeats to be asked anew
         self._put_offs = 0  # queries not weighed on their way, since one of them was learned
-        self._lowest: float | None = None  # start of those that might be served; None: there was none yet
 
     def repeat(self, confirmed: float, now: float) -> Repeat:
         """Tell whether an exact repeat may be given its kept answer; counts it as a query.
@@ -156,13 +153,9 @@ class Judge(Lasting):
             return UNDECIDED
         if near.cosines[0] < _FLOOR:
             return self._put_off(UNDECIDED)
-        refused = Verdict(False, False, -math.inf, near[0].answer, near[0])
         if self.ledger.closed:
-            return self._put_off(refused)
-        placed = self._placed(vector, near)
-        if self._start(placed) < self._least():
-            return self._put_off(refused)
-        score, best, kept = self._weighed(reading, placed)
+            return self._put_off(Verdict(False, False, -math.inf, near[0].answer, near[0]))
+        score, best, kept = self._weighed(reading, vector, near)
         known = self._answers[best.answer]
         sound = not known.probation and known.seen >= self._since
         serve = (
@@ -177,7 +170,7 @@ class Judge(Lasting):
         return Verdict(serve, audit, score, best.answer, best.entry, best.nearness.cosine, kept)
 
     def _put_off(self, verdict: Verdict) -> Verdict:
-        """Count a query that is hardly ever to be served: it is weighed later, where the truth comes out."""
+        """Count a query that is not served, however it scores: it is weighed where its truth comes out."""
         self.ledger.pass_empty()
         self._put_offs += 1
         return verdict
@@ -188,46 +181,34 @@ class Judge(Lasting):
         Where some of those are never learned, it stands for all of them since the last that was.
         """
         if near:
-            score, best, kept = self._weighed(reading, self._placed(vector, near))
-            self.ledger.see(score, self._put_offs)
-            self._put_offs = 0
-            self.learn(
-                Verdict(False, False, score, best.answer, best.entry, best.nearness.cosine, kept), answer
-            )
+            score, best, kept = self._weighed(reading, vector, near)
+            verdict = Verdict(False, False, score, best.answer, best.entry, best.nearness.cosine, kept)
+            count, self._put_offs = self._put_offs, 0
+            if score < self.ledger.threshold:  # else it tells nothing of those that are served at that score
+                self.ledger.see(score, count)
+                self.ledger.judge(score, verdict.answer == answer, False)
+            self._learn(verdict, answer)
 
     def _weighed(
-        self, reading: Reading, placed: list["_Placed"]
+        self, reading: Reading, vector: Vectors, near: Near[Any]
     ) -> tuple[float, "_Placed", tuple[tuple[str, Evidence], ...]]:
         """Give the best score, the answer that has it, and the evidence on all, beginning with that one."""
-        rarities = rarities_of(self._words, self._texts)
+        placed, rarities = self._placed(vector, near), rarities_of(self._words, self._texts)
         evidence = [compare(reading, self._read(one.entry), one.nearness, rarities) for one in placed]
         scores = self._learner.logits(evidence)
         score = max(scores)
-        if score >= self.ledger.threshold:
-            self._reached(self._start(placed))
         at = scores.index(score)
         order = [at, *[n for n in range(len(placed)) if n != at]]
         return score, placed[at], tuple([(placed[n].answer, evidence[n]) for n in order])
 
-    def _start(self, placed: list["_Placed"]) -> float:
-        """Give what the best of the answers has before any words are compared."""
-        return max([self._learner.start(one.nearness) for one in placed])
-
-    def _least(self) -> float:
-        """Give the start below which a query is hardly ever served."""
-        return self.ledger.threshold - _LIFT if self._lowest is None else self._lowest
-
-    def _reached(self, start: float) -> None:
-        """Take the start of one that might be served: about one in three hundred has less than the least."""
-        least = self._least()
-        self._lowest = start - _RESERVE if start < least else least + (start - least) * _RISE
-
     def learn(self, verdict: Verdict, answer: str | None) -> None:
         """Take the truth: which of the near answers was the right one, None where none was."""
-        if not verdict.examined:
-            return
+        if verdict.examined:
+            self.ledger.judge(verdict.score, verdict.answer == answer, verdict.serve)
+            self._learn(verdict, answer)
+
+    def _learn(self, verdict: Verdict, answer: str | None) -> None:
         right = verdict.answer == answer
-        self.ledger.judge(verdict.score, right, verdict.serve)
         known = self._of(verdict.answer)
         known.judged += 1
         known.right += right

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from semantic_cache.lasting import Lasting
-from semantic_cache.verify import BUCKETS, MOST_BUCKETS, NAMES, Evidence, Floats, Nearness, spatial
+from semantic_cache.verify import BUCKETS, MOST_BUCKETS, NAMES, Evidence, Floats
 
 _RATE = 0.15  # of the dense weights; AdaGrad divides it by what was learned before
 _HASHED_RATE = 0.3
@@ -48,11 +48,6 @@ class Learner(Lasting):
         """Take what lasts."""
         super().resume(state)
         self._plain = None
-
-    def start(self, near: Nearness) -> float:
-        """Give the part of the log odds that nearness alone makes, before words are compared."""
-        start: float = sum(map(mul, self._weights(), spatial(near)))
-        return start
 
     def _weights(self) -> list[float]:
         """Give the dense weights as plain numbers: a dozen calls of numpy would cost more than they do."""

@@ -112,7 +112,7 @@ def compare(asked: Reading, known: Reading, near: Nearness, rarities: Rarities) 
     weights = [len(differing) ** -0.5] * len(differing) if differing else []
     if shared:
         weights += [len(shared) ** -0.5] * len(shared)
-    return Evidence(spatial(near) + lexical, buckets[:MOST_BUCKETS], weights[:MOST_BUCKETS])
+    return Evidence(_spatial(near) + lexical, buckets[:MOST_BUCKETS], weights[:MOST_BUCKETS])
 
 
 NAMES = (
@@ -125,8 +125,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def spatial(near: Nearness) -> list[float]:
-    """Give the numbers of nearness, the first of NAMES."""
+def _spatial(near: Nearness) -> list[float]:
     return [
         1.0,
         near.cosine * 4 - 3,

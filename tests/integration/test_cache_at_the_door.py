@@ -128,6 +128,7 @@ def test_a_bad_word_on_a_hit_by_likeness_takes_its_answer_and_all_its_questions(
     served: tuple[Gateway, Upstreams],
 ) -> None:
     gateway, _ = served
+    Asker(gateway).each("saucer")
     headers, _ = Asker(gateway).served("saucer")
     entry = headers["x-switchgear-cache-entry"]
     questions = good(gateway, "GET", f"cache/entries/{entry}")["questions"]

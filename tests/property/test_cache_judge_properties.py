@@ -200,13 +200,3 @@ def test_one_that_is_learned_stands_for_those_before_it_that_were_not() -> None:
     seen = np.frombuffer(taught.judge.ledger.state()["_long"]).reshape(3, -1)
     assert seen[0].sum() == 5
     assert taught.judge.ledger.total == 5
-
-
-def test_what_has_little_at_the_start_is_put_off_but_not_for_ever() -> None:
-    taught = Taught([(f"open the account {n}", n) for n in range(12)], False, 0.3)
-    text, vector = Reading.of("close a new card"), unit(1000, 0.3)
-    near = taught.near(vector)
-    taught.judge.ledger.threshold = 50.0
-    assert taught.judge.consider(text, vector, near, 0.5, False).examined == ()
-    taught.judge.ledger.threshold = -50.0  # with what words may add it might reach that
-    assert taught.judge.consider(text, vector, near, 0.5, False).examined
