@@ -121,7 +121,7 @@ class Kept:
         near = set()
         if self.likeness is not None:
             near = {key for key, entry in await self.likeness.cache.listed() if selection.fits(entry)}
-        await self._drop(keys | near)
+        await (self._drop if selection.entry is None else self._banish)(keys | near)
         return len(keys) + len(near)
 
     async def hear(self) -> None:
@@ -146,8 +146,16 @@ class Kept:
         if right:
             return False
         del self._notes[request_id]
-        await self._drop({note.key})
+        await self._banish({note.key})
         return True
+
+    async def _banish(self, keys: set[bytes]) -> None:
+        """Forget bad answers under all questions that were told the same."""
+        if self.likeness is not None:
+            answers, names = await self.likeness.cache.kin(keys)
+            exact = {key for key, entry in await self._store.listed() if entry.id in names}
+            keys = keys | answers | exact
+        await self._drop(keys)
 
     async def _drop(self, keys: set[bytes]) -> None:
         await self._store.drop(keys)

@@ -21,6 +21,7 @@ from gateway.tenancy.keys import Key
 from gateway.tenancy.pricing import NANO, amount_nanousd
 from gateway.trip import Call
 from semantic_cache import policy as caching
+from semantic_cache.cache import NAME
 from semantic_cache.judge import Repeat
 from semantic_cache.stores.base import Entry, Store
 
@@ -265,7 +266,7 @@ class Shelf:
         now_s = self._wall()
         took_s = 0.0 if passage.ended_s else self._now() - passage.started_s  # an audit comes after the end
         return Entry(
-            id=cache_key.hex()[:24],
+            id=cache_key.hex()[:NAME],
             tenant=passage.of()[0].tenant,
             model=model,
             asked=passage.name,

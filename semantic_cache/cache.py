@@ -25,11 +25,13 @@ from semantic_cache.verify import AGREEING, agree
 
 log = logging.getLogger("switchgear.cache")
 
+NAME = 24  # hex digits of a key that name an entry, and the text that it answered
 _MOST_ROUTES = 256
 _UNSURE = 20  # judgements of one question with itself that the estimate of the judge's noise begins with
 _NOISE = 0.05
 _MOST_WAITING = 512  # outcomes; what comes beyond is not learned from
 _COMPARED = 8  # answers
+_MOST_TAGS = 64  # of one answer
 _LEAST_SHARED = 0.25  # of the shorter question's words; nearly all that mean the same share more
 _MOST_SAID = 8_192  # answers whose vectors are at hand
 _SHORT = 100  # characters of an answer whose words are at hand
@@ -189,6 +191,17 @@ class SemanticCache:
         """Give the texts that lead to an answer."""
         return [alias for _, alias in await self._index.listed() if alias.answer == answer.hex()]
 
+    async def kin(self, keys: Collection[bytes]) -> tuple[set[bytes], set[str]]:
+        """Give the answers that say the same as those of these keys, and the names of their questions.
+
+        A key may be that of an answer kept here, or of a question that was told the same as another one.
+        """
+        texts = [alias for _, alias in await self._index.listed()]
+        names = {key.hex()[:NAME] for key in keys}
+        answers = {key.hex() for key in keys} | {one.answer for one in texts if one.id in names}
+        named = {one.id for one in texts if one.answer in answers}
+        return {bytes.fromhex(answer) for answer in answers}, named
+
     async def forget(self, keys: Collection[bytes]) -> int:
         """Forget answers and all texts that lead to them; gives how many texts.
 
@@ -252,6 +265,7 @@ class SemanticCache:
                         lost += 1
                 case _:
                     pass
+        self._index.cover()
         if lost:
             log.warning("what %d routes had learned is of another version: they begin to learn anew", lost)
         return texts
@@ -277,6 +291,7 @@ class SemanticCache:
                 continue
             if self._same(said, self._said(kept.body)):
                 same = answer
+                await self._tag(answer, kept, outcome.entry.tags)
                 break
         if (repeated := found.repeated) is not None:
             as_before = self._same(said, self._said(repeated.body))
@@ -285,7 +300,10 @@ class SemanticCache:
             judge.learn_repeat(led, now_s - repeated.stored_s, now_s, as_before, self.noise)
             if as_before and led is not None:
                 return
-        judge.learn(found.verdict, same)
+        if found.verdict.examined:
+            judge.learn(found.verdict, same)
+        elif found.repeated is None:
+            judge.learn_later(found.reading, found.vector, found.near, same)
         answer = same or outcome.key.hex()
         if same is None:
             expires_s = now_s + found.asked.ttl_s
@@ -305,6 +323,13 @@ class SemanticCache:
                 expires_s=now_s + found.asked.ttl_s,
             ),
         )
+
+    async def _tag(self, answer: str, kept: Entry, tags: tuple[str, ...]) -> None:
+        """Have a kept answer go with the tags of the latest question that it answers, too."""
+        if more := [tag for tag in tags if tag not in kept.tags]:
+            await self._store.put(
+                bytes.fromhex(answer), msgspec.structs.replace(kept, tags=(*kept.tags, *more)[-_MOST_TAGS:])
+            )
 
     def _said(self, body: bytes) -> _Said:
         """Give an answer as it is compared; that of the latest ones is remembered."""
@@ -341,10 +366,10 @@ class _Barred:
     """
 
     def __init__(self, owner: str, reading: Reading, near: Sequence[Alias]) -> None:
-        self._unproven, self._words, self._near = _unproven(near, owner), reading.distinct, near
+        self._owner, self._words, self._near = owner, reading.distinct, near
 
     def __contains__(self, answer: object) -> bool:
-        if answer in self._unproven:
+        if answer in _unproven(self._near, self._owner):
             return True
         nearest = next((one for one in self._near if one.answer == answer), None)
         if nearest is None:

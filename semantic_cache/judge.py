@@ -7,7 +7,7 @@ Texts that share an answer are aliases of one answer.
 
 import math
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -20,16 +20,15 @@ from semantic_cache.ledger import Bounds, Ledger
 from semantic_cache.metric import Metric
 from semantic_cache.near import Known, Near, Vectors
 from semantic_cache.reading import Reading
+from semantic_cache.standing import Field, best, grouped, polled
 from semantic_cache.verify import MOST_COUNTED, Evidence, Nearness, compare, rarities_of, swapped
 
 NEIGHBOURS = 48
-_CANDIDATES = 3
-_SHARPNESS = 15.0  # of the votes of near texts
+_FLOOR = 0.4  # cosine of the nearest text below which nothing is served: it hardly ever could be
 Repeat = Literal["serve", "check", "ask"]
 """Of an exact repeat: give the kept answer; give it, and ask beside; ask."""
 
 _UNREST = 0.1  # of exact repeats that are asked anew where all speaks for a change
-_LONE = 0.3  # the margin of an answer without a rival
 _MOST_WORDS = 50_000
 _MOST_READINGS = 4_000
 _AUDITS_FIRST, _AUDITS_LAST, _AUDITS_HITS = 0.19, 0.045, 1000.0
@@ -85,6 +84,7 @@ class Judge(Lasting):
         self._metric = Metric(dimensions)
         self._dimensions = dimensions
         self._answers: dict[str, _Answer] = {}
+        self._shared = set[str]()  # answers of several texts
         self._numbers = 0
         self._readings: dict[str, Reading] = {}  # by the name of the text
         self._words: dict[str, int] = {}
@@ -95,6 +95,7 @@ class Judge(Lasting):
         self._since = 0  # after how many queries all answers changed last
         self._changed = -math.inf  # when that was, by the caller's clock
         self._owed = 0.0  # exact repeats to be asked anew
+        self._put_offs = 0  # queries not weighed on their way, since one of them was learned
 
     def repeat(self, confirmed: float, now: float) -> Repeat:
         """Tell whether an exact repeat may be given its kept answer; counts it as a query.
@@ -150,10 +151,11 @@ class Judge(Lasting):
         if not near:
             self.ledger.pass_empty()
             return UNDECIDED
-        examined = self._examine(reading, vector, near)
-        scores = self._learner.logits([one.evidence for one in examined])
-        score = max(scores)
-        best = examined.pop(scores.index(score))
+        if near.cosines[0] < _FLOOR:
+            return self._put_off(UNDECIDED)
+        if self.ledger.closed:
+            return self._put_off(Verdict(False, False, -math.inf, near[0].answer, near[0]))
+        score, best, kept = self._weighed(reading, vector, near)
         known = self._answers[best.answer]
         sound = not known.probation and known.seen >= self._since
         serve = (
@@ -165,15 +167,48 @@ class Judge(Lasting):
         audit = serve and self._audited(score, draw, again)
         serve = serve and (audit or not again)
         self.ledger.enter(score, serve)
-        kept = tuple([(one.answer, one.evidence) for one in (best, *examined)])
-        return Verdict(serve, audit, score, best.answer, best.entry, best.cosine, kept)
+        return Verdict(serve, audit, score, best.answer, best.entry, best.nearness.cosine, kept)
+
+    def _put_off(self, verdict: Verdict) -> Verdict:
+        """Count a query that is not served, however it scores: it is weighed where its truth comes out."""
+        self.ledger.pass_empty()
+        self._put_offs += 1
+        return verdict
+
+    def learn_later(self, reading: Reading, vector: Vectors, near: Near[Any], answer: str | None) -> None:
+        """Take the truth on a query that was not weighed on its way: it is now.
+
+        Where some of those are never learned, it stands for all of them since the last that was.
+        """
+        if near:
+            score, best, kept = self._weighed(reading, vector, near)
+            verdict = Verdict(False, False, score, best.answer, best.entry, best.nearness.cosine, kept)
+            count, self._put_offs = self._put_offs, 0
+            if score < self.ledger.threshold:  # else it tells nothing of those that are served at that score
+                self.ledger.see(score, count)
+                self.ledger.judge(score, verdict.answer == answer, False)
+            self._learn(verdict, answer)
+
+    def _weighed(
+        self, reading: Reading, vector: Vectors, near: Near[Any]
+    ) -> tuple[float, "_Placed", tuple[tuple[str, Evidence], ...]]:
+        """Give the best score, the answer that has it, and the evidence on all, beginning with that one."""
+        placed, rarities = self._placed(vector, near), rarities_of(self._words, self._texts)
+        evidence = [compare(reading, self._read(one.entry), one.nearness, rarities) for one in placed]
+        scores = self._learner.logits(evidence)
+        score = max(scores)
+        at = scores.index(score)
+        order = [at, *[n for n in range(len(placed)) if n != at]]
+        return score, placed[at], tuple([(placed[n].answer, evidence[n]) for n in order])
 
     def learn(self, verdict: Verdict, answer: str | None) -> None:
         """Take the truth: which of the near answers was the right one, None where none was."""
-        if not verdict.examined:
-            return
+        if verdict.examined:
+            self.ledger.judge(verdict.score, verdict.answer == answer, verdict.serve)
+            self._learn(verdict, answer)
+
+    def _learn(self, verdict: Verdict, answer: str | None) -> None:
         right = verdict.answer == answer
-        self.ledger.judge(verdict.score, right, verdict.serve)
         known = self._of(verdict.answer)
         known.judged += 1
         known.right += right
@@ -193,6 +228,8 @@ class Judge(Lasting):
             self._metric.learn(vector, known.sum / np.float32(known.texts), known.texts)
         known.sum += vector
         known.texts += 1
+        if known.texts == 2:
+            self._shared.add(answer)
         known.seen = self.ledger.total
         if reading is not None:
             self._remember(name, reading)
@@ -201,6 +238,7 @@ class Judge(Lasting):
     def forget(self, answer: str) -> None:
         """Forget an answer that is kept no longer."""
         self._answers.pop(answer, None)
+        self._shared.discard(answer)
 
     def state(self) -> dict[str, Any]:
         """Give all that was learned."""
@@ -226,7 +264,10 @@ class Judge(Lasting):
         self._metric.resume(state["metric"])
         self._constancy.resume(state["constancy"])
         for name, one in state["answers"].items():
-            self._of(name).resume(one)
+            known = self._of(name)
+            known.resume(one)
+            if known.texts > 1:
+                self._shared.add(name)
         self._words = {word: min(count, MOST_COUNTED) for word, count in state["words"].items()}
 
     def _of(self, answer: str) -> _Answer:
@@ -240,7 +281,9 @@ class Judge(Lasting):
         self._texts += 1
         words = self._words
         for word in reading.ordered:
-            words[word] = min(words.get(word, 0) + 1, MOST_COUNTED)
+            count = words.get(word, 0)
+            if count < MOST_COUNTED:
+                words[word] = count + 1
         if len(words) > _MOST_WORDS:
             self._words = dict(Counter(words).most_common(_MOST_WORDS // 2))
 
@@ -272,121 +315,64 @@ class Judge(Lasting):
         self._allowance -= 1
         return True
 
-    def _examine(self, reading: Reading, vector: Vectors, near: Near[Any]) -> list["_Examined"]:
-        """Give the answers worth a look."""
-        answers, first, of = _grouped(near)
-        known = [
-            self._answers.get(answer) or self._found(answer, near.vectors[row])
-            for answer, row in zip(answers, first, strict=True)
-        ]
+    def _placed(self, vector: Vectors, near: Near[Any]) -> list["_Placed"]:
+        """Give the answers worth a look, and where they stand."""
+        answers, first, of = grouped(near)
+        if not self._answers.keys() >= answers.keys():
+            for name, row in zip(answers, first, strict=True):
+                if name not in self._answers:
+                    self._found(name, near.vectors[row])
+        names = list(answers)
         turned = self._metric.turned(vector)
         learned = self._metric.cosines(turned, [one.id for one in near], near.vectors).tolist()
-        votes, nearest = _polled(learned, of, len(answers))
+        votes, nearest = polled(learned, of, len(names))
         cosines = near.cosines.tolist()
-        fields = (
-            _Field(votes),
-            _Field([cosines[row] for row in first]),
-            _Field(nearest),
-            _Field(self._central(turned, nearest, known)),
-        )
-        counted, plain, closest, central = fields
-        total, rarities, found = sum(votes), rarities_of(self._words, self._texts), []
-        for n in _best(votes):
-            entry, answer = near[first[n]], known[n]
+        counted, closest = Field(votes), Field(nearest)
+        plain = Field(cosines if len(first) == len(cosines) else [cosines[row] for row in first])
+        several = [n for n, name in enumerate(names) if name in self._shared]
+        central = Field(self._central(turned, nearest, names, several)) if several else closest
+        total, found = sum(votes), []
+        for n in best(votes):
+            entry, answer = near[first[n]], self._answers[names[n]]
             nearness = Nearness(
-                cosine=plain.values[n],
-                margin=plain.margin(n),
-                share=votes[n] / total,
-                odds=math.log(votes[n] / max(counted.best_other(n, votes[n] * 1e-3), 1e-300)),
-                learned=nearest[n],
-                learned_margin=closest.margin(n),
-                centre=central.values[n],
-                centre_margin=central.margin(n),
-                rivals=len(answers),
-                texts=answer.texts,
-                agreed=(answer.right + 1) / (answer.judged + 2),
-                judged=answer.judged,
+                plain.values[n],
+                plain.margin(n),
+                votes[n] / total,
+                math.log(votes[n] / max(counted.best_other(n, votes[n] * 1e-3), 1e-300)),
+                nearest[n],
+                closest.margin(n),
+                central.values[n],
+                central.margin(n),
+                len(names),
+                answer.texts,
+                (answer.right + 1) / (answer.judged + 2),
+                answer.judged,
             )
-            evidence = compare(reading, self._read(entry), nearness, rarities)
-            found.append(_Examined(answers[n], entry, plain.values[n], evidence))
+            found.append(_Placed(names[n], entry, nearness))
         return found
 
-    def _central(self, turned: Vectors, nearest: list[float], known: Sequence[_Answer]) -> list[float]:
+    def _central(
+        self, turned: Vectors, nearest: list[float], names: list[str], several: list[int]
+    ) -> list[float]:
         """Give the cosine in the learned metric to the centre of each answer's texts.
 
-        The centre of a single text is the text itself.
+        The centre of a single text is the text itself; `several` are the answers that have more.
         """
-        central = nearest.copy()
-        several = [n for n, one in enumerate(known) if one.texts > 1]
-        if several:
-            names = [(known[n].number, known[n].texts) for n in several]
-            sums = np.array([known[n].sum for n in several])
-            for n, cosine in zip(several, self._metric.cosines(turned, names, sums).tolist(), strict=True):
-                central[n] = cosine
+        central, known = nearest.copy(), [self._answers[names[n]] for n in several]
+        sizes = [(one.number, one.texts) for one in known]
+        sums = np.array([one.sum for one in known])
+        for n, cosine in zip(several, self._metric.cosines(turned, sizes, sums).tolist(), strict=True):
+            central[n] = cosine
         return central
 
-    def _found(self, answer: str, vector: Vectors) -> _Answer:
+    def _found(self, answer: str, vector: Vectors) -> None:
         """Take in an answer that another gateway, which shares the store, has kept."""
         self.adopt(answer, vector)
-        return self._answers[answer]
 
 
-class _Examined(NamedTuple):
-    """An answer that was looked at, its nearest text, and what speaks for it."""
+class _Placed(NamedTuple):
+    """An answer worth a look, its nearest text, and where it stands."""
 
     answer: str
     entry: Known
-    cosine: float
-    evidence: Evidence
-
-
-def _grouped(near: Sequence[Known]) -> tuple[list[str], list[int], list[int]]:
-    """Give the answers, best first, the place of the nearest text of each, and each text's answer's place."""
-    place: dict[str, int] = {}
-    first, of = list[int](), list[int]()
-    for row, one in enumerate(near):
-        n = place.get(one.answer)
-        if n is None:
-            n = place[one.answer] = len(first)
-            first.append(row)
-        of.append(n)
-    return list(place), first, of
-
-
-def _polled(learned: list[float], of: list[int], answers: int) -> tuple[list[float], list[float]]:
-    """Give the votes of the near texts for each answer, and the best cosine among them."""
-    votes, nearest = [0.0] * answers, [-1.0] * answers
-    for n, cosine in zip(of, learned, strict=True):
-        votes[n] += math.exp((cosine - 1) * _SHARPNESS)
-        if cosine > nearest[n]:
-            nearest[n] = cosine
-    return votes, nearest
-
-
-def _best(votes: list[float]) -> list[int]:
-    """Give the answers worth a look: those of most votes, and that of the nearest text."""
-    chosen = sorted(range(len(votes)), key=votes.__getitem__, reverse=True)[:_CANDIDATES]
-    return chosen if 0 in chosen else [*chosen, 0]
-
-
-class _Field:
-    """A value of each answer, with the two best of them at hand."""
-
-    __slots__ = ("_best", "_second", "values")
-
-    def __init__(self, values: list[float]) -> None:
-        self.values = values
-        self._best = max(values)
-        at = values.index(self._best)
-        self._second = max([*values[:at], *values[at + 1 :]], default=-math.inf)
-
-    def best_other(self, at: int, otherwise: float) -> float:
-        """Give the best value but that one."""
-        if len(self.values) == 1:
-            return otherwise
-        return self._second if self.values[at] == self._best else self._best
-
-    def margin(self, at: int) -> float:
-        """Give what a value is ahead of the best other one, within bounds."""
-        mine = self.values[at]
-        return max(-0.4, min(0.4, mine - self.best_other(at, mine - _LONE)))
+    nearness: Nearness

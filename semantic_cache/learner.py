@@ -7,8 +7,9 @@ learned from one question is one step, over rows of a table: a step costs the sa
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import mul
+from typing import Any
 
 import numpy as np
 
@@ -41,17 +42,27 @@ class Learner(Lasting):
         self._kept = _Table(_FIRST)
         self._count = 0
         self._rehearsed = 0
+        self._plain: list[float] | None = None
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take what lasts."""
+        super().resume(state)
+        self._plain = None
+
+    def _weights(self) -> list[float]:
+        """Give the dense weights as plain numbers: a dozen calls of numpy would cost more than they do."""
+        if self._plain is None:
+            self._plain = self._dense.tolist()
+        return self._plain
 
     def logits(self, examined: Sequence[Evidence]) -> list[float]:
         """Give the log odds that each answer is right."""
-        logits: list[float] = (np.array([one.dense for one in examined]) @ self._dense).tolist()
-        hashed = self._hashed.take([bucket for one in examined for bucket in one.buckets] or [0]).tolist()
-        at = 0
-        for n, one in enumerate(examined):
-            words = hashed[at : at + len(one.buckets)]
-            logits[n] += sum(map(mul, words, one.weights))
-            at += len(words)
-        return logits
+        dense, hashed = self._weights(), self._hashed.data
+        return [
+            sum(map(mul, dense, one.dense))
+            + sum([hashed[bucket] * weight for bucket, weight in zip(one.buckets, one.weights, strict=True)])
+            for one in examined
+        ]
 
     def learn(self, judged: Sequence[tuple[Evidence, bool]], weight: float) -> None:
         """Learn from comparisons that were judged, each counting `weight`, and from some of the earlier."""
@@ -87,6 +98,7 @@ class Learner(Lasting):
             logits.tolist(), kept.right.take(rows).tolist(), kept.counts.take(rows).tolist(), strict=True
         )
         errors = np.array([(_chance(logit) - right) * count for logit, right, count in outcomes])[:, None]
+        self._plain = None
         slopes = errors * dense
         slopes += _PULL * (self._dense - self._prior)
         self._dense_seen += np.einsum("ij,ij->j", slopes, slopes)

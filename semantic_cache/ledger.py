@@ -109,13 +109,22 @@ class Ledger(Lasting):
     def enter(self, score: float, served: bool) -> None:
         """Count a query with a candidate of this score; whether it was served without (yet) being judged."""
         self._fade()
-        at = _bin(score)
-        if at >= 0:
-            self._long[0, at] += 1
-            self._short[0, at] += 1
+        self.see(score)
         if served:
             self.served += 1
-            self._unjudged[max(at, 0)] += 1
+            self._unjudged[max(_bin(score), 0)] += 1
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is served, however it scores."""
+        return self.threshold == math.inf
+
+    def see(self, score: float, count: int = 1) -> None:
+        """Note the score of so many queries, which are counted on their own."""
+        at = _bin(score)
+        if at >= 0:
+            self._long[0, at] += min(count, self._tuning.window)
+            self._short[0, at] += min(count, self._tuning.short)
 
     def judge(self, score: float, right: bool, served: bool) -> None:
         """Note the outcome of a query that was entered before: an audit if it was served, else a miss."""

@@ -68,7 +68,7 @@ def situational(text: str) -> bool:
     words = _words(text)
     if "@" in text or not _SITUATIONAL.isdisjoint(words):
         return True
-    if any(sum(map(str.isdigit, word)) >= _MOST_DIGITS for word in words):
+    if any(len(word) >= _MOST_DIGITS and sum(map(str.isdigit, word)) >= _MOST_DIGITS for word in words):
         return True
     return "how" not in words[:2] and any(
         word in ("my", "our") and not _OF_MINE.isdisjoint(words[at + 1 : at + 3])

@@ -40,6 +40,8 @@ def repetitive(text: str) -> bool:
     Words said again and again drown all others of a text in its embedding, and so take it where they lie.
     """
     words = _WORD.findall(text.lower())
+    if len(set(words)) == len(words):
+        return False
     runs = list(zip(words, words[1:], words[2:], strict=False))
     return (len(runs) - len(set(runs))) * _REPEATED > len(runs)
 

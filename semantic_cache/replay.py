@@ -116,7 +116,11 @@ def replay(
         served = verdict.entry.id if verdict.serve and verdict.entry else None
         if verdict.audit or not verdict.serve:
             answer = _right(question, near, truth)
-            judge.learn(verdict, answer if answer != question.id else None)
+            same = answer if answer != question.id else None
+            if verdict.examined:
+                judge.learn(verdict, same)
+            else:
+                judge.learn_later(reading, vector, near, same)
             judge.adopt(answer, vector, question.id, reading)
             scope.keep(_Kept(question.id, answer, question.text, vector, number))
         yield Decided(question.id, verdict.serve, served, verdict.audit, _chance(verdict))

@@ -55,6 +55,9 @@ _FORMATS = listed(
 )
 
 
+_TOLD = _TIMES | _LANGUAGES | _FORMATS
+
+
 _EITHER_WAY = listed("and or the a")
 
 
@@ -161,6 +164,7 @@ def _lexical(
     ratio = (len(asked.words) + 1) / (len(known.words) + 1)
     both = len(asked.pairs & known.pairs)
     either = len(asked.pairs) + len(known.pairs) - both
+    told = not _TOLD.isdisjoint(differing)
     return [
         overlap * 2 - 1,
         overlap * overlap,
@@ -177,9 +181,9 @@ def _lexical(
         asked.negations != known.negations,
         not _OPPOSITES.isdisjoint(extra) and _opposed(extra, missing),
         asked.question != known.question,
-        not _TIMES.isdisjoint(differing),
-        not _LANGUAGES.isdisjoint(differing),
-        min(len(_FORMATS.intersection(differing)), 3),
+        told and not _TIMES.isdisjoint(differing),
+        told and not _LANGUAGES.isdisjoint(differing),
+        min(len(_FORMATS.intersection(differing)), 3) if told else 0,
         _named(differing, asked, known) * 0.5,
         (both / either if either else 1.0) * 2 - 1,
         same,

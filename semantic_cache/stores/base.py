@@ -101,3 +101,9 @@ class Index(Protocol):
 
     def resume(self, frame: Any) -> None:
         """Take in one of them."""
+
+    def cover(self) -> None:
+        """Make what a search among so many texts needs, where it came with none of ``frames``.
+
+        Takes about 0.25 ms a text on one core: for the start, before there are requests.
+        """

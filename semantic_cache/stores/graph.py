@@ -4,7 +4,8 @@ HNSW by usearch, over bytes: it finds candidates, whose true cosines the caller 
 rows. A graph that does not cover its scope yet is not asked.
 """
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -60,6 +61,11 @@ class Graph:
     def add(self, label: int, vector: Vectors) -> None:
         """Take a vector in."""
         self._graph.add(label, vector)
+
+    def add_all(self, labels: Sequence[int], vectors: Vectors) -> None:
+        """Take many vectors (n, d) in, on all cores that this process may use."""
+        threads = len(os.sched_getaffinity(0))
+        self._graph.add(np.array(labels, np.uint64), vectors, threads=threads)
 
     def remove(self, labels: Collection[int]) -> None:
         """Leave labels out."""

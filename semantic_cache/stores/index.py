@@ -1,6 +1,6 @@
 """Texts in this process, their unit rows apart from them, for each scope.
 
-A search reads all rows of its scope, where they are more than a thousand as bytes first; in a scope of more
+A search reads all rows of its scope, where they are more than 256 as bytes first; in a scope of more
 than `graph_from` texts a graph says which rows to read. It grows with the scope from half that size on, a
 text and an older one at a time, so that no request waits for it.
 Bounded in texts and in bytes over all scopes. When it is full, the text of least value among a few goes: what
@@ -20,14 +20,14 @@ from semantic_cache.near import Near
 from semantic_cache.saving import Frame, Linked, Text
 from semantic_cache.stores.base import Alias
 from semantic_cache.stores.graph import Graph
-from semantic_cache.stores.rows import Bytes, Rows
+from semantic_cache.stores.rows import BLOCK, Bytes, Rows
 
 Vectors = NDArray[np.float32]
 _SAMPLE = 16  # texts looked at for one that has to go
 _OVERHEAD_BYTES = 1_700  # a text's own objects, its scope's share, its place in the graph
 _MOST_OF_OWNER = 1_000  # texts that one user, where requests name him, may bring into a scope
 _NOWHERE = np.zeros(0, np.float32)
-_FEW = 1_024  # texts whose rows are read as they are
+_FEW = 256  # texts whose rows are read as they are
 _SPARE = 24  # candidates beyond those asked for: bytes order less finely than floats
 GRAPH_FROM = 16_384
 
@@ -82,6 +82,17 @@ class _Scope:
                 self.graph.add(older, self.rows[row])
                 return
 
+    def cover(self) -> None:
+        """Put all texts into the graph that are not in it yet, at once."""
+        if self.graph is None:
+            self.graph = Graph(self.dimensions)
+        for start in range(0, len(self.labels), BLOCK):
+            there = enumerate(self.labels[start : start + BLOCK], start)
+            new = [row for row, label in there if label not in self.graph]
+            if new:
+                self.graph.add_all([self.labels[row] for row in new], self.rows.take(np.array(new)))
+        self._covered = len(self.labels)
+
     def remove(self, label: int) -> Alias:
         """Take a text out; gives it without its vector."""
         row = self.row_of.pop(label)
@@ -105,12 +116,16 @@ class _Scope:
         if rows is None:
             cosines, used = self.rows.cosines(vector), len(aliases)
             rows = cosines.argpartition(used - count)[-count:] if used > count else np.arange(used)
-            cosines, vectors = cosines[rows], self.rows.take(rows)
+            cosines = cosines[rows]
+            order = (-cosines).argsort(kind="stable")
+            rows = rows[order]
+            vectors = self.rows.take(rows)
         else:
             vectors = self.rows.take(rows)
             cosines = vectors @ vector
-        order = (-cosines).argsort(kind="stable")[:count]
-        return Near([aliases[row] for row in rows[order].tolist()], vectors[order], cosines[order])
+            order = (-cosines).argsort(kind="stable")[:count]
+            rows, vectors = rows[order], vectors[order]
+        return Near([aliases[row] for row in rows.tolist()], vectors, cosines[order])
 
     def _candidates(self, vector: Vectors, count: int, graph_from: int) -> NDArray[np.intp] | None:
         """Give rows that hold the nearest, and some more; None for all, where they are few."""
@@ -191,7 +206,7 @@ class MemoryIndex:
                 yield Linked(scope, kept.graph.saved())
 
     def resume(self, frame: Text | Linked) -> None:
-        """Take in one of ``frames``; a graph that does not fit is made anew, as texts come."""
+        """Take in one of ``frames``; a graph that does not fit is left to ``cover``."""
         if isinstance(frame, Text):
             alias = frame.alias()
             kept = self._scopes.setdefault(frame.scope, _Scope(len(alias.vector)))
@@ -202,6 +217,12 @@ class MemoryIndex:
         elif (kept_of := self._scopes.get(frame.scope)) is not None:
             with contextlib.suppress(ValueError):
                 kept_of.link(Graph.restored(kept_of.dimensions, frame.graph))
+
+    def cover(self) -> None:
+        """Complete the graphs that are to be searched; see ``Index.cover``."""
+        for kept in self._scopes.values():
+            if len(kept.labels) > self._graph_from and len(kept.graph or ()) < len(kept.labels):
+                kept.cover()
 
     async def drop(self, answers: Collection[str]) -> int:
         """Forget the texts of answers; see ``Index.drop``."""

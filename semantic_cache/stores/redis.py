@@ -250,6 +250,9 @@ class RedisIndex:
     def resume(self, frame: Text) -> None:
         """Leave it: what counts is in Redis."""
 
+    def cover(self) -> None:
+        """Leave it: Redis has a graph of its own."""
+
     async def look(self) -> None:
         """Count the texts, and notice whether Redis is there. Raises nothing: see ``Link.errors``."""
 

@@ -128,16 +128,19 @@ def test_a_bad_word_on_a_hit_by_likeness_takes_its_answer_and_all_its_questions(
     served: tuple[Gateway, Upstreams],
 ) -> None:
     gateway, _ = served
+    Asker(gateway).each("saucer")
     headers, _ = Asker(gateway).served("saucer")
     entry = headers["x-switchgear-cache-entry"]
-    questions = len(good(gateway, "GET", f"cache/entries/{entry}")["questions"])
+    questions = good(gateway, "GET", f"cache/entries/{entry}")["questions"]
     texts = gateway.metric("switchgear_semantic_texts")
     body = json.dumps({"request_id": headers["x-request-id"], "score": 0.0}).encode()
     status, _, told = gateway.call("POST", "/v1/feedback", body)
     assert (status, json.loads(told)["quarantined"]) == (200, True)
-    assert gateway.metric("switchgear_semantic_texts") == texts - questions < texts
+    assert gateway.metric("switchgear_semantic_texts") == texts - len(questions) < texts
     left = good(gateway, "GET", "cache/entries")["data"]
     assert entry not in [one["id"] for one in left if one["tier"] == "semantic"]
+    again = {Asker(gateway).ask(question)[0]["x-switchgear-cache"] for question in questions}
+    assert again == {"miss"}, "those who were told the same in its own right are told it no more either"
 
 
 def test_what_hangs_on_the_moment_or_the_person_is_not_kept_and_what_changes_soon_lives_shortly(

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from semantic_cache.saving import Linked, Text
 from semantic_cache.stores.base import Alias
+from semantic_cache.stores.graph import Graph
 from semantic_cache.stores.index import MemoryIndex
 
 SCOPES = [b"a", b"b", b"c"]
@@ -91,3 +93,41 @@ def test_among_more_texts_than_are_read_as_they_are_the_nearest_are_found() -> N
             assert np.allclose(found.cosines, found.vectors @ asked, atol=1e-6)
 
     asyncio.run(play())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(13, 60), st.integers(0, 60), st.booleans())
+def test_texts_that_come_without_their_graph_are_covered_at_once(count: int, gone: int, partly: bool) -> None:
+    async def play() -> None:
+        before, after = MemoryIndex(1000, graph_from=12), MemoryIndex(1000, graph_from=12)
+        for number in range(count):
+            await before.add(b"s", alias(number, number, 1e9))
+        frames = list(before.frames())
+        graphs = [frame for frame in frames if isinstance(frame, Linked)]
+        if partly:  # a graph that lacks what came since it was saved
+            await before.add(b"s", alias(1_000, 1_000, 1e9))
+            frames = [*before.frames()]
+            frames[-1:] = graphs
+        else:
+            frames = [frame for frame in frames if not isinstance(frame, Linked)]
+        for frame in frames:
+            assert isinstance(frame, Text | Linked)
+            after.resume(frame)
+        after.cover()
+        await after.drop({str(gone)})
+        await before.drop({str(gone)})
+        asked = np.eye(8, dtype=np.float32)[0]
+        found = await after.near(b"s", asked, 5, 0.0)
+        assert [one.id for one in found] == [one.id for one in await before.near(b"s", asked, 5, 0.0)]
+        (graph,) = [frame for frame in after.frames() if isinstance(frame, Linked)]
+        assert len(Graph.restored(8, graph.graph)) == len(after) == len(before)
+
+    asyncio.run(play())
+
+
+def test_few_texts_get_no_graph() -> None:
+    index = MemoryIndex(1000, graph_from=12)
+    for label in range(1, 12):
+        index.resume(Text.of(b"s", alias(label, label, 1e9), label))
+    index.cover()
+    assert not any(isinstance(frame, Linked) for frame in index.frames())

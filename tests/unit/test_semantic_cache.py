@@ -156,6 +156,39 @@ def test_where_exact_repeats_have_other_answers_now_what_was_kept_before_is_give
     assert later.count("serve") > 50
 
 
+def key_of(text: str) -> bytes:
+    return exact_key("t", "m", b"s" + text.encode())
+
+
+def test_the_kin_of_a_question_is_the_answer_it_was_told_and_all_questions_that_were_told_the_same() -> None:
+    cache, topic = learned(), TOPICS[0]
+    said = f"This is how one can {topic}.".encode()
+    kept = {key for key, entry in now(cache.listed()) if entry.body == said}
+    told = next(key_of(form.format(topic)) for form in FORMS[1:] if key_of(form.format(topic)) not in kept)
+    answers, names = now(cache.kin({told}))
+    assert answers & kept
+    assert len(names) > 2
+    assert {told.hex()[:24], *(key.hex()[:24] for key in answers & kept)} <= names
+    assert now(cache.kin(answers & kept))[1] == names
+    assert now(cache.forget(answers)) == len(names)
+    found = look_up(cache, ask(FORMS[1].format(topic)))
+    assert found.entry is None or found.entry.body != said
+
+
+def test_an_answer_goes_with_the_tags_of_every_question_it_was_given_to() -> None:
+    cache, answer = make(), "This is how one can reset the password."
+    for text, tags in (("reset the password", ("faq",)), ("how to reset the password", ("prices", "faq"))):
+        found = look_up(cache, ask(text))
+        entry = Entry(
+            id=key_of(text).hex()[:24], tenant="t", model="m", body=answer.encode(), prompt_tokens=1,
+            cached_tokens=0, completion_tokens=1, stored_s=0.0, expires_s=1.0, tags=tags,
+        )  # fmt: skip
+        cache.offer(found, key_of(text), entry, 1.0)
+        now(cache.settle())
+    ((_, kept),) = now(cache.listed())
+    assert kept.tags == ("faq", "prices")
+
+
 def test_purged_texts_are_gone() -> None:
     cache = learned()
     assert now(cache.purge()) > 10

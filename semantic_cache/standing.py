@@ -1,0 +1,68 @@
+"""Where answers stand among the texts near a question: votes, nearest texts, what is ahead of what. Pure."""
+
+import math
+from collections.abc import Sequence
+
+from semantic_cache.near import Known
+
+_CANDIDATES = 3
+_SHARPNESS = 15.0  # of the votes of near texts
+_LONE = 0.3  # the margin of an answer without a rival
+
+
+def grouped(near: Sequence[Known]) -> tuple[dict[str, int], Sequence[int], Sequence[int]]:
+    """Give the answers, best first, the place of the nearest text of each, and each text's answer's place."""
+    answers = [one.answer for one in near]
+    place = dict.fromkeys(answers, 0)
+    if len(place) == len(answers):  # as on a route that is new, or among questions that nobody asks twice
+        return place, range(len(answers)), range(len(answers))
+    place.clear()
+    first, of = list[int](), list[int]()
+    for row, answer in enumerate(answers):
+        n = place.get(answer)
+        if n is None:
+            n = place[answer] = len(first)
+            first.append(row)
+        of.append(n)
+    return place, first, of
+
+
+def polled(learned: list[float], of: Sequence[int], answers: int) -> tuple[list[float], list[float]]:
+    """Give the votes of the near texts for each answer, and the best cosine among them."""
+    if answers == len(learned):
+        return [math.exp((cosine - 1) * _SHARPNESS) for cosine in learned], learned
+    votes, nearest = [0.0] * answers, [-1.0] * answers
+    for n, cosine in zip(of, learned, strict=True):
+        votes[n] += math.exp((cosine - 1) * _SHARPNESS)
+        if cosine > nearest[n]:
+            nearest[n] = cosine
+    return votes, nearest
+
+
+def best(votes: list[float]) -> list[int]:
+    """Give the answers worth a look: those of most votes, and that of the nearest text."""
+    chosen = sorted(range(len(votes)), key=votes.__getitem__, reverse=True)[:_CANDIDATES]
+    return chosen if 0 in chosen else [*chosen, 0]
+
+
+class Field:
+    """A value of each answer, with the two best of them at hand."""
+
+    __slots__ = ("_best", "_second", "values")
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+        self._best = max(values)
+        at = values.index(self._best)
+        self._second = max([*values[:at], *values[at + 1 :]], default=-math.inf)
+
+    def best_other(self, at: int, otherwise: float) -> float:
+        """Give the best value but that one."""
+        if len(self.values) == 1:
+            return otherwise
+        return self._second if self.values[at] == self._best else self._best
+
+    def margin(self, at: int) -> float:
+        """Give what a value is ahead of the best other one, within bounds."""
+        mine = self.values[at]
+        return max(-0.4, min(0.4, mine - self.best_other(at, mine - _LONE)))
