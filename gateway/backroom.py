@@ -19,7 +19,6 @@ log = logging.getLogger("switchgear.backroom")
 
 AT_ONCE = 32  # requests: half a millisecond
 CARRIED = 16  # batches: what is carried at once is held several times over
-PERIOD_S = 1.0  # unless half of the room is taken before
 
 T = TypeVar("T")
 Batch = tuple[int, T]
@@ -38,8 +37,10 @@ class Backroom(Generic[T]):
         make: Callable[[Sequence[Passage]], T],
         carry: Callable[[Sequence[Batch[T]]], None],
         limit: int,
+        period_s: float = 1.0,
     ) -> None:
-        self._make, self._carry, self._limit = make, carry, limit
+        """Every ``period_s`` it is carried away, and sooner where half of the room is taken."""
+        self._make, self._carry, self._limit, self._period_s = make, carry, limit, period_s
         self._waiting: deque[Passage] = deque()
         self._dear: deque[Passage] = deque()  # to make which takes long
         self._made: deque[Batch[T]] = deque()
@@ -98,7 +99,7 @@ class Backroom(Generic[T]):
     def _run(self) -> None:
         closed = False
         while not closed:
-            self._wake.wait(PERIOD_S)
+            self._wake.wait(self._period_s)
             self._wake.clear()
             closed = self._closed
             with self.at_rest():

@@ -32,6 +32,19 @@ def asked_for(environ: Mapping[str, str], signal: Signal) -> bool:
     return True
 
 
+def period_s(environ: Mapping[str, str], name: str, default_ms: int) -> float:
+    """Read a period, in milliseconds; what cannot be read is logged and taken as unset."""
+    text = environ.get(name, "").strip()
+    try:
+        period_ms = float(text) if text else default_ms
+        if not 100.0 <= period_ms <= 1e9:
+            raise ValueError
+    except ValueError:
+        log.warning("%s=%s is no number of milliseconds from 100 on; %d is used", name, text, default_ms)
+        period_ms = default_ms
+    return period_ms / 1000
+
+
 @lru_cache
 def version() -> str:
     """Give the version of the gateway."""

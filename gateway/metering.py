@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.exporting import asked_for
+from gateway.exporting import asked_for, period_s
 from gateway.loops import Loop
 from gateway.metrics import METRICS
 from gateway.telemetry import Telemetry
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the SDK takes a third of a second to import: only where som
 log = logging.getLogger("switchgear.metering")
 
 COUNTER = "switchgear_metric_exports_total"
-PERIOD_MS = 60_000.0
+PERIOD_MS = 60_000
 UNITS = {metric.name: metric.unit for metric in METRICS}
 
 
@@ -81,18 +81,6 @@ def metering_from(
     # Imported only where it is used: these take a third of a second.
     from gateway.outbound.metrics import MetricExporter
 
-    return Metering(telemetry, MetricExporter(), _period_s(environ), wall)
-
-
-def _period_s(environ: Mapping[str, str]) -> float:
-    text = environ.get("OTEL_METRIC_EXPORT_INTERVAL", "").strip()
-    try:
-        period_ms = float(text) if text else PERIOD_MS
-        if not 100.0 <= period_ms <= 1e9:
-            raise ValueError
-    except ValueError:
-        log.warning(
-            "OTEL_METRIC_EXPORT_INTERVAL=%s is no number of milliseconds from 100 on; 60000 is used", text
-        )
-        period_ms = PERIOD_MS
-    return period_ms / 1000
+    return Metering(
+        telemetry, MetricExporter(), period_s(environ, "OTEL_METRIC_EXPORT_INTERVAL", PERIOD_MS), wall
+    )

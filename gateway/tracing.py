@@ -14,7 +14,7 @@ from typing import Protocol
 from gateway import otlp
 from gateway.backroom import Backroom, Batch
 from gateway.content import Content, Noting, Rules
-from gateway.exporting import asked_for, resource, version
+from gateway.exporting import asked_for, period_s, resource, version
 from gateway.otlp import Value
 from gateway.outlet import Outlet
 from gateway.passage import Passage
@@ -28,6 +28,7 @@ log = logging.getLogger("switchgear.tracing")
 BUFFER_REQUESTS = 4096
 CONTENT_BYTES = 64 * 1024 * 1024  # of prompts and answers that wait
 CLOSE_S = 5.0
+DELAY_MS = 5000  # as in OpenTelemetry's general SDK configuration
 METRIC = "switchgear_traces_total"
 
 
@@ -51,8 +52,9 @@ class Tracing:
         sampler: Sampler,
         telemetry: Telemetry,
         clocks: tuple[Callable[[], float], Callable[[], float]],
+        delay_s: float = 1.0,
     ) -> None:
-        """``clocks``: monotonic, and seconds since the epoch."""
+        """``clocks``: monotonic, and seconds since the epoch. What is finished waits ``delay_s`` at most."""
         self._exporter = exporter
         self._resource = resource
         self._sampler = sampler
@@ -61,7 +63,7 @@ class Tracing:
         self._keep = TracingSettings()
         self.content: Rules | None = None
         self._content_bytes = [0, 0]  # taken by the event loop, let go by the thread
-        self._room = Backroom("traces", self._encode, self._export, BUFFER_REQUESTS)
+        self._room = Backroom("traces", self._encode, self._export, BUFFER_REQUESTS, delay_s)
         # Each counter is made here and then has one writer: "dropped" the event loop, the others the thread.
         for outcome in ("exported", "failed", "dropped"):
             telemetry.count(METRIC, (outcome,), 0.0)
@@ -161,4 +163,5 @@ def tracing_from(
 
     described = resource().attributes
     plain = {name: value for name, value in described.items() if isinstance(value, str | int | float)}
-    return Tracing(SpanExporter(), plain, sampler_from(environ), telemetry, clocks)
+    delay_s = period_s(environ, "OTEL_BSP_SCHEDULE_DELAY", DELAY_MS)
+    return Tracing(SpanExporter(), plain, sampler_from(environ), telemetry, clocks, delay_s)

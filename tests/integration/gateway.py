@@ -71,6 +71,7 @@ class Gateway:
             "TEST_KEY": KEY,
             "TEST_LIMITED_KEY": LIMITED,
             "PYTHONPATH": str(ROOT),
+            "OTEL_BSP_SCHEDULE_DELAY": "500",  # milliseconds: tests wait for spans
             **environ,
         }
         self.write(config)

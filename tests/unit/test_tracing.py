@@ -5,6 +5,7 @@ import threading
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from gateway.exporting import period_s
 from gateway.passage import Passage
 from gateway.settings import TracingSettings
 from gateway.telemetry import Telemetry
@@ -116,3 +117,10 @@ def test_what_is_kept_although_it_was_not_sampled(facts: dict[str, float], kept:
 )
 def test_the_standard_variables_switch_it_on(environ: dict[str, str], on: bool) -> None:
     assert (tracing_from(environ, Telemetry(), (lambda: 0.0, lambda: 0.0)) is not None) == on
+
+
+@pytest.mark.parametrize(
+    ("text", "delay_s"), [("", 5.0), ("250", 0.25), ("soon", 5.0), ("-1", 5.0), ("nan", 5.0), ("1e99", 5.0)]
+)
+def test_how_long_finished_requests_wait(text: str, delay_s: float) -> None:
+    assert period_s({"OTEL_BSP_SCHEDULE_DELAY": text}, "OTEL_BSP_SCHEDULE_DELAY", 5000) == delay_s
