@@ -8,6 +8,7 @@ for the thread: more than so many requests are not taken.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class Backroom(Generic[T]):
         limit: int,
         period_s: float = 1.0,
     ) -> None:
-        """Every ``period_s`` it is carried away, and sooner where half of the room is taken."""
+        """Every ``period_s`` it is carried away, and sooner where there is enough to be carried at once."""
         self._make, self._carry, self._limit, self._period_s = make, carry, limit, period_s
         self._waiting: deque[Passage] = deque()
         self._dear: deque[Passage] = deque()  # to make which takes long
@@ -64,7 +65,7 @@ class Backroom(Generic[T]):
                 self._make_of(self._waiting)
             finally:
                 self._lock.release()
-            if self._taken - self._gone - self._spoiled > self._limit // 2:
+            if len(self._made) >= CARRIED or self._crowded:
                 self._wake.set()
         return True
 
@@ -87,6 +88,10 @@ class Backroom(Generic[T]):
         if self._thread.is_alive():
             self._thread.join(within_s)
 
+    @property
+    def _crowded(self) -> bool:
+        return self._taken - self._gone - self._spoiled > self._limit // 2
+
     def _make_of(self, passages: deque[Passage]) -> None:
         while passages:
             some = [passages.popleft() for _ in range(min(AT_ONCE, len(passages)))]
@@ -97,14 +102,16 @@ class Backroom(Generic[T]):
                 log.exception("%s: nothing could be made of %d requests", self._thread.name, len(some))
 
     def _run(self) -> None:
-        closed = False
+        closed, due_s = False, time.monotonic() + self._period_s
         while not closed:
-            self._wake.wait(self._period_s)
+            self._wake.wait(max(0.0, due_s - time.monotonic()))
             self._wake.clear()
             closed = self._closed
-            with self.at_rest():
-                pass
-            while self._made:
+            all_of_it = closed or self._crowded or time.monotonic() >= due_s
+            if all_of_it:
+                with self.at_rest():
+                    due_s = time.monotonic() + self._period_s
+            while len(self._made) >= CARRIED or (all_of_it and self._made):
                 self._carry_some([self._made.popleft() for _ in range(min(CARRIED, len(self._made)))])
 
     def _carry_some(self, batches: Sequence[Batch[T]]) -> None:

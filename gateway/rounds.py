@@ -29,7 +29,7 @@ def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tupl
         Loop("scaling", 1.0, house.scaler.look),
         Loop("probe", 1.0, supervisor.probe_once),
         Loop("scrape", 2.0, scrape),
-        Loop("ledger", 1.0, books.carry),
+        Loop("ledger", books.every_s, books.carry),
         Loop("keys", 1.0, books.refresh_keys),
         Loop("rollouts", 1.0, house.follow_rollouts),
         Loop("spot", 2.0, house.spot.look),

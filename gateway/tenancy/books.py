@@ -48,6 +48,8 @@ log = logging.getLogger("switchgear.books")
 
 T = TypeVar("T")
 
+EVERY_S, BUSY_EVERY_S = 1.0, 0.25
+BUSY_ROWS = 100  # carried at once
 ORPHANS_EVERY_S = 5.0
 SETTLED_S = 3.0  # after which every process has carried what it has settled
 CLOCKS_S = 3600.0  # by how much the clocks of several gateways may differ
@@ -90,7 +92,7 @@ class Books:
         self._wall = wall
         self._environ = environ
         self._imported: Settings | None = None
-        self._opened = False
+        self._opened = self._busy = False
         self._looked_for_orphans_s = -math.inf
         self._expired_s = 0.0  # what expired before is taken back
         self._failed_s = 0.0  # when the database failed last
@@ -139,7 +141,11 @@ class Books:
     async def carry(self) -> None:
         """Carry new journal lines into SQL."""
         self._journal.pay()
-        await self._run("ledger", self._carry)
+        self._busy = await self._run("ledger", self._carry) > BUSY_ROWS
+
+    def every_s(self) -> float:
+        """Give how often to carry: what a busy second leaves behind must not be a quiet one's work."""
+        return BUSY_EVERY_S if self._busy else EVERY_S
 
     async def prove(self) -> None:
         """Hold the books of the last days against each other, and put old journals away for good."""
@@ -245,13 +251,14 @@ class Books:
             self._carrier.step()
         return holds.hold(self.engine, self._holder, wishes, now_s)
 
-    def _carry(self) -> None:
+    def _carry(self) -> int:
         if not self._opened:
             self._journal.sync()
-            return
-        self._carrier.step()
+            return 0
+        carried = self._carrier.step()
         if not 0 <= self._wall() - self._looked_for_orphans_s < ORPHANS_EVERY_S:
             self._recover()
+        return carried
 
     def _recover(self) -> None:
         own = {segment.path for segment in self._journal.segments()}

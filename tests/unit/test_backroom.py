@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.backroom import AT_ONCE, Backroom, Batch
+from gateway.backroom import AT_ONCE, CARRIED, Backroom, Batch
 from gateway.passage import Passage
 from tests.fakes.processes import until
 
@@ -100,3 +100,15 @@ def test_what_raises_is_logged_and_the_next_batch_is_made_and_carried(
     assert carried == [AT_ONCE, 1]
     said = [record.getMessage() for record in caplog.records]
     assert said == [f"thread: nothing could be made of {AT_ONCE} requests", "thread: what was made is lost"]
+
+
+def test_whole_batches_leave_before_their_time_and_the_rest_at_its_end() -> None:
+    carrier = Carrier()
+    carrier.let.set()
+    room = Backroom("thread", carrier.make, carrier.carry, limit=10_000, period_s=3600.0)
+    room.start()
+    names = [f"{number}" for number in range(AT_ONCE * CARRIED + 1)]
+    assert all(room.offer(passage(name)) for name in names)
+    until(lambda: carrier.carried == names[:-1])
+    room.close()
+    assert carrier.carried == names
