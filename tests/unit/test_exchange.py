@@ -161,6 +161,23 @@ def test_heartbeats_fill_silence_only() -> None:
     assert len([one for one in beats if one > data[-1]]) == 2
 
 
+def test_nothing_goes_the_short_way_into_a_heartbeat() -> None:
+    """A heartbeat that waits for the client has not been written when the client reads again."""
+    clear: list[bool] = []
+
+    def stop_reading(server: Server, exchange: Exchange) -> None:
+        server.writable.clear()
+        asyncio.get_running_loop().call_later(15.0, read_again, server, exchange)
+
+    def read_again(server: Server, exchange: Exchange) -> None:
+        server.writable.set()
+        clear.append(exchange.lane.clear)
+
+    server, _ = outcome(*STREAM, b"a", 20.0, b"b", 0.0, meanwhile=stop_reading)
+    assert clear == [False]
+    assert server.pieces == [b"a", b": keep-alive\n\n", b"b"]
+
+
 def test_a_buffered_answer_has_no_heartbeat() -> None:
     server, _ = outcome(100.0, Whole(b"all"))
     assert server.body == b"all"
