@@ -167,13 +167,13 @@ def test_nothing_goes_the_short_way_into_a_heartbeat() -> None:
 
     def stop_reading(server: Server, exchange: Exchange) -> None:
         server.writable.clear()
-        asyncio.get_running_loop().call_later(15.0, read_again, server, exchange)
+        asyncio.get_running_loop().call_later(22.0, read_again, server, exchange)
 
     def read_again(server: Server, exchange: Exchange) -> None:
         server.writable.set()
         clear.append(exchange.lane.clear)
 
-    server, _ = outcome(*STREAM, b"a", 20.0, b"b", 0.0, meanwhile=stop_reading)
+    server, _ = outcome(*STREAM, b"a", 28.0, b"b", meanwhile=stop_reading)
     assert clear == [False]
     assert server.pieces == [b"a", b": keep-alive\n\n", b"b"]
 
