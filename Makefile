@@ -25,7 +25,7 @@ up: .venv/switchgear.stamp console
 
 test: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp console
 	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"
-	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" REQUIRE="$(REQUIRE)" .venv/bin/python -m pytest -m "not soak" -n $(JOBS) $(ARGS)
+	@SWITCHGEAR_TEST_HOME="$(TEST_HOME)" REQUIRE="$(REQUIRE)" .venv/bin/python -m pytest -m "not soak" -n $(JOBS) --dist worksteal $(ARGS)
 
 soak: .venv/dev.stamp .cache/node.stamp .cache/prometheus.stamp console
 	@.venv/bin/switchgear up --prepare --home "$(TEST_HOME)"

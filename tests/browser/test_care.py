@@ -112,6 +112,7 @@ def test_a_key_is_copied_where_the_console_came_over_plain_http(chromium: Browse
         tab.faults[:] = [one for one in tab.faults if "Cross-Origin-Opener-Policy" not in one]
 
 
+@pytest.mark.soak
 def test_rows_stay_where_one_look_at_them_fails(chromium: Browser, full: Gateway) -> None:
     with visit(chromium, full) as tab:
         tab.by_key().open("requests")

@@ -322,6 +322,7 @@ def test_a_change_without_the_sessions_proof_is_refused(chromium: Browser, full:
         assert status == 403
 
 
+@pytest.mark.soak
 def test_a_gateway_that_does_not_answer_is_said_so(chromium: Browser, full: Gateway) -> None:
     with visit(chromium, full) as tab:
         tab.by_key().open("requests")

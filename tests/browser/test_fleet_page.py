@@ -60,6 +60,7 @@ def done(tab: Visit, replica: str, verb: str) -> None:
     expect(tab.within()).to_have_count(0)
 
 
+@pytest.mark.soak
 def test_replicas_are_scaled_slept_woken_and_reclaimed(chromium: Browser, steered: Gateway) -> None:
     with visit(chromium, steered) as tab:
         tab.by_key().open("fleet")
@@ -87,15 +88,13 @@ def test_replicas_are_scaled_slept_woken_and_reclaimed(chromium: Browser, steere
         assert good(steered, "GET", "models")["data"][0]["scaling"]["pinned"] is None
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", NARROW)])
-def test_a_ready_replica_tells_its_start_and_its_log(
-    chromium: Browser, steered: Gateway, scheme: str, width: int
-) -> None:
-    with visit(chromium, steered, scheme="dark" if scheme == "dark" else "light", width=width) as tab:
-        tab.by_key().open("fleet")
-        row(tab, "m-0").get_by_role("button", name="Details").click()
-        expect(tab.within().get_by_text("Last start:")).to_be_visible()
-        expect(tab.within().locator("pre.log")).to_contain_text("engine ")
-        assert tab.barriers() == []
-        assert not tab.wider_than_the_window()
-        kept(tab, f"fleet-log-{scheme}-{width}")
+def test_a_ready_replica_tells_its_start_and_its_log(chromium: Browser, steered: Gateway) -> None:
+    for dark, width in ((False, 1280), (True, NARROW)):
+        with visit(chromium, steered, scheme="dark" if dark else "light", width=width) as tab:
+            tab.by_key().open("fleet")
+            row(tab, "m-0").get_by_role("button", name="Details").click()
+            expect(tab.within().get_by_text("Last start:")).to_be_visible()
+            expect(tab.within().locator("pre.log")).to_contain_text("engine ")
+            assert tab.barriers() == []
+            assert not tab.wider_than_the_window()
+            kept(tab, f"fleet-log-{'dark' if dark else 'light'}-{width}")

@@ -94,6 +94,7 @@ def told_priority(gateway: Gateway, tier: str) -> int | None:
     return found
 
 
+@pytest.mark.soak
 def test_from_zero_to_two_and_back_without_a_client_error(gateway: Gateway) -> None:
     fleet = FleetProcess(gateway, "first")
     try:
