@@ -168,6 +168,7 @@ def test_a_clients_own_mistake_is_no_failure_of_ours(chromium: Browser, bare: Ga
         expect(levels).to_contain_text("1 failed")
 
 
+@pytest.mark.soak
 def test_a_list_asks_one_question(chromium: Browser, full: Gateway) -> None:
     """And the one of its dialog only when that is opened."""
     with visit(chromium, full) as tab:

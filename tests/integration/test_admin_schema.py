@@ -51,6 +51,7 @@ def asked_everything(door: Gateway, *options: str) -> None:
     assert done.returncode == 0, done.stdout[-6000:]
 
 
+@pytest.mark.soak
 def test_schemathesis_finds_nothing(door: Gateway) -> None:
     asked_everything(door, "--phases", "coverage", "--seed", "1")
 
