@@ -196,13 +196,7 @@ def fit(
         )
     room = max(room, 0) if caches else 0
     host = 0 if profile.gpus else replicas * (weights + room + OVERHEAD_BYTES)
-    if 0 < machine.memory_bytes < host + machine.taken_bytes and host:
-        others = f", of which other models need {_gib(machine.taken_bytes)}" if machine.taken_bytes else ""
-        problems.append(
-            f"{replicas} replicas need {_gib(host)} of memory with their KV cache, and the machine has "
-            f"{_gib(machine.memory_bytes)}{others}: lower kv_cache_bytes or "
-            "min_replicas, or take a smaller model"
-        )
+    problems += _crowded(machine, host, replicas)
     block = profile.block_tokens or (GPU_BLOCK_TOKENS if profile.gpus else CPU_BLOCK_TOKENS)
     tokens = room // per_token // block * block if per_token else 0
     longest = max(lengths, default=0)
@@ -239,6 +233,17 @@ def fit(
         devices=devices,
         host_bytes=host,
     )
+
+
+def _crowded(machine: Machine, host: int, replicas: int) -> list[str]:
+    """Say where the host's memory is too small for so many bytes beside what others need of it."""
+    if not host or not 0 < machine.memory_bytes < host + machine.taken_bytes:
+        return []
+    others = f", of which other models need {_gib(machine.taken_bytes)}" if machine.taken_bytes else ""
+    return [
+        f"{replicas} replicas need {_gib(host)} of memory with their KV cache, and the machine has "
+        f"{_gib(machine.memory_bytes)}{others}: lower kv_cache_bytes or min_replicas, or take a smaller model"
+    ]
 
 
 def _room(profile: LaunchProfile, gpus: Sequence[Gpu], share: int) -> tuple[int, float]:

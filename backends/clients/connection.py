@@ -141,8 +141,11 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         pulse = self.pulse  # asked where it is not plain to see
-        plain = pulse is None or (not pulse.in_comment and body[0] == 0x64 and body[-1] == 0x0A)
-        if plain or (pulse is not None and pulse.beats(body)):
+        if (
+            pulse is None
+            or (not pulse.in_comment and body[0] == 0x64 and body[-1] == 0x0A)
+            or pulse.beats(body)
+        ):
             self.quiet_until = self.loop.time() + self.idle_s
         self.chunks.append(body)
         self.buffered_bytes += len(body)
