@@ -26,6 +26,7 @@ from backends.launchers import launchers
 from backends.replica import Replica
 from backends.supervisor import Supervisor
 from gateway import declared, gauges, rollouts
+from gateway.aftermath import Aftermath
 from gateway.api import admin, console, fallback, feedback, inference, models, probes, schema, streams, usage
 from gateway.attempts import Attempts
 from gateway.batching import Batching
@@ -121,6 +122,7 @@ class House:
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.metering = metering_from(edges.environ, self.telemetry, edges.wall)
         self.log = RequestLog(self.telemetry, (edges.now, edges.wall))
+        self.aftermath = Aftermath(self.telemetry, self.tracing, self.log)
         self.news = news_of(settings, edges.environ)
         cache = settings.cache
         self.link = link_of(settings, edges.environ, edges.now)
@@ -148,7 +150,7 @@ class House:
             shadows=self.shadows,
             telemetry=self.telemetry,
             tracing=self.tracing,
-            log=self.log,
+            aftermath=self.aftermath,
         )
         self.tier = Tier(self.batching, self.telemetry, edges.draw, keep, self.pipeline.shelf.kept)
         self._season(state_dir)
@@ -280,6 +282,7 @@ class House:
             telemetry=self.telemetry,
             control=self.control,
             log=self.log,
+            attend=self.aftermath.attend,
             learning=self.learning,
             together=self.together,
             now=edges.now,
@@ -432,6 +435,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()
+        house.aftermath.attend()
         await asyncio.to_thread(house.log.close)
         if house.metering is not None:
             await house.metering.close()
@@ -460,7 +464,11 @@ def build(process: Process) -> ASGIApp:
     hot = {path: one.fn for one in handlers if isinstance(one, ASGIRouteHandler) for path in one.paths}
 
     def application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return hot.get(scope["path"], rest)(scope, receive, send)
+        handler = hot.get(scope["path"])
+        if handler is None:
+            process.attend()  # who asks about requests is told of all that have ended
+            handler = rest
+        return handler(scope, receive, send)
 
     return application
 

@@ -1,24 +1,22 @@
 """What is made of finished requests behind their backs, and carried away: log lines, spans.
 
-The event loop makes it, a small batch at a time, as soon as a batch is whole: what its requests hold is still
-in the processor's cache and soon free, and no other thread is woken, which would have to fight for the
-interpreter. A thread carries it away now and then, whatever that takes, and makes what is left. Nothing waits
-for the thread: more than so many requests are not taken.
+The event loop makes it, of a batch at a time: what its requests hold is still in the processor's cache and
+soon free, and no other thread is woken, which would have to fight for the interpreter. A thread carries it
+away now and then, whatever that takes, and makes what takes long. Nothing waits for the thread: more than so
+many requests are not taken.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from gateway.passage import Passage
 
 log = logging.getLogger("switchgear.backroom")
 
-AT_ONCE = 32  # requests: half a millisecond
 CARRIED = 16  # batches: what is carried at once is held several times over
 
 T = TypeVar("T")
@@ -42,40 +40,30 @@ class Backroom(Generic[T]):
     ) -> None:
         """Every ``period_s`` it is carried away, and sooner where there is enough to be carried at once."""
         self._make, self._carry, self._limit, self._period_s = make, carry, limit, period_s
-        self._waiting: deque[Passage] = deque()
-        self._dear: deque[Passage] = deque()  # to make which takes long
+        self._left: deque[Passage] = deque()
         self._made: deque[Batch[T]] = deque()
-        # One writer each: the event loop, the thread, who makes.
-        self._taken = self._gone = self._spoiled = 0
-        self._lock = threading.Lock()  # on making; the event loop never waits for it
+        # One writer each: the event loop, the thread, and, of what was spoiled, both.
+        self._taken = self._gone = 0
+        self._spoiled = [0, 0]
         self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def offer(self, passage: Passage, *, dear: bool = False) -> bool:
-        """Take a request; False where there is no room. A dear one is left to the thread."""
-        if self._taken - self._gone - self._spoiled >= self._limit:
-            return False
-        self._taken += 1
-        if dear:
-            self._dear.append(passage)
-            return True
-        self._waiting.append(passage)
-        if len(self._waiting) >= AT_ONCE and self._lock.acquire(blocking=False):
-            try:
-                self._make_of(self._waiting)
-            finally:
-                self._lock.release()
+    def offer(self, passages: Sequence[Passage]) -> Sequence[Passage]:
+        """Take requests, and make something of them at once; gives those that there is no room for."""
+        room = self._room()
+        if some := passages[:room]:
+            self._taken += len(some)
+            self._spoiled[0] += self._make_of(some)
             if len(self._made) >= CARRIED or self._crowded:
                 self._wake.set()
-        return True
+        return passages[room:]
 
-    @contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Have what is left made, and nothing more within the block; waits for who is making."""
-        with self._lock:
-            self._make_of(self._waiting)
-            self._make_of(self._dear)
-            yield
+    def leave(self, passages: Sequence[Passage]) -> Sequence[Passage]:
+        """Leave requests to the thread, since it takes long; gives those that there is no room for."""
+        room = self._room()
+        self._taken += len(passages[:room])
+        self._left.extend(passages[:room])
+        return passages[room:]
 
     def start(self) -> None:
         """Start carrying away."""
@@ -88,18 +76,21 @@ class Backroom(Generic[T]):
         if self._thread.is_alive():
             self._thread.join(within_s)
 
+    def _room(self) -> int:
+        return max(0, self._limit - (self._taken - self._gone - sum(self._spoiled)))
+
     @property
     def _crowded(self) -> bool:
-        return self._taken - self._gone - self._spoiled > self._limit // 2
+        return self._room() < self._limit // 2
 
-    def _make_of(self, passages: deque[Passage]) -> None:
-        while passages:
-            some = [passages.popleft() for _ in range(min(AT_ONCE, len(passages)))]
-            try:
-                self._made.append((len(some), self._make(some)))
-            except Exception:
-                self._spoiled += len(some)
-                log.exception("%s: nothing could be made of %d requests", self._thread.name, len(some))
+    def _make_of(self, some: Sequence[Passage]) -> int:
+        """Make something of some requests; gives how many are spoiled."""
+        try:
+            self._made.append((len(some), self._make(some)))
+        except Exception:
+            log.exception("%s: nothing could be made of %d requests", self._thread.name, len(some))
+            return len(some)
+        return 0
 
     def _run(self) -> None:
         closed, due_s = False, time.monotonic() + self._period_s
@@ -109,8 +100,9 @@ class Backroom(Generic[T]):
             closed = self._closed
             all_of_it = closed or self._crowded or time.monotonic() >= due_s
             if all_of_it:
-                with self.at_rest():
-                    due_s = time.monotonic() + self._period_s
+                due_s = time.monotonic() + self._period_s
+                while self._left:
+                    self._spoiled[1] += self._make_of([self._left.popleft()])
             while len(self._made) >= CARRIED or (all_of_it and self._made):
                 self._carry_some([self._made.popleft() for _ in range(min(CARRIED, len(self._made)))])
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Mapping
 
 from gateway import cascading, sharing
+from gateway.aftermath import Aftermath
 from gateway.bands import BANDS, band_of
 from gateway.batching import Batching
 from gateway.calls import Calls, Incoming
@@ -34,7 +35,6 @@ from gateway.openai.forms import Form
 from gateway.openai.schemas import Inference
 from gateway.outlet import Outlet
 from gateway.passage import Passage
-from gateway.request_log import RequestLog
 from gateway.settings import CacheSettings, CoalescingSettings
 from gateway.shadows import Shadows, job_of
 from gateway.sharpening import Sharpening
@@ -71,8 +71,8 @@ class Pipeline:
         sharpening: Sharpening,
         shadows: Shadows,
         telemetry: Telemetry,
-        tracing: Tracing | None = None,
-        log: RequestLog | None = None,
+        aftermath: Aftermath,
+        tracing: Tracing | None,
     ) -> None:
         self._keys = keys
         self._billing = billing
@@ -82,7 +82,7 @@ class Pipeline:
         self._sharpening, self._shadows = sharpening, shadows
         self._telemetry = telemetry
         self._tracing = tracing
-        self._log = log
+        self._aftermath = aftermath
         self.now, self._wall = attempts.now, billing.now
         self.calls = Calls(attempts, traced=tracing is not None)
         self.shelf = Shelf(store, self.now, self._wall)
@@ -148,11 +148,7 @@ class Pipeline:
             raise
         finally:
             passage.ended_s = now()
-            passage.observe(self._telemetry)
-            if self._tracing is not None:
-                self._tracing.offer(passage)
-            if self._log is not None:
-                self._log.offer(passage)
+            self._aftermath.take(passage)
 
     async def _replay(self, passage: Passage, entry: Entry, request: Inference, out: Outlet) -> None:
         """Stream a kept answer at the pace of a model."""

@@ -1,6 +1,6 @@
 """The log: a line for each request, as JSON, and everything else; written behind the requests' backs.
 
-Lines are made of finished requests, a few at a time, and written by a thread (``gateway.backroom``). What no
+Lines are made of finished requests, some at a time, and written by a thread (``gateway.backroom``). What no
 room is left for is counted, never waited for. A line says what was decided and what it cost, by whom it was
 asked and under which trace: no prompt, no answer, no key, no text of an error.
 """
@@ -9,8 +9,8 @@ import contextlib
 import itertools
 import logging
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, Literal
@@ -159,6 +159,10 @@ def _iso_second(second: int) -> bytes:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
+_Kept = tuple[str, bytes, Reading | None]
+"""A request's id, its line, and what the classifier read."""
+
+
 class RequestLog:
     """Writes lines from its own thread, and keeps the last ones for who asks how a request was decided."""
 
@@ -173,7 +177,8 @@ class RequestLog:
         self._now, self._wall = clocks
         self._out = out
         self._settings = LoggingSettings()
-        self._kept: OrderedDict[str, tuple[bytes, Reading | None]] = OrderedDict()
+        self._kept: deque[list[_Kept]] = deque()  # by batch; other threads read it
+        self._kept_lines = 0
         self._room = Backroom("request log", self._make, self._write, BUFFER_REQUESTS)
         for outcome in ("written", "dropped"):  # one writer each: the thread, and the event loop
             telemetry.count(METRIC, (outcome,), 0.0)
@@ -183,27 +188,32 @@ class RequestLog:
         self._settings = settings
         logging.getLogger("switchgear").setLevel((settings.level or "notset").upper())
 
-    def offer(self, passage: Passage) -> None:
-        """Take a finished request."""
-        if not self._room.offer(passage):
-            self._telemetry.count(METRIC, ("dropped",))
+    def offer(self, passages: Sequence[Passage]) -> None:
+        """Take finished requests."""
+        if dropped := self._room.offer(passages):
+            self._telemetry.count(METRIC, ("dropped",), len(dropped))
 
     def find(self, request_id: str) -> RequestLine | None:
         """Give what is kept of a request of this process; None where it is long ago, or of another one."""
-        with self._room.at_rest():
-            kept = self._kept.get(request_id)
-        return _decode(kept[0]) if kept is not None else None
+        kept = self._find(request_id)
+        return _decode(kept[1]) if kept is not None else None
 
     def latest(self, wanted: Callable[[RequestLine], bool], limit: int) -> list[RequestLine]:
         """Give the latest requests of this process that are wanted, the newest first."""
-        with self._room.at_rest():
-            kept = [said for said, _ in reversed(self._kept.values())]
-        return list(itertools.islice(filter(wanted, map(_decode, kept)), limit))
+        lines = (_decode(said) for _, said, _ in self._newest_first())
+        return list(itertools.islice(filter(wanted, lines), limit))
 
     def reading(self, request_id: str) -> Reading | None:
         """Give what the classifier read, of a request that ``find`` finds; None where it was not asked."""
-        kept = self._kept.get(request_id)
-        return kept[1] if kept is not None else None
+        kept = self._find(request_id)
+        return kept[2] if kept is not None else None
+
+    def _find(self, request_id: str) -> _Kept | None:
+        return next((one for one in self._newest_first() if one[0] == request_id), None)
+
+    def _newest_first(self) -> Iterator[_Kept]:
+        for batch in reversed(self._kept.copy()):
+            yield from reversed(batch)
 
     def start(self) -> None:
         """Start writing."""
@@ -216,15 +226,20 @@ class RequestLog:
     def _make(self, passages: Sequence[Passage]) -> list[bytes]:
         """Make the lines of some requests, and keep them; gives those that are to be written."""
         offset_s = self._wall() - self._now()
-        wanted, lines = self._settings.requests, []
+        kept: list[_Kept] = []
         for passage in passages:
-            said, choice = line(passage, offset_s), passage.choice
-            self._kept[passage.request_id] = said, choice.reading if choice is not None else None
-            if wanted == "all" or (wanted == "failed" and passage.error):
-                lines.append(said)
-        while len(self._kept) > KEPT_LINES:
-            self._kept.popitem(last=False)
-        return lines
+            choice = passage.choice
+            reading = choice.reading if choice is not None else None
+            kept.append((passage.request_id, line(passage, offset_s), reading))
+        self._kept.append(kept)
+        self._kept_lines += len(kept)
+        while self._kept_lines - len(self._kept[0]) >= KEPT_LINES:
+            self._kept_lines -= len(self._kept.popleft())
+        if self._settings.requests == "all":
+            return [said for _, said, _ in kept]
+        if self._settings.requests == "failed":
+            return [said for passage, (_, said, _) in zip(passages, kept, strict=True) if passage.error]
+        return []
 
     def _write(self, batches: Sequence[Batch[list[bytes]]]) -> None:
         lines = [said for _, some in batches for said in some]

@@ -1,6 +1,6 @@
 """OpenTelemetry traces, for billing and latency: one per request, exported in the background.
 
-Rules: spans are made of finished requests, a few at a time, and sent by a thread (``gateway.backroom``). A
+Rules: spans are made of finished requests, some at a time, and sent by a thread (``gateway.backroom``). A
 receiver that is slow or away costs traces, counted, and nothing else. Head sampling by the standard
 variables; what failed, was tried twice, was slow or dear is kept whatever the sampler said. No text of errors
 is in a span, and prompts and answers only of tenants that the configuration names (``gateway.content``).
@@ -86,18 +86,23 @@ class Tracing:
         passage.content = Content(self.content, body)
         return Noting(passage.content, out)
 
-    def offer(self, passage: Passage) -> None:
-        """Take a finished request, if it is to be seen."""
-        assert passage.trace is not None
-        if not passage.trace.sampled and not self._worth(passage):
-            return
-        content = passage.content
-        if content is not None:
-            self._make_room(passage, content)
-        if not self._room.offer(passage, dear=passage.content is not None):
-            self._telemetry.count(METRIC, ("dropped",))
+    def offer(self, passages: Sequence[Passage]) -> None:
+        """Take finished requests, as far as they are to be seen; one with content takes the thread."""
+        plain: list[Passage] = []
+        full: list[Passage] = []
+        for passage in passages:
+            assert passage.trace is not None
+            if not passage.trace.sampled and not self._worth(passage):
+                continue
             if passage.content is not None:
-                self._content_bytes[0] -= passage.content.size_bytes
+                self._make_room(passage, passage.content)
+            (plain if passage.content is None else full).append(passage)
+        dropped = [*self._room.offer(plain), *(self._room.leave(full) if full else ())]
+        if dropped:
+            self._telemetry.count(METRIC, ("dropped",), len(dropped))
+            self._content_bytes[0] -= sum(
+                one.content.size_bytes for one in dropped if one.content is not None
+            )
 
     def _make_room(self, passage: Passage, content: Content) -> None:
         """Have content wait too, unless too much of it waits already."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.backroom import AT_ONCE, CARRIED, Backroom, Batch
+from gateway.backroom import CARRIED, Backroom, Batch
 from gateway.passage import Passage
 from tests.fakes.processes import until
 
@@ -30,49 +30,34 @@ class Carrier:
             self.carried += names
 
 
-def passage(name: str) -> Passage:
-    return Passage(name, "chat", 0.0)
+def passages(*names: str) -> list[Passage]:
+    return [Passage(name, "chat", 0.0) for name in names]
 
 
-def test_whole_batches_are_made_at_once_and_the_rest_by_the_thread() -> None:
+def test_it_is_made_at_once_and_what_takes_long_by_the_thread() -> None:
     carrier = Carrier()
     room = Backroom("thread", carrier.make, carrier.carry, limit=1000)
-    names = [f"{number}" for number in range(2 * AT_ONCE + 3)]
-    assert all(room.offer(passage(name)) for name in names)
-    assert list(carrier.threads) == names[: 2 * AT_ONCE]
-    assert room.offer(passage("dear"), dear=True)
+    assert not room.offer(passages("one", "two"))
+    assert list(carrier.threads) == ["one", "two"]
+    assert not room.leave(passages("long"))
+    assert not room.offer(passages("three"))
     carrier.let.set()
     room.start()
     room.close()
-    assert carrier.carried == [*names, "dear"]
-    made_by_thread = [name for name, thread in carrier.threads.items() if thread == "thread"]
-    assert made_by_thread == [*names[2 * AT_ONCE :], "dear"]
+    assert carrier.carried == ["one", "two", "three", "long"]
+    assert [name for name, thread in carrier.threads.items() if thread == "thread"] == ["long"]
 
 
 def test_no_more_is_taken_than_there_is_room_for_until_it_is_carried_away() -> None:
     carrier = Carrier()
     room = Backroom("thread", carrier.make, carrier.carry, limit=5)
-    assert [room.offer(passage("one"), dear=number % 2 == 0) for number in range(7)] == [True] * 5 + [
-        False
-    ] * 2
+    assert [len(room.offer(passages("one", "one"))), len(room.leave(passages("one", "one")))] == [0, 0]
+    assert [len(room.offer(passages("one", "no"))), len(room.leave(passages("no")))] == [1, 1]
     carrier.let.set()
     room.start()
     room.close()
     assert carrier.carried == ["one"] * 5
-    assert room.offer(passage("two"))
-
-
-def test_who_asks_has_what_is_left_made() -> None:
-    carrier = Carrier()
-    room = Backroom("thread", carrier.make, carrier.carry, limit=1000)
-    room.offer(passage("one"))
-    assert not carrier.threads
-    with room.at_rest():
-        for _ in range(AT_ONCE):
-            room.offer(passage("later"))
-        assert list(carrier.threads) == ["one"]
-    room.offer(passage("later"))
-    assert list(carrier.threads) == ["one", "later"]
+    assert not room.offer(passages("two"))
 
 
 def test_what_raises_is_logged_and_the_next_batch_is_made_and_carried(
@@ -90,25 +75,27 @@ def test_what_raises_is_logged_and_the_next_batch_is_made_and_carried(
         if len(carried) == 1:
             raise OSError("not this time")
 
-    room = Backroom("thread", make, carry, limit=AT_ONCE)
+    room = Backroom("thread", make, carry, limit=2)
     for name in ("spoiled", "good"):
-        assert all(room.offer(passage(name)) for _ in range(AT_ONCE))
-    assert not room.offer(passage("more"))  # the spoiled ones take no room any more, the good ones do
+        assert not room.offer(passages(name, name))
+    assert room.offer(passages("more"))  # the spoiled ones take no room any more, the good ones do
     room.start()
-    until(lambda: room.offer(passage("later"), dear=True))
+    until(lambda: not room.leave(passages("later")))
     room.close()
-    assert carried == [AT_ONCE, 1]
+    assert carried == [2, 1]
     said = [record.getMessage() for record in caplog.records]
-    assert said == [f"thread: nothing could be made of {AT_ONCE} requests", "thread: what was made is lost"]
+    assert said == ["thread: nothing could be made of 2 requests", "thread: what was made is lost"]
 
 
-def test_whole_batches_leave_before_their_time_and_the_rest_at_its_end() -> None:
+def test_enough_batches_leave_before_their_time_and_the_rest_at_its_end() -> None:
     carrier = Carrier()
     carrier.let.set()
     room = Backroom("thread", carrier.make, carrier.carry, limit=10_000, period_s=3600.0)
     room.start()
-    names = [f"{number}" for number in range(AT_ONCE * CARRIED + 1)]
-    assert all(room.offer(passage(name)) for name in names)
+    names = [f"{number}" for number in range(CARRIED + 1)]
+    for name in names[:-1]:
+        assert not room.offer(passages(name))
     until(lambda: carrier.carried == names[:-1])
+    assert not room.offer(passages(names[-1]))
     room.close()
     assert carrier.carried == names

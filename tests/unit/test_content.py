@@ -195,7 +195,7 @@ def test_content_that_waits_for_its_export_is_bounded() -> None:
     for number in range(CONTENT_BYTES // len(body) + 3):
         passage = Passage(f"r{number}", "chat", 1.0, trace=tracing.begin({}))
         passage.content = Content(Rules(settings), body)
-        tracing.offer(passage)
+        tracing.offer([passage])
         passages.append(passage)
     kept = [passage.content is not None for passage in passages]
     assert kept == [True] * (CONTENT_BYTES // len(body)) + [False] * 3

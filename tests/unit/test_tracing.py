@@ -47,7 +47,7 @@ def offer(tracing: Tracing, **facts: float) -> None:
     passage = Passage("req_1", "chat", 100.0, trace=tracing.begin({}), ended_s=101.0)
     for name, value in facts.items():
         setattr(passage, name, value)
-    tracing.offer(passage)
+    tracing.offer([passage])
 
 
 def counted(telemetry: Telemetry) -> dict[str, float]:
