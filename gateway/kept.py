@@ -4,7 +4,7 @@ A complaint names a request. Which kept answer a request led to is remembered fo
 requests of this process; a complaint about another one is passed on to the gateways that share the cache.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -78,18 +78,18 @@ class Kept:
         """What others told."""
         self.saved_tokens = {"hit-exact": 0, "hit-semantic": 0}
         self.saved_s = {"hit-exact": 0.0, "hit-semantic": 0.0}
-        self._notes: OrderedDict[str, _Note] = OrderedDict()
+        # Looked through when somebody complains: a look-up for each request would cost all of them.
+        self._notes: deque[tuple[str, _Note]] = deque(maxlen=_MOST_NOTES)
 
     def note(self, request_id: str, tenant: str, key: bytes) -> None:
         """Remember which answer a request was given, or gave."""
-        self._remember(request_id, _Note(tenant, key))
+        self._notes.append((request_id, _Note(tenant, key)))
 
     def note_near(self, request_id: str, tenant: str, found: Found) -> None:
         """Remember which answer likeness gave to a request."""
         verdict = found.verdict
-        self._remember(
-            request_id, _Note(tenant, bytes.fromhex(verdict.answer), found.asked.route, verdict.score)
-        )
+        note = _Note(tenant, bytes.fromhex(verdict.answer), found.asked.route, verdict.score)
+        self._notes.append((request_id, note))
 
     async def listed(self, selection: Selection) -> list[Shown]:
         """Give the kept answers that are meant, of both tiers."""
@@ -131,21 +131,21 @@ class Kept:
 
     def pass_on(self, tenant: str, request_id: str) -> bool:
         """Tell the other gateways of a bad answer where it is not known here. Tells whether that was so."""
-        if request_id in self._notes or self.tell is None:
+        if self.tell is None or self._note_of(request_id) is not None:
             return False
         self.tell(tenant, request_id)
         return True
 
     async def complain(self, tenant: str, request_id: str, right: bool) -> bool:
         """Take a user's word on an answer; a bad one goes at once. Tells whether one went."""
-        note = self._notes.get(request_id)
+        note = self._note_of(request_id)
         if note is None or note.tenant != tenant:
             return False
         if self.likeness is not None and note.route and not right:
             self.likeness.cache.report(note.route, note.score, right)
         if right:
             return False
-        del self._notes[request_id]
+        self._notes = deque((one for one in self._notes if one[0] != request_id), _MOST_NOTES)
         await self._banish({note.key})
         return True
 
@@ -162,10 +162,8 @@ class Kept:
         if self.likeness is not None:
             await self.likeness.forget(keys)
 
-    def _remember(self, request_id: str, note: _Note) -> None:
-        self._notes[request_id] = note
-        if len(self._notes) > _MOST_NOTES:
-            self._notes.popitem(last=False)
+    def _note_of(self, request_id: str) -> _Note | None:
+        return next((note for known, note in reversed(self._notes) if known == request_id), None)
 
 
 def _shown(tier: str, entry: Entry) -> Shown:

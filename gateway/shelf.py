@@ -123,8 +123,13 @@ class Shelf:
             passage.cache_key = exact
             if entry is None and (tags := incoming.headers.get(b"x-switchgear-cache-tag")):
                 passage.tags = caching.tags(tags)
-        if self.kept.likeness is not None:
-            entry = await self._look_near(passage, request, target.shared_name(key), key.tenant, entry)
+        if (likeness := self.kept.likeness) is not None:
+            verdict: Repeat = "ask"
+            if entry is not None:
+                told_s = entry.stored_s if _says_it_again(request) else None
+                verdict = likeness.passed(key.tenant, asked[1], told_s, self._wall())
+            if verdict != "serve":
+                entry = await self._look_near(passage, request, entry, verdict)
         if entry is not None:
             passage.found(entry)
             if passage.cache == "hit-exact":
@@ -150,19 +155,13 @@ class Shelf:
             self._read[asked[0], asked[2], asked[3]] = request
 
     async def _look_near(
-        self, passage: Passage, request: Inference, name: str, tenant: str, entry: Entry | None
+        self, passage: Passage, request: Inference, entry: Entry | None, verdict: Repeat
     ) -> Entry | None:
         """Ask the semantic tier where the exact one had nothing, or what it had may be right no more."""
-        likeness, now_s = self.kept.likeness, self._wall()
+        (key, target, _), likeness = passage.of(), self.kept.likeness
         assert likeness is not None
-        verdict: Repeat = "ask"
-        if entry is not None:
-            kept_s = entry.stored_s if _says_it_again(request) else None
-            verdict = likeness.passed(tenant, name, kept_s, now_s)
-        if verdict == "serve":
-            return entry
-        asker = Asker(tenant, name, self._salt, passage.of()[0].retention_s)
-        found = await likeness.look_up(request, asker, now_s, entry)
+        asker = Asker(key.tenant, target.shared_name(key), self._salt, key.retention_s)
+        found = await likeness.look_up(request, asker, self._wall(), entry)
         if verdict == "check":
             passage.to_check = found
             return entry
@@ -176,7 +175,7 @@ class Shelf:
         if found.entry is None:
             return None
         passage.cache = "hit-semantic"
-        self.kept.note_near(passage.request_id, tenant, found)
+        self.kept.note_near(passage.request_id, key.tenant, found)
         return found.entry
 
     def audit(

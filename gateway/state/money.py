@@ -117,17 +117,20 @@ class Purses:
 
     def of(self, bounds: Sequence[Bound], now_s: float) -> list[Purse]:
         """Give the purses of those bounds that have money, with their limits in force."""
-        return [
-            self._purse(bound, now_s) for bound in bounds if bound.credit or bound.budget_nanousd is not None
-        ]
+        purses = []
+        for bound in bounds:
+            if bound.credit or bound.budget_nanousd is not None:
+                purse = self.accounts.get(bound.account)
+                if purse is None or purse.bound is not bound:
+                    purse = self._purse(bound, now_s)
+                purses.append(purse)
+        return purses
 
     def spend(self, bounds: Sequence[Bound], reserved_nanousd: int, cost_nanousd: int, now_s: float) -> None:
         """Give back what was reserved, count what was spent."""
-        for bound in bounds:
-            if bound.credit or bound.budget_nanousd is not None:
-                purse = self._purse(bound, now_s)
-                purse.reserved -= reserved_nanousd
-                purse.spend(cost_nanousd, now_s)
+        for purse in self.of(bounds, now_s):
+            purse.reserved -= reserved_nanousd
+            purse.spend(cost_nanousd, now_s)
 
     def book(self, standings: Mapping[str, Standing], now_s: float) -> None:
         """Take over what SQL knows; see ``Limits.book``."""
@@ -138,9 +141,8 @@ class Purses:
             purse.book(standing, now_s)
 
     def _purse(self, bound: Bound, now_s: float) -> Purse:
+        """Give the purse of a bound whose limits may be new."""
         purse = self.accounts.get(bound.account)
-        if purse is not None and purse.bound is bound:
-            return purse
         if purse is None:
             if len(self.accounts) >= self._sweep_above:
                 self._sweep_above = sweep(self.accounts, now_s)

@@ -156,7 +156,7 @@ class Charge:
     @property
     def cost_usd(self) -> float:
         """The cost of the usage so far."""
-        return self.cost_of(self.usage)
+        return amount_nanousd(self.price, self.usage, self.source, self.service) / NANO
 
     def cost_of(self, usage: Usage) -> float:
         """The cost of a usage, in USD."""

@@ -1,7 +1,7 @@
 """What a client hears of its limits: the headers of a rate, and the error for what was short."""
 
 from gateway.errors import InsufficientQuota, InternalError, RateLimited
-from gateway.state.limits import Left, Verdict
+from gateway.state.limits import Verdict
 
 _OF_REQUESTS, _OF_TOKENS = (
     b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n"
@@ -13,14 +13,12 @@ LEVELS = {"org": "organisation", "project": "project", "key": "key", "user": "en
 
 def rate_lines(verdict: Verdict) -> bytes:
     """Give OpenAI's rate-limit headers for the rates that are configured, as lines of a head."""
-    requests, tokens = verdict.requests, verdict.tokens
-    return (_lines(_OF_REQUESTS, requests) if requests is not None else b"") + (
-        _lines(_OF_TOKENS, tokens) if tokens is not None else b""
-    )
-
-
-def _lines(form: bytes, left: Left) -> bytes:
-    return form % (left.limit, left.remaining, _duration(left.reset_s))
+    requests, tokens, lines = verdict.requests, verdict.tokens, b""
+    if requests is not None:
+        lines = _OF_REQUESTS % (requests.limit, requests.remaining, _duration(requests.reset_s))
+    if tokens is not None:
+        lines += _OF_TOKENS % (tokens.limit, tokens.remaining, _duration(tokens.reset_s))
+    return lines
 
 
 def _pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
