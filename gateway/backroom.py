@@ -17,7 +17,7 @@ from gateway.passage import Passage
 
 log = logging.getLogger("switchgear.backroom")
 
-CARRIED = 16  # batches: what is carried at once is held several times over
+CARRIED = 32  # batches: what is carried at once is held several times over, and each waking costs a lot
 
 T = TypeVar("T")
 Batch = tuple[int, T]

@@ -47,9 +47,24 @@ class Cycle(RequestResponseCycle):
     """One request and its answer: as ASGI has it, and as ``api.exchange.Wire`` for the hot path."""
 
     task: "asyncio.Task[None]"
+    tasks: set["asyncio.Task[None]"]
     transport: JoinedWrites  # type: ignore[assignment]  # what ``connection_made`` has put in its place
     spoken = held = False
     _leave: Callable[[], None] | None = None
+
+    async def run_asgi(self, app: Any) -> None:
+        """Have the application answer; where it does not to the end, the connection is closed."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception:
+            self.logger.exception("the application failed")
+            if not self.response_started:
+                await self.send_500_response()
+        finally:
+            self.on_response = _nothing  # else a circle
+            self.tasks.discard(self.task)
+        if not self.response_complete and not self.disconnected:
+            self.transport.close()
 
     @property
     def over(self) -> bool:
@@ -349,9 +364,9 @@ class JoinedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = answered = cast("Cycle", cycle)
+        answered.tasks = self.tasks
         answered.task = task = self.loop.create_task(cycle.run_asgi(app))
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
@@ -371,6 +386,10 @@ def _parts_of(url: bytes) -> tuple[str, bytes, bytes]:
     parsed = httptools.parse_url(url)
     path = parsed.path.decode("ascii")
     return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+def _nothing() -> None:
+    """Stand in for a callback."""
 
 
 def _too_large(limit_bytes: int) -> RequestTooLarge:

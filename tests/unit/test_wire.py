@@ -109,6 +109,29 @@ def test_a_header_cannot_smuggle_in_another(value: bytes, where: str) -> None:
     assert value not in sent
 
 
+@pytest.mark.parametrize("began", [False, True])
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_an_application_leaves_unanswered_ends_with_its_connection(began: bool, raises: bool) -> None:
+    async def handler(_scope: Any, _receive: Any, send: Any) -> None:
+        if began:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        if raises:
+            raise ValueError("not for the client")
+
+    async def main() -> tuple[JoinedHttpProtocol, Transport]:
+        protocol, transport = connected(handler)
+        protocol.data_received(ASK % b"GET")
+        await turns()
+        return protocol, transport
+
+    protocol, transport = asyncio.run(main())
+    assert transport.closed
+    assert not protocol.tasks
+    sent = b"".join(transport.written)
+    assert b"not for the client" not in sent
+    assert sent.startswith(b"HTTP/1.1 500 ") == (raises and not began)
+
+
 def spoken(asked: bytes, *calls: tuple[Any, ...]) -> Transport:
     """Give what leaves for calls of the hot path's own interface."""
 
