@@ -16,21 +16,21 @@ from gateway.process import Process
 
 
 class _Entropy:
-    """Random bytes from the kernel, fetched by the page: one system call for many ids."""
+    """Random digits from the kernel, fetched by the page: one system call for many ids."""
 
-    _page = b""
+    _page = ""
     _used = 0
 
     def forget(self) -> None:
-        """Begin a new page: a forked child must not repeat its parent's bytes."""
-        self._page = b""
+        """Begin a new page: a forked child must not repeat its parent's digits."""
+        self._page = ""
 
-    def take(self, count: int) -> bytes:
-        """Give bytes that were never given before."""
-        if self._used + count > len(self._page):
-            self._page, self._used = os.urandom(4096), 0
-        self._used += count
-        return self._page[self._used - count : self._used]
+    def take(self, count: int) -> str:
+        """Give hexadecimal digits that were never given before."""
+        begin, self._used = self._used, self._used + count
+        if self._used > len(self._page):
+            self._page, begin, self._used = os.urandom(4096).hex(), 0, count
+        return self._page[begin : self._used]
 
 
 _entropy = _Entropy()
@@ -42,7 +42,7 @@ def new_request_id() -> str:
 
     Ids that grow with time keep the databases' indexes fast: random ones took twice the CPU of a ledger row.
     """
-    return f"req_{time.time_ns() // 1_000_000:012x}{_entropy.take(10).hex()}"
+    return f"req_{time.time_ns() // 1_000_000:012x}{_entropy.take(20)}"
 
 
 def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:

@@ -107,6 +107,10 @@ class Inference(msgspec.Struct):
     """Tokens of the prompt as estimated at admission; corrected by the upstream's usage."""
     output_tokens_estimate: int = 0
     """Tokens of the answer as estimated at admission."""
+    choices: int = 1
+    """How many choices the answer must finish; 0 of what has none."""
+    wanted_tokens: int | None = None
+    """The client's own limit of the tokens of a choice."""
 
     @property
     def model(self) -> str:
@@ -167,23 +171,11 @@ class Inference(msgspec.Struct):
         before = (bytes(fields[name]) for name in ("cache_salt", "tools") if name in fields)
         return memoryview(prompt), b"\0".join((tenant.encode(), *before))
 
-    @property
-    def choices(self) -> int:
-        """How many choices the answer must finish."""
-        typed = self.typed
-        if isinstance(typed, EmbeddingFields):
-            return 0
-        prompts = 1
-        if isinstance(typed, CompletionFields) and isinstance(typed.prompt, list):
-            prompts = 1 if typed.prompt and isinstance(typed.prompt[0], int) else len(typed.prompt)
-        return max(1, typed.n or 1) * max(1, prompts)
-
     def most_output_tokens(self, context_tokens: int | None) -> int | None:
         """The most tokens that an answer can have; None where neither request nor model says."""
-        typed = self.typed
-        if isinstance(typed, EmbeddingFields):
+        if not self.choices:
             return 0
-        wanted = _wanted(typed)
+        wanted = self.wanted_tokens
         if wanted is None or (context_tokens is not None and wanted > context_tokens):
             wanted = context_tokens
         return None if wanted is None else max(0, wanted) * self.choices
@@ -228,25 +220,34 @@ def parse(endpoint: Endpoint, body: bytes) -> Inference:
     if isinstance(typed, ChatFields) and not typed.messages:
         raise InvalidRequest("'messages' must have at least one message.", param="messages")
     prompt_bytes = sum([len(fields[name]) for name in _PROMPT if name in fields])
-    stream = isinstance(typed, Common) and bool(typed.stream)
-    return Inference(
-        endpoint, fields, typed, prompt_bytes, stream, 1 + prompt_bytes // BYTES_PER_TOKEN, _estimated(typed)
+    found = Inference(
+        endpoint, fields, typed, prompt_bytes, prompt_tokens_estimate=1 + prompt_bytes // BYTES_PER_TOKEN
     )
+    if isinstance(typed, EmbeddingFields):
+        found.choices = 0
+        return found
+    found.stream = bool(typed.stream)
+    found.choices = _choices(typed)
+    wanted = found.wanted_tokens = _wanted(typed)
+    found.output_tokens_estimate = max(0, DEFAULT_OUTPUT_TOKENS if wanted is None else wanted) * max(
+        1, typed.n or 1
+    )
+    return found
+
+
+def _choices(typed: Common) -> int:
+    """Give how many choices an answer must finish."""
+    prompts = 1
+    if isinstance(typed, CompletionFields) and isinstance(typed.prompt, list):
+        prompts = 1 if typed.prompt and isinstance(typed.prompt[0], int) else len(typed.prompt)
+    return max(1, typed.n or 1) * max(1, prompts)
 
 
 def _wanted(typed: Common) -> int | None:
     """Give the client's own limit of the answer's tokens."""
-    wanted = typed.max_tokens
     if isinstance(typed, ChatFields) and typed.max_completion_tokens is not None:
-        wanted = typed.max_completion_tokens
-    return wanted
-
-
-def _estimated(typed: AnyFields) -> int:
-    if isinstance(typed, EmbeddingFields):
-        return 0
-    wanted = _wanted(typed)
-    return max(0, DEFAULT_OUTPUT_TOKENS if wanted is None else wanted) * max(1, typed.n or 1)
+        return typed.max_completion_tokens
+    return typed.max_tokens
 
 
 @lru_cache(1024)
