@@ -16,7 +16,6 @@ import msgspec
 from litestar import Litestar, Router
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
-from redis.exceptions import RedisError
 
 from backends.clients import Clients
 from backends.clients.base import InferenceClient
@@ -58,7 +57,6 @@ from gateway.sharpening import Sharpening
 from gateway.spot import SpotWatch
 from gateway.staging import ConfigFile
 from gateway.state.memory import MemoryLimits
-from gateway.state.redis import RedisAway
 from gateway.tallies import Tallies
 from gateway.telemetry import Telemetry
 from gateway.tenancy import webhooks
@@ -74,7 +72,6 @@ from gateway.tier import Tier
 from gateway.together import Together
 from gateway.tracing import tracing_from
 from semantic_cache.saving import OwnFile
-from semantic_cache.stores.shared import Complained
 
 log = logging.getLogger("switchgear.app")
 
@@ -306,6 +303,8 @@ class House:
         shelf.season(salt)
         if news is None:
             return
+        from semantic_cache.stores.shared import Complained
+
         news.salt, news.on_salt = salt, shelf.season
         shelf.kept.tell = lambda tenant, request_id: news.tell(Complained(tenant, request_id))
         heard = shelf.kept.complaints
@@ -397,12 +396,16 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
     gauges.of_house(house, edges.wall)
     try:
         if house.shared is not None:
+            from gateway.state.redis import RedisAway
+
             try:
                 await house.shared.step(edges.wall())
             except RedisAway as error:
                 said = str(error).rstrip(".")
                 log.warning("redis.url: %s; until it answers, this process serves by itself", said)
         if house.news is not None:
+            from redis.exceptions import RedisError
+
             with contextlib.suppress(RedisError, OSError):
                 await house.news.agree()
         await house.books.open()

@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -37,8 +38,10 @@ from semantic_cache.saving import OwnFile
 from semantic_cache.stores.base import Entry, Index, Store
 from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
-from semantic_cache.stores.redis import Link, RedisIndex, RedisStore
-from semantic_cache.stores.shared import SharedIndex, SharedLog, SharedStore
+
+if TYPE_CHECKING:  # Redis's client takes 8 MB: only where there is one
+    from semantic_cache.stores.redis import Link, RedisIndex
+    from semantic_cache.stores.shared import SharedLog
 
 log = logging.getLogger("switchgear.cache")
 
@@ -86,19 +89,23 @@ class Keep(msgspec.Struct, frozen=True):
     max_bytes: int
     max_entries: int
     file: OwnFile
-    shared: SharedLog | None = None
-    redis: Link | None = None
+    shared: "SharedLog | None" = None
+    redis: "Link | None" = None
 
     def store(self, name: str) -> MemoryStore:
         """Give a store for answers in memory."""
         if self.shared is None:
             return MemoryStore(self.max_bytes, self.max_entries)
+        from semantic_cache.stores.shared import SharedStore
+
         return SharedStore(self.max_bytes, self.max_entries, name, self.shared)
 
     def index(self) -> MemoryIndex:
         """Give an index of texts in memory."""
         if self.shared is None:
             return MemoryIndex(self.max_entries, self.max_bytes)
+        from semantic_cache.stores.shared import SharedIndex
+
         return SharedIndex(self.max_entries, self.max_bytes, self.shared)
 
 
@@ -128,6 +135,7 @@ class Likeness:
         self.embedded_s = 0.0
         """When a text was embedded last, monotonic."""
         self._memory: tuple[Store, Index] = keep.store("semantic"), keep.index()
+        self._away: RedisIndex | None = None  # the index, where it is not in this process
         self._settings = SemanticSettings()
         self._attempts = attempts
         self._saved = 0
@@ -160,8 +168,12 @@ class Likeness:
 
     def _begin(self, embedding: Embedding) -> None:
         store, self._index = self._memory
+        self._away = None
         if self._settings.store == "redis" and (link := self._keep.redis) is not None:
-            store, self._index = RedisStore(link, embedding.name), RedisIndex(link, embedding.name)
+            from semantic_cache.stores.redis import RedisIndex, RedisStore
+
+            store = RedisStore(link, embedding.name)
+            self._index = self._away = RedisIndex(link, embedding.name)
         self._embedding = embedding
         self._cache = SemanticCache(store, self._index, self, self._draw, Compared())
 
@@ -304,8 +316,8 @@ class Likeness:
 
     async def look(self) -> None:
         """See whether Redis is there, where texts are kept there."""
-        if isinstance(self._index, RedisIndex):
-            await self._index.look()
+        if self._away is not None:
+            await self._away.look()
 
     def _errors(self) -> list[tuple[tuple[str, ...], float]]:
         """Give the wrong hits expected by the audits, for each query, of the worst route."""
