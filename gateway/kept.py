@@ -57,9 +57,10 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _Note(msgspec.Struct, frozen=True):
+class _Note(msgspec.Struct, frozen=True, gc=False):
     """What a request led to; route and score where likeness answered it."""
 
+    request_id: str
     tenant: str
     key: bytes
     route: str = ""
@@ -79,17 +80,17 @@ class Kept:
         self.saved_tokens = {"hit-exact": 0, "hit-semantic": 0}
         self.saved_s = {"hit-exact": 0.0, "hit-semantic": 0.0}
         # Looked through when somebody complains: a look-up for each request would cost all of them.
-        self._notes: deque[tuple[str, _Note]] = deque(maxlen=_MOST_NOTES)
+        self._notes: deque[_Note] = deque(maxlen=_MOST_NOTES)
 
     def note(self, request_id: str, tenant: str, key: bytes) -> None:
         """Remember which answer a request was given, or gave."""
-        self._notes.append((request_id, _Note(tenant, key)))
+        self._notes.append(_Note(request_id, tenant, key))
 
     def note_near(self, request_id: str, tenant: str, found: Found) -> None:
         """Remember which answer likeness gave to a request."""
         verdict = found.verdict
-        note = _Note(tenant, bytes.fromhex(verdict.answer), found.asked.route, verdict.score)
-        self._notes.append((request_id, note))
+        answer, route = bytes.fromhex(verdict.answer), found.asked.route
+        self._notes.append(_Note(request_id, tenant, answer, route, verdict.score))
 
     async def listed(self, selection: Selection) -> list[Shown]:
         """Give the kept answers that are meant, of both tiers."""
@@ -145,7 +146,7 @@ class Kept:
             self.likeness.cache.report(note.route, note.score, right)
         if right:
             return False
-        self._notes = deque((one for one in self._notes if one[0] != request_id), _MOST_NOTES)
+        self._notes = deque((one for one in self._notes if one.request_id != request_id), _MOST_NOTES)
         await self._banish({note.key})
         return True
 
@@ -163,7 +164,7 @@ class Kept:
             await self.likeness.forget(keys)
 
     def _note_of(self, request_id: str) -> _Note | None:
-        return next((note for known, note in reversed(self._notes) if known == request_id), None)
+        return next((note for note in reversed(self._notes) if note.request_id == request_id), None)
 
 
 def _shown(tier: str, entry: Entry) -> Shown:
