@@ -11,7 +11,7 @@ from gateway.telemetry import Telemetry
 from gateway.tracing import Tracing
 
 AT_ONCE = 32  # requests: half a millisecond
-WAIT_S = 0.2  # at most
+WAIT_S = 0.5  # at most
 
 
 class Aftermath:
