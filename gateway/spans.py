@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from gateway import otlp
 from gateway import semconv as names
 from gateway.kinds import Kind, kind_of
-from gateway.otlp import CLIENT, SERVER, Key, Step
+from gateway.otlp import CLIENT, SERVER, Key
 from gateway.passage import Passage
 from gateway.tenancy.pricing import NANO
 from gateway.trip import Try
@@ -28,7 +28,7 @@ STEPS = (
     "stream",
     "settle",
 )
-_STEPS = {name: Step(name) for name in STEPS}
+_WRITES = {name: otlp.step(name) for name in STEPS}
 
 _REQUEST_ID, _CACHE_ENTRY = Key(names.REQUEST_ID), Key(names.CACHE_ENTRY)
 _SCORE, _THRESHOLD = Key(names.SCORE), Key(names.THRESHOLD)
@@ -52,18 +52,18 @@ def spans(passage: Passage, offset_s: float) -> list[bytes]:
     for name, end_s in passage.steps:
         child -= 1
         step_ns = int(end_s * 1e9) + offset_ns
-        made.append(_STEPS[name].write(lead, child, below, start_ns, step_ns))
+        made.append(_WRITES[name](lead, child, below, start_ns, step_ns))
         start_ns = step_ns
     for number, one in enumerate(passage.trip.tries if passage.trip is not None else (), 1):
         child -= 3
         if not one.sent_s:
             asked_ns = int(one.asked_s * 1e9) + offset_ns
-            made.append(_STEPS["queue"].write(lead, child, below, asked_ns, end_ns))
+            made.append(_WRITES["queue"](lead, child, below, asked_ns, end_ns))
             continue
         made += _tried(one, number, (lead, trace.span_id, below), child, offset_ns)
     if passage.answered_s:
         start_ns = int(passage.answered_s * 1e9) + offset_ns
-        made.append(_STEPS["settle"].write(lead, child - 1, below, start_ns, end_ns))
+        made.append(_WRITES["settle"](lead, child - 1, below, start_ns, end_ns))
     made.append(request)  # last, so that whoever has it has the whole trace
     return made
 
@@ -76,13 +76,13 @@ def _tried(
     asked_ns, end_ns = int(one.asked_s * 1e9) + offset_ns, int(one.ended_s * 1e9) + offset_ns
     sent_ns, own = int(one.sent_s * 1e9) + offset_ns, root + number
     made = [
-        _STEPS["queue"].write(lead, child, below, asked_ns, sent_ns),
+        _WRITES["queue"](lead, child, below, asked_ns, sent_ns),
         otlp.span(lead, own, below, sent_ns, end_ns, _attempt(one, number)),
     ]
     if one.first_byte_s:
         first_ns, inner = int(one.first_byte_s * 1e9) + offset_ns, otlp.below(own)
-        made.append(_STEPS["first token"].write(lead, child + 1, inner, sent_ns, first_ns))
-        made.append(_STEPS["stream"].write(lead, child + 2, inner, first_ns, end_ns))
+        made.append(_WRITES["first token"](lead, child + 1, inner, sent_ns, first_ns))
+        made.append(_WRITES["stream"](lead, child + 2, inner, first_ns, end_ns))
     return made
 
 
@@ -104,19 +104,28 @@ def _request(passage: Passage) -> bytes:
         pieces += (_SIMILARITY.double(found.similarity), _VERDICT.text(found.verdict.told))
     if charge is not None:
         usage = charge.usage
-        amount = charge.booked_nanousd
-        pieces += (
-            _INPUT.integer(usage.prompt_tokens),
-            _CACHED.integer(usage.cached_tokens),
-            _OUTPUT.integer(usage.completion_tokens),
-            _AMOUNT.integer(amount),
-            _COST.double(amount / NANO),
+        pieces.append(
+            _bill(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, charge.booked_nanousd)
         )
     if passage.content is not None:
         pieces.append(otlp.attributes(passage.content.attributes()))
     if passage.trace is not None and passage.trace.state:
         pieces.append(otlp.sized(b"\x1a", passage.trace.state))
     return b"".join(pieces)
+
+
+@lru_cache(1024)  # a kept answer costs the same each time
+def _bill(prompt_tokens: int, cached_tokens: int, completion_tokens: int, amount_nanousd: int) -> bytes:
+    """Encode what a request used and costs."""
+    return b"".join(
+        (
+            _INPUT.integer(prompt_tokens),
+            _CACHED.integer(cached_tokens),
+            _OUTPUT.integer(completion_tokens),
+            _AMOUNT.integer(amount_nanousd),
+            _COST.double(amount_nanousd / NANO),
+        )
+    )
 
 
 def _decided(kind: Kind) -> bytes:
