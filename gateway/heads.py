@@ -5,6 +5,8 @@ is known: a POST of one ``content-length`` on a connection that stays. A head is
 time, so that those that are new each time cost next to nothing.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
 MOST_HEADS = 512
@@ -21,6 +23,7 @@ class Head(msgspec.Struct, frozen=True):
     raw_path: bytes
     query: bytes
     headers: tuple[tuple[bytes, bytes], ...]
+    named: Mapping[bytes, bytes]
     body_bytes: int
 
 

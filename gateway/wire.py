@@ -19,7 +19,7 @@ only, and stops reading, which hides the client's end.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import unquote
@@ -50,6 +50,8 @@ class Cycle(RequestResponseCycle):
     tasks: set["asyncio.Task[None]"]
     transport: JoinedWrites  # type: ignore[assignment]  # what ``connection_made`` has put in its place
     spoken = held = False
+    named: Mapping[bytes, bytes] | None = None
+    """The headers by name, where they are known already."""
     _leave: Callable[[], None] | None = None
 
     async def run_asgi(self, app: Any) -> None:
@@ -97,6 +99,11 @@ class Cycle(RequestResponseCycle):
             self.transport.abort()
 
     # The hot path
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """See ``Wire.headers``."""
+        return dict(self.scope["headers"]) if self.named is None else self.named
+
     async def read(self, limit_bytes: int) -> bytes:
         """See ``Wire.read``."""
         if self.more_body:  # else all of it is here, and looked at below
@@ -318,6 +325,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         scope["method"] = "POST"
         scope["path"], scope["raw_path"], scope["query_string"] = head.path, head.raw_path, head.query
         cycle = self._begin(False, True)
+        cycle.named = head.named
         cycle.body += body
         cycle.more_body = False
         cycle.message_event.set()
@@ -335,6 +343,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
                 scope["raw_path"],
                 scope["query_string"],
                 tuple(scope["headers"]),
+                dict(scope["headers"]),
                 len(cycle.body),
             ),
         )

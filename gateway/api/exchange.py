@@ -7,7 +7,7 @@ failure is one in-band error event; what the pipeline has taken is released befo
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -43,6 +43,10 @@ class Wire(Protocol):
     task: asyncio.Task[None]
     spoken: bool
     held: bool
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """The request's headers by name."""
 
     async def read(self, limit_bytes: int) -> bytes:
         """Give the whole body; raises RequestTooLarge over the limit, ClientGone where it breaks off."""

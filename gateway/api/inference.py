@@ -65,7 +65,7 @@ def handler(process: Process, endpoint: Endpoint) -> ASGIRouteHandler:
             return
         except ClientGone:
             return
-        incoming = Incoming(endpoint, dict(asked["headers"]), body, request_id, started_s)
+        incoming = Incoming(endpoint, wire.headers, body, request_id, started_s)
         exchange = Exchange(wire, request_id, process.settings.server.heartbeat_after_s)
         wire.on_leave(exchange.abort.leave)
         process.exchanges.add(exchange.abort)

@@ -51,7 +51,7 @@ def test_spans(trace_id: int, own: int, parent: int, start: int, end: int, name:
     rest = otlp.head(name, otlp.SERVER) + otlp.error("why")
     whole, step = (
         read(otlp.span(lead, own, below, start, end, rest)),
-        read(otlp.Step(name).write(lead, own, below, start, end)),
+        read(otlp.step(name)(lead, own, below, start, end)),
     )
     for span in (whole, step):
         assert span.trace_id == trace_id.to_bytes(16, "big")
@@ -65,8 +65,8 @@ def test_spans(trace_id: int, own: int, parent: int, start: int, end: int, name:
 
 @given(st.dictionaries(st.text(min_size=1), VALUES), st.text(min_size=1), st.integers(0, 40))
 def test_a_request_of_many_spans(resource: dict[str, otlp.Value], scope: str, count: int) -> None:
-    lead, step = otlp.lead(7), otlp.Step("step")
-    spans = b"".join(step.write(lead, number, otlp.below(9), 1, 2) for number in range(1, count + 1))
+    lead, step = otlp.lead(7), otlp.step("step")
+    spans = b"".join(step(lead, number, otlp.below(9), 1, 2) for number in range(1, count + 1))
     (told,) = ExportTraceServiceRequest.FromString(
         otlp.request(resource, (scope, "1"), [spans])
     ).resource_spans

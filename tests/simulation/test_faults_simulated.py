@@ -95,6 +95,7 @@ class Client:
         headers = [(b"authorization", b"Bearer sk-1")]
         if self.deadline_ms is not None:
             headers.append((b"x-switchgear-timeout-ms", str(self.deadline_ms).encode()))
+        self.headers = dict(headers)
         scope = {"method": "POST", "headers": headers, "extensions": {WIRE: lambda: self}}
         self.task = asyncio.create_task(infer[self.chat](scope, None, None))
         if self.leaves_s is not None:

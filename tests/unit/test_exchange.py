@@ -22,6 +22,7 @@ class Server:
         self.task = task
         self.status = 0
         self.head = b""
+        self.headers: dict[bytes, bytes] = {}
         self.pieces: list[bytes] = []
         self.ended = False
         self.gone = self.spoken = self.held = False

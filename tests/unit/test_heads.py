@@ -124,7 +124,7 @@ def test_what_is_not_plain_is_never_kept(more: bytes) -> None:
     heads, data = Heads(), post(b"abc", more=more)
     for _ in range(3):
         named = [line.split(b": ", 1) for line in data.split(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
-        heads.keep(data, Head("/", b"/", b"", tuple((name.lower(), value) for name, value in named), 3))
+        heads.keep(data, Head("/", b"/", b"", tuple((name.lower(), value) for name, value in named), {}, 3))
     assert heads.find(data) is None
 
 
@@ -144,7 +144,7 @@ def test_there_are_never_more_than_so_many() -> None:
     for number in range(2 * MOST_HEADS + 1):
         data = post(b"abc", b"/%d" % number)
         for _ in range(2):
-            heads.keep(data, Head("/", b"/", b"", ((b"content-length", b"3"),), 3))
+            heads.keep(data, Head("/", b"/", b"", ((b"content-length", b"3"),), {}, 3))
         assert heads.find(data) is not None
     assert sum(heads.find(post(b"abc", b"/%d" % number)) is not None for number in range(1200)) <= MOST_HEADS
 
