@@ -175,8 +175,7 @@ class Passage(msgspec.Struct, eq=False):
             values[row[6]] += usage.prompt_tokens
             values[row[7]] += usage.completion_tokens
             if charge.source != "upstream":
-                saved = charge.saved_nanousd
-                telemetry.count("switchgear_saved_nanousd_total", (kind.model, charge.source), saved)
+                values[row[11]] += charge.saved_nanousd
             if self.streamed and self.first_byte_s:
                 note(row[8], FIRST_TOKEN_SECONDS, self.first_byte_s - self.started_s)
                 if self.answered_s and usage.completion_tokens > 1:
@@ -206,4 +205,7 @@ def _row(telemetry: Telemetry, kind: Kind) -> tuple[int, ...]:
         at("gen_ai_server_time_to_first_token_seconds", asked),
         at("gen_ai_server_time_per_output_token_seconds", asked),
         at("switchgear_queue_seconds", (model,)),
+        at("switchgear_saved_nanousd_total", (model, kind.source))
+        if kind.source not in ("", "upstream")
+        else requests,
     )
