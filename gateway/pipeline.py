@@ -127,7 +127,7 @@ class Pipeline:
             async with self._charge(incoming, key, request, target) as charge:
                 passage.steps.append(("admit", now()))
                 passage.charge = charge
-                entry = await self.shelf.look_up(passage, incoming, request)
+                entry = await self._kept(passage, incoming, request)
                 if entry is None:
                     try:
                         await self._serve(passage, incoming, request, out)
@@ -154,6 +154,18 @@ class Pipeline:
             if self._log is not None:
                 self._log.offer(passage)
 
+    async def _kept(self, passage: Passage, incoming: Incoming, request: Inference) -> Entry | None:
+        """Give a kept answer; of a route's tier only where its conversation does not fall to that."""
+        entry = await self.shelf.look_up(passage, incoming, request)
+        key, target, _ = passage.of()
+        if entry is None or not target.route:
+            return entry
+        if self._chooser.falls_to(entry.model, target, request, key):
+            passage.cache, passage.hit = "miss", None
+            return None
+        self._chooser.answered_by(entry.model, target, request, key)
+        return entry
+
     async def _replay(self, passage: Passage, entry: Entry, request: Inference, out: Outlet) -> None:
         """Stream a kept answer at the pace of a model."""
         pieces, pause_s = self.shelf.pieces(passage, entry, request)
@@ -176,7 +188,7 @@ class Pipeline:
         cascade = settings.cascade if settings is not None else None
         if cascade is None and sharing.may_share(self._coalesced, headers, request):
             member = Member(self, passage, incoming, request, out)
-            exact = passage.cache_key or self.shelf.key_of(key, target, request)
+            exact = passage.cache_key or self.shelf.key_of(key, target.shared_name(key), request)
             name = sharing.name_of(key, target, headers, request, exact)
             await self._coalescing.run(name, member)
             receiver = member.form
@@ -254,7 +266,7 @@ class Pipeline:
                 await deliver(piece)
             return receiver
         passage.choice = following
-        self._chooser.raised(target, following, request, key)
+        self._chooser.answered_by(following.model.name, target, request, key)
         charge.answered_by(following.model.name)
         return None
 
@@ -305,7 +317,7 @@ class Pipeline:
         choice = self._chooser.spare(target, failed.model, incoming.headers, key)
         if choice is not None:
             passage.choice = choice
-            self._chooser.raised(target, choice, request, key)
+            self._chooser.answered_by(choice.model.name, target, request, key)
             charge.answered_by(choice.model.name)
         return choice
 

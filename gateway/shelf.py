@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 from gateway.calls import Incoming
-from gateway.catalogue import Target
 from gateway.errors import InvalidRequest
 from gateway.kept import Kept
 from gateway.likeness import Asker, Audit
@@ -17,6 +16,7 @@ from gateway.openai.usage import Usage
 from gateway.outlet import Outlet
 from gateway.passage import Passage
 from gateway.settings import CacheSettings
+from gateway.sharing import wish_of
 from gateway.tenancy.keys import Key
 from gateway.tenancy.pricing import NANO, amount_nanousd
 from gateway.trip import Call
@@ -68,9 +68,9 @@ class Shelf:
         self._hits.clear()
         self._read.clear()
 
-    def key_of(self, key: Key, target: Target, request: Inference) -> bytes:
-        """Give the key of a request."""
-        return caching.exact_key(key.tenant, target.shared_name(key), schemas.canonical(request), self._salt)
+    def key_of(self, key: Key, name: str, request: Inference) -> bytes:
+        """Give the key of a request; ``name`` is that under which its answers are shared."""
+        return caching.exact_key(key.tenant, name, schemas.canonical(request), self._salt)
 
     @property
     def paced(self) -> bool:
@@ -111,8 +111,11 @@ class Shelf:
         if not cacheable or wish == b"bypass" or (self._cache.opt_out and self._opted_out(key)):
             passage.cache = "bypass"
             return None
-        asked = (key.tenant, target.shared_name(key), incoming.endpoint.path, incoming.body)
-        exact = self._hits.get(asked) or self.key_of(key, target, request)
+        name, wished = target.shared_name(key), wish_of(target, incoming.headers)
+        if wished:
+            name = f"{name}:{wished}"
+        asked = (key.tenant, name, incoming.endpoint.path, incoming.body)
+        exact = self._hits.get(asked) or self.key_of(key, name, request)
         entry = await self._store.get(exact, self._wall())
         passage.steps.append(("cache", self._now()))
         passage.cache = "miss" if entry is None else "hit-exact"
@@ -123,8 +126,8 @@ class Shelf:
             passage.cache_key = exact
             if entry is None and (tags := incoming.headers.get(b"x-switchgear-cache-tag")):
                 passage.tags = caching.tags(tags)
-        if self.kept.likeness is not None:
-            entry = await self._look_near(passage, request, target.shared_name(key), key.tenant, entry)
+        if self.kept.likeness is not None and not wished:  # each wish would begin to learn anew
+            entry = await self._look_near(passage, request, name, key.tenant, entry)
         if entry is not None:
             passage.found(entry)
             if passage.cache == "hit-exact":
