@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from routing.feedback import Feedback
 from routing.labels import (
     Label,
     apgr,
@@ -84,6 +85,20 @@ def test_a_challenger_wins_only_where_the_labels_say_more_than_the_shipped_order
     trial, challenger = tried(world(0))
     assert challenger is None
     assert not trial.better
+
+
+@pytest.mark.parametrize("count", [25, 60, 250])
+def test_labels_that_tell_nothing_leave_the_shipped_order(count: int) -> None:
+    """Without a belief in it beforehand noise turns it round in half of the draws."""
+    alike = []
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        columns = draw.normal(size=(count + 200, 90)).astype(np.float32)
+        scores, gain = draw.uniform(size=count + 200), draw.choice([-1.0, 0.0, 1.0], size=count)
+        found = Feedback(columns[:count], scores[:count], gain).score(columns[count:], scores[count:])
+        alike.append(float(np.corrcoef(found, scores[count:])[0, 1]))
+    assert np.median(alike) > 0.7
+    assert sum(one < 0.0 for one in alike) <= 3
 
 
 def test_the_area_is_that_of_the_training_code() -> None:
