@@ -118,20 +118,22 @@ class Chooser:
         reading: Reading | None = None,
     ) -> Choice:
         """Choose; ``reading`` is what was read before. Raises InvalidRequest or ModelNotAllowed."""
-        if not target.route:
-            return Choice(target.models[0], None, "named")
-        choice = self._chosen(target, request, headers, key, reading)
-        self.answered_by(choice.model.name, target, request, key)
+        choice = self.weigh(target, request, headers, key, reading)
+        if target.route:
+            self.answered_by(choice.model.name, target, request, key)
         return choice
 
-    def _chosen(
+    def weigh(
         self,
         target: Target,
         request: Inference,
         headers: Mapping[bytes, bytes],
         key: Key,
-        reading: Reading | None,
+        reading: Reading | None = None,
     ) -> Choice:
+        """Choose what the client does not get, as ``choose``: its conversation does not come to that tier."""
+        if not target.route:
+            return Choice(target.models[0], None, "named")
         wish = headers.get(TIER)
         if wish is not None:
             return self._wished(target, wish.decode("latin-1"), key)

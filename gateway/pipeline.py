@@ -358,7 +358,7 @@ class Pipeline:
         if passage.to_check is None and (found is None or not found.verdict.audit):
             return
         key, target, charge = passage.of()
-        choice = self._chooser.choose(target, request, incoming.headers, key)
+        choice = self._chooser.weigh(target, request, incoming.headers, key)
         receiver = self.calls.receiver(request, choice, charge)
         call = self.calls.make(incoming, request, key, choice, receiver)
         self.shelf.audit(passage, choice.model.name, call, receiver)

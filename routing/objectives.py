@@ -154,7 +154,6 @@ class Spending(Shares):
         self._saved_usd = max(-most, min(most, self._saved_usd + self._usd - usd))
         self.aim(share_for_cost(max(0.0, self._usd + self._saved_usd / _NUDGE), self.costs_usd))
 
-
     def _learn(self, tier: int, usd: float) -> None:
         """Learn what a tier costs, and from it what those do that have not been asked.
 
