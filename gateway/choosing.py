@@ -368,7 +368,7 @@ def _has_past(request: Inference) -> bool:
 
 
 def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, bytes | None]:
-    """Name the user's last turn but one and the last one."""
+    """Name the user's last turn but one and the last one; a system prompt may be another one each time."""
     typed = request.typed
     if not isinstance(typed, ChatFields):
         return None, None
@@ -379,6 +379,7 @@ def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, 
             one.content.encode(errors="replace") if isinstance(one.content, str) else _encode(one.content),
         )
         for one in typed.messages
+        if one.role not in ("system", "developer")
     )
     return turns(scope, contents)
 
