@@ -56,6 +56,13 @@ class Target(msgspec.Struct, frozen=True, dict=True):
         assert self.settings is not None
         return self.settings.objective
 
+    def objective_of(self, key: Key) -> Objective:
+        """Give what is aimed at for a key: its own share before the route's aim, within what it may have."""
+        aim = self.objective if key.large_share is None else Objective(large_share=key.large_share)
+        most = key.most_large_share
+        within = most == 1.0 or (aim.large_share is not None and aim.large_share <= most)
+        return aim if within else Objective(large_share=most)
+
     def allowed(self, models: Sequence[Model], key: Key) -> Sequence[Model]:
         """Give those of its models that a key allows: the tiers that it names, all where it names none."""
         if not self._narrowed(key):
@@ -63,11 +70,18 @@ class Target(msgspec.Struct, frozen=True, dict=True):
         return [model for model in models if model.name in (key.models or ())]
 
     def shared_name(self, key: Key) -> str:
-        """Give the name under which answers are shared: keys with other tiers or fallbacks share none."""
-        if not self._narrowed(key):
-            return self.name
-        allowed = self.allowed((*self.models, *self.fallback), key)
-        return f"{self.name}[{','.join(model.name for model in allowed)}]"
+        """Give the name under which answers are shared.
+
+        Keys with other tiers or fallbacks share none, nor do those with another objective.
+        """
+        name = self.name
+        if self._narrowed(key):
+            allowed = self.allowed((*self.models, *self.fallback), key)
+            name = f"{name}[{','.join(model.name for model in allowed)}]"
+        own = key.large_share is not None or key.most_large_share < 1.0
+        if own and self.route and (aim := self.objective_of(key)) != self.objective:
+            name = f"{name}({aim.told})"
+        return name
 
     def _narrowed(self, key: Key) -> bool:
         if key.models is None or not self.route:

@@ -118,20 +118,22 @@ class Chooser:
         reading: Reading | None = None,
     ) -> Choice:
         """Choose; ``reading`` is what was read before. Raises InvalidRequest or ModelNotAllowed."""
-        if not target.route:
-            return Choice(target.models[0], None, "named")
-        choice = self._chosen(target, request, headers, key, reading)
-        self._note(target, request, key, choice.model)
+        choice = self.weigh(target, request, headers, key, reading)
+        if target.route:
+            self.answered_by(choice.model.name, target, request, key)
         return choice
 
-    def _chosen(
+    def weigh(
         self,
         target: Target,
         request: Inference,
         headers: Mapping[bytes, bytes],
         key: Key,
-        reading: Reading | None,
+        reading: Reading | None = None,
     ) -> Choice:
+        """Choose what the client does not get, as ``choose``: its conversation does not come to that tier."""
+        if not target.route:
+            return Choice(target.models[0], None, "named")
         wish = headers.get(TIER)
         if wish is not None:
             return self._wished(target, wish.decode("latin-1"), key)
@@ -184,10 +186,6 @@ class Chooser:
                 return msgspec.structs.replace(choice, model=model, reason="cascade")
         return None
 
-    def raised(self, target: Target, choice: Choice, request: Inference, key: Key) -> None:
-        """Hear that a choice of ``next`` or ``spare`` answers: its conversation has come to that tier."""
-        self._note(target, request, key, choice.model)
-
     def _come_to(self, target: Target, request: Inference, key: Key) -> tuple[int, bytes | None]:
         """Give the tier that a conversation has come to, and the name of its turn.
 
@@ -197,12 +195,18 @@ class Chooser:
         past = (before, now) if _has_past(request) else ()
         return max(map(self.conversations.tier, past), default=0), now
 
-    def _note(self, target: Target, request: Inference, key: Key, model: Model) -> None:
-        """Remember the tier that a conversation has come to, whatever brought it there.
+    def falls_to(self, model: str, target: Target, request: Inference, key: Key) -> bool:
+        """Tell whether a conversation would fall with an answer of a model."""
+        if model not in target.names or not _has_past(request):
+            return False
+        return target.names.index(model) < self._come_to(target, request, key)[0]
+
+    def answered_by(self, model: str, target: Target, request: Inference, key: Key) -> None:
+        """Hear which model answers, or did: its tier is what the conversation has come to, whatever chose it.
 
         Where a smaller one had to answer for once (a wish, a tier that was not ready) it is the former.
         """
-        tier = target.models.index(model) if model in target.models else 0
+        tier = target.names.index(model) if model in target.names else 0
         if not tier and not _has_past(request):
             return
         former, now = self._come_to(target, request, key)
@@ -269,21 +273,15 @@ def parse_aim(text: str) -> Objective:
 
 def _aim(target: Target, wish: bytes | None, key: Key) -> Objective:
     """Give the objective in force: the request's, the key's, the route's; in steps of a hundredth."""
-    if wish is None and key.large_share is None and key.most_large_share == 1.0:
-        return target.objective
-    if wish is not None:
-        aim = parse_aim(wish.decode("latin-1"))
-        if key.most_large_share < 1.0 and (aim.large_share is None or aim.large_share > key.most_large_share):
-            raise ModelNotAllowed(
-                f"This key may ask for no more than large_share={key.most_large_share:g}.",
-                param=OBJECTIVE.decode(),
-            )
-        return aim if aim.large_share is None else Objective(large_share=round(aim.large_share, 2))
-    aim = target.objective if key.large_share is None else Objective(large_share=key.large_share)
-    if key.most_large_share < 1.0:
-        wanted = key.most_large_share if aim.large_share is None else aim.large_share
-        return Objective(large_share=min(wanted, key.most_large_share))
-    return aim
+    if wish is None:
+        return target.objective_of(key)
+    aim = parse_aim(wish.decode("latin-1"))
+    if key.most_large_share < 1.0 and (aim.large_share is None or aim.large_share > key.most_large_share):
+        raise ModelNotAllowed(
+            f"This key may ask for no more than large_share={key.most_large_share:g}.",
+            param=OBJECTIVE.decode(),
+        )
+    return aim if aim.large_share is None else Objective(large_share=round(aim.large_share, 2))
 
 
 def _apart(target: Target, key: Key) -> Target:
@@ -370,7 +368,7 @@ def _has_past(request: Inference) -> bool:
 
 
 def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, bytes | None]:
-    """Name the user's last turn but one and the last one."""
+    """Name the user's last turn but one and the last one; a system prompt may be another one each time."""
     typed = request.typed
     if not isinstance(typed, ChatFields):
         return None, None
@@ -381,6 +379,7 @@ def _turns(target: Target, request: Inference, key: Key) -> tuple[bytes | None, 
             one.content.encode(errors="replace") if isinstance(one.content, str) else _encode(one.content),
         )
         for one in typed.messages
+        if one.role not in ("system", "developer")
     )
     return turns(scope, contents)
 

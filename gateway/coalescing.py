@@ -41,6 +41,7 @@ class Head(msgspec.Struct, frozen=True):
     score: float | None
     reason: str
     streamed: bool
+    threshold: float | None = None
 
 
 _head = msgspec.json.Decoder(Head).decode

@@ -53,20 +53,21 @@ class Member:
         )
         call = pipeline.calls.make(self._incoming, request, passage.of()[0], choice, tap, trip)
         call.trace = passage.trace
-        return Head(name, choice.score, choice.reason, request.stream), call
+        return Head(name, choice.score, choice.reason, request.stream, choice.threshold), call
 
     def follow(self, head: Head, trip: Trip | None) -> tuple[Form, Deliver]:
         """Take the answer in the form that was asked for; who joined is billed as joined."""
         passage, charge = self._passage, self._passage.of()[2]
         if trip is None:
-            passage.choice = Choice(self._pipeline.catalogue.models[head.model], head.score, head.reason)
+            model = self._pipeline.catalogue.models[head.model]
+            passage.choice = Choice(model, head.score, head.reason, head.threshold)
             charge.answered_by(head.model)
             charge.source, passage.cache, passage.cache_key = "joined", "joined", None
         else:
             charge.serving = passage.trip = trip
-        request, model = self._request, head.model
+        request = self._request
         if head.streamed != request.stream:
-            self.form = sharing.other_form(request, model, charge.cost_of)
+            self.form = sharing.other_form(request, head.model, charge.cost_of)
         else:
             assert passage.choice is not None
             self.form = self._pipeline.calls.receiver(request, passage.choice, charge)

@@ -128,6 +128,8 @@ class Pipeline:
                 passage.steps.append(("admit", now()))
                 passage.charge = charge
                 entry = await self.shelf.look_up(passage, incoming, request)
+                if entry is not None and target.route and self._falls(passage, entry, request):
+                    entry = None
                 if entry is None:
                     try:
                         await self._serve(passage, incoming, request, out)
@@ -149,6 +151,15 @@ class Pipeline:
         finally:
             passage.ended_s = now()
             self._aftermath.take(passage)
+
+    def _falls(self, passage: Passage, entry: Entry, request: Inference) -> bool:
+        """Tell whether a conversation would fall to the tier of a kept answer; else it has that tier."""
+        key, target, _ = passage.of()
+        if self._chooser.falls_to(entry.model, target, request, key):
+            passage.cache, passage.hit = "miss", None
+            return True
+        self._chooser.answered_by(entry.model, target, request, key)
+        return False
 
     async def _replay(self, passage: Passage, entry: Entry, request: Inference, out: Outlet) -> None:
         """Stream a kept answer at the pace of a model."""
@@ -172,7 +183,7 @@ class Pipeline:
         cascade = settings.cascade if settings is not None else None
         if cascade is None and sharing.may_share(self._coalesced, headers, request):
             member = Member(self, passage, incoming, request, out)
-            exact = passage.cache_key or self.shelf.key_of(key, target, request)
+            exact = passage.cache_key or self.shelf.key_of(key, target.shared_name(key), request)
             name = sharing.name_of(key, target, headers, request, exact)
             await self._coalescing.run(name, member)
             receiver = member.form
@@ -250,7 +261,7 @@ class Pipeline:
                 await deliver(piece)
             return receiver
         passage.choice = following
-        self._chooser.raised(target, following, request, key)
+        self._chooser.answered_by(following.model.name, target, request, key)
         charge.answered_by(following.model.name)
         return None
 
@@ -301,7 +312,7 @@ class Pipeline:
         choice = self._chooser.spare(target, failed.model, incoming.headers, key)
         if choice is not None:
             passage.choice = choice
-            self._chooser.raised(target, choice, request, key)
+            self._chooser.answered_by(choice.model.name, target, request, key)
             charge.answered_by(choice.model.name)
         return choice
 
@@ -342,7 +353,7 @@ class Pipeline:
         if passage.to_check is None and (found is None or not found.verdict.audit):
             return
         key, target, charge = passage.of()
-        choice = self._chooser.choose(target, request, incoming.headers, key)
+        choice = self._chooser.weigh(target, request, incoming.headers, key)
         receiver = self.calls.receiver(request, choice, charge)
         call = self.calls.make(incoming, request, key, choice, receiver)
         self.shelf.audit(passage, choice.model.name, call, receiver)

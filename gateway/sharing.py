@@ -37,12 +37,17 @@ def may_share(settings: CoalescingSettings, headers: Mapping[bytes, bytes], requ
     return b"x-switchgear-timeout-ms" not in headers and headers.get(b"x-switchgear-cache") != b"bypass"
 
 
+def wish_of(target: Target, headers: Mapping[bytes, bytes]) -> str:
+    """Give the tier or the objective that a request wishes for, as it says it; nothing where it does not."""
+    wish = headers.get(TIER) or headers.get(OBJECTIVE, b"") if target.route else b""
+    return wish.decode("latin-1")
+
+
 def name_of(
     key: Key, target: Target, headers: Mapping[bytes, bytes], request: Inference, exact: bytes
 ) -> str:
     """Name what identical requests have in common; ``exact`` is the key that the cache would have."""
-    wish = headers.get(TIER) or headers.get(OBJECTIVE, b"") if target.route else b""
-    return f"{exact.hex()}:{band_of(key.band, request.service_tier)}:{wish.decode('latin-1')}"
+    return f"{exact.hex()}:{band_of(key.band, request.service_tier)}:{wish_of(target, headers)}"
 
 
 def as_stream(request: Inference) -> Inference:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 from gateway.calls import Incoming
-from gateway.catalogue import Target
 from gateway.errors import InvalidRequest
 from gateway.kept import Kept
 from gateway.likeness import Asker, Audit
@@ -17,6 +16,7 @@ from gateway.openai.usage import Usage
 from gateway.outlet import Outlet
 from gateway.passage import Passage
 from gateway.settings import CacheSettings
+from gateway.sharing import wish_of
 from gateway.tenancy.keys import Key
 from gateway.tenancy.pricing import NANO, amount_nanousd
 from gateway.trip import Call
@@ -54,7 +54,6 @@ class Shelf:
         self.kept = Kept(store)
         self._now, self._wall = now, wall
         self._salt = b""
-        self._hits: dict[tuple[str, str, str, bytes], bytes] = {}
         self._read: dict[tuple[str, str, bytes], Inference] = {}
         self._cache = CacheSettings()
 
@@ -65,12 +64,11 @@ class Shelf:
     def season(self, salt: bytes) -> None:
         """Put a salt in force: what was kept under another one is found no more."""
         self._salt = salt
-        self._hits.clear()
         self._read.clear()
 
-    def key_of(self, key: Key, target: Target, request: Inference) -> bytes:
-        """Give the key of a request."""
-        return caching.exact_key(key.tenant, target.shared_name(key), schemas.canonical(request), self._salt)
+    def key_of(self, key: Key, name: str, request: Inference) -> bytes:
+        """Give the key of a request; ``name`` is that under which its answers are shared."""
+        return caching.exact_key(key.tenant, name, schemas.canonical(request), self._salt)
 
     @property
     def paced(self) -> bool:
@@ -103,16 +101,13 @@ class Shelf:
                 "The header x-switchgear-cache must be 'bypass' (ask the model) or 'no-store' (keep none).",
                 param="x-switchgear-cache",
             )
-        typed = request.typed
-        temperature = typed.temperature if isinstance(typed, Common) else 0.0
-        limit = self._cache.max_temperature
-        kept_s = self._cache.exact_ttl_s and key.retention_s
-        cacheable = kept_s and caching.cacheable(temperature, limit)
-        if not cacheable or wish == b"bypass" or (self._cache.opt_out and self._opted_out(key)):
+        if wish == b"bypass" or not self._cacheable(key, request):
             passage.cache = "bypass"
             return None
-        asked = (key.tenant, target.shared_name(key), incoming.endpoint.path, incoming.body)
-        exact = self._hits.get(asked) or self.key_of(key, target, request)
+        name, wished = target.shared_name(key), wish_of(target, incoming.headers)
+        if wished:
+            name = f"{name}:{wished}"
+        exact = request.exact.get(name) or self.key_of(key, name, request)
         entry = await self._store.get(exact, self._wall())
         passage.steps.append(("cache", self._now()))
         passage.cache = "miss" if entry is None else "hit-exact"
@@ -123,17 +118,20 @@ class Shelf:
             passage.cache_key = exact
             if entry is None and (tags := incoming.headers.get(b"x-switchgear-cache-tag")):
                 passage.tags = caching.tags(tags)
-        if (likeness := self.kept.likeness) is not None:
+        likeness = self.kept.likeness
+        if likeness is not None and not wished:  # each wish would begin to learn anew
             verdict: Repeat = "ask"
             if entry is not None:
                 told_s = entry.stored_s if _says_it_again(request) else None
-                verdict = likeness.passed(key.tenant, asked[1], told_s, self._wall())
+                verdict = likeness.passed(key.tenant, name, told_s, self._wall())
             if verdict != "serve":
                 entry = await self._look_near(passage, request, entry, verdict)
         if entry is not None:
             passage.found(entry)
             if passage.cache == "hit-exact":
-                self._remember(asked, exact, request)
+                if name not in request.exact:
+                    self._remember(key, incoming, request)
+                    request.exact[name] = exact
                 self.kept.note(passage.request_id, key.tenant, exact)
         return entry
 
@@ -142,17 +140,22 @@ class Shelf:
         near = passage.found_near or passage.to_check
         return self._cache.exact_ttl_s if near is None else min(self._cache.exact_ttl_s, near.asked.ttl_s)
 
-    def _opted_out(self, key: Key) -> bool:
-        return not {key.org, f"{key.org}/{key.project}"}.isdisjoint(self._cache.opt_out)
+    def _cacheable(self, key: Key, request: Inference) -> bool:
+        if not self._cache.exact_ttl_s or not key.retention_s:
+            return False
+        out = self._cache.opt_out
+        if out and not {key.org, f"{key.org}/{key.project}"}.isdisjoint(out):
+            return False
+        typed = request.typed
+        temperature = typed.temperature if isinstance(typed, Common) else 0.0
+        return caching.cacheable(temperature, self._cache.max_temperature)
 
-    def _remember(self, asked: tuple[str, str, str, bytes], exact: bytes, request: Inference) -> None:
+    def _remember(self, key: Key, incoming: Incoming, request: Inference) -> None:
         """Keep what a request that was found says: its next repetition need not be read again."""
-        if asked not in self._hits and len(asked[3]) <= MEMO_BODY_BYTES:
-            if len(self._hits) >= MEMO_ENTRIES:
-                self._hits.clear()
+        if len(incoming.body) <= MEMO_BODY_BYTES:
+            if len(self._read) >= MEMO_ENTRIES:
                 self._read.clear()
-            self._hits[asked] = exact
-            self._read[asked[0], asked[2], asked[3]] = request
+            self._read[key.tenant, incoming.endpoint.path, incoming.body] = request
 
     async def _look_near(
         self, passage: Passage, request: Inference, entry: Entry | None, verdict: Repeat

@@ -1,8 +1,9 @@
 """What labels of one's own traffic add to the score: a small regression about the shipped one.
 
-Pure. The labels' gain is fitted by the shipped score and, held back by a penalty, by all columns; the penalty
-is the one of PENALTIES whose predictions of left-out labels err least. Where the columns tell nothing more,
-about the shipped order remains.
+Pure. The labels' gain is fitted by the shipped score and by all columns, held back by a penalty: towards a
+slope of the score that is believed before any label is seen, and towards none of the columns. The penalty is
+the one of PENALTIES whose predictions of left-out labels err least. Where labels tell nothing, the shipped
+order remains; without that belief their noise turned it round now and then.
 """
 
 import io
@@ -15,6 +16,8 @@ Doubles = NDArray[np.float64]
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 LEAST_LABELS = 20
+_TRUST = 0.2  # the correlation of the shipped score with the gain that is believed beforehand
+_ROOM = 0.125  # of its slope about that
 _KEPT = ("mean", "spread", "level", "unit", "slopes", "ranks")
 
 
@@ -32,12 +35,14 @@ class Feedback:
         self._spread *= np.sqrt(columns.shape[1])  # all columns together weigh like one
         self._level, self._unit = float(scores.mean()), float(scores.std()) + 1e-6
         x = self._expand(columns, scores)
-        y = gain - gain.mean()
-        centre = x.mean(axis=0)
-        left, values, right = np.linalg.svd(x - centre, full_matrices=False)
+        believed, room = np.zeros(x.shape[1]), np.ones(x.shape[1])
+        believed[0], room[0] = _TRUST * gain.std() / 2.0, _ROOM
+        centred = x - x.mean(axis=0)
+        y = gain - gain.mean() - centred @ believed
+        left, values, right = np.linalg.svd(centred * room, full_matrices=False)
         fits = [self._fit(left, values, y, penalty * len(y)) for penalty in PENALTIES]
         errors = [error for error, _ in fits]
-        self._slopes: Doubles = right.T @ fits[int(np.argmin(errors))][1]
+        self._slopes: Doubles = believed + room * (right.T @ fits[int(np.argmin(errors))][1])
         self._ranks = np.sort(x @ self._slopes)
 
     @staticmethod
@@ -67,7 +72,6 @@ class Feedback:
         return found
 
     def _expand(self, columns: NDArray[np.float32], scores: Doubles) -> Doubles:
-        # The shipped score weighs as much as all columns together, twice.
         base = 2.0 * (scores - self._level) / self._unit
         return np.column_stack([base, (columns - self._mean) / self._spread])
 

@@ -20,7 +20,7 @@ import msgspec
 from routing import complexity
 from routing.complexity import PARTED_SLACK, WINDOW, ShareController
 
-_LEARNING = 0.05  # of a tier's cost, with each request
+_LEARNING = 0.05  # of a tier's cost, with each request; of the first ones more, so that they count alike
 _NUDGE = 100.0  # requests over which a saving, or what was spent too much, is evened out
 POT = PARTED_SLACK / 2  # the most that processes owe together in the pot
 
@@ -143,14 +143,30 @@ class Spending(Shares):
         super().__init__(share_for_cost(usd, costs_usd), len(costs_usd), prior, processes)
         self._usd = usd
         self._saved_usd = 0.0
+        self._guessed_usd, self._seen = list(costs_usd), [0] * len(costs_usd)
+        self._dearer = 1.0  # what requests cost beside what was guessed, whatever the tier
         self.costs_usd = list(costs_usd)
 
     def spent(self, tier: int, usd: float) -> None:
         """See ``Aim.spent``; what was saved may be spent, what was spent too much is saved."""
-        self.costs_usd[tier] += _LEARNING * (usd - self.costs_usd[tier])
+        self._learn(tier, usd)
         most = _NUDGE * self._usd
         self._saved_usd = max(-most, min(most, self._saved_usd + self._usd - usd))
         self.aim(share_for_cost(max(0.0, self._usd + self._saved_usd / _NUDGE), self.costs_usd))
+
+    def _learn(self, tier: int, usd: float) -> None:
+        """Learn what a tier costs, and from it what those do that have not been asked.
+
+        They would never be where they were guessed too dear: all are asked requests of about one length.
+        """
+        costs, guessed, seen = self.costs_usd, self._guessed_usd, self._seen
+        if guessed[tier]:
+            self._dearer += max(_LEARNING, 1 / (1 + sum(seen))) * (usd / guessed[tier] - self._dearer)
+        seen[tier] += 1
+        costs[tier] += max(_LEARNING, 1 / (1 + seen[tier])) * (usd - costs[tier])
+        for other, asked in enumerate(seen):
+            if not asked:
+                costs[other] = guessed[other] * self._dearer
 
 
 def part_of(processes: int) -> float:

@@ -44,7 +44,7 @@ T_WIRE = "tests/unit/test_wire.py"
 T_EDGES = "tests/integration/test_http_edges.py"
 T_TOGETHER, T_LEARNING = "tests/unit/test_together.py", "tests/unit/test_learning.py"
 T_CHOOSING, T_OBJECTIVES = "tests/unit/test_choosing.py", "tests/unit/test_objectives.py"
-T_MINUTES = "tests/integration/test_minutes.py"
+T_MINUTES, T_KEPT_TIERS = "tests/integration/test_minutes.py", "tests/integration/test_kept_tiers.py"
 
 MUTANTS = {
     "no-close": Mutant(
@@ -217,6 +217,21 @@ MUTANTS = {
     ),
     "tiers-apart": Mutant(
         "routing/objectives.py", "tier > 0 or place < least", "place < least", T_OBJECTIVES
+    ),
+    "a-tier-too-dear-for-ever": Mutant(
+        "routing/objectives.py", "costs[other] = guessed[other] * self._dearer", "pass", T_OBJECTIVES
+    ),
+    "no-belief-in-the-order": Mutant(
+        "routing/feedback.py", "_TRUST * gain.std() / 2.0", "0.0", "tests/unit/test_labels.py"
+    ),
+    "kept-for-any-wish": Mutant(
+        "gateway/shelf.py", "        if wished:\n", "        if False:\n", T_KEPT_TIERS
+    ),
+    "a-kept-answer-lowers": Mutant(
+        PIPELINE, "if self._chooser.falls_to(entry.model", "if False and (entry.model", T_KEPT_TIERS
+    ),
+    "a-kept-answer-has-no-tier": Mutant(
+        PIPELINE, "        self._chooser.answered_by(entry.model, target, request, key)\n", "", T_KEPT_TIERS
     ),
     "apart-though-together": Mutant(
         "gateway/together.py", "        await self._share_out(named)\n", "", T_TOGETHER

@@ -111,6 +111,8 @@ class Inference(msgspec.Struct):
     """How many choices the answer must finish; 0 of what has none."""
     wanted_tokens: int | None = None
     """The client's own limit of the tokens of a choice."""
+    exact: dict[str, bytes] = {}
+    """The keys of its kept answers, by the name under which they are shared, as far as they were found."""
 
     @property
     def model(self) -> str:

@@ -20,6 +20,8 @@ from routing.training.data import EXCLUDED, Queries, parts, read, requests
 from routing.training.data import examples as known_examples
 from routing.training.measure import (
     HEADINGS,
+    LIFTED_HEADINGS,
+    Lifted,
     Measured,
     datasets,
     families,
@@ -27,6 +29,7 @@ from routing.training.measure import (
     left_out,
     subjects,
     validation,
+    with_labels,
 )
 
 
@@ -139,13 +142,15 @@ def evaluate(queries: Queries, out: Path) -> None:
         show(title, leave_one_out(scores, left, queries))
         if many:
             show(f"{title}, mean over pairs of models", leave_one_out(scores, left, of_pairs))
+            taught = with_labels(scores, left, examples.x, queries)
+            show(f"{title}, with labels of it", taught, LIFTED_HEADINGS)
         lengths = dict.fromkeys(left, length)
         show(f"{title}, prompt length in its place", leave_one_out(lengths, left, queries))
 
 
-def show(title: str, table: Mapping[str, Measured]) -> None:
+def show(title: str, table: Mapping[str, Measured | Lifted], headings: str = HEADINGS) -> None:
     """Print a table; a random score has an APGR of 0.500, a CPT50 of 50 %, a PGR@50 of 0.5."""
-    print(f"\n{title}\n{'':20s} {HEADINGS}")
+    print(f"\n{title}\n{'':20s} {headings}")
     for name, measured in table.items():
         print(f"{name:20s} {measured}", flush=True)
 

@@ -1,4 +1,7 @@
-"""APGR with bootstrap intervals: the validation table, and leaving a dataset, a family or subjects out."""
+"""APGR with bootstrap intervals: the validation table, and leaving a dataset, a family or subjects out.
+
+Also what labels add where a head never saw what they are about.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -6,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from routing.feedback import Feedback
 from routing.training.data import FAMILIES, Queries
 
 Doubles = NDArray[np.float64]
@@ -14,6 +18,8 @@ Fit = Callable[[Mask], Doubles]  # rows to learn from -> the scores of all rows
 
 LEAST_GAIN = 0.02  # mean gain below which a share of the gain means nothing
 _SUBJECT_FOLDS = 6
+MOST_LABELS = 500
+_SPLITS = 12
 
 
 class Measured(NamedTuple):
@@ -121,6 +127,69 @@ def leave_one_out(
     for name, part in left.items():
         merged[part] = scores[name][part]
     return rows | {"pooled": measure(merged[total], queries.small[total], queries.large[total])[0]}
+
+
+class Lifted(NamedTuple):
+    """The APGR on the rows that have no label, without and with what labels taught; means over splits."""
+
+    labels: int
+    shipped: float
+    taught: float
+    spread: float  # of the difference, between splits
+    better: int  # splits where the labels helped
+
+    def __str__(self) -> str:
+        return (
+            f"{self.labels:6d} {self.shipped:8.3f} {self.taught:8.3f}"
+            f" {self.taught - self.shipped:+8.3f} {self.spread:8.3f} {self.better:5d} of {_SPLITS}"
+        )
+
+
+LIFTED_HEADINGS = "".join(
+    f"{name:>{width}s}"
+    for name, width in (
+        ("labels", 6),
+        ("shipped", 9),
+        ("taught", 9),
+        ("lift", 9),
+        ("spread", 9),
+        ("better", 12),
+    )
+)
+
+
+def with_labels(
+    scores: Mapping[str, Doubles], left: Mapping[str, Mask], columns: NDArray[np.float32], queries: Queries
+) -> dict[str, Lifted]:
+    """Give what labels add for each part in `left` to the scores of its name, and `macro`, the plain mean.
+
+    Labels are those of half of a part's rows, MOST_LABELS at most; measured is the rest.
+    """
+    found = {}
+    for name, rows in left.items():
+        if queries.gain[rows].mean() > LEAST_GAIN:
+            ranks = scores[name].argsort().argsort() / len(rows)
+            found[name] = _splits(columns[rows], ranks[rows], queries.gain[rows])
+    rows_of = {name: min(MOST_LABELS, int(left[name].sum()) // 2) for name in found}
+    lifted = {name: _lifted(rows_of[name], apgrs) for name, apgrs in found.items()}
+    return lifted | {"macro": _lifted(0, np.mean(list(found.values()), axis=0))}
+
+
+def _splits(columns: NDArray[np.float32], scores: Doubles, gain: Doubles) -> Doubles:
+    """Give the APGRs without and with labels, (splits, 2)."""
+    count, found = min(MOST_LABELS, len(gain) // 2), []
+    for split in range(_SPLITS):
+        order = np.random.default_rng(split).permutation(len(gain))
+        told, rest = order[:count], order[count:]
+        taught = Feedback(columns[told], scores[told], gain[told]).score(columns[rest], scores[rest])
+        found.append((apgr(scores[rest], gain[rest]), apgr(taught, gain[rest])))
+    return np.array(found)
+
+
+def _lifted(labels: int, apgrs: Doubles) -> Lifted:
+    lift = apgrs[:, 1] - apgrs[:, 0]
+    shipped, taught = apgrs.mean(axis=0).tolist()
+    return Lifted(labels, shipped, taught, float(lift.std(ddof=1)), int((lift > 0).sum()))
 
 
 def datasets(queries: Queries) -> dict[str, Mask]:

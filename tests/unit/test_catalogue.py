@@ -1,5 +1,8 @@
 """Names: what a request gets for the model it names."""
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from backends.engines import ENGINES
@@ -121,6 +124,29 @@ def test_keys_that_name_other_tiers_of_a_route_share_no_answers() -> None:
     assert name() == name("auto") == name("auto", "small", "large") == "auto"
     assert name("auto", "small") == "auto[small]"
     assert name("auto", "large") == "auto[large]"
+
+
+@pytest.mark.parametrize(
+    ("terms", "name"),
+    [
+        ({}, "auto"),
+        ({"large_share": 0.3}, "auto"),
+        ({"most_large_share": 0.3}, "auto"),
+        ({"large_share": 0.9}, "auto(large_share=0.9)"),
+        ({"most_large_share": 0.1}, "auto(large_share=0.1)"),
+        ({"large_share": 0.9, "most_large_share": 0.5}, "auto(large_share=0.5)"),
+        ({"large_share": 0.9, "models": frozenset({"auto", "small"})}, "auto[small](large_share=0.9)"),
+    ],
+)
+def test_keys_with_another_objective_share_no_answers_of_a_route(terms: dict[str, Any], name: str) -> None:
+    tiers = "".join(MODEL.replace('name = "m"', f'name = "{name}"') for name in ("small", "large"))
+    route = '[[routes]]\nname = "auto"\ntiers = ["small", "large"]\n'
+    settings = parse_settings(tiers + route, "x")
+    assert settings.routes[0].objective.large_share == 0.3
+    found = Catalogue(settings, ENGINES)
+    own = msgspec.structs.replace(key(), **terms)
+    assert found.routes()[0].shared_name(own) == name
+    assert found.target(chat("small"), key()).shared_name(own) == "small"
 
 
 def test_keys_that_name_other_fallbacks_of_a_route_share_no_answers() -> None:

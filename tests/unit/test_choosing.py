@@ -365,6 +365,37 @@ def test_within_a_conversation_the_tier_rises_and_does_not_fall() -> None:
     assert chosen("a", "b", "C", "d", "e") == ("small", "score")  # another one
 
 
+def test_a_conversation_is_the_same_under_a_system_prompt_that_changes() -> None:
+    grades = Grades(0.1, 2)
+    chooser = Chooser(grades, Ready(ALL))
+
+    def chosen(prompt: str, *said: tuple[str, str]) -> tuple[str, str]:
+        messages = [{"role": role, "content": text} for role, text in (("system", prompt), *said)]
+        asked = parse(CHAT, msgspec.json.encode({"model": "auto", "messages": messages}))
+        choice = chooser.choose(CATALOGUE.target(asked, ANY), asked, {}, ANY)
+        return choice.model.name, choice.reason
+
+    assert chosen("It is noon.", ("user", "a")) == ("large", "score")
+    grades.tier = 0
+    for first, wanted in (("a", ("large", "conversation")), ("A", ("small", "score"))):
+        assert chosen("It is one.", ("user", first), ("assistant", "b"), ("user", "c")) == wanted
+
+
+def test_a_kept_answer_counts_for_its_conversation_and_what_is_asked_to_check_it_does_not() -> None:
+    grades = Grades(0.1, 2)
+    chooser = Chooser(grades, Ready(ALL))
+    first, then = talk("a"), talk("a", "b", "c")
+    target = CATALOGUE.target(first, ANY)
+    assert chooser.weigh(target, first, {}, ANY).model.name == "large"
+    grades.tier = 0
+    assert chooser.choose(target, then, {}, ANY).model.name == "small"
+    chooser.answered_by("middle", target, first, ANY)
+    assert chooser.falls_to("small", target, then, ANY)
+    assert not any(chooser.falls_to(name, target, then, ANY) for name in ("middle", "large", "spare"))
+    assert chooser.choose(target, then, {}, ANY).reason == "conversation"
+    assert not chooser.falls_to("small", target, first, ANY)  # a first question is nobody's conversation yet
+
+
 def test_a_turn_that_goes_on_with_a_tool_s_result_does_not_fall() -> None:
     grades = Grades(0.1, 2)
     chooser = Chooser(grades, Ready(ALL))

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from routing.feedback import Feedback
 from routing.labels import (
     Label,
     apgr,
@@ -16,6 +17,7 @@ from routing.labels import (
     tried,
 )
 from routing.training import measure
+from routing.training.data import Queries
 
 
 def label(score: float, small: float | None, large: float | None, **fields: object) -> Label:
@@ -84,6 +86,39 @@ def test_a_challenger_wins_only_where_the_labels_say_more_than_the_shipped_order
     trial, challenger = tried(world(0))
     assert challenger is None
     assert not trial.better
+
+
+@pytest.mark.parametrize("count", [25, 60, 250])
+def test_labels_that_tell_nothing_leave_the_shipped_order(count: int) -> None:
+    """Without a belief in it beforehand noise turns it round in half of the draws."""
+    alike = []
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        columns = draw.normal(size=(count + 200, 90)).astype(np.float32)
+        scores, gain = draw.uniform(size=count + 200), draw.choice([-1.0, 0.0, 1.0], size=count)
+        found = Feedback(columns[:count], scores[:count], gain).score(columns[count:], scores[count:])
+        alike.append(float(np.corrcoef(found, scores[count:])[0, 1]))
+    assert np.median(alike) > 0.7
+    assert sum(one < 0.0 for one in alike) <= 3
+
+
+def test_what_labels_add_is_measured_on_the_rows_without_one() -> None:
+    """One part's gain follows a column that the score knows nothing of, the other's nothing at all."""
+    draw, count = np.random.default_rng(6), 800
+    columns, scores = draw.normal(size=(count, 12)).astype(np.float32), draw.uniform(size=count)
+    follows = np.arange(count) < 400
+    large = np.where(follows, columns[:, 3] > 0, draw.uniform(size=count) < 0.5).astype(float)
+    names = np.where(follows, "follows", "random")
+    queries = Queries(
+        ids=[], prompts=[], datasets=names, units=names, small=np.zeros(count), large=large, target=large,
+        difficulty=large, pairs=np.stack([large, large], axis=1), validation=follows,
+    )  # fmt: skip
+    parts = {name: names == name for name in ("follows", "random")}
+    found = measure.with_labels(dict.fromkeys(parts, scores), parts, columns, queries)
+    assert (found["follows"].labels, found["follows"].better) == (200, 12)
+    assert found["follows"].taught > 0.7 > 0.55 > found["follows"].shipped
+    assert found["random"].taught == pytest.approx(0.5, abs=0.05)
+    assert found["macro"].taught == pytest.approx((found["follows"].taught + found["random"].taught) / 2)
 
 
 def test_the_area_is_that_of_the_training_code() -> None:

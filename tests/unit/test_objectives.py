@@ -71,6 +71,22 @@ def test_a_cost_per_request_is_held_though_the_prices_were_guessed_wrong(usd: fl
     assert np.mean(paid[2000:]) == pytest.approx(usd, rel=0.05)
 
 
+@pytest.mark.parametrize("guessed", [[0.0, 0.0, 0.0], [0.0007, 0.0028, 0.0112], [2e-7, 5e-7, 2e-6]])
+@pytest.mark.parametrize("part", [0.2, 0.6])
+def test_a_cost_is_held_from_the_first_hundreds_of_requests_on(guessed: list[float], part: float) -> None:
+    """A tier that was thought too dear is not left out: what the others cost tells how wrong that was."""
+    costs = (1.2e-5, 5e-5, 2e-4)
+    usd = costs[0] + part * (costs[-1] - costs[0])
+    draw, spending = np.random.default_rng(1), Spending(usd, guessed, PRIOR)
+    paid = []
+    for _ in range(1000):
+        tier = spending.place(float(draw.uniform())).tier
+        paid.append(costs[tier] * float(draw.lognormal(-0.32, 0.8)))  # of mean 1
+        spending.spent(tier, paid[-1])
+    assert np.mean(paid[:500]) == pytest.approx(usd, rel=0.1)
+    assert np.mean(paid) == pytest.approx(usd, rel=0.05)
+
+
 def test_a_cost_out_of_reach_is_all_small_or_all_large() -> None:
     assert share_for_cost(0.0001, COSTS) == 0.0
     assert share_for_cost(1.0, COSTS) == 1.0
