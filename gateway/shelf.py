@@ -118,12 +118,8 @@ class Shelf:
             passage.cache_key = exact
             if entry is None and (tags := incoming.headers.get(b"x-switchgear-cache-tag")):
                 passage.tags = caching.tags(tags)
-        likeness = self.kept.likeness
-        if likeness is not None and not wished:  # each wish would begin to learn anew
-            verdict: Repeat = "ask"
-            if entry is not None:
-                told_s = entry.stored_s if _says_it_again(request) else None
-                verdict = likeness.passed(key.tenant, name, told_s, self._wall())
+        if self.kept.likeness is not None and not wished:  # each wish would begin to learn anew
+            verdict = "ask" if entry is None else self._repeat(key, name, request, entry)
             if verdict != "serve":
                 entry = await self._look_near(passage, request, entry, verdict)
         if entry is not None:
@@ -139,6 +135,13 @@ class Shelf:
         """Give how long an answer may be given to the same request: less where its kind changes soon."""
         near = passage.found_near or passage.to_check
         return self._cache.exact_ttl_s if near is None else min(self._cache.exact_ttl_s, near.asked.ttl_s)
+
+    def _repeat(self, key: Key, name: str, request: Inference, entry: Entry) -> Repeat:
+        """Count an exact repeat; tells whether what was kept may be right no more."""
+        likeness = self.kept.likeness
+        assert likeness is not None
+        kept_s = entry.stored_s if _says_it_again(request) else None
+        return likeness.passed(key.tenant, name, kept_s, self._wall())
 
     def _cacheable(self, key: Key, request: Inference) -> bool:
         if not self._cache.exact_ttl_s or not key.retention_s:
