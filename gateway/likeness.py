@@ -29,7 +29,6 @@ from semantic_cache import policy as caching
 from semantic_cache import saving
 from semantic_cache.cache import Asked, Found, SemanticCache
 from semantic_cache.embedding import Embedding, EmbeddingFailed
-from semantic_cache.judge import Repeat
 from semantic_cache.ledger import Bounds
 from semantic_cache.near import Vectors
 from semantic_cache.reading import repetitive
@@ -39,6 +38,7 @@ from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
 from semantic_cache.stores.redis import Link, RedisIndex, RedisStore
 from semantic_cache.stores.shared import SharedIndex, SharedLog, SharedStore
+from semantic_cache.verdict import Repeat
 
 log = logging.getLogger("switchgear.cache")
 

@@ -14,13 +14,14 @@ import msgspec
 
 from semantic_cache import saving
 from semantic_cache.embedding import Embedding
-from semantic_cache.judge import NEIGHBOURS, UNDECIDED, Judge, Repeat, Verdict
+from semantic_cache.judge import NEIGHBOURS, Judge
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
 from semantic_cache.near import Near, Vectors
 from semantic_cache.prior import PRIOR
 from semantic_cache.reading import Reading
 from semantic_cache.stores.base import Alias, Entry, Index, Store
+from semantic_cache.verdict import UNDECIDED, Repeat, Verdict
 from semantic_cache.verify import AGREEING, agree
 
 log = logging.getLogger("switchgear.cache")
@@ -31,6 +32,7 @@ _UNSURE = 20  # judgements of one question with itself that the estimate of the 
 _NOISE = 0.05
 _MOST_WAITING = 512  # outcomes; what comes beyond is not learned from
 _COMPARED = 8  # answers
+_ALIKE = 0.4  # cosine of two questions below which their answers are not compared: they hardly ever agree
 _MOST_TAGS = 64  # of one answer
 _LEAST_SHARED = 0.25  # of the shorter question's words; nearly all that mean the same share more
 _MOST_SAID = 8_192  # answers whose vectors are at hand
@@ -151,6 +153,8 @@ class SemanticCache:
         verdict = judge.consider(
             reading, vector, near, self._draw(), mark in self._pending, _Barred(asked.owner, reading, near)
         )
+        if verdict.examined:
+            near = near.named()
         found = Found(asked, reading, vector, near, verdict, similarity=verdict.cosine)
         if not verdict.serve or verdict.entry is None:
             return found
@@ -284,7 +288,8 @@ class SemanticCache:
         judge = self._judge(found.asked.route, len(found.vector))
         said = self._said(outcome.entry.body)
         same: str | None = None
-        for answer in list(dict.fromkeys([one.answer for one in found.near]))[:_COMPARED]:
+        alike = int((found.near.cosines >= _ALIKE).sum())  # they come best first
+        for answer in list(dict.fromkeys([one.answer for one in found.near[:alike]]))[:_COMPARED]:
             kept = await self._store.get(bytes.fromhex(answer), now_s)
             if kept is None:
                 await self._forget(judge, answer)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 import numpy as np
 
-from semantic_cache.judge import NEIGHBOURS, Judge, Verdict
+from semantic_cache.judge import NEIGHBOURS, Judge
 from semantic_cache.near import Near, Vectors
 from semantic_cache.reading import Reading
+from semantic_cache.verdict import Verdict
 
 _COMPARED = 16  # answers that the judge of a miss is shown
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from semantic_cache.judge import Judge, Verdict
+from semantic_cache.judge import Judge
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
 from semantic_cache.metric import Metric
@@ -15,6 +15,7 @@ from semantic_cache.near import Near, Vectors
 from semantic_cache.prior import PRIOR
 from semantic_cache.reading import Reading, listed
 from semantic_cache.stores.base import Alias
+from semantic_cache.verdict import Verdict
 from semantic_cache.verify import Evidence, Nearness, compare, rarities_of
 
 SIZE = 6
