@@ -20,7 +20,7 @@ from gateway.embeddings import Served, reader
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
-from gateway.openai.schemas import Inference
+from gateway.openai.schemas import ChatFields, Inference
 from gateway.openai.usage import Usage
 from gateway.settings import ModelSettings, SemanticSettings
 from gateway.telemetry import Telemetry
@@ -114,6 +114,12 @@ class Compared:
         return reader().vector(text)
 
 
+def _follows(request: Inference) -> bool:
+    """Tell whether a chat's last turn comes after others."""
+    messages = request.typed.messages if isinstance(request.typed, ChatFields) else []
+    return any(message.role not in ("system", "developer") for message in messages[:-1])
+
+
 class Likeness:
     """One for the process. Its cost is nothing where ``[cache] semantic`` is not set: then it is not made."""
 
@@ -174,6 +180,9 @@ class Likeness:
         """
         question = schemas.lone_question(request)
         if question is None:
+            judge = self._cache.judges.get(asker.route)
+            if judge is not None and _follows(request):
+                judge.ledger.pass_aside()
             return None
         text, surroundings = question
         if len(text) > _BYTES_OF_TEXT or caching.situational(text) or repetitive(text):

@@ -28,7 +28,7 @@ _IN_ORDER = (0, 1)  # best first
 _FLOOR = 0.4  # cosine of the nearest text below which nothing is served: it hardly ever could be
 _PLAIN = 0.75  # cosine below which only the nearest answer and that of most votes are weighed
 _HOPE = 2.0  # log odds; where both of those fall short by more: another one is hardly ever served then
-_UNREST = 0.1  # of exact repeats that are asked anew where all speaks for a change
+_UNREST = 0.3  # of exact repeats that are asked anew where all speaks for a change; where little does, few
 _MOST_WORDS = 50_000
 _MOST_READINGS = 4_000
 _AUDITS_FIRST, _AUDITS_LAST, _AUDITS_HITS = 0.19, 0.045, 1000.0
@@ -83,7 +83,7 @@ class Judge(Lasting):
         ``learn_repeat``.
         """
         bound = self.ledger.bounds.error
-        self._owed += max(self._constancy.share(bound), _UNREST * self.ledger.unrest)
+        self._owed += max(self._constancy.share(bound), _UNREST * self.ledger.unrest**2)
         lasting = self._constancy.lasting(now - confirmed, bound)
         if not lasting or confirmed < self._changed:
             self.ledger.pass_empty()

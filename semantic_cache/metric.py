@@ -73,8 +73,8 @@ class Metric(Lasting):
             if None in lengths:  # there was no room for more
                 self.measure(names, rows)
                 lengths = list(map(self._lengths.get, names))
-        cosines: Vectors = products / np.array(lengths, np.float32)
-        return cosines
+        sizes: Vectors = np.array(lengths, np.float32)
+        return products / sizes
 
     def measure(self, names: Sequence[Hashable], vectors: Vectors) -> None:
         """Note the lengths of rows in the learned metric by their names, before they are asked for."""
