@@ -114,7 +114,7 @@ class Compared:
         return reader().vector(text)
 
 
-def _follows(request: Inference) -> bool:
+def follows(request: Inference) -> bool:
     """Tell whether a chat's last turn comes after others."""
     messages = request.typed.messages if isinstance(request.typed, ChatFields) else []
     return any(message.role not in ("system", "developer") for message in messages[:-1])
@@ -181,7 +181,7 @@ class Likeness:
         question = schemas.lone_question(request)
         if question is None:
             judge = self._cache.judges.get(asker.route)
-            if judge is not None and _follows(request):
+            if judge is not None and follows(request):
                 judge.ledger.pass_aside()
             return None
         text, surroundings = question

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from gateway.likeness import follows
 from gateway.openai import schemas
 from gateway.openai.schemas import CHAT
 from routing.embedding import StaticEmbedder
@@ -264,6 +265,19 @@ def test_the_surroundings_of_a_question_are_everything_but_its_text() -> None:
 def test_a_turn_that_does_not_stand_alone_is_no_question(messages: str) -> None:
     assert lone(f'{{"model": "m", "messages": {messages}}}') is None
     assert lone(PLAIN.replace('"m",', '"m", "n": 2,')) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("", False),
+        ('{"role": "system", "content": "s"}, {"role": "developer", "content": "d"},', False),
+        ('{"role": "user", "content": "a"},', True),
+        ('{"role": "system", "content": "s"}, {"role": "assistant", "content": "a"},', True),
+    ],
+)
+def test_a_turn_that_comes_after_others_is_told(before: str, said: bool) -> None:
+    assert follows(schemas.parse(CHAT, PLAIN.replace("[{", f"[{before} {{").encode())) is said
 
 
 @pytest.mark.parametrize(
