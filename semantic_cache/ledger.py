@@ -177,9 +177,9 @@ class Ledger(Lasting):
             self._since_judged = self._since_wrong = 0
 
     def _charge(self) -> None:
-        """Book the hits since a change began by what was seen since then, not by what was known before."""
+        """Book the hits since a change began by what was seen since then, where that is worse than before."""
         rate = (self._since_wrong + self._tuning.least) / (self._since_judged + 1)
-        self._charged += float(self._since.sum()) * rate
+        self._charged += float(self._since @ np.maximum(self._rates(self._life), rate))
         self._unjudged -= self._since
 
     def doubt(self) -> None:
