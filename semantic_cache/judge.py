@@ -311,7 +311,8 @@ class Judge(Lasting):
 
     def _placed(self, vector: Vectors, near: Near[Any]) -> list["_Placed"]:
         """Give the answers worth a look, and where they stand."""
-        names, first, of = self._named(near)
+        answers = [one.answer for one in near]
+        names, first, of = grouped(answers, len(set(answers)))
         apart, cosines = len(names) == len(near), near.cosines.tolist()
         turned, learned = self._learned(vector, near, cosines)
         votes, nearest = polled(learned, of, len(names))
@@ -323,6 +324,8 @@ class Judge(Lasting):
         central = Field(self._central(turned, nearest, names, several)) if several else closest
         total, found = sum(votes), []
         for n in chosen:
+            if names[n] not in self._answers:  # another gateway, which shares the store, has kept it
+                self.adopt(names[n], near.vectors[first[n]])
             entry, answer = near[first[n]], self._answers[names[n]]
             nearness = Nearness(
                 plain.values[n],
@@ -340,17 +343,6 @@ class Judge(Lasting):
             )
             found.append(_Placed(names[n], entry, nearness))
         return found
-
-    def _named(self, near: Near[Any]) -> tuple[Sequence[str], Sequence[int], Sequence[int]]:
-        """Give the answers of near texts as ``grouped`` does; those of other gateways are taken in."""
-        answers = [one.answer for one in near]
-        distinct = set(answers)
-        names, first, of = grouped(answers, len(distinct))
-        if not self._answers.keys() >= distinct:
-            for name, row in zip(names, first, strict=True):
-                if name not in self._answers:
-                    self._found(name, near.vectors[row])
-        return names, first, of
 
     def _learned(self, vector: Vectors, near: Near[Any], cosines: list[float]) -> tuple[Vectors, list[float]]:
         """Give the question as the learned metric has it, and the cosines of near texts there.
@@ -377,10 +369,6 @@ class Judge(Lasting):
         for n, cosine in zip(several, cosines.tolist(), strict=True):
             central[n] = cosine
         return central
-
-    def _found(self, answer: str, vector: Vectors) -> None:
-        """Take in an answer that another gateway, which shares the store, has kept."""
-        self.adopt(answer, vector)
 
 
 class _Placed(NamedTuple):

@@ -89,6 +89,7 @@ class Ledger(Lasting):
         self.threshold = math.inf
         self._repeats = 0  # exact ones that are not counted yet
         self._news = 0  # outcomes since the threshold was set
+        self._lifelong: Floats | None = None  # the rates of the whole life, until there is another outcome
         self._expected = self._rates(self._long)
 
     def state(self) -> dict[str, Any]:
@@ -99,6 +100,7 @@ class Ledger(Lasting):
     def resume(self, state: Mapping[str, Any]) -> None:
         """Take what lasts, and judge it by the bounds of today."""
         super().resume(state)
+        self._lifelong = None
         self._decide()
 
     def pass_exact(self) -> None:
@@ -150,7 +152,7 @@ class Ledger(Lasting):
             self._since[max(at, 0)] = max(0.0, self._since[max(at, 0)] - 1)
         if at < 0:
             return
-        expected = self._expected[at]
+        expected, self._lifelong = self._expected[at], None
         for window in (self._long, self._short, self._life):
             window[-2, at] += 1
             window[-1, at] += not right
@@ -185,6 +187,7 @@ class Ledger(Lasting):
     def doubt(self) -> None:
         """Forget most of the evidence: what it was taken from is no more."""
         self.alarms += 1
+        self._lifelong = None
         self._doubt = min(8.0, self._doubt * 2)
         self._suspicion = 0.0
         self._long *= 0.25
@@ -231,7 +234,9 @@ class Ledger(Lasting):
 
     def wrong_estimate(self) -> float:
         """Give the wrong hits so far: those found, and those expected among the hits that nobody judged."""
-        return self.wrong_found + self._charged + float(self._unjudged @ self._rates(self._life))
+        if self._lifelong is None:
+            self._lifelong = self._rates(self._life)
+        return self.wrong_found + self._charged + float(self._unjudged @ self._lifelong)
 
     def _decide(self) -> None:
         """Set the threshold: the lowest whose bounded error fits what is allowed from here on."""
