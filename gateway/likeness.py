@@ -21,7 +21,7 @@ from gateway.embeddings import Served, reader
 from gateway.openai import answers, schemas
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
-from gateway.openai.schemas import Inference
+from gateway.openai.schemas import ChatFields, Inference
 from gateway.openai.usage import Usage
 from gateway.settings import ModelSettings, SemanticSettings
 from gateway.telemetry import Telemetry
@@ -30,7 +30,6 @@ from semantic_cache import policy as caching
 from semantic_cache import saving
 from semantic_cache.cache import Asked, Found, SemanticCache
 from semantic_cache.embedding import Embedding, EmbeddingFailed
-from semantic_cache.judge import Repeat
 from semantic_cache.ledger import Bounds
 from semantic_cache.near import Vectors
 from semantic_cache.reading import repetitive
@@ -38,6 +37,7 @@ from semantic_cache.saving import OwnFile
 from semantic_cache.stores.base import Entry, Index, Store
 from semantic_cache.stores.index import MemoryIndex
 from semantic_cache.stores.memory import MemoryStore
+from semantic_cache.verdict import Repeat
 
 if TYPE_CHECKING:  # Redis's client takes 8 MB: only where there is one
     from semantic_cache.stores.redis import Link, RedisIndex
@@ -121,6 +121,12 @@ class Compared:
         return reader().vector(text)
 
 
+def follows(request: Inference) -> bool:
+    """Tell whether a chat's last turn comes after others."""
+    messages = request.typed.messages if isinstance(request.typed, ChatFields) else []
+    return any(message.role not in ("system", "developer") for message in messages[:-1])
+
+
 class Likeness:
     """One for the process. Its cost is nothing where ``[cache] semantic`` is not set: then it is not made."""
 
@@ -186,6 +192,9 @@ class Likeness:
         """
         question = schemas.lone_question(request)
         if question is None:
+            judge = self._cache.judges.get(asker.route)
+            if judge is not None and follows(request):
+                judge.ledger.pass_aside()
             return None
         text, surroundings = question
         if len(text) > _BYTES_OF_TEXT or caching.situational(text) or repetitive(text):

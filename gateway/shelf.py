@@ -22,8 +22,8 @@ from gateway.tenancy.pricing import NANO, amount_nanousd
 from gateway.trip import Call
 from semantic_cache import policy as caching
 from semantic_cache.cache import NAME
-from semantic_cache.judge import Repeat
 from semantic_cache.stores.base import Entry, Store
+from semantic_cache.verdict import Repeat
 
 WISHES = (b"", b"bypass", b"no-store")
 MEMO_ENTRIES, MEMO_BODY_BYTES = 512, 8192

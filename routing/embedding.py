@@ -100,22 +100,23 @@ class StaticEmbedder:
 
         Of a word longer than _MAX_WORD, as in a script without spaces, the tokens are kept instead.
         """
-        words = [
-            part[:_MAX_WORD]
-            for word in found
-            for part in ([word] if len(word) <= _MAX_WORD else tokens(word))
-        ]
+        if max(map(len, found)) > _MAX_WORD:
+            found = [
+                part[:_MAX_WORD]
+                for word in found
+                for part in ([word] if len(word) <= _MAX_WORD else tokens(word))
+            ]
         memo, rows = self._memo, self._rows
-        new = {word: tokens(word) for word in words if word not in memo}
+        new = {word: tokens(word) for word in found if word not in memo}
         if len(memo) + len(new) + sum(map(len, new.values())) > _MEMO_WORDS:
             memo.clear()
-            new = {word: tokens(word) for word in words}
+            new = {word: tokens(word) for word in found}
         for word, parts in new.items():
             slots = [self._slot(token) for token in parts]
             if word not in memo:
                 np.add.reduce(rows.take(slots or self._none, axis=0), axis=0, out=rows[len(memo)])
                 memo[word] = len(memo)
-        return list(map(memo.get, words))
+        return list(map(memo.get, found))
 
     def _slot(self, token: str) -> int:
         """Give the memo's row of one token, after filling it where the token is new."""

@@ -14,13 +14,14 @@ import msgspec
 
 from semantic_cache import saving
 from semantic_cache.embedding import Embedding
-from semantic_cache.judge import NEIGHBOURS, UNDECIDED, Judge, Repeat, Verdict
+from semantic_cache.judge import NEIGHBOURS, Judge
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
-from semantic_cache.near import Near, Vectors
+from semantic_cache.near import Vectors
 from semantic_cache.prior import PRIOR
 from semantic_cache.reading import Reading
 from semantic_cache.stores.base import Alias, Entry, Index, Store
+from semantic_cache.verdict import UNDECIDED, Repeat, Verdict
 from semantic_cache.verify import AGREEING, agree
 
 log = logging.getLogger("switchgear.cache")
@@ -31,6 +32,7 @@ _UNSURE = 20  # judgements of one question with itself that the estimate of the 
 _NOISE = 0.05
 _MOST_WAITING = 512  # outcomes; what comes beyond is not learned from
 _COMPARED = 8  # answers
+_ALIKE = 0.4  # cosine of two questions below which their answers are not compared: they hardly ever agree
 _MOST_TAGS = 64  # of one answer
 _LEAST_SHARED = 0.25  # of the shorter question's words; nearly all that mean the same share more
 _MOST_SAID = 8_192  # answers whose vectors are at hand
@@ -54,7 +56,6 @@ class Found(msgspec.Struct, frozen=True):
     asked: Asked
     reading: Reading
     vector: Vectors
-    near: Near[Alias]
     verdict: Verdict
     entry: Entry | None = None
     similarity: float = 0.0
@@ -143,15 +144,15 @@ class SemanticCache:
         `repeated`: the kept answer of an exact repeat that is asked anew; it tells whether answers last.
         """
         reading, vector = Reading.of(asked.text), await self._embedding.embed(asked.text)
-        near = await self._index.near(asked.scope, vector, NEIGHBOURS, now_s)
         if repeated is not None:
-            return Found(asked, reading, vector, near, UNDECIDED, repeated=repeated)
+            return Found(asked, reading, vector, UNDECIDED, repeated=repeated)
+        near = await self._index.near(asked.scope, vector, NEIGHBOURS, now_s)
         judge = self._judge(asked.route, len(vector))
         mark = asked.scope + asked.text.encode()
         verdict = judge.consider(
             reading, vector, near, self._draw(), mark in self._pending, _Barred(asked.owner, reading, near)
         )
-        found = Found(asked, reading, vector, near, verdict, similarity=verdict.cosine)
+        found = Found(asked, reading, vector, verdict, similarity=verdict.cosine)
         if not verdict.serve or verdict.entry is None:
             return found
         entry = await self._store.get(bytes.fromhex(verdict.answer), now_s)
@@ -284,7 +285,10 @@ class SemanticCache:
         judge = self._judge(found.asked.route, len(found.vector))
         said = self._said(outcome.entry.body)
         same: str | None = None
-        for answer in list(dict.fromkeys([one.answer for one in found.near]))[:_COMPARED]:
+        # what was near is searched again: to keep it for all that waits would cost more
+        near = await self._index.near(found.asked.scope, found.vector, NEIGHBOURS, now_s)
+        alike = int((near.cosines >= _ALIKE).sum())  # they come best first
+        for answer in list(dict.fromkeys([one.answer for one in near[:alike]]))[:_COMPARED]:
             kept = await self._store.get(bytes.fromhex(answer), now_s)
             if kept is None:
                 await self._forget(judge, answer)
@@ -295,7 +299,7 @@ class SemanticCache:
                 break
         if (repeated := found.repeated) is not None:
             as_before = self._same(said, self._said(repeated.body))
-            led = next((one.answer for one in found.near if one.text == found.asked.text), None)
+            led = next((one.answer for one in near if one.text == found.asked.text), None)
             await self._store.put(outcome.key, outcome.entry)  # it is what was right last
             judge.learn_repeat(led, now_s - repeated.stored_s, now_s, as_before, self.noise)
             if as_before and led is not None:
@@ -303,7 +307,7 @@ class SemanticCache:
         if found.verdict.examined:
             judge.learn(found.verdict, same)
         elif found.repeated is None:
-            judge.learn_later(found.reading, found.vector, found.near, same)
+            judge.learn_later(found.reading, found.vector, near, same)
         answer = same or outcome.key.hex()
         if same is None:
             expires_s = now_s + found.asked.ttl_s

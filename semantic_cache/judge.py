@@ -7,10 +7,9 @@ Texts that share an answer are aliases of one answer.
 
 import math
 from collections import Counter
-from collections.abc import Container, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from semantic_cache.constancy import Constancy
@@ -21,39 +20,18 @@ from semantic_cache.metric import Metric
 from semantic_cache.near import Known, Near, Vectors
 from semantic_cache.reading import Reading
 from semantic_cache.standing import Field, best, grouped, polled
+from semantic_cache.verdict import UNDECIDED, Repeat, Verdict
 from semantic_cache.verify import MOST_COUNTED, Evidence, Nearness, compare, rarities_of, swapped
 
 NEIGHBOURS = 48
+_IN_ORDER = (0, 1)  # best first
 _FLOOR = 0.4  # cosine of the nearest text below which nothing is served: it hardly ever could be
-Repeat = Literal["serve", "check", "ask"]
-"""Of an exact repeat: give the kept answer; give it, and ask beside; ask."""
-
-_UNREST = 0.1  # of exact repeats that are asked anew where all speaks for a change
+_PLAIN = 0.75  # cosine below which only the nearest answer and that of most votes are weighed
+_HOPE = 2.0  # log odds; where both of those fall short by more: another one is hardly ever served then
+_UNREST = 0.3  # of exact repeats that are asked anew where all speaks for a change; where little does, few
 _MOST_WORDS = 50_000
 _MOST_READINGS = 4_000
 _AUDITS_FIRST, _AUDITS_LAST, _AUDITS_HITS = 0.19, 0.045, 1000.0
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """What to do with a query. `score` is the log odds that `entry`'s answer is right."""
-
-    serve: bool
-    audit: bool
-    score: float
-    answer: str
-    entry: Known | None
-    cosine: float = 0.0
-    examined: tuple[tuple[str, Evidence], ...] = ()
-
-    @property
-    def told(self) -> str:
-        """The verdict in a word: ``audited`` is a hit that is asked upstream again."""
-        if not self.serve:
-            return "refused" if self.entry is not None else "nothing_near"
-        return "audited" if self.audit else "served"
-
-
-UNDECIDED = Verdict(False, False, -math.inf, "", None)
 
 
 class _Answer(Lasting):
@@ -105,7 +83,7 @@ class Judge(Lasting):
         ``learn_repeat``.
         """
         bound = self.ledger.bounds.error
-        self._owed += max(self._constancy.share(bound), _UNREST * self.ledger.unrest)
+        self._owed += max(self._constancy.share(bound), _UNREST * self.ledger.unrest**2)
         lasting = self._constancy.lasting(now - confirmed, bound)
         if not lasting or confirmed < self._changed:
             self.ledger.pass_empty()
@@ -153,9 +131,15 @@ class Judge(Lasting):
             return UNDECIDED
         if near.cosines[0] < _FLOOR:
             return self._put_off(UNDECIDED)
+        refused = Verdict(False, False, -math.inf, near[0].answer, near[0])
         if self.ledger.closed:
-            return self._put_off(Verdict(False, False, -math.inf, near[0].answer, near[0]))
-        score, best, kept = self._weighed(reading, vector, near)
+            return self._put_off(refused)
+        weighed = self._weighed(
+            reading, vector, near, self.ledger.threshold - _HOPE if near.cosines[0] < _PLAIN else -math.inf
+        )
+        if weighed is None:
+            return self._put_off(refused)
+        score, best, kept = weighed
         known = self._answers[best.answer]
         sound = not known.probation and known.seen >= self._since
         serve = (
@@ -170,7 +154,7 @@ class Judge(Lasting):
         return Verdict(serve, audit, score, best.answer, best.entry, best.nearness.cosine, kept)
 
     def _put_off(self, verdict: Verdict) -> Verdict:
-        """Count a query that is not served, however it scores: it is weighed where its truth comes out."""
+        """Count a query that is not served: it is weighed where its truth comes out."""
         self.ledger.pass_empty()
         self._put_offs += 1
         return verdict
@@ -180,8 +164,8 @@ class Judge(Lasting):
 
         Where some of those are never learned, it stands for all of them since the last that was.
         """
-        if near:
-            score, best, kept = self._weighed(reading, vector, near)
+        if near and (weighed := self._weighed(reading, vector, near, -math.inf)) is not None:
+            score, best, kept = weighed
             verdict = Verdict(False, False, score, best.answer, best.entry, best.nearness.cosine, kept)
             count, self._put_offs = self._put_offs, 0
             if score < self.ledger.threshold:  # else it tells nothing of those that are served at that score
@@ -190,14 +174,24 @@ class Judge(Lasting):
             self._learn(verdict, answer)
 
     def _weighed(
-        self, reading: Reading, vector: Vectors, near: Near[Any]
-    ) -> tuple[float, "_Placed", tuple[tuple[str, Evidence], ...]]:
-        """Give the best score, the answer that has it, and the evidence on all, beginning with that one."""
+        self, reading: Reading, vector: Vectors, near: Near[Any], hope: float
+    ) -> tuple[float, "_Placed", tuple[tuple[str, Evidence], ...]] | None:
+        """Give the best score, the answer that has it, and the evidence on all, beginning with that one.
+
+        Gives None where neither the answer of most votes nor the nearest one has a score of `hope`.
+        """
         placed, rarities = self._placed(vector, near), rarities_of(self._words, self._texts)
-        evidence = [compare(reading, self._read(one.entry), one.nearness, rarities) for one in placed]
-        scores = self._learner.logits(evidence)
-        score = max(scores)
-        at = scores.index(score)
+        nearest = next(n for n, one in enumerate(placed) if one.answer == near[0].answer)
+        evidence, scores = dict[int, Evidence](), dict[int, float]()
+        for places in ({0, nearest}, range(len(placed))):
+            new = [n for n in places if n not in scores]
+            for n in new:
+                evidence[n] = compare(reading, self._read(placed[n].entry), placed[n].nearness, rarities)
+            scores.update(zip(new, self._learner.logits([evidence[n] for n in new]), strict=True))
+            if max(scores.values()) < hope:
+                return None
+        score = max(scores.values())
+        at = min(n for n in scores if scores[n] == score)
         order = [at, *[n for n in range(len(placed)) if n != at]]
         return score, placed[at], tuple([(placed[n].answer, evidence[n]) for n in order])
 
@@ -317,22 +311,21 @@ class Judge(Lasting):
 
     def _placed(self, vector: Vectors, near: Near[Any]) -> list["_Placed"]:
         """Give the answers worth a look, and where they stand."""
-        answers, first, of = grouped(near)
-        if not self._answers.keys() >= answers.keys():
-            for name, row in zip(answers, first, strict=True):
-                if name not in self._answers:
-                    self._found(name, near.vectors[row])
-        names = list(answers)
-        turned = self._metric.turned(vector)
-        learned = self._metric.cosines(turned, [one.id for one in near], near.vectors).tolist()
+        answers = [one.answer for one in near]
+        names, first, of = grouped(answers, len(set(answers)))
+        apart, cosines = len(names) == len(near), near.cosines.tolist()
+        turned, learned = self._learned(vector, near, cosines)
         votes, nearest = polled(learned, of, len(names))
-        cosines = near.cosines.tolist()
-        counted, closest = Field(votes), Field(nearest)
-        plain = Field(cosines if len(first) == len(cosines) else [cosines[row] for row in first])
-        several = [n for n, name in enumerate(names) if name in self._shared]
+        chosen = best(votes, apart and learned is cosines)
+        counted, closest = Field(votes, chosen), Field(nearest, chosen if apart else None)
+        plain = Field(cosines if apart else [cosines[row] for row in first], _IN_ORDER)
+        shared = self._shared
+        several = [n for n, name in enumerate(names) if name in shared] if shared else []
         central = Field(self._central(turned, nearest, names, several)) if several else closest
         total, found = sum(votes), []
-        for n in best(votes):
+        for n in chosen:
+            if names[n] not in self._answers:  # another gateway, which shares the store, has kept it
+                self.adopt(names[n], near.vectors[first[n]])
             entry, answer = near[first[n]], self._answers[names[n]]
             nearness = Nearness(
                 plain.values[n],
@@ -351,8 +344,19 @@ class Judge(Lasting):
             found.append(_Placed(names[n], entry, nearness))
         return found
 
+    def _learned(self, vector: Vectors, near: Near[Any], cosines: list[float]) -> tuple[Vectors, list[float]]:
+        """Give the question as the learned metric has it, and the cosines of near texts there.
+
+        As long as nothing was learned those are `cosines` themselves.
+        """
+        if self._metric.projection is None:
+            return vector, cosines
+        turned = self._metric.turned(vector)
+        names = [one.id for one in near]
+        return turned, self._metric.cosines(near.times(turned), names, lambda: near.vectors).tolist()
+
     def _central(
-        self, turned: Vectors, nearest: list[float], names: list[str], several: list[int]
+        self, turned: Vectors, nearest: list[float], names: Sequence[str], several: list[int]
     ) -> list[float]:
         """Give the cosine in the learned metric to the centre of each answer's texts.
 
@@ -361,13 +365,10 @@ class Judge(Lasting):
         central, known = nearest.copy(), [self._answers[names[n]] for n in several]
         sizes = [(one.number, one.texts) for one in known]
         sums = np.array([one.sum for one in known])
-        for n, cosine in zip(several, self._metric.cosines(turned, sizes, sums).tolist(), strict=True):
+        cosines = self._metric.cosines(sums @ turned, sizes, lambda: sums)
+        for n, cosine in zip(several, cosines.tolist(), strict=True):
             central[n] = cosine
         return central
-
-    def _found(self, answer: str, vector: Vectors) -> None:
-        """Take in an answer that another gateway, which shares the store, has kept."""
-        self.adopt(answer, vector)
 
 
 class _Placed(NamedTuple):

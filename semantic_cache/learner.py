@@ -57,10 +57,9 @@ class Learner(Lasting):
 
     def logits(self, examined: Sequence[Evidence]) -> list[float]:
         """Give the log odds that each answer is right."""
-        dense, hashed = self._weights(), self._hashed.data
+        dense, hashed = self._weights(), self._hashed.data.__getitem__
         return [
-            sum(map(mul, dense, one.dense))
-            + sum([hashed[bucket] * weight for bucket, weight in zip(one.buckets, one.weights, strict=True)])
+            sum(map(mul, dense, one.dense)) + sum(map(mul, map(hashed, one.buckets), one.weights))
             for one in examined
         ]
 

@@ -63,6 +63,7 @@ class Ledger(Lasting):
     LASTS = (
         "_long", "_short", "_queries", "_short_queries", "_faded_hits", "total", "served", "audited",
         "wrong_found", "_unjudged", "_life", "_suspicion", "alarms", "_doubt", "threshold",
+        "_charged", "_alone",
     )  # fmt: skip
 
     def __init__(self, bounds: Bounds, tuning: Tuning = STANDARD) -> None:
@@ -78,12 +79,17 @@ class Ledger(Lasting):
         self.wrong_found = 0
         self._unjudged = np.zeros(_BINS)  # hits served and not judged, over the whole life
         self._life = np.zeros((2, _BINS))
+        self._since = np.zeros(_BINS)  # of the unjudged: those since what speaks for a change began,
+        self._since_judged = self._since_wrong = 0  # and the outcomes at such scores since then
+        self._charged = 0.0  # wrong hits of the time before a change was noticed, as it turned out to be
+        self._alone = 1.0  # share of lone questions in what was asked lately
         self._suspicion = 0.0
         self.alarms = 0
         self._doubt = 1.0
         self.threshold = math.inf
         self._repeats = 0  # exact ones that are not counted yet
         self._news = 0  # outcomes since the threshold was set
+        self._lifelong: Floats | None = None  # the rates of the whole life, until there is another outcome
         self._expected = self._rates(self._long)
 
     def state(self) -> dict[str, Any]:
@@ -94,6 +100,7 @@ class Ledger(Lasting):
     def resume(self, state: Mapping[str, Any]) -> None:
         """Take what lasts, and judge it by the bounds of today."""
         super().resume(state)
+        self._lifelong = None
         self._decide()
 
     def pass_exact(self) -> None:
@@ -101,6 +108,14 @@ class Ledger(Lasting):
         self._repeats += 1
         if self._repeats == _REPEATS:
             self._fade(0)
+
+    def pass_aside(self) -> None:
+        """Take note of a turn after others: the bound is not taken over those.
+
+        Where many follow, a wrong first answer is read on by all of them: the bound on lone questions is
+        tightened then, to a half at the most.
+        """
+        self._alone -= self._alone / self._tuning.short
 
     def pass_empty(self) -> None:
         """Count a query that had no candidate."""
@@ -113,6 +128,7 @@ class Ledger(Lasting):
         if served:
             self.served += 1
             self._unjudged[max(_bin(score), 0)] += 1
+            self._since[max(_bin(score), 0)] += 1
 
     @property
     def closed(self) -> bool:
@@ -133,12 +149,15 @@ class Ledger(Lasting):
             self.audited += 1
             self.wrong_found += not right
             self._unjudged[max(at, 0)] -= 1
+            self._since[max(at, 0)] = max(0.0, self._since[max(at, 0)] - 1)
         if at < 0:
             return
-        expected = self._expected[at]
+        expected, self._lifelong = self._expected[at], None
         for window in (self._long, self._short, self._life):
             window[-2, at] += 1
             window[-1, at] += not right
+        self._since_judged += score >= self.threshold
+        self._since_wrong += score >= self.threshold and not right
         if score >= self.threshold - 1.0:
             self._watch(right, float(expected))
         self._news += 1
@@ -153,11 +172,22 @@ class Ledger(Lasting):
         self._suspicion = max(0.0, self._suspicion + step)
         self._doubt = max(1.0, self._doubt * (0.97 if right else 1.0))
         if self._suspicion > self._tuning.alarm:
+            self._charge()
             self.doubt()
+        if not self._suspicion:
+            self._since[:] = 0.0
+            self._since_judged = self._since_wrong = 0
+
+    def _charge(self) -> None:
+        """Book the hits since a change began by what was seen since then, where that is worse than before."""
+        rate = (self._since_wrong + self._tuning.least) / (self._since_judged + 1)
+        self._charged += float(self._since @ np.maximum(self._rates(self._life), rate))
+        self._unjudged -= self._since
 
     def doubt(self) -> None:
         """Forget most of the evidence: what it was taken from is no more."""
         self.alarms += 1
+        self._lifelong = None
         self._doubt = min(8.0, self._doubt * 2)
         self._suspicion = 0.0
         self._long *= 0.25
@@ -175,6 +205,7 @@ class Ledger(Lasting):
         count, before = queries + repeats, self.total
         self.total += count
         tuning = self._tuning
+        self._alone = 1 - (1 - self._alone) * (1 - 1 / tuning.short) ** count
         keep = (1 - 1 / tuning.window) ** count
         self._long *= keep
         self._queries = self._queries * keep + tuning.window * (1 - keep)
@@ -203,11 +234,13 @@ class Ledger(Lasting):
 
     def wrong_estimate(self) -> float:
         """Give the wrong hits so far: those found, and those expected among the hits that nobody judged."""
-        return self.wrong_found + float(self._unjudged @ self._rates(self._life))
+        if self._lifelong is None:
+            self._lifelong = self._rates(self._life)
+        return self.wrong_found + self._charged + float(self._unjudged @ self._lifelong)
 
     def _decide(self) -> None:
         """Set the threshold: the lowest whose bounded error fits what is allowed from here on."""
-        tuning, bound, self._news = self._tuning, self.bounds.error, 0
+        tuning, bound, self._news = self._tuning, self.bounds.error * (1 + self._alone) / 2, 0
         self._expected = self._rates(self._long)
         if self.total < 50:
             return

@@ -5,7 +5,7 @@ Those are shortened (by the inverse root of the scatter within answers, as in li
 what remains tells answers apart, also answers never seen before.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,38 +58,31 @@ class Metric(Lasting):
         turned: Vectors = vector if self.projection is None else vector @ self._product
         return turned / np.float32(max(float(turned @ vector), 1e-18) ** 0.5)
 
-    def cosines(self, turned: Vectors, names: Sequence[Hashable], vectors: Vectors) -> Vectors:
-        """Give the cosines in the learned metric of what was ``turned`` with rows.
+    def cosines(
+        self, products: Vectors, names: Sequence[Hashable], vectors: Callable[[], Vectors]
+    ) -> Vectors:
+        """Give the cosines in the learned metric of what was ``turned`` with rows, given their products.
 
-        `names`, one a row, tell which of them were seen before.
+        `names`, one a row, tell which were measured before; `vectors` gives the rows for the others.
         """
-        cosines: Vectors = vectors @ turned / self._sizes(names, vectors)
-        return cosines
-
-    def measure(self, names: Sequence[Hashable], vectors: Vectors) -> None:
-        """Note the lengths of rows by their names, before they are asked for."""
-        if self.projection is None:
-            return
-        if len(self._lengths) > _MOST_LENGTHS:
-            self._lengths.clear()
-        there = vectors @ self.projection
-        found = np.maximum(np.sqrt(np.einsum("ij,ij->i", there, there)), 1e-9)
-        self._lengths.update(zip(names, found.tolist(), strict=True))
-
-    def _sizes(self, names: Sequence[Hashable], vectors: Vectors) -> Vectors:
-        """Give the lengths of rows in the learned metric."""
-        if self.projection is None:
-            plain: Vectors = np.maximum(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)), np.float32(1e-9))
-            return plain
         lengths = list(map(self._lengths.get, names))
         if None in lengths:
-            new = [row for row, length in enumerate(lengths) if length is None]
-            self.measure([names[row] for row in new], vectors[new])
+            rows, new = vectors(), [row for row, length in enumerate(lengths) if length is None]
+            self.measure([names[row] for row in new], rows[new])
             lengths = list(map(self._lengths.get, names))
             if None in lengths:  # there was no room for more
-                self.measure(names, vectors)
+                self.measure(names, rows)
                 lengths = list(map(self._lengths.get, names))
-        return np.array(lengths, np.float32)
+        sizes: Vectors = np.array(lengths, np.float32)
+        return products / sizes
+
+    def measure(self, names: Sequence[Hashable], vectors: Vectors) -> None:
+        """Note the lengths of rows in the learned metric by their names, before they are asked for."""
+        if len(self._lengths) > _MOST_LENGTHS:
+            self._lengths.clear()
+        there: Vectors = vectors if self.projection is None else vectors @ self.projection
+        found = np.maximum(np.sqrt(np.einsum("ij,ij->i", there, there)), np.float32(1e-9))
+        self._lengths.update(zip(names, found.tolist(), strict=True))
 
     def state(self) -> dict[str, Any]:
         """Give what lasts."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
+_NOWHERE = np.zeros((0, 0), np.float32)
 
 
 class Known(Protocol):
@@ -29,13 +30,29 @@ Text = TypeVar("Text", bound=Known)
 
 
 class Near(list[Text]):
-    """Texts, best first; their unit vectors as one array (n, d), and their cosines (n,)."""
+    """Texts, best first, and their cosines (n,)."""
 
-    def __init__(self, texts: Iterable[Text], vectors: Vectors, cosines: Vectors) -> None:
+    __slots__ = ("_order", "_rows", "cosines")
+
+    def __init__(
+        self, texts: Iterable[Text], rows: Vectors, cosines: Vectors, order: NDArray[np.intp] | None = None
+    ) -> None:
+        """Take texts and unit vectors; `order` tells which row is whose, where they are not in order."""
         super().__init__(texts)
-        self.vectors, self.cosines = vectors, cosines
+        self.cosines = cosines
+        self._rows, self._order = rows, order
+
+    @property
+    def vectors(self) -> Vectors:
+        """The unit vectors (n, d)."""
+        return self._rows if self._order is None else self._rows.take(self._order, axis=0)
+
+    def times(self, vector: Vectors) -> Vectors:
+        """Give the products of the unit vectors with another one (n,)."""
+        products: Vectors = self._rows @ vector
+        return products if self._order is None else products.take(self._order)
 
     @classmethod
     def nothing(cls) -> Self:
         """Give no texts."""
-        return cls((), np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
+        return cls((), _NOWHERE, np.zeros(0, np.float32))

@@ -49,10 +49,12 @@ _VOLATILE = listed(
     "price prices cost costs weather forecast score scores news version release releases stock stocks rate"
     " rates open opening available status schedule traffic exchange"
 )
+_WHOSE = frozenset(("my", "our"))
 _MOST_DIGITS = 6
 
 
 _WORD = re.compile(r"[\w@-]+")  # letters and digits, and what holds them together
+_DIGIT = re.compile(r"\d")
 
 
 @lru_cache(64)  # a text is asked about several things in a row
@@ -68,11 +70,14 @@ def situational(text: str) -> bool:
     words = _words(text)
     if "@" in text or not _SITUATIONAL.isdisjoint(words):
         return True
-    if any(len(word) >= _MOST_DIGITS and sum(map(str.isdigit, word)) >= _MOST_DIGITS for word in words):
+    if _DIGIT.search(text) is not None and any(
+        len(word) >= _MOST_DIGITS and sum(map(str.isdigit, word)) >= _MOST_DIGITS for word in words
+    ):
         return True
-    return "how" not in words[:2] and any(
-        word in ("my", "our") and not _OF_MINE.isdisjoint(words[at + 1 : at + 3])
-        for at, word in enumerate(words)
+    if _WHOSE.isdisjoint(words) or "how" in words[:2]:
+        return False
+    return any(
+        word in _WHOSE and not _OF_MINE.isdisjoint(words[at + 1 : at + 3]) for at, word in enumerate(words)
     )
 
 

@@ -30,7 +30,7 @@ def listed(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_WORD = re.compile(r"\w+")
+_WORD, _DIGIT = re.compile(r"\w+"), re.compile(r"\d")
 _REPEATED = 8  # one of so many
 
 
@@ -70,17 +70,26 @@ class Reading(msgspec.Struct, frozen=True):
         """Read a text."""
         text = text.replace("’", "'")
         tokens = _TOKEN.findall(text)[:MAX_WORDS]
-        words = [intern(token.lower()) for token in tokens]  # one string for all texts that have the word
-        names = {word for word, token in zip(words[1:], tokens[1:], strict=True) if token[0].isupper()}
+        if text.islower():
+            words, names = (
+                list(map(intern, tokens)),
+                set[str](),
+            )  # one string for all texts that have the word
+        else:
+            words = [intern(token.lower()) for token in tokens]
+            names = {words[n] for n, token in enumerate(tokens) if n and token[0].isupper()}
         if "'" in text or not _WRITTEN_OUT.keys().isdisjoint(words):
             words = [plain for word in words for plain in _plain(word)]
         distinct = frozenset(words)
+        numbers = distinct & NUMBER_WORDS
+        if _DIGIT.search(text) is not None:
+            numbers = numbers.union([word for word in distinct if word[0].isdigit()])
         return cls(
             words=tuple(words),
             distinct=distinct,
             ordered=tuple(sorted(distinct)),
             pairs=frozenset(pairwise(words)),
-            numbers=frozenset([word for word in distinct if word[0].isdigit() or word in NUMBER_WORDS]),
+            numbers=numbers,
             names=frozenset(names),
             negations=0 if _NEGATIONS.isdisjoint(distinct) else sum(word in _NEGATIONS for word in words),
             question=next((_QUESTIONS[word] for word in words if word in _QUESTIONS), 0),

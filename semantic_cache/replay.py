@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 import numpy as np
 
-from semantic_cache.judge import NEIGHBOURS, Judge, Verdict
+from semantic_cache.judge import NEIGHBOURS, Judge
 from semantic_cache.near import Near, Vectors
 from semantic_cache.reading import Reading
+from semantic_cache.verdict import Verdict
 
 _COMPARED = 16  # answers that the judge of a miss is shown
 
@@ -98,7 +99,8 @@ def replay(
         if known is not None and judge.repeat(known.at, number) == "serve":
             yield Decided(question.id, True, known.id, False, 1.0)
             continue
-        near = scope.nearest(vector) if not _plain(question.context) else Near.nothing()
+        alone = not _plain(question.context)
+        near = scope.nearest(vector) if alone else Near.nothing()
         if known is not None:
             answer = _right(question, [known, *near], truth)
             judge.learn_repeat(known.answer, number - known.at, number, answer == known.answer, 0.0)
@@ -108,6 +110,11 @@ def replay(
                 judge.adopt(answer, vector)
                 scope.keep(_Kept(question.id, answer, question.text, vector, number))
             yield Decided(question.id, False, None, False, 1.0)
+            continue
+        if not alone:  # as at the door: the exact tier has it alone, and the bound is not taken over it
+            judge.ledger.pass_aside()
+            scope.keep(_Kept(question.id, question.id, question.text, vector, number))
+            yield Decided(question.id, False, None, False, 0.0)
             continue
         reading = Reading.of(question.text)
         verdict = judge.consider(reading, vector, near, draw, question.text in scope.pending)

@@ -3,20 +3,19 @@
 import math
 from collections.abc import Sequence
 
-from semantic_cache.near import Known
-
 _CANDIDATES = 3
 _SHARPNESS = 15.0  # of the votes of near texts
 _LONE = 0.3  # the margin of an answer without a rival
 
 
-def grouped(near: Sequence[Known]) -> tuple[dict[str, int], Sequence[int], Sequence[int]]:
-    """Give the answers, best first, the place of the nearest text of each, and each text's answer's place."""
-    answers = [one.answer for one in near]
-    place = dict.fromkeys(answers, 0)
-    if len(place) == len(answers):  # as on a route that is new, or among questions that nobody asks twice
-        return place, range(len(answers)), range(len(answers))
-    place.clear()
+def grouped(answers: Sequence[str], distinct: int) -> tuple[Sequence[str], Sequence[int], Sequence[int]]:
+    """Give the answers, best first, the place of the nearest text of each, and each text's answer's place.
+
+    `answers` are those of the texts; so many of them are `distinct`.
+    """
+    if distinct == len(answers):  # as on a route that is new, or among questions that nobody asks twice
+        return answers, range(distinct), range(distinct)
+    place = dict[str, int]()
     first, of = list[int](), list[int]()
     for row, answer in enumerate(answers):
         n = place.get(answer)
@@ -24,23 +23,29 @@ def grouped(near: Sequence[Known]) -> tuple[dict[str, int], Sequence[int], Seque
             n = place[answer] = len(first)
             first.append(row)
         of.append(n)
-    return place, first, of
+    return list(place), first, of
 
 
 def polled(learned: list[float], of: Sequence[int], answers: int) -> tuple[list[float], list[float]]:
     """Give the votes of the near texts for each answer, and the best cosine among them."""
+    exp = math.exp
     if answers == len(learned):
-        return [math.exp((cosine - 1) * _SHARPNESS) for cosine in learned], learned
+        return [exp((cosine - 1) * _SHARPNESS) for cosine in learned], learned
     votes, nearest = [0.0] * answers, [-1.0] * answers
     for n, cosine in zip(of, learned, strict=True):
-        votes[n] += math.exp((cosine - 1) * _SHARPNESS)
+        votes[n] += exp((cosine - 1) * _SHARPNESS)
         if cosine > nearest[n]:
             nearest[n] = cosine
     return votes, nearest
 
 
-def best(votes: list[float]) -> list[int]:
-    """Give the answers worth a look: those of most votes, and that of the nearest text."""
+def best(votes: list[float], ordered: bool) -> list[int]:
+    """Give the answers worth a look, best first: those of most votes, and that of the nearest text.
+
+    `ordered`: whether the votes are so already.
+    """
+    if ordered:
+        return list(range(min(len(votes), _CANDIDATES)))
     chosen = sorted(range(len(votes)), key=votes.__getitem__, reverse=True)[:_CANDIDATES]
     return chosen if 0 in chosen else [*chosen, 0]
 
@@ -50,11 +55,13 @@ class Field:
 
     __slots__ = ("_best", "_second", "values")
 
-    def __init__(self, values: list[float]) -> None:
+    def __init__(self, values: list[float], leading: Sequence[int] | None = None) -> None:
+        """Take the values; `leading` are the places of the best ones, where they are known."""
         self.values = values
-        self._best = max(values)
-        at = values.index(self._best)
-        self._second = max([*values[:at], *values[at + 1 :]], default=-math.inf)
+        if leading is None:
+            leading = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:2]
+        self._best = values[leading[0]]
+        self._second = values[leading[1]] if len(values) > 1 else -math.inf
 
     def best_other(self, at: int, otherwise: float) -> float:
         """Give the best value but that one."""
@@ -65,4 +72,5 @@ class Field:
     def margin(self, at: int) -> float:
         """Give what a value is ahead of the best other one, within bounds."""
         mine = self.values[at]
-        return max(-0.4, min(0.4, mine - self.best_other(at, mine - _LONE)))
+        ahead = mine - self.best_other(at, mine - _LONE)
+        return -0.4 if ahead < -0.4 else min(ahead, 0.4)

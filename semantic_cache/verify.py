@@ -20,6 +20,7 @@ _SHORTEST = 4  # letters of a word that may be another one misspelt or inflected
 AGREEING = 0.85  # cosine of two answers
 BUCKETS = 1 << 14  # hashed words: how they count where they differ, and where they agree
 MOST_BUCKETS = 32  # of one comparison
+_MOST_HASHED = 1 << 16  # words
 MOST_COUNTED = 4_000  # texts with a word
 _LOGS = [math.log(n + 1.0) for n in range(MOST_COUNTED + 1)]
 
@@ -89,6 +90,21 @@ class Evidence(msgspec.Struct, frozen=True):
     weights: list[float]
 
 
+class _Hashed(dict[str, int]):
+    """The bucket of each word, as one that differs or as one that is shared; kept once it was asked for."""
+
+    def __init__(self, sign: str) -> None:
+        self._sign = sign
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= _MOST_HASHED:
+            self.clear()
+        bucket = self[word] = zlib.crc32((self._sign + word).encode()) % BUCKETS
+        return bucket
+
+
+_differing_of, _shared_of = _Hashed("-").__getitem__, _Hashed("+").__getitem__
+
 Rarities = Callable[[Sequence[str]], list[float]]
 
 
@@ -105,14 +121,19 @@ def rarities_of(counts: Mapping[str, int], texts: int) -> Rarities:
 def compare(asked: Reading, known: Reading, near: Nearness, rarities: Rarities) -> Evidence:
     """Give the evidence on whether the answer to `known` answers `asked`."""
     extra, missing, mended = _differences(asked, known)
-    shared = [word for word in asked.ordered if word in known.distinct]
-    lexical = _lexical(asked, known, (extra, missing, shared), mended, rarities)
-    differing = extra + missing
-    buckets = [_buckets(word)[0] for word in differing] + [_buckets(word)[1] for word in shared]
-    weights = [len(differing) ** -0.5] * len(differing) if differing else []
+    distinct = known.distinct
+    shared = [word for word in asked.ordered if word in distinct]
+    dense = _spatial(near)
+    dense += _lexical(asked, known, (extra, missing, shared), mended, rarities)
+    buckets, weights = [*map(_differing_of, extra), *map(_differing_of, missing)], list[float]()
+    if buckets:
+        weights = [len(buckets) ** -0.5] * len(buckets)
     if shared:
+        buckets += map(_shared_of, shared)
         weights += [len(shared) ** -0.5] * len(shared)
-    return Evidence(_spatial(near) + lexical, buckets[:MOST_BUCKETS], weights[:MOST_BUCKETS])
+    if len(buckets) > MOST_BUCKETS:
+        del buckets[MOST_BUCKETS:], weights[MOST_BUCKETS:]
+    return Evidence(dense, buckets, weights)
 
 
 NAMES = (
@@ -126,24 +147,26 @@ NAMES = (
 
 
 def _spatial(near: Nearness) -> list[float]:
+    cosine, learned, ahead = near.cosine, near.learned, near.centre_margin * 5
+    known = math.log1p(near.texts)
     return [
         1.0,
-        near.cosine * 4 - 3,
-        max(0.0, near.cosine - 0.8) * 8,
-        max(0.0, near.cosine - 0.93) * 25,
+        cosine * 4 - 3,
+        (cosine - 0.8) * 8 if cosine > 0.8 else 0.0,
+        (cosine - 0.93) * 25 if cosine > 0.93 else 0.0,
         near.margin * 5,
         near.share * 2 - 1,
         near.odds * 0.3,
-        near.learned * 3 - 1.5,
-        max(0.0, near.learned - 0.8) * 8,
+        learned * 3 - 1.5,
+        (learned - 0.8) * 8 if learned > 0.8 else 0.0,
         near.learned_margin * 5,
         near.centre * 3 - 1.5,
-        near.centre_margin * 5,
-        near.centre_margin * 5 * min(1.0, math.log1p(near.texts) * 0.4),
-        min(near.rivals, 16) / 16 - 0.5,
-        math.log1p(near.texts) * 0.5,
+        ahead,
+        ahead * (known * 0.4 if known < 2.5 else 1.0),
+        (min(16, near.rivals)) / 16 - 0.5,
+        known * 0.5,
         near.agreed * 2 - 1,
-        min(near.judged, 20) / 20,
+        (min(20, near.judged)) / 20,
     ]
 
 
@@ -155,13 +178,13 @@ def _lexical(
     rarities: Rarities,
 ) -> list[float]:
     extra, missing, shared = words
-    added, lacking = rarities(extra), rarities(missing)
-    rare_shared, rare_extra, rare_missing = sum(rarities(shared)), sum(added), sum(lacking)
+    differing, one, other = extra + missing, len(extra), len(missing)
+    rare = rarities(differing + shared)
+    added, lacking = rare[:one], rare[one : one + other]
+    rare_shared, rare_extra, rare_missing = sum(rare[one + other :]), sum(added), sum(lacking)
     overlap = rare_shared / (rare_shared + rare_extra + rare_missing + 1e-6)
-    differing = extra + missing
-    numbers = asked.numbers != known.numbers
-    same = not differing
-    ratio = (len(asked.words) + 1) / (len(known.words) + 1)
+    numbers, same = asked.numbers != known.numbers, not differing
+    length, known_length = len(asked.words) + 1, len(known.words) + 1
     both = len(asked.pairs & known.pairs)
     either = len(asked.pairs) + len(known.pairs) - both
     told = not _TOLD.isdisjoint(differing)
@@ -171,11 +194,11 @@ def _lexical(
         rare_shared * 0.1 if rare_shared < 30.0 else 3.0,
         rare_extra * 0.15 if rare_extra < 20.0 else 3.0,
         rare_missing * 0.15 if rare_missing < 20.0 else 3.0,
-        max(added) * 0.2 if added else 0.0,
-        max(lacking) * 0.2 if lacking else 0.0,
-        min(len(extra), 8) * 0.3,
-        min(len(missing), 8) * 0.3,
-        min(mended, 3),
+        max(added) * 0.2 if one else 0.0,
+        max(lacking) * 0.2 if other else 0.0,
+        (min(8, one)) * 0.3,
+        (min(8, other)) * 0.3,
+        min(3, mended),
         numbers,
         numbers and bool(asked.numbers) and bool(known.numbers),
         asked.negations != known.negations,
@@ -184,14 +207,14 @@ def _lexical(
         told and not _TIMES.isdisjoint(differing),
         told and not _LANGUAGES.isdisjoint(differing),
         min(len(_FORMATS.intersection(differing)), 3) if told else 0,
-        _named(differing, asked, known) * 0.5,
+        _named(differing, asked, known) * 0.5 if asked.names or known.names else 0.0,
         (both / either if either else 1.0) * 2 - 1,
         same,
         same and asked.words != known.words,
         same and asked.words == known.words,
-        len(extra) == 1 and len(missing) == 1,
-        math.log(len(asked.words) + 1) - 2,
-        abs(math.log(ratio)),
+        one == 1 and other == 1,
+        math.log(length) - 2,
+        abs(math.log(length / known_length)),
     ]
 
 
@@ -202,8 +225,6 @@ def _opposed(extra: list[str], missing: list[str]) -> bool:
 
 def _named(differing: list[str], asked: Reading, known: Reading) -> int:
     """Give how many of the differing words are names, 3 at the most."""
-    if not asked.names and not known.names:
-        return 0
     return min(sum([word in asked.names or word in known.names for word in differing]), 3)
 
 
@@ -226,6 +247,7 @@ def _differences(asked: Reading, known: Reading) -> tuple[list[str], list[str], 
     return extra, missing, mended
 
 
+@lru_cache(1 << 14)  # the same few words meet again and again
 def _alike(one: str, other: str) -> bool:
     """Tell whether two words are most likely one: the same but for two letters, or of the same stem.
 
@@ -277,9 +299,3 @@ def swapped(one: Reading, other: Reading) -> bool:
             if a[right:] + middle + a[:left] == b and not _EITHER_WAY.issuperset(middle):
                 return True
     return False
-
-
-@lru_cache(1 << 16)
-def _buckets(word: str) -> tuple[int, int]:
-    """Give the buckets of a word that differs, and of one that is shared."""
-    return tuple(zlib.crc32((sign + word).encode()) % BUCKETS for sign in "-+")  # type: ignore[return-value]

@@ -117,15 +117,14 @@ class _Scope:
             cosines, used = self.rows.cosines(vector), len(aliases)
             rows = cosines.argpartition(used - count)[-count:] if used > count else np.arange(used)
             cosines = cosines[rows]
-            order = (-cosines).argsort(kind="stable")
-            rows = rows[order]
-            vectors = self.rows.take(rows)
+            rows = rows[(order := (-cosines).argsort(kind="stable"))]
+            found, places = self.rows.take(rows), None
         else:
-            vectors = self.rows.take(rows)
-            cosines = vectors @ vector
-            order = (-cosines).argsort(kind="stable")[:count]
-            rows, vectors = rows[order], vectors[order]
-        return Near([aliases[row] for row in rows.tolist()], vectors, cosines[order])
+            found = self.rows.take(rows)
+            cosines = found @ vector
+            order = places = (-cosines).argsort(kind="stable")[:count]
+            rows = rows.take(order)
+        return Near([aliases[row] for row in rows.tolist()], found, cosines.take(order), places)
 
     def _candidates(self, vector: Vectors, count: int, graph_from: int) -> NDArray[np.intp] | None:
         """Give rows that hold the nearest, and some more; None for all, where they are few."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 BLOCK = 8_192
 _FIRST = 1
+_MOST = np.float32(127.0)
 _BYTE_SCALE = np.float32(400.0)  # components of unit vectors of some hundred dimensions stay below 0.3
 
 
@@ -96,6 +97,8 @@ class Bytes(Rows):
 
 
 def _rounded(vectors: Vectors) -> NDArray[Any]:
-    scaled = np.rint(vectors * _BYTE_SCALE)
-    rounded: NDArray[Any] = np.maximum(np.minimum(scaled, 127.0, out=scaled), -127.0).astype(np.int8)
+    scaled = vectors * _BYTE_SCALE
+    np.rint(scaled, out=scaled)
+    np.minimum(scaled, _MOST, out=scaled)
+    rounded: NDArray[Any] = np.maximum(scaled, -_MOST, out=scaled).astype(np.int8)
     return rounded

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from semantic_cache.judge import Judge, Verdict
+from semantic_cache.judge import Judge
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
 from semantic_cache.metric import Metric
@@ -15,6 +15,7 @@ from semantic_cache.near import Near, Vectors
 from semantic_cache.prior import PRIOR
 from semantic_cache.reading import Reading, listed
 from semantic_cache.stores.base import Alias
+from semantic_cache.verdict import Verdict
 from semantic_cache.verify import Evidence, Nearness, compare, rarities_of
 
 SIZE = 6
@@ -169,6 +170,26 @@ def test_what_is_hardly_alike_is_not_weighed_and_counts_as_a_query() -> None:
     assert taught.judge.ledger.total == 1
     vector[:2] = 0.41, math.sqrt(1 - 0.41**2)
     assert asked(taught, "open the account", vector).told == "served"
+
+
+@settings(max_examples=60, deadline=None)
+@given(KEPT, TEXTS, st.integers(1000, 2000), st.floats(-4.0, 4.0))
+def test_where_the_leaders_are_far_from_serving_the_others_are_not_weighed_on_the_way(
+    kept: list[tuple[str, int]], text: str, number: int, above: float
+) -> None:
+    whole, taught, vector = Taught(kept, False, 0.4), Taught(kept, False, 0.4), unit(number, 0.4)
+    near = taught.near(vector)
+    assume(0.4 <= near.cosines[0] < 0.75)
+    book, judged = by_the_book(taught, text, vector), asked(whole, text, vector)
+    most = max(book, key=lambda answer: book[answer].dense[5])  # of the votes
+    scores = {answer: float(PRIOR @ np.array(book[answer].dense)) for answer in (near[0].answer, most)}
+    assume(abs(above) > 1e-3)
+    taught.judge.ledger.threshold = max(scores.values()) + 2.0 + above
+    verdict = taught.judge.consider(Reading.of(text), vector, near, 0.5, False)
+    if above > 0:
+        assert (verdict.told, verdict.examined) == ("refused", ())
+    else:
+        assert dict(verdict.examined).keys() == dict(judged.examined).keys()
 
 
 @settings(max_examples=30, deadline=None)

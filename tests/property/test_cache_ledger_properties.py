@@ -70,3 +70,34 @@ def test_without_evidence_it_is_closed() -> None:
         ledger.enter(9.0, False)
         ledger.judge(9.0, True, False)
     assert ledger.threshold == math.inf
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 2**32))
+def test_hits_before_a_change_was_noticed_are_booked_as_it_turned_out(seed: int) -> None:
+    ledger, _, _ = run(Bounds(error=0.02), 1.0, seed, 1500)
+    noticed, before, hits = ledger.alarms, ledger.wrong_estimate(), 0
+    while ledger.alarms == noticed:  # all are wrong from here on, and one in five is audited
+        ledger.enter(6.0, True)
+        hits += 1
+        if hits % 5 == 0:
+            ledger.judge(6.0, False, True)
+    assert 10 <= hits <= 100
+    assert ledger.wrong_estimate() - before >= 0.7 * hits
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 2**32), st.integers(1, 5))
+def test_turns_that_follow_tighten_the_bound_on_lone_questions(seed: int, following: int) -> None:
+    alone, among = (run(Bounds(error=0.01), 1.0, seed, 1500)[0] for _ in range(2))
+    opened = among.threshold
+    for _ in range(1600):
+        among.pass_aside()
+    assert among.total == alone.total  # they are none of the queries
+    for ledger in (alone, among):
+        for n in range(16 * following):
+            ledger.pass_empty()
+            if ledger is among and n % 2:
+                among.pass_aside()
+    assert among.threshold >= alone.threshold
+    assert opened <= among.threshold

@@ -87,6 +87,22 @@ def test_a_question_within_a_conversation_is_only_served_to_the_same_conversatio
     assert {one["served"] for one in decisions if one["hit"]} == {"0", "1", "2"}
 
 
+def test_turns_that_follow_buy_no_errors_among_lone_questions(tmp_path: Path) -> None:
+    lone = stream("traps", 1500)
+    turns = [
+        {"id": f"{row['id']}-{n}", "text": f"and number {n}?", "cls": row["id"], "context": [row["text"]]}
+        for row in lone
+        for n in range(2)
+    ]
+    mixed = [row for n, first in enumerate(lone) for row in (first, *turns[2 * n : 2 * n + 2])]
+    first = {row["id"] for row in lone}
+    alone, among = (
+        [one for one in replay(tmp_path, rows) if one["hit"] and one["id"] in first] for rows in (lone, mixed)
+    )
+    assert 50 < len(among) < len(alone)
+    assert wrong(mixed, among) <= 0.003 * len(mixed)
+
+
 @pytest.mark.parametrize("name", ["traps", "hwu_slots", "zipf_high"])
 def test_the_bound_holds_and_audits_keep_to_their_share(tmp_path: Path, name: str) -> None:
     rows = stream(name, 2500)
