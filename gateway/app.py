@@ -119,7 +119,6 @@ class House:
         self.tracing = tracing_from(edges.environ, self.telemetry, (edges.now, edges.wall))
         self.metering = metering_from(edges.environ, self.telemetry, edges.wall)
         self.log = RequestLog(self.telemetry, (edges.now, edges.wall))
-        self.aftermath = Aftermath(self.telemetry, self.tracing, self.log)
         self.news = news_of(settings, edges.environ)
         cache = settings.cache
         self.link = link_of(settings, edges.environ, edges.now)
@@ -147,7 +146,7 @@ class House:
             shadows=self.shadows,
             telemetry=self.telemetry,
             tracing=self.tracing,
-            aftermath=self.aftermath,
+            aftermath=Aftermath(self.telemetry, self.tracing, self.log),
         )
         self.tier = Tier(self.batching, self.telemetry, edges.draw, keep, self.pipeline.shelf.kept)
         self._season(state_dir)
@@ -279,7 +278,6 @@ class House:
             telemetry=self.telemetry,
             control=self.control,
             log=self.log,
-            attend=self.aftermath.attend,
             learning=self.learning,
             together=self.together,
             now=edges.now,
@@ -438,7 +436,6 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()
-        house.aftermath.attend()
         await asyncio.to_thread(house.log.close)
         if house.metering is not None:
             await house.metering.close()
@@ -467,11 +464,7 @@ def build(process: Process) -> ASGIApp:
     hot = {path: one.fn for one in handlers if isinstance(one, ASGIRouteHandler) for path in one.paths}
 
     def application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        handler = hot.get(scope["path"])
-        if handler is None:
-            process.attend()  # who asks about requests is told of all that have ended
-            handler = rest
-        return handler(scope, receive, send)
+        return hot.get(scope["path"], rest)(scope, receive, send)
 
     return application
 

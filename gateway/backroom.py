@@ -8,7 +8,6 @@ many requests are not taken.
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -17,7 +16,7 @@ from gateway.passage import Passage
 
 log = logging.getLogger("switchgear.backroom")
 
-CARRIED = 32  # batches: what is carried at once is held several times over, and each waking costs a lot
+CARRIED = 1024  # requests: each waking costs a lot, and what is carried at once is held several times over
 
 T = TypeVar("T")
 Batch = tuple[int, T]
@@ -43,7 +42,7 @@ class Backroom(Generic[T]):
         self._left: deque[Passage] = deque()
         self._made: deque[Batch[T]] = deque()
         # One writer each: the event loop, the thread, and, of what was spoiled, both.
-        self._taken = self._gone = 0
+        self._taken = self._gone = self._called = 0
         self._spoiled = [0, 0]
         self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -54,7 +53,8 @@ class Backroom(Generic[T]):
         if some := passages[:room]:
             self._taken += len(some)
             self._spoiled[0] += self._make_of(some)
-            if len(self._made) >= CARRIED or self._crowded:
+            if self._taken - self._called >= min(CARRIED, self._limit // 2):
+                self._called = self._taken
                 self._wake.set()
         return passages[room:]
 
@@ -79,10 +79,6 @@ class Backroom(Generic[T]):
     def _room(self) -> int:
         return max(0, self._limit - (self._taken - self._gone - sum(self._spoiled)))
 
-    @property
-    def _crowded(self) -> bool:
-        return self._room() < self._limit // 2
-
     def _make_of(self, some: Sequence[Passage]) -> int:
         """Make something of some requests; gives how many are spoiled."""
         try:
@@ -93,18 +89,24 @@ class Backroom(Generic[T]):
         return 0
 
     def _run(self) -> None:
-        closed, due_s = False, time.monotonic() + self._period_s
+        closed = False
         while not closed:
-            self._wake.wait(max(0.0, due_s - time.monotonic()))
+            self._wake.wait(self._period_s)
             self._wake.clear()
             closed = self._closed
-            all_of_it = closed or self._crowded or time.monotonic() >= due_s
-            if all_of_it:
-                due_s = time.monotonic() + self._period_s
-                while self._left:
-                    self._spoiled[1] += self._make_of([self._left.popleft()])
-            while len(self._made) >= CARRIED or (all_of_it and self._made):
-                self._carry_some([self._made.popleft() for _ in range(min(CARRIED, len(self._made)))])
+            while self._left:
+                self._spoiled[1] += self._make_of([self._left.popleft()])
+            while self._made:
+                self._carry_some(self._some())
+
+    def _some(self) -> list[Batch[T]]:
+        """Give what was made of so many requests as are carried at once."""
+        some: list[Batch[T]] = []
+        count = 0
+        while self._made and count < CARRIED:
+            some.append(self._made.popleft())
+            count += some[-1][0]
+        return some
 
     def _carry_some(self, batches: Sequence[Batch[T]]) -> None:
         try:

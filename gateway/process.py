@@ -73,8 +73,6 @@ class Process(msgspec.Struct, kw_only=True, eq=False):
     telemetry: Telemetry
     control: Control
     log: RequestLog
-    attend: Callable[[], None]
-    """Have what has ended counted, logged and traced."""
     learning: Learning
     together: Together | None
     now: Callable[[], float]

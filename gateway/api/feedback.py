@@ -69,7 +69,6 @@ def handlers(process: Process) -> list[HTTPRouteHandler]:
 
     async def hear(word: Word) -> None:
         """Take a word that another gateway was told."""
-        process.attend()
         decided = await asyncio.to_thread(_decided, process.log, word.request_id)
         if decided is not None:
             learn(word, *decided)

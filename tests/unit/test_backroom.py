@@ -87,10 +87,10 @@ def test_what_raises_is_logged_and_the_next_batch_is_made_and_carried(
     assert said == ["thread: nothing could be made of 2 requests", "thread: what was made is lost"]
 
 
-def test_enough_batches_leave_before_their_time_and_the_rest_at_its_end() -> None:
+def test_enough_leaves_before_its_time_and_the_rest_at_its_end() -> None:
     carrier = Carrier()
     carrier.let.set()
-    room = Backroom("thread", carrier.make, carrier.carry, limit=10_000, period_s=3600.0)
+    room = Backroom("thread", carrier.make, carrier.carry, limit=10 * CARRIED, period_s=3600.0)
     room.start()
     names = [f"{number}" for number in range(CARRIED + 1)]
     for name in names[:-1]:
@@ -99,3 +99,15 @@ def test_enough_batches_leave_before_their_time_and_the_rest_at_its_end() -> Non
     assert not room.offer(passages(names[-1]))
     room.close()
     assert carrier.carried == names
+
+
+def test_what_waits_is_carried_in_portions() -> None:
+    portions: list[int] = []
+    room = Backroom(
+        "thread", len, lambda some: portions.append(sum(count for count, _ in some)), 10 * CARRIED
+    )
+    for _ in range(5):
+        assert not room.offer(passages(*["one"] * (CARRIED // 2)))
+    room.start()
+    room.close()
+    assert portions == [CARRIED, CARRIED, CARRIED // 2]
