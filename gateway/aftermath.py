@@ -1,4 +1,4 @@
-"""What becomes of finished requests: they are counted, traced and logged, those of a turn of the loop together.
+"""What becomes of finished requests: all of one turn of the loop are counted, traced and logged together.
 
 One by one, each step would find its code and tables gone from the processor's caches: it takes twice as long.
 Whoever has had an answer can only ask in a later turn, and finds it counted.
