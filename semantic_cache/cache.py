@@ -17,7 +17,7 @@ from semantic_cache.embedding import Embedding
 from semantic_cache.judge import NEIGHBOURS, Judge
 from semantic_cache.learner import Learner
 from semantic_cache.ledger import Bounds
-from semantic_cache.near import Vectors
+from semantic_cache.near import Near, Vectors
 from semantic_cache.prior import PRIOR
 from semantic_cache.reading import Reading
 from semantic_cache.stores.base import Alias, Entry, Index, Store
@@ -56,6 +56,7 @@ class Found(msgspec.Struct, frozen=True):
     asked: Asked
     reading: Reading
     vector: Vectors
+    near: Near[Alias]
     verdict: Verdict
     entry: Entry | None = None
     similarity: float = 0.0
@@ -144,15 +145,17 @@ class SemanticCache:
         `repeated`: the kept answer of an exact repeat that is asked anew; it tells whether answers last.
         """
         reading, vector = Reading.of(asked.text), await self._embedding.embed(asked.text)
-        if repeated is not None:
-            return Found(asked, reading, vector, UNDECIDED, repeated=repeated)
         near = await self._index.near(asked.scope, vector, NEIGHBOURS, now_s)
+        if repeated is not None:
+            return Found(asked, reading, vector, near, UNDECIDED, repeated=repeated)
         judge = self._judge(asked.route, len(vector))
         mark = asked.scope + asked.text.encode()
         verdict = judge.consider(
             reading, vector, near, self._draw(), mark in self._pending, _Barred(asked.owner, reading, near)
         )
-        found = Found(asked, reading, vector, verdict, similarity=verdict.cosine)
+        if verdict.examined:
+            near = near.named()
+        found = Found(asked, reading, vector, near, verdict, similarity=verdict.cosine)
         if not verdict.serve or verdict.entry is None:
             return found
         entry = await self._store.get(bytes.fromhex(verdict.answer), now_s)
@@ -285,10 +288,8 @@ class SemanticCache:
         judge = self._judge(found.asked.route, len(found.vector))
         said = self._said(outcome.entry.body)
         same: str | None = None
-        # what was near is searched again: to keep it for all that waits would cost more
-        near = await self._index.near(found.asked.scope, found.vector, NEIGHBOURS, now_s)
-        alike = int((near.cosines >= _ALIKE).sum())  # they come best first
-        for answer in list(dict.fromkeys([one.answer for one in near[:alike]]))[:_COMPARED]:
+        alike = int((found.near.cosines >= _ALIKE).sum())  # they come best first
+        for answer in list(dict.fromkeys([one.answer for one in found.near[:alike]]))[:_COMPARED]:
             kept = await self._store.get(bytes.fromhex(answer), now_s)
             if kept is None:
                 await self._forget(judge, answer)
@@ -299,7 +300,7 @@ class SemanticCache:
                 break
         if (repeated := found.repeated) is not None:
             as_before = self._same(said, self._said(repeated.body))
-            led = next((one.answer for one in near if one.text == found.asked.text), None)
+            led = next((one.answer for one in found.near if one.text == found.asked.text), None)
             await self._store.put(outcome.key, outcome.entry)  # it is what was right last
             judge.learn_repeat(led, now_s - repeated.stored_s, now_s, as_before, self.noise)
             if as_before and led is not None:
@@ -307,7 +308,7 @@ class SemanticCache:
         if found.verdict.examined:
             judge.learn(found.verdict, same)
         elif found.repeated is None:
-            judge.learn_later(found.reading, found.vector, near, same)
+            judge.learn_later(found.reading, found.vector, found.near, same)
         answer = same or outcome.key.hex()
         if same is None:
             expires_s = now_s + found.asked.ttl_s

@@ -52,6 +52,10 @@ class Near(list[Text]):
         products: Vectors = self._rows @ vector
         return products if self._order is None else products.take(self._order)
 
+    def named(self) -> "Near[Text]":
+        """Give the same texts without their vectors: they are large, and not to be kept for long."""
+        return Near(self, _NOWHERE, self.cosines)
+
     @classmethod
     def nothing(cls) -> Self:
         """Give no texts."""

@@ -92,6 +92,9 @@ def test_among_more_texts_than_are_read_as_they_are_the_nearest_are_found() -> N
             assert [one.id for one in found] == best
             assert np.allclose(found.cosines, found.vectors @ asked, atol=1e-6)
             assert np.allclose(found.times(vectors[0]), found.vectors @ vectors[0], atol=1e-6)
+            named = found.named()
+            assert (list(named), named.vectors.size) == (list(found), 0)
+            assert named.cosines is found.cosines
 
     asyncio.run(play())
 

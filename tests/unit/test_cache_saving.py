@@ -64,7 +64,7 @@ def test_a_file_of_another_embedding_is_not_read(tmp_path: Path) -> None:
     other.adopt(Bounds(error=0.3))
     with pytest.raises(ValueError, match="embedding 'words'"):
         now(other.resume(saving.read(path), 0.0))
-    assert look_up(other, ask(FORMS[0].format(TOPICS[0]))).verdict.entry is None
+    assert not look_up(other, ask(FORMS[0].format(TOPICS[0]))).near
 
 
 def test_judges_of_another_version_begin_anew_and_the_log_says_so_once(
