@@ -75,11 +75,13 @@ class Target(msgspec.Struct, frozen=True, dict=True):
         Keys with other tiers or fallbacks share none, nor do those with another objective.
         """
         name = self.name
+        if not self.route:
+            return name
         if self._narrowed(key):
             allowed = self.allowed((*self.models, *self.fallback), key)
             name = f"{name}[{','.join(model.name for model in allowed)}]"
         own = key.large_share is not None or key.most_large_share < 1.0
-        if own and self.route and (aim := self.objective_of(key)) != self.objective:
+        if own and (aim := self.objective_of(key)) != self.objective:
             name = f"{name}({aim.told})"
         return name
 

@@ -39,8 +39,9 @@ def may_share(settings: CoalescingSettings, headers: Mapping[bytes, bytes], requ
 
 def wish_of(target: Target, headers: Mapping[bytes, bytes]) -> str:
     """Give the tier or the objective that a request wishes for, as it says it; nothing where it does not."""
-    wish = headers.get(TIER) or headers.get(OBJECTIVE, b"") if target.route else b""
-    return wish.decode("latin-1")
+    if not target.route:
+        return ""
+    return (headers.get(TIER) or headers.get(OBJECTIVE, b"")).decode("latin-1")
 
 
 def name_of(

@@ -43,6 +43,35 @@ BODILESS = (204, 304)
 _heads = Heads()
 
 
+class Signal:
+    """An event that is made only where somebody waits for it: most requests come whole."""
+
+    __slots__ = ("_event", "_told")
+
+    def __init__(self) -> None:
+        self._told = False
+        self._event: asyncio.Event | None = None
+
+    def set(self) -> None:
+        """See ``asyncio.Event.set``."""
+        self._told = True
+        if self._event is not None:
+            self._event.set()
+
+    def clear(self) -> None:
+        """See ``asyncio.Event.clear``."""
+        self._told = False
+        if self._event is not None:
+            self._event.clear()
+
+    async def wait(self) -> None:
+        """See ``asyncio.Event.wait``."""
+        if not self._told:
+            if self._event is None:
+                self._event = asyncio.Event()
+            await self._event.wait()
+
+
 class Cycle(RequestResponseCycle):
     """One request and its answer: as ASGI has it, and as ``api.exchange.Wire`` for the hot path."""
 
@@ -307,7 +336,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
             self.access_logger,
             False,  # an access log
             [],  # headers of the server's own
-            asyncio.Event(),
+            cast("asyncio.Event", Signal()),
             expects_100,
             keep_alive,
             self.on_response_complete,
