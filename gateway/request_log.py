@@ -170,7 +170,7 @@ class RequestLog:
         self,
         telemetry: Telemetry,
         clocks: tuple[Callable[[], float], Callable[[], float]],
-        out: IO[str] = sys.stderr,
+        out: IO[bytes] = sys.stderr.buffer,
     ) -> None:
         """``clocks``: monotonic, and seconds since the epoch."""
         self._telemetry = telemetry
@@ -246,5 +246,5 @@ class RequestLog:
         if lines:
             self._telemetry.count(METRIC, ("written",), len(lines))
             with contextlib.suppress(OSError):  # whoever read the log is gone
-                self._out.write(b"\n".join(lines).decode() + "\n")
+                self._out.write(b"\n".join([*lines, b""]))
                 self._out.flush()
