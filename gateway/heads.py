@@ -6,7 +6,10 @@ time, so that those that are new each time cost next to nothing.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
+from urllib.parse import unquote
 
+import httptools
 import msgspec
 
 MOST_HEADS = 512
@@ -74,3 +77,11 @@ class Heads:
         if len(self._known) >= MOST_HEADS:
             self._known.clear()
         self._known[data[:end]] = head
+
+
+@lru_cache(256)
+def parts_of(url: bytes) -> tuple[str, bytes, bytes]:
+    """Give path, raw path and query of a request's target, as the scope has them."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""

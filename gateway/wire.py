@@ -20,18 +20,16 @@ only, and stops reading, which hides the client's end.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from typing import Any, cast
-from urllib.parse import unquote
 from weakref import ref
 
-import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.api.exchange import WIRE, ClientGone
 from gateway.api.inference import new_request_id
 from gateway.errors import ApiError, InvalidRequest, RequestTooLarge, error_body
-from gateway.heads import Head, Heads
+from gateway.heads import Head, Heads, parts_of
+from gateway.signals import Signal
 from gateway.writes import JoinedWrites
 
 HEAD_LIMIT_BYTES = 64 * 1024
@@ -41,35 +39,6 @@ PIPELINE_LIMIT = 16
 BODILESS = (204, 304)
 
 _heads = Heads()
-
-
-class Signal:
-    """An event that is made only where somebody waits for it: most requests come whole."""
-
-    __slots__ = ("_event", "_told")
-
-    def __init__(self) -> None:
-        self._told = False
-        self._event: asyncio.Event | None = None
-
-    def set(self) -> None:
-        """See ``asyncio.Event.set``."""
-        self._told = True
-        if self._event is not None:
-            self._event.set()
-
-    def clear(self) -> None:
-        """See ``asyncio.Event.clear``."""
-        self._told = False
-        if self._event is not None:
-            self._event.clear()
-
-    async def wait(self) -> None:
-        """See ``asyncio.Event.wait``."""
-        if not self._told:
-            if self._event is None:
-                self._event = asyncio.Event()
-            await self._event.wait()
 
 
 class Cycle(RequestResponseCycle):
@@ -318,7 +287,7 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         cycle = self._begin(self.expect_100_continue, version != "1.0" and parser.should_keep_alive())
         scope["http_version"] = version
         scope["method"] = parser.get_method().decode("ascii")
-        scope["path"], scope["raw_path"], scope["query_string"] = _parts_of(self.url)
+        scope["path"], scope["raw_path"], scope["query_string"] = parts_of(self.url)
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
             return
@@ -416,14 +385,6 @@ class JoinedHttpProtocol(HttpToolsProtocol):
         status = STATUS_LINE[error.status] + b"content-type: application/json\r\n"
         self.transport.write(status + head.encode() + body)
         self.transport.close()
-
-
-@lru_cache(256)
-def _parts_of(url: bytes) -> tuple[str, bytes, bytes]:
-    """Give path, raw path and query of a request's target, as the scope has them."""
-    parsed = httptools.parse_url(url)
-    path = parsed.path.decode("ascii")
-    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
 
 
 def _nothing() -> None:
