@@ -32,7 +32,7 @@ from gateway.member import Member
 from gateway.openai.answers import WholeReceiver
 from gateway.openai.events import StreamReceiver
 from gateway.openai.forms import Form
-from gateway.openai.schemas import Inference
+from gateway.openai.schemas import Endpoint, Inference
 from gateway.outlet import Outlet
 from gateway.passage import Passage
 from gateway.settings import CacheSettings, CoalescingSettings
@@ -42,7 +42,7 @@ from gateway.shelf import Shelf
 from gateway.telemetry import Telemetry
 from gateway.tenancy.accounts import end_user_hash
 from gateway.tenancy.billing import Billing
-from gateway.tenancy.charge import Charge, Order
+from gateway.tenancy.charge import Charge, Order, Quote
 from gateway.tenancy.keys import Key, KeyTable
 from gateway.tenancy.refusals import rate_lines
 from gateway.tracing import Tracing
@@ -327,25 +327,10 @@ class Pipeline:
         return key
 
     def _charge(self, incoming: Incoming, key: Key, request: Inference, target: Target) -> Charge:
-        limited = key.bounds or key.end_users
-        return self._billing.charge(
-            Order(
-                request_id=incoming.request_id,
-                key=key,
-                route=target.route,
-                models=target.names,
-                fallback=target.fallback_names,
-                prompt_tokens=request.prompt_tokens_estimate,
-                most_prompt_tokens=TEMPLATE_TOKENS + request.prompt_bytes,
-                output_tokens=request.output_tokens_estimate,
-                most_output_tokens=request.most_output_tokens(target.context_tokens) if limited else None,
-                streamed=request.stream,
-                operation=incoming.endpoint.operation,
-                end_user=end_user_hash(request.end_user) if request.end_user else "",
-                metadata=request.metadata,
-                batch=band_of(key.band, request.service_tier) == BANDS["batch"],
-            )
-        )
+        quote = request.quote
+        if not (isinstance(quote, Quote) and _is_of(quote, key, target) and self._billing.holds(quote)):
+            quote = request.quote = self._billing.quote(_order(key, request, target, incoming.endpoint))
+        return self._billing.charge(incoming.request_id, quote)
 
     def _audit(self, passage: Passage, incoming: Incoming, request: Inference) -> None:
         """Have a hit asked again, where the cache drew that."""
@@ -380,3 +365,28 @@ class Pipeline:
             passage.lines(now_s, wall_s),
             charge.cost_usd,
         )
+
+
+def _is_of(quote: Quote, key: Key, target: Target) -> bool:
+    """Tell whether a quote is for this key as it is now, and this target as it is now."""
+    order = quote.order
+    return order.key is key and order.models is target.names and order.route == target.route
+
+
+def _order(key: Key, request: Inference, target: Target, endpoint: Endpoint) -> Order:
+    limited = key.bounds or key.end_users
+    return Order(
+        key=key,
+        route=target.route,
+        models=target.names,
+        fallback=target.fallback_names,
+        prompt_tokens=request.prompt_tokens_estimate,
+        most_prompt_tokens=TEMPLATE_TOKENS + request.prompt_bytes,
+        output_tokens=request.output_tokens_estimate,
+        most_output_tokens=request.most_output_tokens(target.context_tokens) if limited else None,
+        streamed=request.stream,
+        operation=endpoint.operation,
+        end_user=end_user_hash(request.end_user) if request.end_user else "",
+        metadata=request.metadata,
+        batch=band_of(key.band, request.service_tier) == BANDS["batch"],
+    )

@@ -113,6 +113,8 @@ class Inference(msgspec.Struct):
     """The client's own limit of the tokens of a choice."""
     exact: dict[str, bytes] = {}
     """The keys of its kept answers, by the name under which they are shared, as far as they were found."""
+    quote: object = None
+    """What the books asked for it last: of a request that is remembered, it may hold again."""
 
     @property
     def model(self) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from gateway.errors import ModelNotPriced, NotRecordable
 from gateway.openai.usage import Usage
 from gateway.state.limits import Ask, Bound, Limits
-from gateway.tenancy.charge import STEP_TOKENS, Charge, Order, Status
+from gateway.tenancy.charge import STEP_TOKENS, Charge, Order, Quote, Status
 from gateway.tenancy.journal import Accepted, Entry, Journal, JournalError
 from gateway.tenancy.prices import PriceTable
 from gateway.tenancy.pricing import NANO, UNPRICED, Price, amount_nanousd, ceiling_nanousd
@@ -38,15 +38,10 @@ class Billing:
         self.now = now
         self._limits = limits
 
-    def charge(self, order: Order) -> Charge:
-        """Prepare a charge; entering it admits the request.
-
-        Raises ModelNotPriced; entering raises RateLimited, InsufficientQuota or NotRecordable.
-        """
-        key, now_s = order.key, self.now()
+    def quote(self, order: Order) -> Quote:
+        """Work out what an order asks of the limits."""
+        key, now_s, book = order.key, self.now(), self.prices.rows
         prices = [self.prices.find(name, key.org, now_s) for name in (*order.models, *order.fallback)]
-        if self.refuse_unpriced:
-            _refuse_unpriced(prices)
         bounds = key.bounds
         if key.end_users and order.end_user:
             bounds = (*bounds, *(_of_end_user(bound, order.end_user) for bound in key.end_users))
@@ -58,7 +53,20 @@ class Billing:
             tokens=order.prompt_tokens + order.output_tokens,
             cost_nanousd=_reservation(order, prices) if limited else 0,
         )
-        return Charge(self, order, ask, prices[len(order.models) - 1])
+        return Quote(order, ask, prices, book, *self.prices.span(now_s))
+
+    def holds(self, quote: Quote) -> bool:
+        """Tell whether the prices that a quote was made of are still in force."""
+        return quote.book is self.prices.rows and quote.from_s <= self.now() < quote.until_s
+
+    def charge(self, request_id: str, quote: Quote) -> Charge:
+        """Prepare a charge; entering it admits the request.
+
+        Raises ModelNotPriced; entering raises RateLimited, InsufficientQuota or NotRecordable.
+        """
+        if self.refuse_unpriced:
+            _refuse_unpriced(quote.prices)
+        return Charge(self, request_id, quote)
 
     def cost_usd(self, model: str, org: str, usage: Usage) -> float:
         """Give what a usage costs that nobody is charged for: a shadow's."""

@@ -94,6 +94,7 @@ class Books:
         self._imported: Settings | None = None
         self._opened = self._busy = False
         self._looked_for_orphans_s = -math.inf
+        self._expiry_s = math.inf  # when something expires next
         self._expired_s = 0.0  # what expired before is taken back
         self._failed_s = 0.0  # when the database failed last
         self._loop: asyncio.AbstractEventLoop
@@ -159,8 +160,12 @@ class Books:
                 )
 
     async def expire(self) -> None:
-        """Take back what is left of grants that have expired."""
-        if self._opened:
+        """Take back what is left of grants that have expired.
+
+        What was used of a grant must be booked before: what this process has settled is carried then, the
+        others have some seconds for theirs, also after an outage.
+        """
+        if self._opened and self._wall() - SETTLED_S >= max(self._expiry_s, self._failed_s):
             await self._run("database", self._expire)
 
     async def note_standings(self) -> None:
@@ -214,6 +219,8 @@ class Books:
         self._put_in_force(rows)
         now_s = self._wall()
         standing = standings.read(connection, found, now_s)
+        self._expiry_s = transfers.next_expiry(connection, self._expired_s)
+        self._expired_s = min(self._expiry_s, now_s - CLOCKS_S)
         self._loop.call_soon_threadsafe(self._limits.book, standing, now_s)
         with contextlib.suppress(OSError):
             prices.write_snapshot(self._price_snapshot, rows)
@@ -273,25 +280,13 @@ class Books:
             log.warning("the database comes from a backup: %d requests after it are carried again", found)
 
     def _expire(self) -> None:
-        # What was used of a grant must be booked before what is left of it is taken back: what this process
-        # has settled is carried now, the others have some seconds for theirs, also after an outage.
-        now_s = self._wall()
-        if now_s - SETTLED_S < self._failed_s:
-            return
-        with self.engine.connect() as connection:
-            any_expired = transfers.any_expired(connection, now_s - SETTLED_S, self._expired_s)
-        found = self._take_back(now_s) if any_expired else []
-        self._expired_s = now_s - CLOCKS_S
-        if found:
-            self._directory.refresh(self.engine)
-
-    def _take_back(self, now_s: float) -> list[str]:
         self._carrier.step()
         with self.engine.begin() as connection:
-            found = transfers.expire(connection, now_s, grace_s=SETTLED_S, since_s=self._expired_s)
+            found = transfers.expire(connection, self._wall(), grace_s=SETTLED_S, since_s=self._expired_s)
             if found:
-                changes.bump(connection)
-            return found
+                changes.bump(connection)  # so that everybody learns what expires next
+        if found:
+            self._directory.refresh(self.engine)
 
     def _retain(self) -> None:
         with self.engine.connect() as connection:

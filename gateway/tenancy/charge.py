@@ -17,6 +17,7 @@ from gateway.openai.usage import MAX_TOKENS, Usage
 from gateway.state.limits import Ask, Verdict
 from gateway.tenancy.journal import JournalError, Progress, Segment
 from gateway.tenancy.keys import Key
+from gateway.tenancy.prices import Row
 from gateway.tenancy.pricing import (
     NANO,
     Price,
@@ -52,14 +53,13 @@ class Serving(Protocol):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as the books see it: who asks, for what, and the models that may answer.
+    """A request as the books see it: who asks, for what, and the models that may answer.
 
     ``models`` are the tiers, cheapest first, ``fallback`` may answer too. Tokens are estimates, and the most
     that can come (of output None where nothing says). ``end_user`` is a hash, ``metadata`` JSON text; both
     are empty where there is none.
     """
 
-    request_id: str
     key: Key
     route: str
     models: tuple[str, ...]
@@ -75,17 +75,37 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     batch: bool = False
 
 
+class Quote(msgspec.Struct, frozen=True):
+    """What an order asks of the limits, at the prices of its models; it holds for some time.
+
+    ``book`` are the prices it was made of, which are in force from ``from_s`` until ``until_s``.
+    """
+
+    order: Order
+    ask: Ask
+    prices: list[Price]
+    book: tuple[Row, ...]
+    from_s: float
+    until_s: float
+
+    @property
+    def largest(self) -> Price:
+        """The price of the largest tier."""
+        return self.prices[len(self.order.models) - 1]
+
+
 class Charge:
     """What one request costs, from its admission on."""
 
-    def __init__(self, billing: "Billing", order: Order, ask: Ask, largest: Price) -> None:
+    def __init__(self, billing: "Billing", request_id: str, quote: Quote) -> None:
+        order, ask = quote.order, quote.ask
         self._billing = billing
         self.order = order
-        self.request_id = order.request_id
+        self.request_id = request_id
         self.key = order.key
         self.ask = ask
         self.reserved_nanousd = ask.cost_nanousd
-        self.price = self.largest = largest
+        self.price = self.largest = quote.largest
         self.source: Source = "upstream"
         self.serving: Serving | None = None
         self.usage = Usage()

@@ -7,7 +7,9 @@ admin API stays in force over a restart.
 """
 
 import hashlib
+import math
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -48,15 +50,24 @@ class PriceTable:
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.rows: tuple[Row, ...] = ()
         self._by_name: dict[tuple[str, str], list[Row]] = {}
+        self._turns: list[float] = []  # when a price begins or ends
         self.replace(rows)
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Put a new price book in force."""
-        self.rows = tuple(rows)
+        """Put a new price book in force; ``rows`` come last, to tell which one was looked into."""
+        book = tuple(rows)
         by_name: dict[tuple[str, str], list[Row]] = {}
-        for row in sorted(self.rows, key=lambda row: (row.valid_from_s, row.created_s), reverse=True):
+        for row in sorted(book, key=lambda row: (row.valid_from_s, row.created_s), reverse=True):
             by_name.setdefault((row.price.org, row.price.model), []).append(row)
-        self._by_name = by_name
+        ends = {row.valid_to_s for row in book if row.valid_to_s is not None}
+        self._by_name, self._turns = by_name, sorted(ends.union(row.valid_from_s for row in book))
+        self.rows = book
+
+    def span(self, now_s: float) -> tuple[float, float]:
+        """Give from when until when (exclusive) the prices in force now are those in force."""
+        place = bisect_right(self._turns, now_s)
+        before, after = self._turns[:place], self._turns[place:]
+        return before[-1] if before else -math.inf, after[0] if after else math.inf
 
     def find(self, model: str, org: str, now_s: float) -> Price:
         """Give the price in force; the flagged zero of a model that has none."""

@@ -168,22 +168,25 @@ def lines(
 
 
 _taken = transfers.alias()
-_EXPIRED = (  # made once: it is asked all the time
-    transfers.c.expires_s <= sa.bindparam("by_s"),
-    transfers.c.expires_s > sa.bindparam("since_s"),
+_EXPIRING = (
+    transfers.c.expires_s >= sa.bindparam("since_s"),
     ~sa.exists().where(_taken.c.idempotency_key == "expiry:" + transfers.c.id),
 )
-_ANY_EXPIRED = sa.select(transfers.c.id).where(*_EXPIRED).limit(1)
-_ALL_EXPIRED = (
+_NEXT_EXPIRY = sa.select(sa.func.min(transfers.c.expires_s)).where(*_EXPIRING)
+_EXPIRED = (
     sa.select(transfers)
-    .where(*_EXPIRED)
+    .where(*_EXPIRING, transfers.c.expires_s <= sa.bindparam("by_s"))
     .order_by(transfers.c.expires_s, transfers.c.ts, transfers.c.id)
-)  # fmt: skip
+)
 
 
-def any_expired(connection: sa.Connection, by_s: float, since_s: float) -> bool:
-    """Tell whether there is something for ``expire``; only reads."""
-    return connection.execute(_ANY_EXPIRED, {"by_s": by_s, "since_s": since_s}).first() is not None
+def next_expiry(connection: sa.Connection, since_s: float) -> float:
+    """Give when there is next something for ``expire``, infinity where nothing expires.
+
+    What expired before ``since_s`` is known to be taken back, and not looked at.
+    """
+    found = connection.execute(_NEXT_EXPIRY, {"since_s": since_s}).scalar()
+    return math.inf if found is None else float(found)
 
 
 def expire(
@@ -195,7 +198,7 @@ def expire(
     """
     due = {"by_s": now_s - grace_s, "since_s": since_s}
     changed = []
-    for grant in list(connection.execute(_ALL_EXPIRED, due).mappings()):
+    for grant in list(connection.execute(_EXPIRED, due).mappings()):
         account = grant["credit"]
         left = remaining(_of(connection, account), account, _used(connection, account))
         transfer(

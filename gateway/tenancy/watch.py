@@ -36,6 +36,11 @@ from gateway.tenancy.directory import Directory
 from gateway.tenancy.paging import Window, page
 
 EVENT = "budget.threshold"
+_HOUSE = ", ".join(f"'{account}'" for account in sorted(accounts.HOUSE))
+_TOTALS = (
+    "SELECT account, transferred_nanousd, used_nanousd FROM balances "  # noqa: S608
+    f"WHERE account IN ({_HOUSE}) ORDER BY account"
+)
 CHUNK = 500  # accounts in a question; SQLite takes 32766 values, and a plan should fit many
 
 T = TypeVar("T")
@@ -72,12 +77,12 @@ class Watch:
         Raises SQLAlchemyError and has then written nothing.
         """
         revision = self._directory.revision  # before the keys, so that they are at least as new
-        refused = dict(self._refused)
-        found = levels(self._directory.keys())
+        refused, keys = dict(self._refused), self._directory.keys()
         with engine.connect() as connection:
             marker = (revision, _totals(connection), _labels(now_s), refused)
             if marker == self._marker:
                 return []
+            found = levels(keys)
             sums = msgspec.structs.replace(read(connection, found, now_s), refused=refused)
             seen = gauges(found.values(), sums, now_s)
         told = write(engine, newly_crossed(seen, self._known), now_s)
@@ -156,9 +161,8 @@ def _tell(connection: sa.Connection, alert: Alert) -> None:
 
 def _totals(connection: sa.Connection) -> tuple[tuple[str, int, int], ...]:
     """Give the accounts of the house: every movement and every row with an amount changes one of them."""
-    columns = (balances.c.account, balances.c.transferred_nanousd, balances.c.used_nanousd)
-    statement = sa.select(*columns).where(balances.c.account.in_(accounts.HOUSE)).order_by(balances.c.account)
-    return tuple((row[0], int(row[1]), int(row[2])) for row in connection.execute(statement))
+    # Asked all the time: in the driver's own words it costs half.
+    return tuple((row[0], int(row[1]), int(row[2])) for row in connection.exec_driver_sql(_TOTALS))
 
 
 def _labels(now_s: float) -> tuple[str, str]:

@@ -156,6 +156,27 @@ def test_a_price_of_an_organisation_is_its_own(door: Gateway) -> None:
     assert (status, answer["error"]["param"]) == (400, "price")
 
 
+def test_a_question_that_is_remembered_is_admitted_at_the_prices_and_limits_of_today(door: Gateway) -> None:
+    tenant = Tenant(door)
+    body = chat_body("small", script("ok", tag=unique()), max_tokens=5, temperature=0.0)
+
+    def asked() -> tuple[int, str]:
+        sent = {"authorization": f"Bearer {tenant.key}"}
+        status, headers, _ = call(door.port, "POST", "/v1/chat/completions", body, sent)
+        return status, headers.get("x-switchgear-cache", "")
+
+    assert [asked() for _ in range(4)] == [(200, "miss")] + [(200, "hit-exact")] * 3
+    wanted = {"model": "small", "org": tenant.org, "price": {"input": 10.0, "output": 20.0}}
+    made = good(door, "POST", "prices", wanted)
+    assert asked() == (200, "hit-exact")
+    until(lambda: len(rows(door, tenant)) == 5)
+    assert rows(door, tenant)[0]["price_version"] == made["version"]
+    change(door, f"keys/{tenant.key_id}", {"terms": {"budget_nanousd": PROMPT_TOKENS * 10_000}})
+    assert asked()[0] == 429  # what it reserves is of the new price, too
+    change(door, f"keys/{tenant.key_id}", {"terms": {"budget_nanousd": None}})
+    assert asked() == (200, "hit-exact")
+
+
 def test_a_price_counts_from_its_first_moment_to_its_last(door: Gateway) -> None:
     tenant = Tenant(door)
     now_s = time.time()

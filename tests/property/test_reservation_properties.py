@@ -47,10 +47,10 @@ async def run(billing: Billing, key: Key, wanted: list[tuple[int, list[int], int
     running: list[Stream] = []
     for number, (prompt, pieces, most) in enumerate(wanted):
         order = Order(
-            request_id=f"r{number}", key=key, route="", models=("m",), prompt_tokens=20,
+            key=key, route="", models=("m",), prompt_tokens=20,
             most_prompt_tokens=60, output_tokens=0, most_output_tokens=most, streamed=True,
         )  # fmt: skip
-        charge = billing.charge(order)
+        charge = billing.charge(f"r{number}", billing.quote(order))
         try:
             await charge.__aenter__()
         except InsufficientQuota:

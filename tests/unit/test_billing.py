@@ -33,6 +33,7 @@ from gateway.tenancy.journal import (
     read_lines,
 )
 from gateway.tenancy.keys import Key
+from gateway.tenancy.prices import Row
 from gateway.tenancy.refusals import _duration, rate_lines
 from gateway.tenancy.terms import Terms, bound
 from tests.fakes.prices import LARGE, SMALL, book, priced
@@ -75,9 +76,8 @@ class Desk:
         self.limits.book({"key:k": Standing(balance_nanousd=balance_nanousd, spent={})}, self.now_s)
 
     def charge(self, request_id: str = "r1", models: tuple[str, ...] = ("small", "large")) -> Charge:
-        return self.billing.charge(
+        quote = self.billing.quote(
             Order(
-                request_id=request_id,
                 key=self.key,
                 route="auto",
                 models=models,
@@ -91,6 +91,7 @@ class Desk:
                 metadata='{"team":"a"}',
             )
         )
+        return self.billing.charge(request_id, quote)
 
     def lines(self) -> list[Line]:
         return [line for segment in self.journal.segments() for line, _ in read_lines(segment.path)]
@@ -416,6 +417,32 @@ def test_complaint_10_a_model_without_a_price_is_refused_or_flagged(tmp_path: Pa
     end = desk.lines()[-1]
     assert isinstance(end, Entry)
     assert end.price_version == "unpriced"
+
+
+def test_a_quote_holds_while_its_prices_are_in_force(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    dearer = priced("small", input=1.0, output=2.0)
+    rows = (
+        Row(price=SMALL, valid_from_s=0.0),
+        Row(price=LARGE, valid_from_s=0.0),
+        Row(price=dearer, valid_from_s=2000.0, valid_to_s=3000.0),
+    )
+    desk.billing.prices.replace(rows)
+    order = desk.charge().order
+    quote = desk.billing.quote(order)
+
+    def holds(now_s: float) -> bool:
+        desk.now_s = now_s
+        return desk.billing.holds(quote)
+
+    assert (holds(0.0), holds(1999.9), holds(2000.0), holds(-1.0)) == (True, True, False, False)
+    desk.now_s = 2500.0
+    quote = desk.billing.quote(order)
+    assert quote.prices[0] == dearer
+    assert (holds(1999.9), holds(2000.0), holds(2999.9), holds(3000.0)) == (False, True, True, False)
+    desk.now_s = 2500.0
+    desk.billing.prices.replace([*rows])
+    assert not desk.billing.holds(quote)  # another book, whatever it says
 
 
 def test_a_spot_replica_is_a_discount(tmp_path: Path) -> None:
