@@ -44,8 +44,10 @@ class Calls:
         self.keep_bytes = 0
         """The most of an answer that is kept for the cache."""
 
-    def receiver(self, request: Inference, choice: Choice, charge: Charge) -> StreamReceiver | WholeReceiver:
-        """Give what receives the answer in the form that was asked for."""
+    def receiver(
+        self, request: Inference, choice: Choice, charge: Charge, *, keeps: bool = True
+    ) -> StreamReceiver | WholeReceiver:
+        """Give what receives the answer in the form that was asked for; ``keeps`` a stream for later."""
         if not request.stream:
             return WholeReceiver(choice.model.name, limit_bytes=ANSWER_LIMIT_BYTES)
         return StreamReceiver(
@@ -53,7 +55,7 @@ class Calls:
             choices=request.choices,
             include_usage=request.include_usage,
             token_ids=request.wants_token_ids or not request.bears_token_ids,
-            keep_bytes=self.keep_bytes,
+            keep_bytes=self.keep_bytes if keeps else 0,
             cost_usd=charge.cost_of,
         )
 

@@ -207,9 +207,12 @@ class Pipeline:
         self, passage: Passage, incoming: Incoming, request: Inference, out: Outlet
     ) -> StreamReceiver | WholeReceiver:
         """Ask the chosen model, and its route's fallback where it fails before the first byte."""
+        _, target, charge = passage.of()
+        shadowed = target.settings is not None and target.settings.shadow is not None
+        keeps = passage.cache_key is not None or shadowed
         while True:
             assert passage.choice is not None
-            receiver = self.calls.receiver(request, passage.choice, passage.of()[2])
+            receiver = self.calls.receiver(request, passage.choice, charge, keeps=keeps)
             call = self._call(passage, incoming, request, receiver)
             deliver = Delivery(self, passage, request, receiver, out)
             call.direct = deliver.direct

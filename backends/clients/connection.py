@@ -88,11 +88,11 @@ class Connection(asyncio.Protocol):
             return
         if not self.head_done and self.heard_bytes > HEADERS_LIMIT_BYTES:
             self.fail(ReplyTooLarge(f"headers over {HEADERS_LIMIT_BYTES} bytes"))
-        if self.chunks:
-            if self.taker is not None and self.waiter is not None and not self.waiter.done():
-                self._offer(self.taker)
+        if self.chunks and (waiter := self.waiter) is not None and not waiter.done():
+            if self.taker is None:
+                waiter.set_result(None)
             else:
-                self.wake()
+                self._offer(self.taker)
         if self.buffered_bytes > PAUSE_ABOVE_BYTES and not self.paused and self.transport is not None:
             self.paused = True
             self.transport.pause_reading()

@@ -195,6 +195,7 @@ class Books:
         self._journal.close(settled=settled)
         self._thread.shutdown(wait=True)
         self._keys_thread.shutdown(wait=True)
+        self._directory.close()
         self.engine.dispose()
 
     def _put_in_force(self, known: Sequence[prices.Row]) -> None:

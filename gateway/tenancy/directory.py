@@ -36,6 +36,7 @@ class Directory:
         self._table = table
         self._lock = threading.Lock()
         self._revision: int | None = None
+        self._glance = changes.Glance()
         self.prepare: Callable[[sa.Connection, list[Key]], None] = _nothing
 
     def read_once(self) -> bool:
@@ -59,6 +60,8 @@ class Directory:
     def refresh(self, engine: sa.Engine) -> bool:
         """Read again what is new; tells whether anything was. Raises SQLAlchemyError and changes nothing."""
         with self._lock:
+            if self._revision is not None and self._glance.revision(engine) == self._revision:
+                return False
             with engine.connect() as connection:
                 revision = changes.revision(connection)
                 if revision == self._revision:
@@ -71,6 +74,11 @@ class Directory:
             with contextlib.suppress(OSError):
                 write_snapshot(self._snapshot, registry)
             return True
+
+    def close(self) -> None:
+        """Look no more."""
+        with self._lock:
+            self._glance.close()
 
 
 def load(connection: sa.Connection) -> Registry:
