@@ -16,7 +16,7 @@ from gateway.passage import Passage
 
 log = logging.getLogger("switchgear.backroom")
 
-CARRIED = 2048  # requests: each waking costs a lot, and what is carried at once is held several times over
+CARRIED = 1024  # requests: each waking costs, but what a busy moment leaves behind is a quiet one's work
 
 T = TypeVar("T")
 Batch = tuple[int, T]

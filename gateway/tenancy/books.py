@@ -48,8 +48,8 @@ log = logging.getLogger("switchgear.books")
 
 T = TypeVar("T")
 
-EVERY_S, BUSY_EVERY_S = 1.0, 0.25
-BUSY_ROWS = 100  # carried at once
+EVERY_S, BUSY_EVERY_S = 1.0, 0.1
+BUSY_ROWS = 40  # carried at once
 ORPHANS_EVERY_S = 5.0
 SETTLED_S = 3.0  # after which every process has carried what it has settled
 CLOCKS_S = 3600.0  # by how much the clocks of several gateways may differ
