@@ -80,14 +80,15 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
-        self.heard_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
             self.fail(ConnectionBroken(f"not a valid HTTP answer ({error})"))
             return
-        if not self.head_done and self.heard_bytes > HEADERS_LIMIT_BYTES:
-            self.fail(ReplyTooLarge(f"headers over {HEADERS_LIMIT_BYTES} bytes"))
+        if not self.head_done:
+            self.heard_bytes += len(data)
+            if self.heard_bytes > HEADERS_LIMIT_BYTES:
+                self.fail(ReplyTooLarge(f"headers over {HEADERS_LIMIT_BYTES} bytes"))
         if self.chunks and (waiter := self.waiter) is not None and not waiter.done():
             if self.taker is None:
                 waiter.set_result(None)

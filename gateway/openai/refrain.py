@@ -6,12 +6,10 @@ such a text, without quotes and backslashes, so that it is valid JSON by itself;
 read.
 """
 
-import re
-
 _FIELDS = (b'"content":"', b'"text":"')
 _IDS = b'"token_ids":['
 _LEAD, _END = b"data: ", b"\n\n"
-_plain = re.compile(rb"[ !#-\[\]-~]+").match
+_PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
 
 
 class Refrain:
@@ -29,10 +27,10 @@ class Refrain:
         """Give an event as the client gets it, and its text's length; None where it must be read."""
         if not event.startswith(self._lead):
             return None
-        text = _plain(event, self._start)
-        if text is None:
+        end = event.find(b'"', self._start)
+        text = event[self._start : end]
+        if not text or text.translate(None, _PLAIN):
             return None
-        end = text.end()
         if self.numbered:
             at = end + len(self._rest)
             close = event.find(b"]", at)
@@ -44,7 +42,7 @@ class Refrain:
                 return None
         elif event[end:] != self._rest:
             return None
-        return b"%b%b%b" % (self._given_lead, event[self._start : end], self._given_rest), end - self._start
+        return self._given_lead + text + self._given_rest, len(text)
 
 
 def learnt(payload: bytes, given: bytes, index: int) -> Refrain | None:
@@ -65,7 +63,7 @@ def learnt(payload: bytes, given: bytes, index: int) -> Refrain | None:
 def _parted(payload: bytes) -> tuple[bytes, bytes] | None:
     """Give what stands before and behind the only text; None where that is not plain to see."""
     starts = [payload.index(field) + len(field) for field in _FIELDS if payload.count(field) == 1]
-    text = _plain(payload, starts[0]) if len(starts) == 1 else None
-    if text is None or payload[text.end() : text.end() + 1] != b'"':
+    end = payload.find(b'"', starts[0]) if len(starts) == 1 else -1
+    if end < 0 or not (text := payload[starts[0] : end]) or text.translate(None, _PLAIN):
         return None
-    return payload[: starts[0]], payload[text.end() :]
+    return payload[: starts[0]], payload[end:]
