@@ -202,10 +202,6 @@ class Supervisor(Roster):
         if self._closing:
             return
         self._see_starts()
-        if self._runs.keys() == self._specs.keys() and not any(
-            one.spec.launch for one in self._runs.values()
-        ):
-            return  # what is only attached needs nothing by itself
         held = (Phase.DRAINING, Phase.STOPPED, Phase.SLEEPING)
         desired = [
             fleet.Desired(id=id_, load_timeout_s=spec.launch.load_timeout_s if spec.launch else 0.0)

@@ -38,8 +38,6 @@ CLIENT_SENDS_WITHIN_S = 60.0  # the next piece of a body
 PIPELINE_LIMIT = 16
 BODILESS = (204, 304)
 
-_SIZES = [b"%x\r\n" % size for size in range(1024)]  # how a chunk begins
-
 _heads = Heads()
 
 
@@ -174,9 +172,7 @@ class Cycle(RequestResponseCycle):
     def at_once(self, data: bytes) -> None:
         """See ``Wire.at_once``."""
         if self.chunked_encoding:
-            size = len(data)
-            lead = _SIZES[size] if size < len(_SIZES) else b"%x\r\n" % size
-            data = lead + data + b"\r\n"
+            data = b"%x\r\n%b\r\n" % (len(data), data)
         self.spoken = True
         self.transport.write_now(data)
 

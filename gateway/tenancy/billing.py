@@ -40,7 +40,7 @@ class Billing:
 
     def quote(self, order: Order) -> Quote:
         """Work out what an order asks of the limits."""
-        key, now_s, book = order.key, self.now(), self.prices.rows
+        key, now_s, edition = order.key, self.now(), self.prices.edition
         prices = [self.prices.find(name, key.org, now_s) for name in (*order.models, *order.fallback)]
         bounds = key.bounds
         if key.end_users and order.end_user:
@@ -53,11 +53,11 @@ class Billing:
             tokens=order.prompt_tokens + order.output_tokens,
             cost_nanousd=_reservation(order, prices) if limited else 0,
         )
-        return Quote(order, ask, prices, book, *self.prices.span(now_s))
+        return Quote(order, ask, prices, edition, *self.prices.span(now_s))
 
     def holds(self, quote: Quote) -> bool:
         """Tell whether the prices that a quote was made of are still in force."""
-        return quote.book is self.prices.rows and quote.from_s <= self.now() < quote.until_s
+        return quote.edition is self.prices.edition and quote.from_s <= self.now() < quote.until_s
 
     def charge(self, request_id: str, quote: Quote) -> Charge:
         """Prepare a charge; entering it admits the request.

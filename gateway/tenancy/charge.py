@@ -17,7 +17,6 @@ from gateway.openai.usage import MAX_TOKENS, Usage
 from gateway.state.limits import Ask, Verdict
 from gateway.tenancy.journal import JournalError, Progress, Segment
 from gateway.tenancy.keys import Key
-from gateway.tenancy.prices import Row
 from gateway.tenancy.pricing import (
     NANO,
     Price,
@@ -78,13 +77,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class Quote(msgspec.Struct, frozen=True):
     """What an order asks of the limits, at the prices of its models; it holds for some time.
 
-    ``book`` are the prices it was made of, which are in force from ``from_s`` until ``until_s``.
+    ``edition`` is that of the price book, whose prices are in force from ``from_s`` until ``until_s``.
     """
 
     order: Order
     ask: Ask
     prices: list[Price]
-    book: tuple[Row, ...]
+    edition: object
     from_s: float
     until_s: float
 

@@ -51,17 +51,19 @@ class PriceTable:
         self.rows: tuple[Row, ...] = ()
         self._by_name: dict[tuple[str, str], list[Row]] = {}
         self._turns: list[float] = []  # when a price begins or ends
+        self.edition = object()
+        """Another one for each book, to tell which one was looked into; a book itself may be large."""
         self.replace(rows)
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Put a new price book in force; ``rows`` come last, to tell which one was looked into."""
+        """Put a new price book in force; ``edition`` comes last: what was found before is of an older one."""
         book = tuple(rows)
         by_name: dict[tuple[str, str], list[Row]] = {}
         for row in sorted(book, key=lambda row: (row.valid_from_s, row.created_s), reverse=True):
             by_name.setdefault((row.price.org, row.price.model), []).append(row)
         ends = {row.valid_to_s for row in book if row.valid_to_s is not None}
         self._by_name, self._turns = by_name, sorted(ends.union(row.valid_from_s for row in book))
-        self.rows = book
+        self.rows, self.edition = book, object()
 
     def span(self, now_s: float) -> tuple[float, float]:
         """Give from when until when (exclusive) the prices in force now are those in force."""
