@@ -96,14 +96,19 @@ class Backroom(Generic[T]):
             closed = self._closed
             while self._left:
                 self._spoiled[1] += self._make_of([self._left.popleft()])
-            while self._made:
-                self._carry_some(self._some())
+            waits = len(
+                self._made
+            )  # what comes meanwhile waits for its own time, or small portions never end
+            while waits > 0:
+                some = self._some(waits)
+                waits -= len(some)
+                self._carry_some(some)
 
-    def _some(self) -> list[Batch[T]]:
-        """Give what was made of so many requests as are carried at once."""
+    def _some(self, most: int) -> list[Batch[T]]:
+        """Give what was made of so many requests as are carried at once, of ``most`` batches."""
         some: list[Batch[T]] = []
         count = 0
-        while self._made and count < CARRIED:
+        while len(some) < most and count < CARRIED:
             some.append(self._made.popleft())
             count += some[-1][0]
         return some

@@ -55,8 +55,8 @@ class Carrier:
         return segment.open_requests == 0 and self._offsets.get(segment.path, 0) == segment.size_bytes
 
     def _carry(self, segment: Segment) -> int:
-        carried = 0
-        while (offset := self._offsets.get(segment.path, 0)) < segment.size_bytes:
+        carried, until = 0, segment.size_bytes  # not what comes meanwhile: a few rows a commit, without end
+        while (offset := self._offsets.get(segment.path, 0)) < until:
             entries, behind = read_settled(segment, offset, BLOCK_BYTES)
             for start in range(0, max(len(entries), 1), BATCH):
                 last = start + BATCH >= len(entries)

@@ -5,6 +5,7 @@ roll-ups by day and by minute change in the transaction that inserts the rows th
 inserted once, by request id: inserting a row twice changes nothing.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -18,6 +19,7 @@ from gateway.tenancy import accounts, minutes
 from gateway.tenancy.journal import Entry
 
 BATCH = 2000
+TOGETHER = 32  # rows in a statement
 DAY_S = 86400
 COLUMNS = Entry.__struct_fields__
 SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens",
@@ -116,8 +118,7 @@ def _insert(connection: sa.Connection, entries: list[Entry]) -> None:
         return
     statements = _statements(connection.dialect.paramstyle)
     rows = [msgspec.structs.astuple(entry) for entry in entries]
-    # The driver's own executemany: an expression would cost half of what a request may cost.
-    if connection.exec_driver_sql(statements.rows, rows).rowcount != len(rows):
+    if _put(connection, rows) != len(rows):
         raise _Twice
     sums = _sums(entries)
     connection.exec_driver_sql(statements.daily, sums.daily)
@@ -131,6 +132,21 @@ def _insert(connection: sa.Connection, entries: list[Entry]) -> None:
         if account.startswith("key:"):
             totals[accounts.REVENUE] -= amount
     connection.exec_driver_sql(statements.used, sorted(totals.items()))
+
+
+def _put(connection: sa.Connection, rows: list[tuple[Any, ...]]) -> int:
+    """Insert ledger rows in the driver's own words, an expression would cost much; gives how many are new.
+
+    Many at once: for each statement the driver lets go of the interpreter's lock, and must get it back.
+    """
+    style, new = connection.dialect.paramstyle, 0
+    whole = len(rows) - len(rows) % TOGETHER
+    for start in range(0, whole, TOGETHER):
+        values = tuple(itertools.chain.from_iterable(rows[start : start + TOGETHER]))
+        new += connection.exec_driver_sql(_rows(style, TOGETHER), values).rowcount
+    if whole < len(rows):
+        new += connection.exec_driver_sql(_rows(style, 1), rows[whole:]).rowcount
+    return new
 
 
 class _Sums(NamedTuple):
@@ -204,8 +220,16 @@ def _unknown(connection: sa.Connection, entries: list[Entry]) -> list[Entry]:
     return [new[name] for name in reversed(new)]
 
 
+@lru_cache
+def _rows(paramstyle: str, count: int) -> str:
+    """Give the statement for so many rows."""
+    row = f"({', '.join([_mark(paramstyle)] * len(COLUMNS))})"
+    return (
+        f"INSERT INTO ledger ({', '.join(COLUMNS)}) VALUES {', '.join([row] * count)} ON CONFLICT DO NOTHING"  # noqa: S608
+    )
+
+
 class _Statements(NamedTuple):
-    rows: str
     daily: str
     minutely: str
     spend: str
@@ -214,16 +238,13 @@ class _Statements(NamedTuple):
 
 @lru_cache
 def _statements(paramstyle: str) -> _Statements:
-    """Give the statements for rows, roll-ups, spend and balances, in the driver's own words."""
+    """Give the statements for roll-ups, spend and balances, in the driver's own words."""
     mark = _mark(paramstyle)
-    marks = ", ".join([mark] * len(COLUMNS))
-    rows = f"INSERT INTO ledger ({', '.join(COLUMNS)}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608
     used = (
         f"INSERT INTO balances (account, transferred_nanousd, used_nanousd) VALUES ({mark}, 0, {mark}) "  # noqa: S608
         "ON CONFLICT (account) DO UPDATE SET used_nanousd = balances.used_nanousd + excluded.used_nanousd"
     )
     return _Statements(
-        rows,
         _upsert(usage_daily, GROUP, SUMS, mark),
         _upsert(usage_minutely, minutes.GROUP, minutes.SUMS, mark),
         _upsert(spend_daily, ("account", "day"), ("amount_nanousd",), mark),

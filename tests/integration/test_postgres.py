@@ -92,6 +92,17 @@ def test_a_row_comes_back_as_it_went_in_and_only_once(engine: sa.Engine) -> None
     assert second["request_id"] == "r2"
 
 
+@pytest.mark.parametrize("count", [ledger.TOGETHER, 3 * ledger.TOGETHER + 1])
+def test_many_rows_come_in_once_where_one_of_them_is_there(engine: sa.Engine, count: int) -> None:
+    many = [entry(f"r{number:06d}", ts=float(number), amount_nanousd=1) for number in range(count)]
+    assert ledger.insert(engine, [many[1], many[-1]]) == 2
+    assert ledger.insert(engine, many) == count - 2
+    assert ledger.insert(engine, many) == 0
+    assert [row["request_id"] for row in rows(engine)] == [one.request_id for one in many]
+    with engine.connect() as connection:
+        assert ledger.spent(connection)[f"key:{many[0].key_id}"] == count
+
+
 def test_sums_and_spans(engine: sa.Engine) -> None:
     ledger.insert(
         engine,

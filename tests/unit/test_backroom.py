@@ -111,3 +111,19 @@ def test_what_waits_is_carried_in_portions() -> None:
     room.start()
     room.close()
     assert portions == [CARRIED, CARRIED, CARRIED // 2]
+
+
+def test_what_comes_while_something_is_carried_waits_for_its_own_time() -> None:
+    portions: list[int] = []
+
+    def carry(some: Sequence[Batch[int]]) -> None:
+        portions.append(sum(count for count, _ in some))
+        if len(portions) < 4:
+            room.offer(passages("meanwhile"))
+
+    room = Backroom("thread", len, carry, 10 * CARRIED, period_s=3600.0)
+    room.start()
+    room.offer(passages(*["one"] * CARRIED))
+    until(lambda: portions == [CARRIED])
+    room.close()
+    assert portions == [CARRIED, 1]

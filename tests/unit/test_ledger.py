@@ -116,6 +116,25 @@ def test_more_lines_than_a_batch_are_carried(tmp_path: Path, engine: sa.Engine) 
     journal.close(settled=True)
 
 
+def test_a_step_carries_what_was_there_when_it_began(tmp_path: Path, engine: sa.Engine) -> None:
+    journal = Journal(tmp_path / "journal", "a")
+    names = iter(["r1", "r2", "r3"])
+
+    def meanwhile(_connection: sa.Connection) -> None:
+        journal.append(entry(next(names)))
+
+    sa.event.listen(engine, "commit", meanwhile)
+    journal.append(entry("r0"))
+    carrier = Carrier(engine, journal)
+    assert [carrier.step(), carrier.step(), carrier.step()] == [1, 1, 1]
+    sa.event.remove(engine, "commit", meanwhile)
+    assert not carrier.caught_up()
+    assert carrier.step() == 1
+    assert carrier.caught_up()
+    assert sorted(rows(engine)) == ["r0", "r1", "r2", "r3"]
+    journal.close(settled=True)
+
+
 def test_lines_stay_while_the_database_is_away_and_come_when_it_is_back(tmp_path: Path) -> None:
     engine = database.connect(f"sqlite:///{tmp_path / 'later.db'}")
     journal = Journal(tmp_path / "journal", "a")
