@@ -7,6 +7,7 @@ nothing; a credit that ran out without being used, because it expired, is used u
 left for a request that was refused for it: reservations leave a rest that nobody can spend.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
@@ -112,6 +113,18 @@ def crossed(gauge: Gauge) -> list[int]:
     if refused and used + refused > limit and used * 100 >= (100 - REST_PERCENT) * limit:
         return list(THRESHOLDS)
     return [one for one in THRESHOLDS if used * 100 >= one * limit]
+
+
+def room_nanousd(found: Iterable[Gauge]) -> float:
+    """Give what all levels together may use before any of them can cross a threshold; infinity for none."""
+    room = math.inf
+    for gauge in found:
+        limit, used = max(0, gauge.limit_nanousd), gauge.used_nanousd
+        next_percent = min((one for one in THRESHOLDS if used * 100 < one * limit), default=None)
+        if next_percent is not None:
+            until_next = -(-next_percent * limit // 100) - used
+            room = min(room, 0 if gauge.refused_nanousd else until_next)
+    return room
 
 
 def newly_crossed(found: Iterable[Gauge], known: Collection[Mark]) -> dict[Mark, Gauge]:

@@ -270,14 +270,14 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[Line, int]]:
 def read_settled(segment: Segment, offset: int, limit_bytes: int) -> tuple[list[Entry], int]:
     """Give the settled ones of this process's own lines from a byte offset on, and the offset behind them.
 
-    Reads so many bytes, and the last line to its end.
+    Reads so many bytes, in whole lines; more only where the first line is longer.
     """
-    until = segment.size_bytes  # a line is counted when it is whole
-    with segment.path.open("rb") as file:
-        file.seek(offset)
-        data = file.read(min(limit_bytes, until - offset))
-        if not data.endswith(b"\n"):
-            data += file.readline()
+    left_bytes = segment.size_bytes - offset  # a line is counted when it is whole
+    data = os.pread(segment.fd, min(limit_bytes, left_bytes), offset)
+    while b"\n" not in data and limit_bytes < left_bytes:
+        limit_bytes *= 2
+        data = os.pread(segment.fd, min(limit_bytes, left_bytes), offset)
+    data = data[: data.rfind(b"\n") + 1]
     settled = [line for line in data.split(b"\n") if line.startswith(SETTLED)]
     return _decode_entries(b"\n".join(settled)), offset + len(data)
 

@@ -1,6 +1,7 @@
 """Looks at the sums of the books for budgets and credits that are used up, and writes alerts.
 
-Only roll-ups are read, and only where something has changed since the last look: five rows tell. Any number
+Only roll-ups are read, and only where a threshold may have been crossed since the last look: five rows tell,
+since no level can have used more than all together. Any number
 of processes may look: the unique row of a crossing goes in once, with the messages to the organisation's
 webhooks in the same transaction. All of it is blocking work for the books' thread.
 """
@@ -30,17 +31,15 @@ from gateway.tenancy.alerts import (
     gauges,
     levels,
     newly_crossed,
+    room_nanousd,
     spans_to_look_at,
 )
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.paging import Window, page
 
 EVENT = "budget.threshold"
-_HOUSE = ", ".join(f"'{account}'" for account in sorted(accounts.HOUSE))
-_TOTALS = (
-    "SELECT account, transferred_nanousd, used_nanousd FROM balances "  # noqa: S608
-    f"WHERE account IN ({_HOUSE}) ORDER BY account"
-)
+_NAMES = ", ".join(f"'{account}'" for account in sorted(accounts.HOUSE))
+_HOUSE = f"SELECT account, transferred_nanousd, used_nanousd FROM balances WHERE account IN ({_NAMES})"  # noqa: S608
 CHUNK = 500  # accounts in a question; SQLite takes 32766 values, and a plan should fit many
 
 T = TypeVar("T")
@@ -70,6 +69,8 @@ class Watch:
         self._refused = refused
         self._known: frozenset[Mark] = frozenset()
         self._marker: object = None
+        self._sold_nanousd = 0  # by all levels together, at the last look
+        self._room_nanousd = 0.0
 
     def look(self, engine: sa.Engine, now_s: float) -> list[Alert]:
         """Write alerts of what is newly crossed; gives those that no other process wrote.
@@ -79,15 +80,17 @@ class Watch:
         revision = self._directory.revision  # before the keys, so that they are at least as new
         refused, keys = dict(self._refused), self._directory.keys()
         with engine.connect() as connection:
-            marker = (revision, _totals(connection), _labels(now_s), refused)
-            if marker == self._marker:
+            house = _house(connection)
+            transferred, used = house.pop(accounts.REVENUE, (0, 0))
+            sold, marker = -used, (revision, house, transferred, _labels(now_s), refused)
+            if marker == self._marker and sold - self._sold_nanousd < self._room_nanousd:
                 return []
             found = levels(keys)
             sums = msgspec.structs.replace(read(connection, found, now_s), refused=refused)
             seen = gauges(found.values(), sums, now_s)
         told = write(engine, newly_crossed(seen, self._known), now_s)
         self._known = frozenset(one.mark(threshold) for one in seen for threshold in crossed(one))
-        self._marker = marker
+        self._marker, self._sold_nanousd, self._room_nanousd = marker, sold, room_nanousd(seen)
         return told
 
 
@@ -159,10 +162,10 @@ def _tell(connection: sa.Connection, alert: Alert) -> None:
         deliveries.put(connection, endpoint_id, EVENT, body, alert.ts)
 
 
-def _totals(connection: sa.Connection) -> tuple[tuple[str, int, int], ...]:
+def _house(connection: sa.Connection) -> dict[str, tuple[int, int]]:
     """Give the accounts of the house: every movement and every row with an amount changes one of them."""
     # Asked all the time: in the driver's own words it costs half.
-    return tuple((row[0], int(row[1]), int(row[2])) for row in connection.exec_driver_sql(_TOTALS))
+    return {row[0]: (int(row[1]), int(row[2])) for row in connection.exec_driver_sql(_HOUSE)}
 
 
 def _labels(now_s: float) -> tuple[str, str]:

@@ -126,6 +126,28 @@ def test_a_budget_is_told_of_at_each_threshold_once(engine: sa.Engine, tmp_path:
     assert first.look(tomorrow_s) == [(account, 50)]
 
 
+def test_levels_are_read_only_where_a_threshold_may_have_been_crossed(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    house = House(engine, tmp_path, budget_nanousd=1000, budget_period="day")
+    process, asked = house.process(), list[str]()
+
+    def note(_1: object, _2: object, statement: str, _3: object, _4: object, _5: object) -> None:
+        asked.append(statement)
+
+    def questions(amount_nanousd: int) -> int:
+        house.spend(amount_nanousd)
+        asked.clear()
+        process.look()
+        return sum("spend_daily" in statement for statement in asked)
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    spending = [(100, True), (100, False), (299, False), (1, True), (299, False), (1, True), (300, True)]
+    assert [questions(amount) > 0 for amount, _ in spending] == [read for _, read in spending]
+    assert not questions(5), "nothing is left to cross"
+    sa.event.remove(engine, "before_cursor_execute", note)
+
+
 def test_what_cannot_be_spent_any_more_is_used_up(engine: sa.Engine, tmp_path: Path) -> None:
     """A request was refused: at less than four fifths it was too large, above them the budget is."""
     house = House(engine, tmp_path, budget_nanousd=1000, budget_period="day")

@@ -20,6 +20,7 @@ from gateway.tenancy.alerts import (
     crossed,
     gauges,
     newly_crossed,
+    room_nanousd,
     spans_to_look_at,
 )
 
@@ -44,6 +45,31 @@ def test_a_refused_request_tells_that_a_limit_is_used_up_only_when_little_is_lef
     spent = crossed(msgspec.structs.replace(gauge, refused_nanousd=0))
     short = used + refused > limit and Fraction(used, limit) >= Fraction(4, 5)
     assert crossed(gauge) == (list(THRESHOLDS) if short else spent)
+
+
+GAUGES = st.builds(
+    lambda limit, used, refused: Gauge(LIMITED, "budget", "p", limit, used, refused),
+    st.integers(-5, 1000), st.integers(0, 1200), st.sampled_from([0, 0, 0, 7]),
+)  # fmt: skip
+
+
+@given(seen=st.lists(GAUGES, max_size=5), spent=st.lists(st.integers(0, 1000), min_size=5, max_size=5))
+def test_nothing_is_crossed_before_all_together_have_used_what_there_is_room_for(
+    seen: list[Gauge], spent: list[int]
+) -> None:
+    def after(used: list[int]) -> list[list[int]]:
+        return [
+            crossed(msgspec.structs.replace(gauge, used_nanousd=gauge.used_nanousd + more))
+            for gauge, more in zip(seen, used, strict=False)
+        ]
+
+    room = room_nanousd(seen)
+    if sum(spent) < room:
+        assert after(spent) == [crossed(gauge) for gauge in seen]
+    if not any(gauge.refused_nanousd for gauge in seen):
+        alone = [after([int(room) * (one is gauge) for one in seen]) for gauge in seen if room < 1e9]
+        assert (room == float("inf")) == all(crossed(gauge) == [50, 80, 100] for gauge in seen)
+        assert room == float("inf") or any(one != [crossed(gauge) for gauge in seen] for one in alone)
 
 
 STEPS = st.lists(
