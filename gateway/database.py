@@ -83,4 +83,6 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
+    # A statement of many rows keeps what it would have to undo: in a file that takes a write for each page.
+    cursor.execute("PRAGMA temp_store=MEMORY")
     cursor.close()

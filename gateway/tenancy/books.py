@@ -281,9 +281,10 @@ class Books:
             log.warning("the database comes from a backup: %d requests after it are carried again", found)
 
     def _expire(self) -> None:
+        now_s = self._wall()  # whatever was settled by now is carried; what comes meanwhile came too late
         self._carrier.step()
         with self.engine.begin() as connection:
-            found = transfers.expire(connection, self._wall(), grace_s=SETTLED_S, since_s=self._expired_s)
+            found = transfers.expire(connection, now_s, grace_s=SETTLED_S, since_s=self._expired_s)
             if found:
                 changes.bump(connection)  # so that everybody learns what expires next
         if found:

@@ -25,7 +25,7 @@ from gateway.tenancy.journal import (
 )
 from gateway.tenancy.ledger import BATCH, Carried, insert
 
-BLOCK_BYTES = 128 * 1024  # of the journal at once: a few hundred rows
+BLOCK_BYTES = 512 * 1024  # of the journal at once: a thousand rows share a commit
 
 
 class Carrier:

@@ -19,7 +19,7 @@ from gateway.tenancy import accounts, minutes
 from gateway.tenancy.journal import Entry
 
 BATCH = 2000
-TOGETHER = 32  # rows in a statement
+TOGETHER = 64  # rows in a statement
 DAY_S = 86400
 COLUMNS = Entry.__struct_fields__
 SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens",
