@@ -4,6 +4,7 @@ Everything here is synchronous and runs in threads: SQL is never on the way of a
 changed by migrations only.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +49,8 @@ def connect(url: str) -> sa.Engine:
 
 def migrate(engine: sa.Engine, to: str = "head") -> None:
     """Bring the schema to the newest version, or to an older one. Raises DatabaseError."""
+    # Alembic's templates colour errors if they can: 4 MiB for good, and no template is ever made here.
+    sys.modules.setdefault("mako.ext.pygmentplugin", None)  # type: ignore[arg-type]  # says: not installed
     from alembic import command  # a quarter of a second, needed once
     from alembic.config import Config
 

@@ -24,6 +24,7 @@ def test_the_migrations_lead_to_the_tables_that_the_code_names(tmp_path: Path) -
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA temp_store").scalar() == 2
     engine.dispose()
 
 
@@ -106,3 +107,13 @@ def test_a_sqlite_file_is_for_its_owner_only(tmp_path: Path) -> None:
     database.migrate(engine)
     engine.dispose()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_migration_loads_nothing_that_colours_text(tmp_path: Path) -> None:
+    code = (
+        "import sys; from gateway import database;"
+        f"database.migrate(database.connect('sqlite:///{tmp_path}/new.db'));"
+        "print([name for name in ('alembic', 'pygments') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "['alembic']"), done.stderr
