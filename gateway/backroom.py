@@ -96,9 +96,8 @@ class Backroom(Generic[T]):
             closed = self._closed
             while self._left:
                 self._spoiled[1] += self._make_of([self._left.popleft()])
-            waits = len(
-                self._made
-            )  # what comes meanwhile waits for its own time, or small portions never end
+            # What comes meanwhile waits for its own time, or small portions never end.
+            waits = len(self._made)
             while waits > 0:
                 some = self._some(waits)
                 waits -= len(some)

@@ -1,9 +1,9 @@
 """Looks at the sums of the books for budgets and credits that are used up, and writes alerts.
 
 Only roll-ups are read, and only where a threshold may have been crossed since the last look: five rows tell,
-since no level can have used more than all together. Any number
-of processes may look: the unique row of a crossing goes in once, with the messages to the organisation's
-webhooks in the same transaction. All of it is blocking work for the books' thread.
+since no level can have used more than all together. Any number of processes may look: the unique row of a
+crossing goes in once, with the messages to the organisation's webhooks in the same transaction. All of it is
+blocking work for the books' thread.
 """
 
 import secrets
