@@ -96,6 +96,12 @@ class Roster:
 
     # Inside
 
+    @property
+    def _at_rest(self) -> bool:
+        """Whether all that is wanted is there, and nothing else, and none of it a process that may hang."""
+        runs = self._runs
+        return runs.keys() == self._specs.keys() and all(run.spec.launch is None for run in runs.values())
+
     def _claim(
         self, launcher: str, gpus: Sequence[int], claimed: dict[str, ReplicaSpec], id_: str, place: Place
     ) -> MakeCommand | None:

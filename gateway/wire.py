@@ -2,7 +2,8 @@
 
 What is written in one turn of the loop leaves in one system call: an answer is written in two or three pieces
 (head, body, end of a chunked body); joined, each costs one ``write`` instead of several, the dearest part of
-a small answer. A piece of a stream leaves at once: it comes alone, and another turn would only cost.
+a small answer. A piece in the midst of a stream leaves at once: it comes alone, and another turn would only
+cost; its last piece and its end leave together.
 
 The way of a request through it is short: no pattern is run over each header, no timer is set for each pause
 between two requests, and the hot path speaks with its ``Cycle`` directly (the scope's extension ``WIRE``):
@@ -162,7 +163,8 @@ class Cycle(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             await self._drained()
         if data and not self.disconnected:
-            self.at_once(data)
+            self.spoken = True
+            self.transport.write(self._framed(data))
 
     @property
     def clear(self) -> bool:
@@ -171,10 +173,11 @@ class Cycle(RequestResponseCycle):
 
     def at_once(self, data: bytes) -> None:
         """See ``Wire.at_once``."""
-        if self.chunked_encoding:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
         self.spoken = True
-        self.transport.write_now(data)
+        self.transport.write_now(self._framed(data))
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_encoding else data
 
     async def end(self) -> None:
         """See ``Wire.end``."""

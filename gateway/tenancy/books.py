@@ -49,9 +49,10 @@ log = logging.getLogger("switchgear.books")
 T = TypeVar("T")
 
 EVERY_S, BUSY_EVERY_S = 1.0, 0.1
+TRICKLE_EVERY_S = 3.0
 BUSY_ROWS = 40  # carried at once
 ORPHANS_EVERY_S = 5.0
-SETTLED_S = 3.0  # after which every process has carried what it has settled
+SETTLED_S = 5.0  # after which every process has carried what it has settled
 CLOCKS_S = 3600.0  # by how much the clocks of several gateways may differ
 PROOF_DAYS = 2
 
@@ -92,7 +93,8 @@ class Books:
         self._wall = wall
         self._environ = environ
         self._imported: Settings | None = None
-        self._opened = self._busy = False
+        self._opened = False
+        self._carried = 0  # rows, by the last step
         self._looked_for_orphans_s = -math.inf
         self._expiry_s = math.inf  # when something expires next
         self._expired_s = 0.0  # what expired before is taken back
@@ -142,11 +144,16 @@ class Books:
     async def carry(self) -> None:
         """Carry new journal lines into SQL."""
         self._journal.pay()
-        self._busy = await self._run("ledger", self._carry) > BUSY_ROWS
+        self._carried = await self._run("ledger", self._carry)
 
     def every_s(self) -> float:
-        """Give how often to carry: what a busy second leaves behind must not be a quiet one's work."""
-        return BUSY_EVERY_S if self._busy else EVERY_S
+        """Give how often to carry: what a busy second leaves behind must not be a quiet one's work.
+
+        A commit costs what thirty rows do, so those that trickle in share one; the first is there soon.
+        """
+        if self._carried > BUSY_ROWS:
+            return BUSY_EVERY_S
+        return TRICKLE_EVERY_S if self._carried else EVERY_S
 
     async def prove(self) -> None:
         """Hold the books of the last days against each other, and put old journals away for good."""

@@ -138,7 +138,9 @@ def spoken(asked: bytes, *calls: tuple[Any, ...]) -> Transport:
     async def handler(scope: Any, _receive: Any, _send: Any) -> None:
         wire = scope["extensions"][WIRE]()
         for name, *given in calls:
-            await getattr(wire, name)(*given)
+            waiting = getattr(wire, name)(*given)
+            if waiting is not None:
+                await waiting
 
     async def main() -> Transport:
         protocol, transport = connected(handler)
@@ -161,10 +163,19 @@ def test_the_hot_path_answers_in_one_write() -> None:
     assert (closing.written, closing.closed) == ([head + b"connection: close\r\n\r\nok"], True)
 
 
-def test_the_hot_paths_pieces_leave_at_once() -> None:
-    first, second, end = spoken(ASK % b"GET", *STREAM).written
-    assert first == (b"HTTP/1.1 200 OK\r\nx-a: b\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
-    assert (second, end) == (b"3\r\ntwo\r\n", b"0\r\n\r\n")
+HEAD = b"HTTP/1.1 200 OK\r\nx-a: b\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def test_what_the_hot_path_says_in_one_turn_leaves_together() -> None:
+    assert spoken(ASK % b"GET", *STREAM).written == [HEAD + b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"]
+
+
+def test_a_piece_at_once_leaves_at_once_behind_what_is_kept() -> None:
+    first, second, end = spoken(
+        ASK % b"GET", STREAM[0], ("at_once", b"one"), ("at_once", b"two"), ("piece", b"three"), ("end",)
+    ).written
+    assert first == HEAD + b"3\r\none\r\n"
+    assert (second, end) == (b"3\r\ntwo\r\n", b"5\r\nthree\r\n0\r\n\r\n")
 
 
 def test_a_client_of_http_1_0_gets_a_stream_that_ends_with_its_connection() -> None:
