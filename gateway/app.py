@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from pathlib import Path
 
 import msgspec
-from litestar import Litestar, Router
+from litestar import Router
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -453,7 +453,7 @@ def build(process: Process) -> ASGIApp:
     handlers: list[ASGIRouteHandler | HTTPRouteHandler | Router] = [
         handler for make in ROUTES for handler in make(process)
     ]
-    rest = Litestar(
+    rest = fallback.Ordinary(
         handlers,
         exception_handlers={Exception: fallback.render},
         after_request=fallback.identified,

@@ -32,6 +32,7 @@ log = logging.getLogger("switchgear.routing")
 LEASE = "routing"
 ACTOR = "routing"
 _RELEARN_AFTER = 25  # new labels
+_LOOKS_EACH = 3  # steps, while nothing comes: for labels of other processes
 _decode_curve = msgspec.json.Decoder(list[float]).decode
 
 
@@ -70,6 +71,7 @@ class Learning:
         self._telemetry = telemetry
         self._labels: dict[str, dict[int, Label]] = {}
         self._newest = 0
+        self._quiet = 0  # steps since labels came
         self._unwritten: deque[Label] = deque(maxlen=MOST_LABELS)
         self._new: dict[str, int] = {}
         self._lessons = Lessons()
@@ -91,15 +93,12 @@ class Learning:
         Raises DatabaseError or SQLAlchemyError; it is tried again.
         """
         engine = self._archive.opened()
-        for id_, label in (await asyncio.to_thread(self._exchange, engine)).items():
-            if label is None:
-                continue
-            kept = self._labels.setdefault(label.route, {})
-            if id_ not in kept:
-                kept[id_] = label
-                self._new[label.route] = self._new.get(label.route, 0) + 1
-            if len(kept) > MOST_LABELS:
-                del kept[next(iter(kept))]
+        if self._unwritten or self._quiet % _LOOKS_EACH == 0:
+            found = await asyncio.to_thread(self._exchange, engine)
+            self._take(found)
+            self._quiet = 0 if found else 1
+        else:
+            self._quiet += 1
         await self.follow()
         for route, new in list(self._new.items()):
             if new and (known := labels.regret(self._counted(route))) is not None:
@@ -111,6 +110,18 @@ class Learning:
             self._new[route] = 0
             await asyncio.to_thread(self._learn, engine, grading, route)
             await self.follow()
+
+    def _take(self, found: dict[int, Label | None]) -> None:
+        """Add labels to those that are known, up to so many of a route."""
+        for id_, label in found.items():
+            if label is None:
+                continue
+            kept = self._labels.setdefault(label.route, {})
+            if id_ not in kept:
+                kept[id_] = label
+                self._new[label.route] = self._new.get(label.route, 0) + 1
+            if len(kept) > MOST_LABELS:
+                del kept[next(iter(kept))]
 
     async def follow(self) -> None:
         """Put in force what the database says, where that is new. Raises DatabaseError or SQLAlchemyError."""

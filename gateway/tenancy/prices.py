@@ -67,9 +67,9 @@ class PriceTable:
 
     def span(self, now_s: float) -> tuple[float, float]:
         """Give from when until when (exclusive) the prices in force now are those in force."""
-        place = bisect_right(self._turns, now_s)
-        before, after = self._turns[:place], self._turns[place:]
-        return before[-1] if before else -math.inf, after[0] if after else math.inf
+        turns = self._turns
+        place = bisect_right(turns, now_s)
+        return turns[place - 1] if place else -math.inf, turns[place] if place < len(turns) else math.inf
 
     def find(self, model: str, org: str, now_s: float) -> Price:
         """Give the price in force; the flagged zero of a model that has none."""

@@ -61,3 +61,12 @@ def test_the_gateway_never_loads_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_the_ordinary_handlers_load_no_library_of_models() -> None:
+    code = (
+        "import sys; from gateway.api import fallback; fallback.Ordinary([]);"
+        "print([name for name in ('litestar', 'pydantic') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, "['litestar']"), done.stderr

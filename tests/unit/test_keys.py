@@ -15,7 +15,7 @@ from gateway.state.limits import Ask, Bound
 from gateway.state.memory import MemoryLimits
 from gateway.tenancy import directory, key_store, keys, ledger
 from gateway.tenancy.access import Reach
-from gateway.tenancy.books import Books
+from gateway.tenancy.books import BUSY_ROWS, SETTLED_S, Books
 from gateway.tenancy.changes import changing
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.prices import PriceTable
@@ -208,6 +208,25 @@ def test_a_revocation_in_the_database_holds_at_the_next_refresh_and_after_a_star
         await again.books.close()
 
     asyncio.run(life())
+
+
+def test_rows_that_trickle_in_share_a_commit(tmp_path: Path) -> None:
+    """The first one is carried within a second, those behind it together; many do not wait."""
+
+    async def life() -> list[float]:
+        desk = Desk(tmp_path, bootstrap_key())
+        await desk.books.open()
+        periods = []
+        for count in (0, 1, BUSY_ROWS + 1, 0):
+            for number in range(count):
+                desk.spend(f"r{count}-{number}")
+            await desk.books.carry()
+            periods.append(desk.books.every_s())
+        await desk.books.close()
+        return periods
+
+    first, trickle, busy, last = asyncio.run(life())
+    assert busy < first == last < trickle < SETTLED_S
 
 
 def test_without_the_database_known_keys_are_served_and_usage_is_kept(tmp_path: Path) -> None:
