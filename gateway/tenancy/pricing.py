@@ -127,12 +127,14 @@ def amount_nanousd(price: Price, usage: Usage, source: Source, service: Service 
     if not usage.prompt_tokens and not usage.completion_tokens:
         return 0
     full = (
-        (usage.prompt_tokens - usage.cached_tokens) * price.input_nanousd
-        + usage.cached_tokens * price.cached_input_nanousd
-        + (usage.completion_tokens - usage.reasoning_tokens) * price.output_nanousd
-        + usage.reasoning_tokens * price.reasoning_nanousd
+        usage.prompt_tokens * price.input_nanousd
+        + usage.completion_tokens * price.output_nanousd
         + price.request_nanousd
     )
+    if usage.cached_tokens:
+        full += usage.cached_tokens * (price.cached_input_nanousd - price.input_nanousd)
+    if usage.reasoning_tokens:
+        full += usage.reasoning_tokens * (price.reasoning_nanousd - price.output_nanousd)
     if source == "upstream" and service == "standard":
         return full
     factor = whole = 1
