@@ -49,8 +49,10 @@ log = logging.getLogger("switchgear.books")
 T = TypeVar("T")
 
 EVERY_S, BUSY_EVERY_S = 1.0, 0.1
-TRICKLE_EVERY_S = 3.0
 BUSY_ROWS = 40  # carried at once
+# A commit costs what thirty rows do: after one of a few rows, so many turns only force the journal to the
+# disk. Not where SQL is another machine, which lasts when this one's disk is lost.
+RESTS = 2
 ORPHANS_EVERY_S = 5.0
 SETTLED_S = 5.0  # after which every process has carried what it has settled
 CLOCKS_S = 3600.0  # by how much the clocks of several gateways may differ
@@ -94,7 +96,8 @@ class Books:
         self._environ = environ
         self._imported: Settings | None = None
         self._opened = False
-        self._carried = 0  # rows, by the last step
+        self._busy = False
+        self._rests = 0  # turns that are left without a commit
         self._looked_for_orphans_s = -math.inf
         self._expiry_s = math.inf  # when something expires next
         self._expired_s = 0.0  # what expired before is taken back
@@ -144,16 +147,11 @@ class Books:
     async def carry(self) -> None:
         """Carry new journal lines into SQL."""
         self._journal.pay()
-        self._carried = await self._run("ledger", self._carry)
+        self._busy = await self._run("ledger", self._carry) > BUSY_ROWS
 
     def every_s(self) -> float:
-        """Give how often to carry: what a busy second leaves behind must not be a quiet one's work.
-
-        A commit costs what thirty rows do, so those that trickle in share one; the first is there soon.
-        """
-        if self._carried > BUSY_ROWS:
-            return BUSY_EVERY_S
-        return TRICKLE_EVERY_S if self._carried else EVERY_S
+        """Give how often to carry: what a busy second leaves behind must not be a quiet one's work."""
+        return BUSY_EVERY_S if self._busy else EVERY_S
 
     async def prove(self) -> None:
         """Hold the books of the last days against each other, and put old journals away for good."""
@@ -267,10 +265,13 @@ class Books:
         return holds.hold(self.engine, self._holder, wishes, now_s)
 
     def _carry(self) -> int:
-        if not self._opened:
+        if not self._opened or self._rests:
+            self._rests = max(0, self._rests - 1)
             self._journal.sync()
             return 0
         carried = self._carrier.step()
+        if 0 < carried <= BUSY_ROWS and self.engine.dialect.name == "sqlite":
+            self._rests = RESTS
         if not 0 <= self._wall() - self._looked_for_orphans_s < ORPHANS_EVERY_S:
             self._recover()
         return carried

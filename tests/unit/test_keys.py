@@ -15,7 +15,7 @@ from gateway.state.limits import Ask, Bound
 from gateway.state.memory import MemoryLimits
 from gateway.tenancy import directory, key_store, keys, ledger
 from gateway.tenancy.access import Reach
-from gateway.tenancy.books import BUSY_ROWS, SETTLED_S, Books
+from gateway.tenancy.books import BUSY_EVERY_S, BUSY_ROWS, EVERY_S, RESTS, SETTLED_S, Books
 from gateway.tenancy.changes import changing
 from gateway.tenancy.journal import Journal
 from gateway.tenancy.prices import PriceTable
@@ -211,22 +211,25 @@ def test_a_revocation_in_the_database_holds_at_the_next_refresh_and_after_a_star
 
 
 def test_rows_that_trickle_in_share_a_commit(tmp_path: Path) -> None:
-    """The first one is carried within a second, those behind it together; many do not wait."""
+    """The first one is carried at once, those behind it together; many do not wait."""
 
-    async def life() -> list[float]:
+    async def life() -> tuple[list[int], list[float]]:
         desk = Desk(tmp_path, bootstrap_key())
         await desk.books.open()
-        periods = []
-        for count in (0, 1, BUSY_ROWS + 1, 0):
+        known, periods = [], []
+        for turn, count in enumerate((0, 1, 1, 1, BUSY_ROWS, 1, 0)):
             for number in range(count):
-                desk.spend(f"r{count}-{number}")
+                desk.spend(f"r{turn}-{number}")
             await desk.books.carry()
+            known.append(len(desk.rows()))
             periods.append(desk.books.every_s())
         await desk.books.close()
-        return periods
+        return known, periods
 
-    first, trickle, busy, last = asyncio.run(life())
-    assert busy < first == last < trickle < SETTLED_S
+    known, periods = asyncio.run(life())
+    assert known == [0, 1, 1, 1, BUSY_ROWS + 3, BUSY_ROWS + 4, BUSY_ROWS + 4]
+    assert [period == BUSY_EVERY_S for period in periods] == [False] * 4 + [True] + [False] * 2
+    assert SETTLED_S > (RESTS + 1) * EVERY_S
 
 
 def test_without_the_database_known_keys_are_served_and_usage_is_kept(tmp_path: Path) -> None:
