@@ -52,9 +52,9 @@ EVERY_S, BUSY_EVERY_S = 1.0, 0.1
 BUSY_ROWS = 40  # carried at once
 # A commit costs what thirty rows do: after one of a few rows, so many turns only force the journal to the
 # disk. Not where SQL is another machine, which lasts when this one's disk is lost.
-RESTS = 2
+RESTS = 1
 ORPHANS_EVERY_S = 5.0
-SETTLED_S = 5.0  # after which every process has carried what it has settled
+SETTLED_S = 4.0  # after which every process has carried what it has settled
 CLOCKS_S = 3600.0  # by how much the clocks of several gateways may differ
 PROOF_DAYS = 2
 
