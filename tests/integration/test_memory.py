@@ -191,4 +191,5 @@ def test_mixed_traffic_for_minutes(house: House, capsys: pytest.CaptureFixture[s
     growth_mib = statistics.median(one for _, one in last) - statistics.median(one for _, one in middle)
     with capsys.disabled():
         print(f"\n{sent} requests, seed {seed}: {later[-1][1]:.0f} MiB, {slope:+.2f} MiB a minute")
-    assert growth_mib < GROWTH_LIMIT_MIB
+        print("MiB after each round:", *(f"{one:.0f}" for _, one in samples))
+    assert growth_mib < GROWTH_LIMIT_MIB, [round(one) for _, one in samples]
