@@ -32,8 +32,6 @@ from backends.wanted import Limits, ReplicaSpec, command_of
 
 LOG = logging.getLogger("switchgear.fleet")
 LIVE = (Phase.LOADING, Phase.READY, Phase.EJECTED, Phase.WAITING, Phase.FAILED)
-
-
 ON_PURPOSE = ("reclaimed", "asleep")
 DRAIN_S = 120.0
 IDLE_POLL_S = 0.05

@@ -19,7 +19,8 @@ MADV_COLLAPSE = 25
 # mallopt(3): what is big comes from the kernel and goes back to it at once, all threads share the rest.
 # By default the bound for "big" grows to 32 MB with the first large block that is freed, and each thread
 # keeps what it freed for itself: a process that now and then makes a megabyte of bytes grows by a hundred.
-# A bound of 2 MB spares a request half a page fault, 2 % of its CPU, and grew by 16 MiB a minute in the soak.
+# A bound of 2 MB spares a request half a page fault, 1 to 2 % of its CPU; with it, the process grew by 16 MiB
+# a minute in the soak.
 _MALLOC = ((-3, 256 * 1024), (-1, 256 * 1024), (-8, 1))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
 
 MUCH_BYTES = 16 * 1024 * 1024

@@ -2,8 +2,8 @@
 
 What is written in one turn of the loop leaves in one system call: an answer is written in two or three pieces
 (head, body, end of a chunked body); joined, each costs one ``write`` instead of several, the dearest part of
-a small answer. A piece in the midst of a stream leaves at once: it comes alone, and another turn would only
-cost; its last piece and its end leave together.
+a small answer; so do a stream's first piece and its head, its last one and its end. What is sent by
+``at_once`` leaves at once: such a piece comes alone, and another turn would only cost.
 
 The way of a request through it is short: no pattern is run over each header, no timer is set for each pause
 between two requests, and the hot path speaks with its ``Cycle`` directly (the scope's extension ``WIRE``):
@@ -235,11 +235,10 @@ class Cycle(RequestResponseCycle):
 
     def _continue(self, body: bytes, more: bool) -> None:
         if self.scope["method"] != "HEAD":
-            if self.chunked_encoding:
-                if body:
-                    body = b"%x\r\n%b\r\n" % (len(body), body)
-                if not more:
-                    body += b"0\r\n\r\n"
+            if body:
+                body = self._framed(body)
+            if self.chunked_encoding and not more:
+                body += b"0\r\n\r\n"
             if body and more:
                 self.transport.write_now(body)
             elif body:

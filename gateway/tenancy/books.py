@@ -95,8 +95,7 @@ class Books:
         self._wall = wall
         self._environ = environ
         self._imported: Settings | None = None
-        self._opened = False
-        self._busy = False
+        self._opened = self._busy = False
         self._rests = 0  # turns that are left without a commit
         self._looked_for_orphans_s = -math.inf
         self._expiry_s = math.inf  # when something expires next
