@@ -124,9 +124,9 @@ def reconcile(
         if connection.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         else:
-            connection.exec_driver_sql(
-                "BEGIN"
-            )  # else each SELECT of SQLite's driver is a transaction of its own
+            connection.detach()  # and closed at the end, so that what is set here holds here only:
+            connection.exec_driver_sql("PRAGMA temp_store=FILE")  # a sort of the whole ledger fits no memory
+            connection.exec_driver_sql("BEGIN")  # else each SELECT of SQLite's driver is a transaction
         ledger_groups = _ledger_groups(connection, since_s)
         report.rows = sum(sums[0] for sums in ledger_groups.values())
         offsets = {name: int(size) for name, size in connection.execute(sa.select(journal_segments))}

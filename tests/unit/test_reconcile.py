@@ -1,5 +1,6 @@
 """Reconciling while requests are carried: what comes in between two questions is no difference."""
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ def test_what_is_carried_meanwhile_does_not_disturb(tmp_path: Path) -> None:
     ledger.insert(writer, [entry("r0")])
     questions = 0
 
-    def carry(*_: Any) -> None:
+    def carry(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         nonlocal questions
+        if not statement.startswith("SELECT"):
+            return
         questions += 1
         ledger.insert(writer, [entry(f"r{questions}")])
 
@@ -99,3 +102,30 @@ def test_what_was_written_to_last_before_the_days_in_question_is_not_read(tmp_pa
     segment(kept, "p-000002.jsonl", entry("new"))
     os.utime(kept / "p-000001.jsonl", (1000.0, 1000.0))
     assert [name for name, _, _ in Journals(live, kept, since_s=2000.0).entries()] == ["new"]
+
+
+def test_a_long_ledger_is_sorted_beside_the_memory(tmp_path: Path) -> None:
+    engine = database.connect(f"sqlite:///{tmp_path}/books.db")
+    database.migrate(engine)
+    ledger.insert(engine, [entry("r0")])
+    others = ", ".join(column.name for column in tables.ledger.columns if column.name != "request_id")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 199999) "
+            f"INSERT INTO ledger (request_id, {others}) SELECT 'r' || i, {others} FROM ledger, n"
+        )
+        connection.exec_driver_sql("UPDATE usage_daily SET requests = 200000")
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now
+    before_kib = _peak_kib()
+    report = reconcile(engine, tmp_path / "journal", tmp_path / "kept")
+    assert report.rows == 200_000
+    assert _peak_kib() - before_kib < 8 * 1024  # 20 MiB where it is all held
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA temp_store").scalar() == 2  # of those that write
+    engine.dispose()
+
+
+def _peak_kib() -> int:
+    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM"))
+    return int(line.split()[1])
