@@ -4,7 +4,9 @@ Everything here is synchronous and runs in threads: SQL is never on the way of a
 changed by migrations only.
 """
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +24,7 @@ POSTGRES = {
     "tcp_user_timeout": 10_000,
 }
 SQLITE_BUSY_S = 30.0  # its writers wait for each other without an order, and a busy disk is slow
+MOMENT_S = 0.1  # a file's time moves on in steps of some milliseconds
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -68,6 +71,24 @@ def migrate(engine: sa.Engine, to: str = "head") -> None:
         raise DatabaseError(
             f"the database cannot be opened or migrated: {reason(error)} (database.url says which it is)"
         ) from error
+
+
+def last_write(url: sa.URL) -> tuple[int, int, int] | None:
+    """Give what tells the last write to an SQLite database from those before, at the price of a ``stat``.
+
+    None where that cannot be told: another database, no log, or the next write might come in the same moment.
+    Source: https://sqlite.org/wal.html (each commit writes to the log).
+    """
+    if url.drivername != "sqlite" or not url.database:
+        return None
+    try:
+        found = os.stat(f"{url.database}-wal")  # a Path would cost as much again
+    except OSError:
+        return None
+    whole_seconds = found.st_mtime_ns % 10**9 == 0  # are all that some file systems know
+    if whole_seconds or time.time() - found.st_mtime < MOMENT_S:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def reason(error: Exception) -> str:

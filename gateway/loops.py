@@ -35,7 +35,40 @@ class Loop:
         return self.failures_in_row < 3
 
 
-async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, float], None]) -> None:
+class Grid:
+    """Wakes all that waits for a point of the grid by one timer; belongs to the event loop it is made in."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[float, list[asyncio.Future[None]]] = {}
+
+    async def next(self, period_s: float) -> None:
+        """Wait for the next point, a whole number of periods in the loop's time; without one, for a turn.
+
+        A point that is a moment away is this one: timers fire a little early, and no period divides evenly.
+        """
+        if not period_s:
+            await asyncio.sleep(0)
+            return
+        now_s = self._loop.time()
+        point_s = (now_s // period_s + 1.0) * period_s
+        if point_s - now_s <= MOMENT * period_s:
+            point_s += period_s
+        if (waiting := self._waiting.get(point_s)) is None:
+            waiting = self._waiting[point_s] = []
+            self._loop.call_at(point_s, self._wake, point_s)
+        waiting.append(turn := self._loop.create_future())
+        await turn
+
+    def _wake(self, point_s: float) -> None:
+        for turn in self._waiting.pop(point_s):
+            if not turn.done():
+                turn.set_result(None)
+
+
+async def run(
+    loop: Loop, grid: Grid, failed: Callable[[str], None], took: Callable[[str, float], None]
+) -> None:
     """Run a loop until it is cancelled."""
     while True:
         started_s = time.monotonic()
@@ -52,18 +85,7 @@ async def run(loop: Loop, failed: Callable[[str], None], took: Callable[[str, fl
                 log.info("loop %s works again", loop.name)
             loop.failures_in_row = 0
         took(loop.name, time.monotonic() - started_s)
-        await asyncio.sleep(_until_next(loop.period_s()))
-
-
-def _until_next(period_s: float) -> float:
-    """Give the seconds to the grid's next point, or 0 for a loop without a pause.
-
-    A point that is a moment away is this one: timers fire a little early, and no period divides evenly.
-    """
-    if not period_s:
-        return 0.0
-    left_s = period_s - asyncio.get_running_loop().time() % period_s
-    return left_s if left_s > MOMENT * period_s else left_s + period_s
+        await grid.next(loop.period_s())
 
 
 @contextlib.asynccontextmanager
@@ -73,7 +95,8 @@ async def running(
     took: Callable[[str, float], None] = lambda _name, _spent_s: None,
 ) -> AsyncGenerator[None, None]:
     """Run loops as tasks inside the block; hears which fail, and how many seconds each step takes."""
-    tasks = [asyncio.create_task(run(loop, failed, took), name=loop.name) for loop in loops]
+    grid = Grid()
+    tasks = [asyncio.create_task(run(loop, grid, failed, took), name=loop.name) for loop in loops]
     try:
         yield
     finally:

@@ -95,6 +95,7 @@ class Books:
         self._wall = wall
         self._environ = environ
         self._imported: Settings | None = None
+        self._write: tuple[int, int, int] | None = None  # the last one that is known in full
         self._opened = self._busy = False
         self._rests = 0  # turns that are left without a commit
         self._looked_for_orphans_s = -math.inf
@@ -124,7 +125,10 @@ class Books:
         """Read keys, prices and balances again where they changed; opens and imports first where needed."""
         if not self._opened or self._imported is not self.settings:
             await self._run("database", self._open)
-        await self._run("keys", lambda: self._directory.refresh(self.engine), self._keys_thread)
+        write = database.last_write(self.engine.url)  # before it is read
+        if write is None or write != self._write:
+            await self._run("keys", lambda: self._directory.refresh(self.engine), self._keys_thread)
+            self._write = write
 
     async def share(self) -> None:
         """Give this process what it may use of the accounts that several share, as soon as it needs it."""

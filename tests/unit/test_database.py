@@ -1,5 +1,6 @@
 """One engine, one schema, one sentence where it cannot be used."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +26,27 @@ def test_the_migrations_lead_to_the_tables_that_the_code_names(tmp_path: Path) -
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA temp_store").scalar() == 2
+    engine.dispose()
+
+
+def test_the_last_write_is_known_once_the_next_one_would_show(tmp_path: Path) -> None:
+    engine = database.connect(f"sqlite:///{tmp_path / 'x.db'}")
+    assert database.last_write(engine.url) is None  # no log
+    database.migrate(engine)
+    log = tmp_path / "x.db-wal"
+    assert database.last_write(engine.url) is None  # too recent
+    os.utime(log, ns=(10**18, 10**18))
+    assert database.last_write(engine.url) is None  # whole seconds
+    os.utime(log, ns=(10**18 + 1, 10**18 + 1))
+    known = database.last_write(engine.url)
+    assert known is not None
+    assert known == database.last_write(engine.url)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(tables.revisions).values(name="x", value=1))
+    assert log.stat().st_mtime_ns > 10**18 + 1
+    assert database.last_write(engine.url) != known
+    assert database.last_write(sa.make_url("postgresql://host/name")) is None
+    assert database.last_write(sa.make_url("sqlite://")) is None
     engine.dispose()
 
 

@@ -1,12 +1,14 @@
 """API keys: shown once, kept as a hash; known without the database; gone when revoked."""
 
 import asyncio
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import database
@@ -112,6 +114,16 @@ def test_a_snapshot_that_cannot_be_read_is_no_snapshot(tmp_path: Path, content: 
 
 
 # ---------------------------------------------------------------- the books: keys and the database
+class Known(directory.Directory):
+    """Counts how often the database is asked."""
+
+    asked = 0
+
+    def refresh(self, engine: sa.Engine) -> bool:
+        self.asked += 1
+        return super().refresh(engine)
+
+
 class Desk:
     """Books with a clock and places of their own."""
 
@@ -124,11 +136,11 @@ class Desk:
         self.table = keys.KeyTable()
         self.limits = MemoryLimits()
         self.journal = Journal(home / "state" / "journal", f"p{len(list(home.rglob('*.jsonl')))}")
-        known = directory.Directory(home / "state" / "keys.json", self.table)
+        self.known = Known(home / "state" / "keys.json", self.table)
         self.books = Books(
             self.settings,
             self.journal,
-            known,
+            self.known,
             self.limits,
             PriceTable(),
             wall=lambda: self.wall_s,
@@ -206,6 +218,30 @@ def test_a_revocation_in_the_database_holds_at_the_next_refresh_and_after_a_star
         await again.books.open()
         assert again.table.find(TEXT.encode(), 0.0) is None
         await again.books.close()
+
+    asyncio.run(life())
+
+
+def test_a_database_that_nobody_wrote_to_is_not_asked(tmp_path: Path) -> None:
+    async def life() -> None:
+        desk = Desk(tmp_path, bootstrap_key())
+        await desk.books.open()
+        log = Path(f"{tmp_path}/db/switchgear.db-wal")
+        for _ in range(3):  # just written to: the next write might look the same
+            await desk.books.refresh_keys()
+        asked = desk.known.asked
+        assert asked > 3
+        os.utime(log, ns=(10**18 + 1, 10**18 + 1))
+        for _ in range(3):
+            await desk.books.refresh_keys()
+        assert desk.known.asked == asked + 1
+        engine = database.connect(desk.url)
+        with changing(engine, "cli", 5.0) as change:
+            key_store.revoke(change, key_store.key(change.connection, Reach(), key().id))
+        engine.dispose()
+        await desk.books.refresh_keys()
+        assert desk.table.find(TEXT.encode(), 0.0) is None
+        await desk.books.close()
 
     asyncio.run(life())
 

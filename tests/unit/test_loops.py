@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
+from typing import Any
 
 import pytest
 
@@ -100,6 +102,35 @@ def test_a_step_that_swallows_a_cancellation_does_not_run_on() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(life())
+
+
+class CountingLoop(virtual.VirtualTimeLoop):
+    """Counts the timers."""
+
+    timers = 0
+
+    def call_at(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        self.timers += 1
+        return super().call_at(*args, **options)
+
+
+def test_what_is_due_together_is_woken_together() -> None:
+    turns = dict.fromkeys((0.5, 1.0, 2.0), 0)
+
+    async def turn(period_s: float) -> None:
+        turns[period_s] += 1
+
+    async def life() -> int:
+        loops = [Loop("turn", one, functools.partial(turn, one)) for one in turns for _ in range(5)]
+        async with running(loops, lambda _: None):
+            await asyncio.sleep(9.9)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, CountingLoop)
+        return loop.timers
+
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        assert runner.run(life()) <= 20 + 3  # a timer for each half second, and the sleep's
+    assert turns == {0.5: 5 * 20, 1.0: 5 * 10, 2.0: 5 * 5}
 
 
 class CoarseLoop(virtual.VirtualTimeLoop):
