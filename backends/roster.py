@@ -97,7 +97,7 @@ class Roster:
     # Inside
 
     @property
-    def _at_rest(self) -> bool:
+    def at_rest(self) -> bool:
         """Whether all that is wanted is there, and nothing else, and none of it a process that may hang."""
         runs = self._runs
         return runs.keys() == self._specs.keys() and all(run.spec.launch is None for run in runs.values())

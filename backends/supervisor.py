@@ -197,7 +197,7 @@ class Supervisor(Roster):
 
     async def reconcile_once(self) -> None:
         """Start and end what the plan says; returns when the starts are under way."""
-        if self._closing or self._at_rest:
+        if self._closing or self.at_rest:
             return
         self._see_starts()
         held = (Phase.DRAINING, Phase.STOPPED, Phase.SLEEPING)

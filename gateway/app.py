@@ -363,11 +363,15 @@ class House:
         )
         self.dispatcher.update(self.supervisor.replicas)
 
+    def rollouts_due(self) -> bool:
+        """Whether the database may say something new of rollouts."""
+        return self.control.directory.revision not in (None, self._followed)
+
     async def follow_rollouts(self) -> None:
         """Put the shares of versions in force as the database has them, where anything there is new."""
-        revision = self.control.directory.revision
-        if revision is None or revision == self._followed:
+        if not self.rollouts_due():
             return
+        revision = self.control.directory.revision
         if self.rollouts.adopt(await asyncio.to_thread(rollouts.read, self.books.engine)):
             models = self.process.settings.models
             self.scaler.configure(tuple(one for one in models if one.name not in self.apart.models))

@@ -123,16 +123,26 @@ class Learning:
             if len(kept) > MOST_LABELS:
                 del kept[next(iter(kept))]
 
+    def follows(self) -> bool:
+        """Whether the database may say something new."""
+        return self._unfollowed() is not None
+
     async def follow(self) -> None:
         """Put in force what the database says, where that is new. Raises DatabaseError or SQLAlchemyError."""
-        grading = self._grading()
-        revision = self._archive.revision()
-        if grading is None or revision is None or self._followed == (revision, grading.version):
+        if (unfollowed := self._unfollowed()) is None:
             return
+        grading, revision = unfollowed
         self._lessons = found = await asyncio.to_thread(lessons.read, self._archive.opened())
         curves, challengers = _usable(found, grading.version)
         grading.teach(curves, challengers)
         self._followed = revision, grading.version
+
+    def _unfollowed(self) -> tuple[Grading, int] | None:
+        """Give the grading and the database's revision, where they were not brought together yet."""
+        grading, revision = self._grading(), self._archive.revision()
+        if grading is None or revision is None or self._followed == (revision, grading.version):
+            return None
+        return grading, revision
 
     def learnt(self) -> list[Learnt]:
         """Tell what there is of each route."""

@@ -249,6 +249,10 @@ class Likeness:
             await self._cache.purge()
         await self._cache.settle()
 
+    def audit_due(self) -> bool:
+        """Whether any audit waits."""
+        return bool(self._audits)
+
     async def audit_once(self) -> None:
         """Run the audits that wait. Raises what the model's failure raised; that audit is gone."""
         while self._audits:

@@ -18,14 +18,22 @@ CANCEL_AGAIN_S = 0.5  # a client's own time-out may take our cancellation for it
 
 
 class Loop:
-    """One named step and its period in seconds, which may change."""
+    """One named step and its period in seconds, which may change.
+
+    Where ``due`` says that there is nothing to do, the step is left out: asked each period, it must be cheap.
+    """
 
     def __init__(
-        self, name: str, period_s: float | Callable[[], float], step: Callable[[], Awaitable[object]]
+        self,
+        name: str,
+        period_s: float | Callable[[], float],
+        step: Callable[[], Awaitable[object]],
+        due: Callable[[], object] = lambda: True,
     ) -> None:
         self.name = name
         self.period_s: Callable[[], float] = period_s if callable(period_s) else lambda: period_s
         self.step = step
+        self.due = due
         self.failures_in_row = 0
         self.last_error = ""
 
@@ -36,34 +44,50 @@ class Loop:
 
 
 class Grid:
-    """Wakes all that waits for a point of the grid by one timer; belongs to the event loop it is made in."""
+    """Wakes all that is due at one point by one timer; belongs to the event loop it is made in."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[float, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[float, list[tuple[Loop, asyncio.Future[None]]]] = {}
 
-    async def next(self, period_s: float) -> None:
-        """Wait for the next point, a whole number of periods in the loop's time; without one, for a turn.
-
-        A point that is a moment away is this one: timers fire a little early, and no period divides evenly.
-        """
-        if not period_s:
+    async def next(self, loop: Loop) -> None:
+        """Wait until a loop is due again, at a whole number of its periods; for a turn where it has none."""
+        if not loop.period_s():
             await asyncio.sleep(0)
             return
-        now_s = self._loop.time()
+        turn = self._loop.create_future()
+        self._enter(loop, turn)
+        await turn
+
+    def _enter(self, loop: Loop, turn: asyncio.Future[None]) -> None:
+        """Enter a turn for the next point; one that is a moment away is this one.
+
+        Timers fire a little early, and no period divides evenly.
+        """
+        period_s, now_s = loop.period_s(), self._loop.time()
         point_s = (now_s // period_s + 1.0) * period_s
         if point_s - now_s <= MOMENT * period_s:
             point_s += period_s
         if (waiting := self._waiting.get(point_s)) is None:
             waiting = self._waiting[point_s] = []
             self._loop.call_at(point_s, self._wake, point_s)
-        waiting.append(turn := self._loop.create_future())
-        await turn
+        waiting.append((loop, turn))
 
     def _wake(self, point_s: float) -> None:
-        for turn in self._waiting.pop(point_s):
-            if not turn.done():
+        for loop, turn in self._waiting.pop(point_s):
+            if turn.done():
+                continue
+            if _due(loop):
                 turn.set_result(None)
+            else:
+                self._enter(loop, turn)
+
+
+def _due(loop: Loop) -> bool:
+    try:
+        return bool(loop.due())
+    except Exception:  # the step will say what is wrong
+        return True
 
 
 async def run(
@@ -85,7 +109,7 @@ async def run(
                 log.info("loop %s works again", loop.name)
             loop.failures_in_row = 0
         took(loop.name, time.monotonic() - started_s)
-        await grid.next(loop.period_s())
+        await grid.next(loop)
 
 
 @contextlib.asynccontextmanager

@@ -49,6 +49,7 @@ from gateway.tenancy.keys import Key
 log = logging.getLogger("switchgear.recordings")
 
 LEASE_S = 5.0
+SWEEPS_S = 60.0
 BUSY_POLL_S = 0.25
 LINGER_S = 5.0  # a log of an idempotent answer, while its row is written
 MAX_KEY_CHARACTERS = 255
@@ -163,12 +164,16 @@ class Recordings:
         await out.begin(head)
         await self._play(found, reader, out, numbered=True, behind=int(after))
 
+    def due(self) -> bool:
+        """Whether there is anything to do in a step."""
+        return self._leased > 0 or self._wall() - self._swept_s > SWEEPS_S
+
     async def step(self) -> None:
         """Renew the leases of what runs here, now and then sweep; repeat it well within LEASE_S."""
         now_s = self._wall()
         if self._leased:
             await asyncio.to_thread(idempotency.renew, self._opened(), self._me, now_s + LEASE_S)
-        if now_s - self._swept_s > 60.0:
+        if now_s - self._swept_s > SWEEPS_S:
             self._swept_s = now_s
             await asyncio.to_thread(idempotency.sweep, self._opened(), now_s)
 

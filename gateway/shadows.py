@@ -92,6 +92,10 @@ class Shadows:
             self._telemetry.count("switchgear_shadow_total", (self._jobs[0].target.route, "dropped"))
         self._jobs.append(job)
 
+    def due(self) -> bool:
+        """Whether any wait."""
+        return bool(self._jobs)
+
     async def step(self) -> None:
         """Run the shadows that wait. Raises what the model's failure raised; that shadow is gone."""
         while self._jobs:

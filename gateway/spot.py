@@ -24,6 +24,10 @@ class SpotWatch:
         self.leave: Callable[[], None] = lambda: None
         """Called at the notice, for `/readyz`."""
 
+    def watches(self) -> bool:
+        """Whether there is a cloud to ask, and no notice yet."""
+        return self.settings is not None and not self._supervisor.leaving
+
     async def look(self) -> None:
         """Ask once. Raises NoMetadata, which the loop counts and logs."""
         if self.settings is None or self._supervisor.leaving:

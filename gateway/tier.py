@@ -65,6 +65,10 @@ class Tier:
         if self._likeness is not None:
             await self._likeness.load(now_s)
 
+    def audit_due(self) -> bool:
+        """Whether any audit waits."""
+        return self._likeness is not None and self._likeness.audit_due()
+
     async def audit(self) -> None:
         """Run the audits that wait."""
         if self._likeness is not None:

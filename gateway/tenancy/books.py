@@ -121,14 +121,20 @@ class Books:
         self.settings = settings
         self._put_in_force(self._prices.rows)
 
+    def keys_due(self) -> bool:
+        """Whether keys, prices or balances may be others than when they were read."""
+        if not self._opened or self._imported is not self.settings:
+            return True
+        write = database.last_write(self.engine.url)
+        return write is None or write != self._write
+
     async def refresh_keys(self) -> None:
         """Read keys, prices and balances again where they changed; opens and imports first where needed."""
         if not self._opened or self._imported is not self.settings:
             await self._run("database", self._open)
         write = database.last_write(self.engine.url)  # before it is read
-        if write is None or write != self._write:
-            await self._run("keys", lambda: self._directory.refresh(self.engine), self._keys_thread)
-            self._write = write
+        await self._run("keys", lambda: self._directory.refresh(self.engine), self._keys_thread)
+        self._write = write
 
     async def share(self) -> None:
         """Give this process what it may use of the accounts that several share, as soon as it needs it."""
@@ -167,13 +173,17 @@ class Books:
                     report.gap_nanousd,
                 )
 
+    def expiry_due(self) -> bool:
+        """Whether a grant has expired, and what was used of it can be booked."""
+        return self._opened and self._wall() - SETTLED_S >= max(self._expiry_s, self._failed_s)
+
     async def expire(self) -> None:
         """Take back what is left of grants that have expired.
 
         What was used of a grant must be booked before: what this process has settled is carried then, the
         others have some seconds for theirs, also after an outage.
         """
-        if self._opened and self._wall() - SETTLED_S >= max(self._expiry_s, self._failed_s):
+        if self.expiry_due():
             await self._run("database", self._expire)
 
     async def note_standings(self) -> None:

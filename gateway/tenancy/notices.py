@@ -55,6 +55,10 @@ class Notices:
         """Write alerts of what is newly crossed. Raises SQLAlchemyError."""
         await self._books.with_engine(self._look)
 
+    def signs(self) -> bool:
+        """Whether messages can be signed, and so sent."""
+        return self._master is not None
+
     async def deliver(self) -> None:
         """Send what is due, once, and note what came of it. Raises SQLAlchemyError."""
         master = self._master

@@ -133,6 +133,34 @@ def test_what_is_due_together_is_woken_together() -> None:
     assert turns == {0.5: 5 * 20, 1.0: 5 * 10, 2.0: 5 * 5}
 
 
+def test_a_step_is_left_out_where_there_is_nothing_to_do() -> None:
+    jobs, done = 0, list[float]()
+
+    async def life() -> None:
+        nonlocal jobs
+        began_s = asyncio.get_running_loop().time()
+
+        async def step() -> None:
+            nonlocal jobs
+            done.append(asyncio.get_running_loop().time() - began_s)
+            jobs = 0
+
+        def broken() -> bool:
+            raise ZeroDivisionError
+
+        async with running([Loop("now and then", 1.0, step, due=lambda: jobs)], lambda _: None):
+            for jobs in (0, 0, 1, 0, 2):  # noqa: B007  # what the loop finds at its next point
+                await asyncio.sleep(1.0)
+        assert [round(one) for one in done] == [0, 3, 5]
+        done.clear()
+        async with running([Loop("cannot tell", 1.0, step, due=broken)], lambda _: None):
+            await asyncio.sleep(1.5)
+        assert len(done) == 2
+
+    with asyncio.Runner(loop_factory=virtual.VirtualTimeLoop) as runner:
+        runner.run(life())
+
+
 class CoarseLoop(virtual.VirtualTimeLoop):
     """Tells the time by the millisecond, as uvloop does."""
 
