@@ -94,6 +94,8 @@ async def reach_end(reply: Reply) -> None:
     The answer is whole already: nothing that goes wrong here matters, and the client's own ``[DONE]`` comes
     after this, so that a client which leaves upon it finds nothing left to abort.
     """
+    if reply.ended:  # as nearly always: it came with the last words
+        return
     with suppress(ClientError, TimeoutError):
         async with asyncio.timeout(END_GRACE_S):
             while await reply.read():

@@ -96,6 +96,10 @@ class Reply(Protocol):
     def headers(self) -> Mapping[str, str]:
         """The headers, names in lower case."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether all of the body has come, and was read."""
+
     async def read(self) -> bytes:
         """Wait for the next bytes of the body; ``b""`` at its end.
 

@@ -34,6 +34,11 @@ class GeneralReply:
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
 
+    @property
+    def ended(self) -> bool:
+        """See ``Reply.ended``."""
+        return self._response.content.at_eof()
+
     async def read(self) -> bytes:
         """Wait for the next bytes; see ``Reply.read``."""
         if self._quiet_until is None:

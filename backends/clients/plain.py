@@ -44,6 +44,11 @@ class PlainReply:
         """The headers, names in lower case; made when asked for, since few answers' are read."""
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._headers}
 
+    @property
+    def ended(self) -> bool:
+        """See ``Reply.ended``."""
+        return self._connection.complete and not self._connection.chunks
+
     async def read(self) -> bytes:
         """Wait for the next bytes; see ``Reply.read``."""
         connection = self._connection

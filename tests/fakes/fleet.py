@@ -60,6 +60,8 @@ class Ask(msgspec.Struct):
 class FleetReply:
     """An answer in pieces; a pause before each. After the last one it ends, or never does."""
 
+    ended = False
+
     def __init__(
         self,
         fleet: "Fleet",

@@ -28,6 +28,8 @@ from tests.fakes.loop import run
 class ScriptedReply:
     """Gives its pieces, raises its errors, then waits for ever."""
 
+    ended = False
+
     def __init__(self, *pieces: bytes | ClientError, status: int = 200) -> None:
         self.status = status
         self.headers: dict[str, str] = {}

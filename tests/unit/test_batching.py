@@ -68,6 +68,8 @@ class Embedder:
 class Answer:
     """A whole answer."""
 
+    ended = True
+
     def __init__(self, status: int, body: object) -> None:
         self.status = status
         self.headers: dict[str, str] = {}

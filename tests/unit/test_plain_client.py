@@ -62,6 +62,29 @@ def test_a_connection_is_used_again() -> None:
     run(main())
 
 
+def test_a_reply_tells_its_end_once_it_was_read() -> None:
+    said = asyncio.Event()
+
+    async def in_two(one: Peer) -> None:
+        await one.say(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na")
+        await said.wait()
+        await one.say(b"b")
+
+    async def main() -> None:
+        async with house(in_two) as (client, url):
+            reply = await client.send(Outgoing(url))
+            assert not reply.ended
+            assert await reply.read() == b"a"
+            assert not reply.ended
+            said.set()
+            assert await reply.read() == b"b"
+            assert reply.ended
+            assert await reply.read() == b""
+            reply.close()
+
+    run(main())
+
+
 def test_what_is_sent() -> None:
     got: list[bytes] = []
 
