@@ -1,15 +1,19 @@
-"""What becomes of finished requests: all of one turn of the loop are counted, traced and logged together.
+"""What becomes of finished requests: some are counted, traced and logged together.
 
 One by one, each step would find its code and tables gone from the processor's caches: it takes twice as long.
-Whoever has had an answer can only ask in a later turn, and finds it counted.
+Counted are those of one turn of the loop: whoever has had an answer can only ask in a later turn, and finds
+it counted. Traces and lines wait for each other, as nobody waits for them, but no longer than a second.
 """
 
 import asyncio
 
+from gateway.loops import Loop
 from gateway.passage import Passage
 from gateway.request_log import RequestLog
 from gateway.telemetry import Telemetry
 from gateway.tracing import Tracing
+
+TOGETHER = 32
 
 
 class Aftermath:
@@ -18,6 +22,7 @@ class Aftermath:
     def __init__(self, telemetry: Telemetry, tracing: Tracing | None, log: RequestLog) -> None:
         self._telemetry, self._tracing, self._log = telemetry, tracing, log
         self._finished: list[Passage] = []
+        self._counted: list[Passage] = []
 
     def take(self, passage: Passage) -> None:
         """Take a request that has ended."""
@@ -29,6 +34,22 @@ class Aftermath:
         finished, self._finished = self._finished, []
         for passage in finished:
             passage.observe(self._telemetry)
+        self._counted += finished
+        if len(self._counted) >= TOGETHER:
+            self._tell()
+
+    @property
+    def loop(self) -> Loop:
+        """Give the loop that tells of those that wait for others."""
+        return Loop("aftermath", 1.0, self.tell, due=lambda: self._counted)
+
+    async def tell(self) -> None:
+        """Trace and log all that have ended."""
+        if self._counted:
+            self._tell()
+
+    def _tell(self) -> None:
+        counted, self._counted = self._counted, []
         if self._tracing is not None:
-            self._tracing.offer(finished)
-        self._log.offer(finished)
+            self._tracing.offer(counted)
+        self._log.offer(counted)

@@ -135,6 +135,7 @@ class House:
         self.together = self._part(settings)
         self.logs = logs_of(settings, edges.environ)
         self.coalescing = Coalescing(self.logs, self.batching)
+        self.aftermath = Aftermath(self.telemetry, self.tracing, self.log)
         self.pipeline = Pipeline(
             keys=self.keys,
             billing=self.billing,
@@ -146,7 +147,7 @@ class House:
             shadows=self.shadows,
             telemetry=self.telemetry,
             tracing=self.tracing,
-            aftermath=Aftermath(self.telemetry, self.tracing, self.log),
+            aftermath=self.aftermath,
         )
         self.tier = Tier(self.batching, self.telemetry, edges.draw, keep, self.pipeline.shelf.kept)
         self._season(state_dir)
@@ -440,6 +441,7 @@ async def opened(settings: Settings, edges: Edges) -> AsyncGenerator[Process, No
         if house.shared is not None:
             await house.shared.close()
         await house.books.close()
+        await house.aftermath.tell()
         await asyncio.to_thread(house.log.close)
         if house.metering is not None:
             await house.metering.close()

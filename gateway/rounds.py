@@ -52,6 +52,7 @@ def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tupl
         Loop("labels", 5.0, house.learning.step),
         Loop("lessons", 1.0, house.learning.follow, due=house.learning.follows),
         Loop("likeness-file", 60.0, house.tier.save),
+        house.aftermath.loop,
         Loop("memory", 60.0, lambda: asyncio.to_thread(pages.trim)),
     )
 
