@@ -1,7 +1,8 @@
 """A fixed OpenAI-shaped upstream: ``python -m bench.upstream PORT``.
 
 A buffered request gets a 600-byte answer; a streamed one gets 64 chunks, one every 20 ms, then finish, usage
-and ``[DONE]``.
+and ``[DONE]``. The streams step together, as the sequences of an engine's batch do: where each keeps its own
+time, one run wakes a gateway once for eight chunks, the next one eight times, and that is all it measures.
 """
 
 import asyncio
@@ -67,7 +68,10 @@ class Upstream(asyncio.Protocol):
             return
         if left:
             self._transport.write(CHUNK)
-            self._loop.call_later(PACE_S, self._tick, left - 1)
+            wait_s = PACE_S - self._loop.time() % PACE_S
+            if wait_s < PACE_S / 4:  # timers fire a little early: this step is that one
+                wait_s += PACE_S
+            self._loop.call_later(wait_s, self._tick, left - 1)
         else:
             self._transport.write(END)
 

@@ -2,7 +2,7 @@
 
 One by one, each step would find its code and tables gone from the processor's caches: it takes twice as long.
 Counted are those of one turn of the loop: whoever has had an answer can only ask in a later turn, and finds
-it counted. Traces and lines wait for each other, as nobody waits for them, but no longer than a second.
+it counted. Traces and lines wait for others, no longer than a second; the log finds those that wait.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ class Aftermath:
         self._telemetry, self._tracing, self._log = telemetry, tracing, log
         self._finished: list[Passage] = []
         self._counted: list[Passage] = []
+        log.waiting = lambda: self._counted
 
     def take(self, passage: Passage) -> None:
         """Take a request that has ended."""
@@ -49,7 +50,9 @@ class Aftermath:
             self._tell()
 
     def _tell(self) -> None:
-        counted, self._counted = self._counted, []
-        if self._tracing is not None:
-            self._tracing.offer(counted)
-        self._log.offer(counted)
+        try:
+            if self._tracing is not None:
+                self._tracing.offer(self._counted)
+            self._log.offer(self._counted)
+        finally:
+            self._counted = []  # not before they are in the log, which looks here for what it has not

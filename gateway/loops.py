@@ -1,4 +1,4 @@
-"""Work that repeats beside the requests: named loops, listed in one place (``gateway.app.LOOPS``).
+"""Work that repeats beside the requests: named loops, listed in one place (``gateway.rounds``).
 
 Periods lie on one grid: a process that wakes seldom for many things costs less than one that wakes often,
 each time with cold caches. A step that fails is logged, counted and tried again at the next period; a loop
@@ -80,6 +80,7 @@ class Grid:
             if _due(loop):
                 turn.set_result(None)
             else:
+                loop.failures_in_row = 0  # what failed is not wanted any more
                 self._enter(loop, turn)
 
 

@@ -6,7 +6,6 @@ asked and under which trace: no prompt, no answer, no key, no text of an error.
 """
 
 import contextlib
-import itertools
 import logging
 import sys
 from collections import deque
@@ -176,6 +175,8 @@ class RequestLog:
         self._telemetry = telemetry
         self._now, self._wall = clocks
         self._out = out
+        self.waiting: Callable[[], Sequence[Passage]] = lambda: ()
+        """Gives requests that have ended, and will be handed in."""
         self._settings = LoggingSettings()
         self._kept: deque[list[_Kept]] = deque()  # by batch; other threads read it
         self._kept_lines = 0
@@ -200,8 +201,13 @@ class RequestLog:
 
     def latest(self, wanted: Callable[[RequestLine], bool], limit: int) -> list[RequestLine]:
         """Give the latest requests of this process that are wanted, the newest first."""
-        lines = (_decode(said) for _, said, _ in self._newest_first())
-        return list(itertools.islice(filter(wanted, lines), limit))
+        found: dict[str, RequestLine] = {}
+        for name, said, _ in self._newest_first():
+            if len(found) == limit:
+                break
+            if name not in found and wanted(one := _decode(said)):
+                found[name] = one
+        return list(found.values())
 
     def reading(self, request_id: str) -> Reading | None:
         """Give what the classifier read, of a request that ``find`` finds; None where it was not asked."""
@@ -212,6 +218,10 @@ class RequestLog:
         return next((one for one in self._newest_first() if one[0] == request_id), None)
 
     def _newest_first(self) -> Iterator[_Kept]:
+        """Give what is known, what waits first: handed in meanwhile, it comes twice, but is not missed."""
+        offset_s = self._wall() - self._now()
+        for passage in reversed(list(self.waiting())):
+            yield _kept(passage, offset_s)
         for batch in reversed(self._kept.copy()):
             yield from reversed(batch)
 
@@ -226,11 +236,7 @@ class RequestLog:
     def _make(self, passages: Sequence[Passage]) -> list[bytes]:
         """Make the lines of some requests, and keep them; gives those that are to be written."""
         offset_s = self._wall() - self._now()
-        kept: list[_Kept] = []
-        for passage in passages:
-            choice = passage.choice
-            reading = choice.reading if choice is not None else None
-            kept.append((passage.request_id, line(passage, offset_s), reading))
+        kept = [_kept(passage, offset_s) for passage in passages]
         self._kept.append(kept)
         self._kept_lines += len(kept)
         while self._kept_lines - len(self._kept[0]) >= KEPT_LINES:
@@ -248,3 +254,8 @@ class RequestLog:
             with contextlib.suppress(OSError):  # whoever read the log is gone
                 self._out.write(b"\n".join([*lines, b""]))
                 self._out.flush()
+
+
+def _kept(passage: Passage, offset_s: float) -> _Kept:
+    choice = passage.choice
+    return passage.request_id, line(passage, offset_s), choice.reading if choice is not None else None

@@ -25,12 +25,7 @@ def loops(house: "House", settings: Settings, wall: Callable[[], float]) -> tupl
 
     return (
         *_shared(house, settings, wall),
-        Loop(
-            "reconcile",
-            lambda: 1.0 if supervisor.at_rest else 0.5,
-            supervisor.reconcile_once,
-            due=lambda: not supervisor.at_rest,
-        ),
+        Loop("reconcile", 0.5, supervisor.reconcile_once, due=lambda: not supervisor.at_rest),
         Loop("scaling", 1.0, house.scaler.look),
         Loop("probe", 1.0, supervisor.probe_once),
         Loop("scrape", 2.0, scrape),

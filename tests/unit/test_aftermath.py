@@ -1,17 +1,21 @@
 """What becomes of finished requests: each is counted at once, and told of once, together with others."""
 
 import asyncio
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 
 from gateway.aftermath import TOGETHER, Aftermath
 from gateway.loops import running
 from gateway.passage import Passage
+from gateway.request_log import RequestLog
 from gateway.telemetry import Telemetry
 from tests.fakes import loop as virtual
 
 
 class Told:
     """Stands for the log and for the traces."""
+
+    waiting: Callable[[], Sequence[Passage]]
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -62,3 +66,30 @@ def test_requests_are_counted_at_once_and_told_of_together() -> None:
 
     with asyncio.Runner(loop_factory=virtual.VirtualTimeLoop) as runner:
         runner.run(life())
+
+
+def test_the_log_finds_at_once_what_waits_and_says_it_once() -> None:
+    out = io.BytesIO()
+
+    async def life() -> None:
+        log = RequestLog(Telemetry(), (lambda: 0.0, lambda: 1.7e9), out)
+        aftermath = Aftermath(Telemetry(), None, log)
+        for name in ("first", "second"):
+            ended(aftermath, TOGETHER, name)
+            await turn()
+        ended(aftermath, 2, "third")
+        await turn()
+        assert [one.request_id for one in log.latest(lambda _: True, 4)] == [
+            "third1", "third0", f"second{TOGETHER - 1}", f"second{TOGETHER - 2}",
+        ]  # fmt: skip
+        for name in ("third0", "second0", "first0"):
+            assert (found := log.find(name)) is not None
+            assert found.request_id == name
+        log.waiting = lambda: [Passage("second0", "chat", 0.0)]  # while it is handed in
+        assert len(log.latest(lambda _: True, 1000)) == 2 * TOGETHER
+        log.start()
+        await aftermath.tell()
+        log.close()
+
+    asyncio.run(life())
+    assert out.getvalue().count(b"\n") == 2 * TOGETHER + 2

@@ -152,6 +152,15 @@ def test_a_step_is_left_out_where_there_is_nothing_to_do() -> None:
             for jobs in (0, 0, 1, 0, 2):  # noqa: B007  # what the loop finds at its next point
                 await asyncio.sleep(1.0)
         assert [round(one) for one in done] == [0, 3, 5]
+        failing = Loop("failing", 1.0, Step(failures=9, calls=9), due=lambda: jobs)
+        jobs = 1
+        async with running([failing], lambda _: None):
+            await asyncio.sleep(4.0)
+            wells = [failing.well]
+            jobs = 0
+            await asyncio.sleep(1.0)
+            wells.append(failing.well)
+        assert wells == [False, True]
         done.clear()
         async with running([Loop("cannot tell", 1.0, step, due=broken)], lambda _: None):
             await asyncio.sleep(1.5)
