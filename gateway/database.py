@@ -41,6 +41,10 @@ def connect(url: str) -> sa.Engine:
     except (ArgumentError, ValueError):
         raise DatabaseError("database.url is not a URL; use sqlite:///FILE or postgresql://...") from None
     if parsed.drivername == "sqlite":
+        # What it sorts for a while has room beside it, and /tmp may be memory, or missing. SQLite looks once,
+        # when it is loaded.
+        if parsed.database:
+            os.environ.setdefault("SQLITE_TMPDIR", str(Path(parsed.database).absolute().parent))
         engine = sa.create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_S})
         sa.event.listen(engine, "connect", _prepare_sqlite)
         return engine

@@ -29,6 +29,28 @@ def test_the_migrations_lead_to_the_tables_that_the_code_names(tmp_path: Path) -
     engine.dispose()
 
 
+SORTS = """
+import os, sys
+from pathlib import Path
+from gateway import database
+with database.connect(f"sqlite:///{sys.argv[1]}/x.db").connect() as connection:
+    connection.exec_driver_sql("PRAGMA temp_store=FILE")
+    many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000) SELECT i FROM n"
+    rows = connection.exec_driver_sql(many + " ORDER BY hex(i) || randomblob(60)")
+    rows.fetchone()
+    for one in Path("/proc/self/fd").iterdir():
+        if one.is_symlink() and "etilqs" in os.readlink(one):
+            print(Path(os.readlink(one)).parent)
+"""
+
+
+def test_what_is_sorted_for_a_while_lies_beside_the_database(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SORTS, str(tmp_path)]
+    environ = {name: value for name, value in os.environ.items() if name != "SQLITE_TMPDIR"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {str(tmp_path)}
+
+
 def test_the_last_write_is_known_once_the_next_one_would_show(tmp_path: Path) -> None:
     engine = database.connect(f"sqlite:///{tmp_path / 'x.db'}")
     assert database.last_write(engine.url) is None  # no log
