@@ -118,6 +118,11 @@ class Connection(asyncio.Protocol):
             self.transport = None
             del self.parser
 
+    def say(self, data: bytes) -> None:
+        """Write, unless the connection has gone meanwhile; who waits for the answer is told of that."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
     # httptools
     def on_message_begin(self) -> None:
         if self.complete:  # what comes unasked, in the same read or while it lies idle, belongs to no request

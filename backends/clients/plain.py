@@ -170,10 +170,9 @@ class PlainClient:
         for name, value in request.headers:
             pieces += (name, b": ", value, b"\r\n")
         pieces += (b"content-length: ", str(len(request.body)).encode(), b"\r\n\r\n", request.body)
-        assert connection.transport is not None
         # In the loop's next turn, behind what else this one has to do: a system call in its midst throws it
         # out of the processor's caches, and a busy gateway's requests cost a tenth more.
-        self._loop.call_soon(connection.transport.write, b"".join(pieces))
+        self._loop.call_soon(connection.say, b"".join(pieces))
         while not connection.head_done:
             if connection.error is not None:
                 raise connection.error

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 
 from backends.clients import connection
 from backends.clients.base import (
@@ -120,6 +121,26 @@ def test_a_connection_that_died_while_idle_is_replaced(way: str) -> None:
             assert requests == [0, 0, 1]
 
     run(main())
+
+
+def test_a_connection_that_goes_before_the_request_is_written_is_replaced() -> None:
+    async def main() -> None:
+        said: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        async with house(quick) as (client, url):
+            reply = await client.send(Outgoing(url))
+            await reply.read_all(100)
+            reply.close()
+            again = asyncio.create_task(client.send(Outgoing(url)))
+            transport = reply._connection.transport
+            assert transport is not None
+            transport.abort()  # it takes the connection in this turn, and would write in the next one
+            second = await again
+            assert await second.read_all(100) == b"from 1"
+            second.close()
+        assert said == []
+
+    uvloop.run(asyncio.wait_for(main(), DEADLINE_S))
 
 
 def test_a_request_that_kills_connections_is_not_sent_to_all_of_them() -> None:
