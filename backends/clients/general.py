@@ -14,6 +14,7 @@ from backends.clients.base import (
     ReplyTimeout,
     ReplyTooLarge,
     Taker,
+    Withdrawn,
 )
 from backends.clients.plain import CONNECTIONS_PER_ORIGIN
 
@@ -77,8 +78,12 @@ class GeneralReply:
             self._response.close()
 
     def withdraw(self, server: str) -> None:
-        """Break the connection where it is to this server: whoever reads finds it broken."""
+        """End the answer where it is this server's; whoever reads is told so.
+
+        aiohttp wakes nobody when it closes a connection by itself: a reader would wait out its time.
+        """
         if str(self._response.url.origin()) == server and self._response.connection is not None:
+            self._response.content.set_exception(Withdrawn("its machine is taken away"))
             self._response.connection.close()
 
 
