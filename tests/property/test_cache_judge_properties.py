@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 import numpy as np
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from semantic_cache.judge import Judge
@@ -172,7 +172,7 @@ def test_what_is_hardly_alike_is_not_weighed_and_counts_as_a_query() -> None:
     assert asked(taught, "open the account", vector).told == "served"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(KEPT, TEXTS, st.integers(1000, 2000), st.floats(-4.0, 4.0))
 def test_where_the_leaders_are_far_from_serving_the_others_are_not_weighed_on_the_way(
     kept: list[tuple[str, int]], text: str, number: int, above: float
